@@ -1,0 +1,38 @@
+"""The port to stored bars. Adapters: `sql_bars.SqlBarStore` (SQLite, PostgreSQL), `MemoryBarStore` in it for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tradeloop.common.market import BarArrays, Timeframe
+
+
+class BarStoreUnavailable(Exception):
+    """The store cannot be reached. Trying again is safe: writing a bar twice changes nothing."""
+
+
+class BarStore(Protocol):
+    """Closed bars by instrument, timeframe and open time. Writing is idempotent."""
+
+    def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
+        """Store the present bars. A bar that is there is replaced only by a higher revision.
+
+        All or nothing. Raises `BarStoreUnavailable`.
+        """
+        ...
+
+    def read(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> BarArrays:
+        """Bars with `start_us <= open time < end_us`, each in its highest revision, on their common grid.
+
+        No bars gives zero frames. Raises `BarStoreUnavailable`.
+        """
+        ...
+
+    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
+        """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...

@@ -1,0 +1,253 @@
+"""Instruments, timeframes, universes, bars: the words of the market side.
+
+Times are UTC. Inside arrays they are int64 microseconds since the epoch (`_us`), on the wire ISO 8601.
+A bar covers the half-open interval `[open_time, close_time)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
+"""`venue:symbol`, e.g. `binance:BTC/USDT`."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,62}$")]
+"""A name that is safe in topics, paths, tables and URLs: lower case, digits, `-` and `_`."""
+
+
+def to_us(time: datetime) -> int:
+    """Microseconds since the epoch of an aware datetime."""
+    return (time - EPOCH) // _MICROSECOND
+
+
+def from_us(time_us: int) -> datetime:
+    """The UTC datetime of microseconds since the epoch."""
+    return EPOCH + timedelta(microseconds=int(time_us))
+
+
+class Timeframe(StrEnum):
+    """The length of a bar."""
+
+    M1 = "1m"
+    M5 = "5m"
+    M15 = "15m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+
+    @property
+    def seconds(self) -> int:
+        return _SECONDS[self]
+
+    @property
+    def us(self) -> int:
+        """Length in microseconds."""
+        return _SECONDS[self] * 1_000_000
+
+    @property
+    def delta(self) -> timedelta:
+        return timedelta(seconds=_SECONDS[self])
+
+
+_SECONDS = {
+    Timeframe.M1: 60,
+    Timeframe.M5: 300,
+    Timeframe.M15: 900,
+    Timeframe.H1: 3600,
+    Timeframe.H4: 14_400,
+    Timeframe.D1: 86_400,
+}
+
+
+class Instrument(BaseModel):
+    """What is traded, and the venue's rules for it. Zero for a step or a minimum means the venue sets none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: InstrumentId
+    tick_size: float = Field(0.0, ge=0)
+    """Price step, in quote currency."""
+    lot_size: float = Field(0.0, ge=0)
+    """Quantity step, in base units."""
+    min_notional: float = Field(0.0, ge=0)
+    """Smallest order value, in quote currency."""
+    maker_bps: float = Field(2.0, ge=0)
+    taker_bps: float = Field(5.0, ge=0)
+    """Fee for taking liquidity, in basis points of the notional."""
+    calendar: Literal["continuous", "weekdays", "sessions"] = "continuous"
+    """When bars are due: always; Monday to Friday; or in sessions only the venue knows."""
+
+
+class Universe(BaseModel):
+    """Instruments that are traded together: one partition key, one frame per bar."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    instruments: tuple[Instrument, ...] = Field(min_length=1)
+    timeframe: Timeframe
+    """The timeframe that is decided on: the base of all others."""
+    higher_timeframes: tuple[Timeframe, ...] = ()
+    """Timeframes that ingest resamples from the base, for features declared with `on(...)`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Universe:
+        ids = self.ids
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"universe {self.name}: an instrument is listed twice")
+        for higher in self.higher_timeframes:
+            if higher.seconds <= self.timeframe.seconds or higher.seconds % self.timeframe.seconds:
+                raise ValueError(f"universe {self.name}: {higher} is no multiple of its base {self.timeframe}")
+        return self
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(instrument.id for instrument in self.instruments)
+
+
+class Bar(BaseModel):
+    """One closed bar of one instrument. Prices in quote currency, volume in the source's own unit, or None."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    instrument: str
+    open: float = Field(gt=0)
+    high: float = Field(gt=0)
+    low: float = Field(gt=0)
+    close: float = Field(gt=0)
+    volume: float | None = Field(None, ge=0)
+    funding_rate: float = 0.0
+    """Share of the position's value that longs pay shorts at this bar's close (perpetual futures)."""
+
+
+class TimeRange(BaseModel):
+    """A half-open interval `[start, end)` of bar open times, UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: AwareDatetime
+    end: AwareDatetime
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TimeRange:
+        if self.end < self.start:
+            raise ValueError(f"the range ends ({self.end}) before it starts ({self.start})")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BarArrays:
+    """Bars of one universe and timeframe on their common time grid: T frames by A instruments.
+
+    `open_us` and `close_us` are (T,) int64, strictly increasing. Prices, `volume` and `funding_rate` are
+    (T, A) float64. Where `present` is False the instrument had no bar: its prices repeat the last close
+    (NaN before the first bar). `volume` is NaN where the source gives none.
+    """
+
+    instruments: tuple[str, ...]
+    open_us: NDArray[np.int64]
+    close_us: NDArray[np.int64]
+    open: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+    close: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    funding_rate: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.open_us)
+
+    def slice(self, start: int, stop: int) -> BarArrays:
+        """Frames `start` to `stop` (exclusive), as views."""
+        rows = slice(start, stop)
+        return BarArrays(
+            self.instruments,
+            *(getattr(self, name)[rows] for name in _ARRAY_FIELDS),
+        )
+
+
+_ARRAY_FIELDS = ("open_us", "close_us", "open", "high", "low", "close", "volume", "funding_rate", "present")
+_PRICES = ("open", "high", "low", "close")
+
+
+def align(
+    instruments: Sequence[str],
+    timeframe: Timeframe,
+    series: Sequence[dict[str, NDArray[np.float64] | NDArray[np.int64]]],
+) -> BarArrays:
+    """Put one series per instrument on the union of their open times.
+
+    Each series maps `open_us` (int64, increasing), the four prices, and optionally `volume` and
+    `funding_rate` to arrays of one length.
+    """
+    grid = np.unique(np.concatenate([np.asarray(one["open_us"], dtype=np.int64) for one in series]))
+    shape = (len(grid), len(instruments))
+    columns = {name: np.full(shape, np.nan) for name in (*_PRICES, "volume")}
+    funding = np.zeros(shape)
+    present = np.zeros(shape, dtype=np.bool_)
+    for a, one in enumerate(series):
+        rows = np.searchsorted(grid, one["open_us"])
+        present[rows, a] = True
+        for name in _PRICES:
+            columns[name][rows, a] = one[name]
+        if "volume" in one:
+            columns["volume"][rows, a] = one["volume"]
+        if "funding_rate" in one:
+            funding[rows, a] = one["funding_rate"]
+        if not present[:, a].all():
+            _carry_close_forward(columns, present, a)
+    return BarArrays(
+        tuple(instruments), grid, grid + timeframe.us, *(columns[name] for name in (*_PRICES, "volume")), funding, present
+    )
+
+
+def _carry_close_forward(columns: dict[str, NDArray[np.float64]], present: NDArray[np.bool_], a: int) -> None:
+    """Where an instrument has no bar, its prices repeat its last close."""
+    last = np.maximum.accumulate(np.where(present[:, a], np.arange(len(present)), -1))
+    gaps = ~present[:, a] & (last >= 0)
+    for name in _PRICES:
+        columns[name][gaps, a] = columns["close"][last[gaps], a]
+
+
+def resample(bars: BarArrays, base: Timeframe, target: Timeframe) -> BarArrays:
+    """Aggregate bars to a longer timeframe, by buckets aligned to the epoch.
+
+    A bucket holds the bars that opened in it; gaps make a bucket shorter, never wrong. The last bucket is
+    left out unless it is known to be closed: its last possible base bar is there.
+    """
+    bucket = bars.open_us // target.us * target.us
+    starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]]) if len(bucket) else np.empty(0, dtype=np.int64)
+    if len(starts) and bars.close_us[-1] < bucket[-1] + target.us:
+        closed = int(starts[-1])
+        bars, starts, bucket = bars.slice(0, closed), starts[:-1], bucket[:closed]
+    series: list[dict[str, NDArray[np.float64] | NDArray[np.int64]]] = []
+    for a in range(len(bars.instruments)):
+        rows = np.flatnonzero(bars.present[:, a])
+        own = bucket[rows]
+        first = np.flatnonzero(np.r_[True, own[1:] != own[:-1]]) if len(rows) else np.empty(0, dtype=np.int64)
+        last = np.r_[first[1:] - 1, len(rows) - 1] if len(first) else first
+        column = {name: getattr(bars, name)[rows, a] for name in (*_PRICES, "volume", "funding_rate")}
+        series.append(
+            {
+                "open_us": own[first],
+                "open": column["open"][first],
+                "high": np.maximum.reduceat(column["high"], first) if len(first) else column["high"],
+                "low": np.minimum.reduceat(column["low"], first) if len(first) else column["low"],
+                "close": column["close"][last],
+                "volume": np.add.reduceat(column["volume"], first) if len(first) else column["volume"],
+                "funding_rate": np.add.reduceat(column["funding_rate"], first) if len(first) else column["funding_rate"],
+            }
+        )
+    return align(bars.instruments, target, series)

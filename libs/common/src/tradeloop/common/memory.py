@@ -1,0 +1,212 @@
+"""`MemoryBus`: the messaging port inside one process. Deterministic, and safe between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+
+from tradeloop.common.bus import BusError, MessageTooLarge, Partition, Record, partition_for
+
+_Callback = Callable[[Collection[Partition]], None]
+_partition_of = lru_cache(maxsize=4096)(partition_for)
+
+
+class MemoryBus:
+    """Topics as lists in memory. `max_message_bytes` refuses what Kafka would refuse."""
+
+    def __init__(self, max_message_bytes: int = 1_048_576) -> None:
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._logs: dict[str, list[list[Record]]] = {}
+        self._groups: dict[str, _Group] = {}
+        self._max_message_bytes = max_message_bytes
+
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        with self._lock:
+            for topic, count in partitions.items():
+                self._logs.setdefault(topic, [[] for _ in range(count)])
+
+    def partitions(self, topic: str) -> int:
+        return len(self._logs.get(topic, ()))
+
+    def end_offsets(self, topic: str) -> Mapping[Partition, int]:
+        with self._lock:
+            return {Partition(topic, n): len(log) for n, log in enumerate(self._log(topic))}
+
+    def producer(self) -> MemoryProducer:
+        return MemoryProducer(self)
+
+    def consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        on_assigned: _Callback | None = None,
+        on_revoked: _Callback | None = None,
+    ) -> MemoryConsumer:
+        with self._lock:
+            for topic in topics:
+                self._log(topic)
+            consumer = MemoryConsumer(self, group, tuple(topics), on_assigned, on_revoked)
+            members = self._groups.setdefault(group, _Group())
+            members.members.append(consumer)
+            members.generation += 1
+            return consumer
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _log(self, topic: str) -> list[list[Record]]:
+        try:
+            return self._logs[topic]
+        except KeyError:
+            raise BusError(f"topic {topic} does not exist") from None
+
+    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        if len(value) > self._max_message_bytes:
+            raise MessageTooLarge(f"{topic}: a message of {len(value)} bytes; the limit is {self._max_message_bytes}")
+        with self._lock:
+            logs = self._log(topic)
+            number = _partition_of(key, len(logs))
+            log = logs[number]
+            log.append(Record(topic, number, len(log), key, value, MappingProxyType(dict(headers))))
+            self._arrived.notify_all()
+
+
+@dataclass
+class _Group:
+    """A consumer group: who is in it, and what it committed."""
+
+    members: list[MemoryConsumer] = field(default_factory=list)
+    committed: dict[Partition, int] = field(default_factory=dict)
+    generation: int = 0
+
+
+class MemoryProducer:
+    """Appends at once."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self._bus = bus
+
+    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        self._bus._append(topic, key, value, headers)
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Everything is stored already."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class MemoryConsumer:
+    """A group member. Partition n of every topic goes to member n modulo the number of members."""
+
+    def __init__(
+        self,
+        bus: MemoryBus,
+        group: str,
+        topics: tuple[str, ...],
+        on_assigned: _Callback | None,
+        on_revoked: _Callback | None,
+    ) -> None:
+        self._bus, self._group_name, self._topics = bus, group, topics
+        self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self._generation = 0
+        self._positions: dict[Partition, int] = {}
+        self._logs: dict[Partition, list[Record]] = {}
+        self._paused: set[Partition] = set()
+        self._turn = 0
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        with self._bus._lock:
+            self._rebalance()
+            records = self._take(max_records)
+            if not records and timeout_s > 0 and self._bus._arrived.wait(timeout_s):
+                records = self._take(max_records)
+            return records
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        with self._bus._lock:
+            self._group.committed.update((p, o) for p, o in offsets.items() if p in self._positions)
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        with self._bus._lock:
+            return {p: self._group.committed[p] for p in partitions if p in self._group.committed}
+
+    def assignment(self) -> frozenset[Partition]:
+        return frozenset(self._positions)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        if partition not in self._positions:
+            raise BusError(f"{partition.topic}[{partition.number}] is not assigned to this consumer")
+        self._positions[partition] = offset
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._paused.update(partitions)
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def close(self) -> None:
+        with self._bus._lock:
+            if self in self._group.members:
+                self._revoke(frozenset(self._positions))
+                self._group.members.remove(self)
+                self._group.generation += 1
+
+    @property
+    def _group(self) -> _Group:
+        return self._bus._groups[self._group_name]
+
+    def _take(self, max_records: int) -> list[Record]:
+        """Round robin over the partitions, so that none starves, as many as fit."""
+        taken: list[Record] = []
+        partitions = list(self._positions.items())
+        for i in range(len(partitions)):
+            partition, position = partitions[(self._turn + i) % len(partitions)]
+            log = self._logs[partition]
+            if position < len(log) and partition not in self._paused:
+                chunk = log[position : position + max_records - len(taken)]
+                taken.extend(chunk)
+                self._positions[partition] = position + len(chunk)
+                if len(taken) >= max_records:
+                    self._turn = (self._turn + i + 1) % len(partitions)
+                    break
+        return taken
+
+    def _rebalance(self) -> None:
+        group = self._group
+        if self._generation == group.generation:
+            return
+        members = group.members
+        mine = members.index(self) if self in members else -1
+        wanted = {
+            Partition(topic, n)
+            for topic in self._topics
+            for n in range(len(self._bus._log(topic)))
+            if mine >= 0 and n % len(members) == mine
+        }
+        lost = frozenset(self._positions) - wanted
+        if lost:
+            self._revoke(lost)
+        # A partition is taken only when its former owner has let go, as in Kafka's cooperative protocol.
+        owned_elsewhere = {p for other in members if other is not self for p in other._positions}
+        gained = sorted(wanted - frozenset(self._positions) - owned_elsewhere)
+        for partition in gained:
+            self._logs[partition] = self._bus._log(partition.topic)[partition.number]
+            self._positions[partition] = group.committed.get(partition, 0)
+        if gained and self._on_assigned:
+            self._on_assigned(gained)
+        if wanted == set(self._positions):
+            self._generation = group.generation
+
+    def _revoke(self, partitions: frozenset[Partition]) -> None:
+        if partitions and self._on_revoked:
+            self._on_revoked(sorted(partitions))
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._logs.pop(partition, None)
+            self._paused.discard(partition)

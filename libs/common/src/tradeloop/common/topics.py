@@ -1,0 +1,87 @@
+"""The catalogue of topics: one message type each, declared here and nowhere else.
+
+`docs/topics.md` is generated from it (`tradeloop topics --markdown`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from tradeloop.common import messages as m
+
+M_co = TypeVar("M_co", bound=m.Message, covariant=True)
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events")
+PARTITIONS = 12
+"""Of every topic whose key is a universe: equal counts co-partition them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[M_co]):
+    """A named stream of one message type."""
+
+    name: str
+    message: type[M_co]
+    key: str
+    """What the partition key is, in words."""
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    partitions: int = PARTITIONS
+    retention_days: int = 7
+    compacted: bool = False
+
+
+_ALL: tuple[Topic[m.Message], ...] = (
+    Topic("ingest.backfill_requested.v1", m.BackfillRequested, "universe", ("cli",), ("ingest",)),
+    Topic("ingest.backfill_completed.v1", m.BackfillCompleted, "universe", ("ingest",), ("cli",)),
+    Topic("ingest.replay_requested.v1", m.ReplayRequested, "universe", ("cli",), ("ingest",)),
+    Topic("market.bars.v1", m.BarFrame, "universe", ("ingest",), ("preprocess", "execution"), retention_days=30),
+    Topic("preprocess.requested.v1", m.PreprocessRequested, "universe", ("cli",), ("preprocess",)),
+    Topic("preprocess.completed.v1", m.PreprocessCompleted, "universe", ("preprocess",), ("cli",)),
+    Topic("preprocess.features.v1", m.FeaturesComputed, "universe", ("preprocess",), ("inference",)),
+    Topic("training.requested.v1", m.TrainingRequested, "strategy", ("cli",), ("training",)),
+    Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
+    Topic("training.model_ready.v1", m.ModelReady, "strategy", ("training",), ("inference", "cli"), retention_days=365),
+    Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
+    Topic(
+        "inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=365
+    ),
+    Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
+    Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), retention_days=365),
+)
+
+CATALOGUE: Mapping[str, Topic[m.Message]] = {topic.name: topic for topic in _ALL}
+"""Every topic by its name."""
+
+_BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
+
+
+def topic_of(message: type[m.Message]) -> Topic[m.Message]:
+    """The topic that carries a message type."""
+    return _BY_MESSAGE[message]
+
+
+def event_id(message: m.Message) -> str:
+    """The message's id: a UUIDv5 of its topic and identity."""
+    return str(uuid.uuid5(_NAMESPACE, f"{_BY_MESSAGE[type(message)].name}|{message.identity}"))
+
+
+def derived_id(*parts: object) -> str:
+    """A UUIDv5 of the given parts, for orders, fills and requests."""
+    return str(uuid.uuid5(_NAMESPACE, "|".join(map(str, parts))))
+
+
+def retry_topic(topic: str, group: str) -> str:
+    """Where a consumer group puts a message that it will try again."""
+    return f"{topic}.retry.{group}"
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """Where a consumer group puts a message that it gave up on."""
+    return f"{topic}.dlq.{group}"
