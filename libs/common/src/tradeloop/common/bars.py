@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import BarArrays, Timeframe
 
 
-class BarStoreUnavailable(Exception):
+class BarStoreUnavailable(Unavailable):
     """The store cannot be reached. Trying again is safe: writing a bar twice changes nothing."""
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tradeloop.common.errors import Unavailable
+
 
 class BusError(Exception):
     """Messaging failed."""
 
 
-class BusUnavailable(BusError):
+class BusUnavailable(BusError, Unavailable):
     """The bus cannot be reached, or did not confirm in time. Nothing is known to be lost: try again."""
 
 

@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.errors import Unavailable
 
-class FeatureStoreUnavailable(Exception):
+
+class FeatureStoreUnavailable(Unavailable):
     """The store cannot be reached. Trying again is safe: writing a row twice changes nothing."""
 
 

@@ -7,7 +7,7 @@ A bar covers the half-open interval `[open_time, close_time)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -76,14 +76,14 @@ class Instrument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: InstrumentId
-    tick_size: float = Field(0.0, ge=0)
+    tick_size: float = Field(default=0.0, ge=0)
     """Price step, in quote currency."""
-    lot_size: float = Field(0.0, ge=0)
+    lot_size: float = Field(default=0.0, ge=0)
     """Quantity step, in base units."""
-    min_notional: float = Field(0.0, ge=0)
+    min_notional: float = Field(default=0.0, ge=0)
     """Smallest order value, in quote currency."""
-    maker_bps: float = Field(2.0, ge=0)
-    taker_bps: float = Field(5.0, ge=0)
+    maker_bps: float = Field(default=2.0, ge=0)
+    taker_bps: float = Field(default=5.0, ge=0)
     """Fee for taking liquidity, in basis points of the notional."""
     calendar: Literal["continuous", "weekdays", "sessions"] = "continuous"
     """When bars are due: always; Monday to Friday; or in sessions only the venue knows."""
@@ -126,7 +126,7 @@ class Bar(BaseModel):
     high: float = Field(gt=0)
     low: float = Field(gt=0)
     close: float = Field(gt=0)
-    volume: float | None = Field(None, ge=0)
+    volume: float | None = Field(default=None, ge=0)
     funding_rate: float = 0.0
     """Share of the position's value that longs pay shorts at this bar's close (perpetual futures)."""
 
@@ -171,14 +171,10 @@ class BarArrays:
 
     def slice(self, start: int, stop: int) -> BarArrays:
         """Frames `start` to `stop` (exclusive), as views."""
-        rows = slice(start, stop)
-        return BarArrays(
-            self.instruments,
-            *(getattr(self, name)[rows] for name in _ARRAY_FIELDS),
-        )
+        arrays = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "instruments"}
+        return replace(self, **arrays)
 
 
-_ARRAY_FIELDS = ("open_us", "close_us", "open", "high", "low", "close", "volume", "funding_rate", "present")
 _PRICES = ("open", "high", "low", "close")
 
 

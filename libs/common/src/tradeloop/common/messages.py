@@ -8,6 +8,7 @@ message is about.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -34,6 +35,16 @@ class Message(BaseModel):
         """What makes this message this message: equal for every computation of the same fact."""
         raise NotImplementedError(type(self).__name__)
 
+    @property
+    def trace(self) -> str:
+        """What this message belongs to: all messages about one bar of one universe share it, from bar to reward."""
+        return self.identity
+
+    @property
+    def occurred(self) -> datetime | None:
+        """The event time, or None for requests and reports, which have none."""
+        return None
+
     def encode(self) -> bytes:
         """The message as JSON, UTF-8. Floats keep full precision."""
         return self.__pydantic_serializer__.to_json(self)
@@ -47,6 +58,10 @@ class _UniverseMessage(Message):
     @property
     def key(self) -> str:
         return self.universe
+
+    @property
+    def trace(self) -> str:
+        return f"{self.universe}|{self.occurred}"
 
 
 # --- ingest ---------------------------------------------------------------------------------------
@@ -94,7 +109,7 @@ class ReplayRequested(Message):
     request_id: str
     universe: Universe
     range: TimeRange
-    speed: float | None = Field(None, gt=0)
+    speed: float | None = Field(default=None, gt=0)
     """Bar time per wall time, e.g. 60 for an hour a minute; None for as fast as the loop settles."""
 
     @property
@@ -115,8 +130,12 @@ class BarFrame(_UniverseMessage):
     bars: tuple[Bar, ...]
     missing: tuple[str, ...] = ()
     """Instruments of the universe that have no bar here."""
-    revision: int = Field(0, ge=0)
+    revision: int = Field(default=0, ge=0)
     """Raised when a bar that went out is corrected; a decision that was made is never re-made."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.close_time
 
     @property
     def identity(self) -> str:
@@ -175,6 +194,10 @@ class FeaturesComputed(_UniverseMessage):
     values: tuple[tuple[float | None, ...], ...]
 
     @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
     def identity(self) -> str:
         return f"{self.universe}|{self.feature_set}|{self.time.isoformat()}"
 
@@ -189,7 +212,7 @@ class TrainingRequested(Message):
     strategy: Name
     universe: Universe
     range: TimeRange
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     steps: int = Field(gt=0)
     """Environment steps over all parallel books."""
     portfolio: str = ""
@@ -258,6 +281,10 @@ class ModelActivated(_UniverseMessage):
     model_id: str
 
     @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
     def identity(self) -> str:
         return f"{self.portfolio}|{self.time.isoformat()}|{self.model_id}"
 
@@ -289,6 +316,10 @@ class SignalGenerated(_UniverseMessage):
     """What the policy answered, before the action scheme."""
 
     @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
     def identity(self) -> str:
         return f"{self.portfolio}|{self.time.isoformat()}"
 
@@ -308,7 +339,11 @@ class OrderUpdated(_UniverseMessage):
     side: Side
     quantity: float = Field(gt=0)
     status: OrderStatus
-    filled_quantity: float = Field(0.0, ge=0)
+    filled_quantity: float = Field(default=0.0, ge=0)
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
 
     @property
     def identity(self) -> str:
@@ -322,6 +357,7 @@ class OrderFilled(_UniverseMessage):
     account: Name
     fill_id: str
     order_id: str
+    decision_time: AwareDatetime
     time: AwareDatetime
     """When it filled: the open of the bar after the decision's."""
     instrument: str
@@ -331,6 +367,10 @@ class OrderFilled(_UniverseMessage):
     fee: float = Field(ge=0)
     slippage: float
     """Cost against the bar's open, in quote currency; already in `price`."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
 
     @property
     def identity(self) -> str:
@@ -370,6 +410,10 @@ class PortfolioMarked(_UniverseMessage):
     positions: tuple[PositionMark, ...]
 
     @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
     def identity(self) -> str:
         return f"{self.portfolio}|{self.time.isoformat()}"
 
@@ -385,6 +429,10 @@ class RiskVerdict(_UniverseMessage):
     measured: float
     limit: float
     text: str
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
 
     @property
     def identity(self) -> str:
@@ -418,6 +466,10 @@ class Transition(_UniverseMessage):
     equity: float
     fills: tuple[str, ...] = ()
     """Ids of the fills between the two marks."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
 
     @property
     def identity(self) -> str:

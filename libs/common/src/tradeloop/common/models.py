@@ -12,8 +12,10 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from tradeloop.common.errors import Unavailable
 
-class ModelStoreUnavailable(Exception):
+
+class ModelStoreUnavailable(Unavailable):
     """The store cannot be reached. Trying again is safe."""
 
 

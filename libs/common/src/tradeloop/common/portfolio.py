@@ -14,13 +14,13 @@ class Costs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    slippage_bps: float = Field(1.0, ge=0)
+    slippage_bps: float = Field(default=1.0, ge=0)
     """Paid on each fill against the bar's open, in basis points."""
-    impact_bps: float = Field(0.0, ge=0)
+    impact_bps: float = Field(default=0.0, ge=0)
     """Added slippage for taking a whole bar's volume; scales with the square root of the share taken."""
-    max_participation: float = Field(1.0, gt=0, le=1)
+    max_participation: float = Field(default=1.0, gt=0, le=1)
     """Largest share of a bar's volume that one order may take; the rest is cancelled. Needs volumes."""
-    fee_multiplier: float = Field(1.0, ge=0)
+    fee_multiplier: float = Field(default=1.0, ge=0)
     """Scales the venue's fees: 0 for a world without, 2 or 5 for a stress."""
 
 
@@ -29,17 +29,17 @@ class RiskLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_position: float = Field(1.05, gt=0)
+    max_position: float = Field(default=1.05, gt=0)
     """Largest value of one position, as a multiple of equity."""
-    max_leverage: float = Field(1.05, gt=0)
+    max_leverage: float = Field(default=1.05, gt=0)
     """Largest sum of absolute position values, as a multiple of equity."""
-    max_order_notional: float = Field(2.5, gt=0)
+    max_order_notional: float = Field(default=2.5, gt=0)
     """Largest value of one order, as a multiple of the portfolio's capital. A flip from long to short needs 2."""
-    max_drawdown: float = Field(0.5, gt=0, le=1)
+    max_drawdown: float = Field(default=0.5, gt=0, le=1)
     """Fall from the peak of equity, unrealised included, that flattens the book and halts it."""
-    max_price_age_bars: int = Field(0, ge=0)
+    max_price_age_bars: int = Field(default=0, ge=0)
     """How many frames an instrument may have missed before its price is stale and its orders are denied."""
-    maintenance_margin: float = Field(0.05, ge=0, le=1)
+    maintenance_margin: float = Field(default=0.05, ge=0, le=1)
     """Equity below this share of gross position value is a margin call: flattened and halted."""
 
 
@@ -52,7 +52,7 @@ class Portfolio(BaseModel):
     universe: Universe
     strategy: Name
     model_alias: Name = "champion"
-    capital: float = Field(100_000.0, gt=0)
+    capital: float = Field(default=100_000.0, gt=0)
     """Starting cash, in quote currency."""
     account: Name = "paper"
     mode: Literal["paper"] = "paper"

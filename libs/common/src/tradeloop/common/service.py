@@ -1,0 +1,379 @@
+"""The run loop of every service: consume, handle, publish, flush, commit; retry, dead-letter, drain.
+
+A service is a deterministic function of its input topics. The `Runner` steps it: one call of `step` takes a
+batch in and sends its outputs out, so that a pump can step many services in turn in one process, and a
+process can step one for ever.
+
+What happens to a record whose handling fails:
+
+- `Unavailable` (a store, the bus): nothing is skipped. The record waits at the head of the line and is tried
+  again after a pause; no later record overtakes it and no offset passes it.
+- anything else (it cannot be decoded, the handler raises): it goes to `<topic>.retry.<group>`, is tried again
+  after a delay, and after the last attempt goes to `<topic>.dlq.<group>` with its error, attempts and original
+  position in headers. The partition goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from types import FrameType
+from typing import Protocol
+
+import structlog
+
+from tradeloop.common.bus import Bus, MessageTooLarge, Partition, Record
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.messages import Message
+from tradeloop.common.topics import CATALOGUE, Topic, dead_letter_topic, event_id, retry_topic, topic_of
+
+log = structlog.get_logger(__name__)
+
+ORIGIN = "tl_origin"
+"""Header: topic, partition and offset at which the record first stood, as `topic/partition/offset`."""
+ATTEMPT = "tl_attempt"
+"""Header: how often it was tried."""
+ERROR = "tl_error"
+"""Header: the last error, one line."""
+NOT_BEFORE = "tl_not_before_ms"
+"""Header: when to try again, wall-clock milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Where a record stands."""
+
+    partition: Partition
+    offset: int
+
+
+class Service(Protocol):
+    """What a runner needs of a service. Handling the same message again must give the same outputs again."""
+
+    @property
+    def name(self) -> str:
+        """Also the consumer group."""
+        ...
+
+    @property
+    def consumes(self) -> tuple[type[Message], ...]:
+        """The message types it reads."""
+        ...
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        """React to one message; what comes back is published, in order.
+
+        Raise `Unavailable` to be called again later with the same message and unchanged state.
+        """
+        ...
+
+    def advance(self) -> Iterable[Message]:
+        """Work that no message starts, such as the next frame of a feed. Called once a step."""
+        ...
+
+    def held(self) -> Collection[Position]:
+        """Messages that were taken in but wait for others; their offsets are not committed."""
+        ...
+
+    def before_commit(self) -> None:
+        """Make every effect durable that the messages handled so far have. May raise `Unavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release what the service holds."""
+        ...
+
+
+class Handler:
+    """A service without held messages, feeds or buffered effects: subclasses say `name`, `consumes`, `handle`."""
+
+    def advance(self) -> Iterable[Message]:
+        return ()
+
+    def held(self) -> Collection[Position]:
+        return ()
+
+    def before_commit(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """How a runner batches, commits and retries."""
+
+    max_records: int = 500
+    """Records of one poll."""
+    max_held: int = 1000
+    """Messages a service may hold before its partitions are paused."""
+    commit_interval_s: float = 0.5
+    attempts: int = 3
+    """How often a message is handled before it is dead-lettered."""
+    retry_delay_s: float = 1.0
+    """Before the second attempt; doubles with each further one."""
+    unavailable_delay_s: float = 0.5
+    """Pause before a call that found something unavailable is tried again."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a runner did so far."""
+
+    handled: int = 0
+    published: int = 0
+    retried: int = 0
+    dead_letters: int = 0
+
+
+class Runner:
+    """Steps one service over one bus. Not shared between threads."""
+
+    def __init__(self, service: Service, bus: Bus, clock: Clock, policy: RunPolicy | None = None) -> None:
+        self.service, self._clock, self._policy = service, clock, policy or RunPolicy()
+        self.counters = Counters()
+        topics = [topic_of(message).name for message in service.consumes]
+        retries = [retry_topic(topic, service.name) for topic in topics]
+        self._origin_of = dict(zip(retries, topics, strict=True))
+        bus.create_topics(_partition_counts(topics, service.name))
+        self._producer = bus.producer()
+        self._consumer = bus.consumer(service.name, [*topics, *retries], on_revoked=self._revoked) if topics else None
+        self._backlog: deque[Record] = deque()
+        self._delayed: list[tuple[int, Record]] = []
+        self._next_offset: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
+        self._commit_due = 0.0
+        self._blocked_until = 0.0
+        self._paused: frozenset[Partition] = frozenset()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is work that only time will free: a retry not yet due, or something unavailable."""
+        return bool(self._backlog or self._delayed)
+
+    def step(self, timeout_s: float = 0.0) -> int:
+        """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out.
+
+        Raises only what is nobody's message's fault: `BusError` from a misconfigured bus, programming errors of
+        the runner itself.
+        """
+        before = self.counters.handled + self.counters.published
+        if self._clock.monotonic() < self._blocked_until:
+            return 0
+        try:
+            self._requeue_due()
+            if self._consumer is not None and not self._backlog:
+                self._backlog.extend(self._consumer.poll(self._policy.max_records, timeout_s))
+            while self._backlog:
+                self._take(self._backlog[0])
+                self._backlog.popleft()
+            self._publish(self.service.advance())
+            self._regulate()
+            if self._clock.monotonic() >= self._commit_due:
+                self.commit()
+        except Unavailable as error:
+            self._blocked_until = self._clock.monotonic() + self._policy.unavailable_delay_s
+            log.warning("unavailable", service=self.service.name, error=str(error), retry_s=self._policy.unavailable_delay_s)
+        return self.counters.handled + self.counters.published - before
+
+    def commit(self) -> None:
+        """Flush outputs, make effects durable, then commit the offsets of everything settled.
+
+        Raises `Unavailable`; then nothing is committed, and the next call tries again.
+        """
+        self._commit_due = self._clock.monotonic() + self._policy.commit_interval_s
+        self._producer.flush()
+        self.service.before_commit()
+        if self._consumer is None:
+            return
+        offsets = self._settled()
+        news = {p: offset for p, offset in offsets.items() if self._committed.get(p) != offset}
+        if news:
+            self._consumer.commit(news)
+            self._committed.update(news)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until told to stop, then finish what was taken, commit and leave."""
+        log.info("started", service=self.service.name)
+        while not stop.is_set():
+            self.step(timeout_s=0.1)
+        self.close()
+        log.info("stopped", service=self.service.name, handled=self.counters.handled)
+
+    def close(self) -> None:
+        """Commit and leave the group. What is unavailable now is redelivered to the next owner."""
+        try:
+            self.commit()
+        except Unavailable as error:
+            log.warning("not committed at close", service=self.service.name, error=str(error))
+        if self._consumer is not None:
+            self._consumer.close()
+        self._producer.close()
+        self.service.close()
+
+    def _take(self, record: Record) -> None:
+        partition = Partition(record.topic, record.partition)
+        self._next_offset[partition] = max(self._next_offset.get(partition, 0), record.offset + 1)
+        not_before_ms = int(record.headers.get(NOT_BEFORE, "0"))
+        if not_before_ms > self._now_ms():
+            self._delayed.append((not_before_ms, record))
+            return
+        topic = self._origin_of.get(record.topic, record.topic)
+        try:
+            message = CATALOGUE[topic].message.model_validate_json(record.value)
+            outputs = list(self.service.handle(message, _position(record)))
+            self._publish(outputs)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a message does to its handler, the partition goes on
+            self._set_aside(topic, record, error)
+        self.counters.handled += 1
+
+    def _publish(self, outputs: Iterable[Message]) -> None:
+        for message in outputs:
+            topic = topic_of(type(message))
+            self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name))
+            self.counters.published += 1
+
+    def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
+        attempt = int(record.headers.get(ATTEMPT, "0")) + 1
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        headers = {
+            **record.headers,
+            ORIGIN: record.headers.get(ORIGIN, f"{topic}/{record.partition}/{record.offset}"),
+            ATTEMPT: str(attempt),
+            ERROR: cause,
+        }
+        if attempt < self._policy.attempts:
+            delay_s = self._policy.retry_delay_s * 2 ** (attempt - 1)
+            headers[NOT_BEFORE] = str(int(self._now_ms() + delay_s * 1000))
+            target = retry_topic(topic, self.service.name)
+            self.counters.retried += 1
+        else:
+            target = dead_letter_topic(topic, self.service.name)
+            self.counters.dead_letters += 1
+        log.error("message failed", service=self.service.name, origin=headers[ORIGIN], attempt=attempt, to=target, error=cause)
+        self._send_aside(target, record, headers)
+
+    def _send_aside(self, target: str, record: Record, headers: Mapping[str, str]) -> None:
+        try:
+            self._producer.publish(target, record.key, record.value, headers)
+        except MessageTooLarge:
+            # Its headers pushed it over the limit. What it was and where it stands must not be lost with it.
+            self._producer.publish(target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"})
+        self._producer.flush()
+
+    def _requeue_due(self) -> None:
+        """Move records of the retry topics whose delay has passed to the line."""
+        if not self._delayed:
+            return
+        now_ms = self._now_ms()
+        due = [record for at, record in self._delayed if at <= now_ms]
+        if due:
+            self._delayed = [(at, record) for at, record in self._delayed if at > now_ms]
+            self._backlog.extend(due)
+
+    def _now_ms(self) -> float:
+        return self._clock.now().timestamp() * 1000
+
+    def _regulate(self) -> None:
+        """Pause the partitions of a service that holds too much, and go on when it has caught up."""
+        if self._consumer is None:
+            return
+        held = self.service.held()
+        if not self._paused and len(held) < self._policy.max_held:
+            return
+        if self._paused and len(held) <= self._policy.max_held // 2:
+            self._consumer.resume(self._paused)
+            self._paused = frozenset()
+        elif not self._paused:
+            self._paused = frozenset(position.partition for position in held)
+            self._consumer.pause(self._paused)
+
+    def _settled(self) -> dict[Partition, int]:
+        """Per partition the offset before which everything is settled."""
+        offsets = dict(self._next_offset)
+        waiting = [_position(record) for record in self._backlog]
+        waiting += [_position(record) for _, record in self._delayed]
+        for position in (*self.service.held(), *waiting):
+            if position.offset < offsets.get(position.partition, 0):
+                offsets[position.partition] = position.offset
+        return offsets
+
+    def _revoked(self, partitions: Collection[Partition]) -> None:
+        try:
+            self.commit()
+        except Unavailable as error:
+            log.warning("not committed, the next owner repeats it", service=self.service.name, error=str(error))
+        gone = set(partitions)
+        self._backlog = deque(r for r in self._backlog if Partition(r.topic, r.partition) not in gone)
+        self._delayed = [(at, r) for at, r in self._delayed if Partition(r.topic, r.partition) not in gone]
+        self._paused -= gone
+        for partition in gone:
+            self._next_offset.pop(partition, None)
+            self._committed.pop(partition, None)
+
+
+def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:
+    """Step the runners in turn until none has anything left to do, or told to stop."""
+    while stop is None or not stop.is_set():
+        if not sum(runner.step() for runner in runners):
+            if not any(runner.waiting for runner in runners):
+                return
+            threading.Event().wait(0.01)
+
+
+def serve(runner: Runner) -> None:
+    """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group."""
+    stop = threading.Event()
+
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(signum).name)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, request_stop)
+    runner.run(stop)
+
+
+def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str, str]:
+    """CloudEvents attributes in binary mode, and a W3C trace context that follows from the event.
+
+    All messages about one bar of one universe share a trace id, so the chain from bar to reward is one trace.
+    """
+    identity = event_id(message)
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": identity,
+        "ce_type": topic.name,
+        "ce_source": f"/tradeloop/{source}",
+        "content-type": "application/json",
+        "traceparent": f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
+    }
+    if (occurred := message.occurred) is not None:
+        headers["ce_time"] = occurred.isoformat()
+    return headers
+
+
+@lru_cache(maxsize=4096)
+def _trace_id(trace: str) -> str:
+    return blake2b(trace.encode(), digest_size=16).hexdigest()
+
+
+def _position(record: Record) -> Position:
+    return Position(Partition(record.topic, record.partition), record.offset)
+
+
+def _partition_counts(topics: Iterable[str], group: str) -> dict[str, int]:
+    """Every topic of the catalogue, and this group's retry and dead-letter topics, with their partitions."""
+    counts = {name: topic.partitions for name, topic in CATALOGUE.items()}
+    for topic in topics:
+        counts[retry_topic(topic, group)] = counts[dead_letter_topic(topic, group)] = CATALOGUE[topic].partitions
+    return counts
