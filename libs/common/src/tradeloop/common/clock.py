@@ -23,7 +23,7 @@ class SystemClock:
     """The machine's own clock."""
 
     def now(self) -> datetime:
-        return datetime.now(UTC)  # noqa: TID251  the one place that reads the wall clock
+        return datetime.now(UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tradeloop.common.errors import Unavailable
 
 

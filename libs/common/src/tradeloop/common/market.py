@@ -205,7 +205,12 @@ def align(
         if not present[:, a].all():
             _carry_close_forward(columns, present, a)
     return BarArrays(
-        tuple(instruments), grid, grid + timeframe.us, *(columns[name] for name in (*_PRICES, "volume")), funding, present
+        tuple(instruments),
+        grid,
+        grid + timeframe.us,
+        *(columns[name] for name in (*_PRICES, "volume")),
+        funding,
+        present,
     )
 
 
@@ -243,7 +248,9 @@ def resample(bars: BarArrays, base: Timeframe, target: Timeframe) -> BarArrays:
                 "low": np.minimum.reduceat(column["low"], first) if len(first) else column["low"],
                 "close": column["close"][last],
                 "volume": np.add.reduceat(column["volume"], first) if len(first) else column["volume"],
-                "funding_rate": np.add.reduceat(column["funding_rate"], first) if len(first) else column["funding_rate"],
+                "funding_rate": np.add.reduceat(column["funding_rate"], first)
+                if len(first)
+                else column["funding_rate"],
             }
         )
     return align(bars.instruments, target, series)

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-
 from tradeloop.common.market import Bar, Name, Timeframe, TimeRange, Universe
 
 Side = Literal["buy", "sell"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
-
 from tradeloop.common.errors import Unavailable
 
 

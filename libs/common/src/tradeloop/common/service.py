@@ -26,7 +26,6 @@ from types import FrameType
 from typing import Protocol
 
 import structlog
-
 from tradeloop.common.bus import Bus, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
@@ -180,7 +179,9 @@ class Runner:
                 self.commit()
         except Unavailable as error:
             self._blocked_until = self._clock.monotonic() + self._policy.unavailable_delay_s
-            log.warning("unavailable", service=self.service.name, error=str(error), retry_s=self._policy.unavailable_delay_s)
+            log.warning(
+                "unavailable", service=self.service.name, error=str(error), retry_s=self._policy.unavailable_delay_s
+            )
         return self.counters.handled + self.counters.published - before
 
     def commit(self) -> None:
@@ -239,7 +240,9 @@ class Runner:
     def _publish(self, outputs: Iterable[Message]) -> None:
         for message in outputs:
             topic = topic_of(type(message))
-            self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name))
+            self._producer.publish(
+                topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name)
+            )
             self.counters.published += 1
 
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
@@ -259,7 +262,9 @@ class Runner:
         else:
             target = dead_letter_topic(topic, self.service.name)
             self.counters.dead_letters += 1
-        log.error("message failed", service=self.service.name, origin=headers[ORIGIN], attempt=attempt, to=target, error=cause)
+        log.error(
+            "message failed", service=self.service.name, origin=headers[ORIGIN], attempt=attempt, to=target, error=cause
+        )
         self._send_aside(target, record, headers)
 
     def _send_aside(self, target: str, record: Record, headers: Mapping[str, str]) -> None:
@@ -267,7 +272,9 @@ class Runner:
             self._producer.publish(target, record.key, record.value, headers)
         except MessageTooLarge:
             # Its headers pushed it over the limit. What it was and where it stands must not be lost with it.
-            self._producer.publish(target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"})
+            self._producer.publish(
+                target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"}
+            )
         self._producer.flush()
 
     def _requeue_due(self) -> None:

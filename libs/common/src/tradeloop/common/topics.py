@@ -46,9 +46,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
     Topic("training.model_ready.v1", m.ModelReady, "strategy", ("training",), ("inference", "cli"), retention_days=365),
     Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
-    Topic(
-        "inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=365
-    ),
+    Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=365),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
     Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
