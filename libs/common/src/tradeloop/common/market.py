@@ -205,12 +205,16 @@ def align(
         if not present[:, a].all():
             _carry_close_forward(columns, present, a)
     return BarArrays(
-        tuple(instruments),
-        grid,
-        grid + timeframe.us,
-        *(columns[name] for name in (*_PRICES, "volume")),
-        funding,
-        present,
+        instruments=tuple(instruments),
+        open_us=grid,
+        close_us=grid + timeframe.us,
+        open=columns["open"],
+        high=columns["high"],
+        low=columns["low"],
+        close=columns["close"],
+        volume=columns["volume"],
+        funding_rate=funding,
+        present=present,
     )
 
 

@@ -16,9 +16,11 @@ class Costs(BaseModel):
     slippage_bps: float = Field(default=1.0, ge=0)
     """Paid on each fill against the bar's open, in basis points."""
     impact_bps: float = Field(default=0.0, ge=0)
-    """Added slippage for taking a whole bar's volume; scales with the square root of the share taken."""
-    max_participation: float = Field(default=1.0, gt=0, le=1)
-    """Largest share of a bar's volume that one order may take; the rest is cancelled. Needs volumes."""
+    """Added slippage for taking a whole bar's volume; scales with the square root of the share taken. Volumes
+    must be in base units."""
+    max_participation: float | None = Field(default=None, gt=0, le=1)
+    """Largest share of a bar's volume that one order may take; the rest is cancelled. None for no cap. Only
+    meaningful where volumes are in base units."""
     fee_multiplier: float = Field(default=1.0, ge=0)
     """Scales the venue's fees: 0 for a world without, 2 or 5 for a stress."""
 

@@ -1,0 +1,461 @@
+"""The simulator: sizing, risk gate, fills, costs and accounting of N books x A instruments.
+
+One set of kernels serves the training environments (N many), the backtest and the paper venue (N = 1), so
+that the same decisions on the same bars give the same orders and the same equity to the last bit.
+
+A bar's life, for one book:
+
+    decide   at the close of bar t: target weights -> quantities, rounded, through the risk gate -> pending orders
+    settle   on bar t + 1: pending orders fill at its open, the book is marked at its close
+
+Orders are market orders that live for one bar: what the bar cannot fill is cancelled, since the next decision
+sizes anew. A book whose drawdown or margin breaks its limit is halted: its positions are closed at the next
+open, and nothing is opened any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from math import ceil, copysign, floor, isnan, sqrt
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tradeloop.common.market import BarArrays, Instrument
+from tradeloop.common.observations import HOLDING_SCALE, account_size
+from tradeloop.common.portfolio import Costs, RiskLimits
+from tradeloop.common.rewards import RewardContext
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+F = TypeVar("F")
+
+
+class Verdict(IntEnum):
+    """What became of a target. Names in lower case are the stable codes on `execution.risk.v1`."""
+
+    UNCHANGED = 0
+    """The position is where it should be, within the no-trade band and the venue's smallest order."""
+    ORDERED = 1
+    FLATTENED = 2
+    """The halt closes the position."""
+    STALE_PRICE = 3
+    MAX_ORDER_NOTIONAL = 4
+    MAX_POSITION = 5
+    MAX_LEVERAGE = 6
+    HALTED = 7
+
+
+DENIED = frozenset(
+    {Verdict.STALE_PRICE, Verdict.MAX_ORDER_NOTIONAL, Verdict.MAX_POSITION, Verdict.MAX_LEVERAGE, Verdict.HALTED}
+)
+"""Verdicts that stop an order."""
+
+
+class Halt(IntEnum):
+    """Why a book is halted."""
+
+    NONE = 0
+    DRAWDOWN = 1
+    MARGIN_CALL = 2
+
+
+class Terms(NamedTuple):
+    """What the kernels need to know of instruments, costs and limits. Fractions, not basis points."""
+
+    lot: Floats
+    tick: Floats
+    min_notional: Floats
+    fee: Floats
+    capital: float
+    slippage: float
+    impact: float
+    max_participation: float
+    """0 for no cap."""
+    band: float
+    max_position: float
+    max_leverage: float
+    max_order_notional: float
+    """In quote currency."""
+    max_drawdown: float
+    max_age: float
+    maintenance: float
+
+
+class Market(NamedTuple):
+    """Bars as the kernels read them, (T, A) each."""
+
+    open: Floats
+    close: Floats
+    volume: Floats
+    funding_rate: Floats
+    present: NDArray[np.bool_]
+
+
+class Books(NamedTuple):
+    """The state of N books, and what the last step did to them. `_prev` is the mark before the last."""
+
+    cash: Floats
+    equity: Floats
+    equity_prev: Floats
+    peak: Floats
+    drawdown: Floats
+    unrealised: Floats
+    halt: NDArray[np.int8]
+    position: Floats
+    position_prev: Floats
+    entry: Floats
+    mark: Floats
+    mark_prev: Floats
+    age: Floats
+    """Frames since each instrument's last bar."""
+    holding: Floats
+    pending: Floats
+    """Signed quantities that fill at the next open."""
+    verdict: NDArray[np.int8]
+    fill_quantity: Floats
+    """Signed; 0 where nothing filled."""
+    fill_price: Floats
+    fill_fee: Floats
+    fill_slippage: Floats
+    traded: Floats
+    turnover: Floats
+    fees: Floats
+    slippage: Floats
+    funding: Floats
+    account: Floats
+    """The account part of the observation, (N, 3A + 1)."""
+
+
+def _kernel(function: F) -> F:
+    """Compile without fast math: strict IEEE order of operations is what makes the paths agree bit for bit."""
+    return cast(F, njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+@_kernel
+def _grows(position: float, target: float) -> bool:
+    """Whether going there opens exposure: a larger position, or one on the other side."""
+    return abs(target) > abs(position) or target * position < 0.0
+
+
+@_kernel
+def _decide(b: Books, terms: Terms, weights: Floats) -> None:
+    """Size every book towards `weights` (N, A); NaN leaves a position as it is."""
+    instruments = weights.shape[1]
+    for n in range(weights.shape[0]):
+        equity = b.equity[n]
+        gross = 0.0
+        for a in range(instruments):
+            position, price, weight = b.position[n, a], b.mark[n, a], weights[n, a]
+            quantity = 0.0
+            verdict = 0
+            if b.halt[n] != 0:
+                if position != 0.0:
+                    quantity, verdict = -position, 2
+                elif weight != 0.0 and not isnan(weight):
+                    verdict = 7
+            elif not isnan(weight) and not isnan(price):
+                gap = weight - position * price / equity
+                if abs(gap) >= terms.band or (weight == 0.0 and position != 0.0):
+                    target = weight * equity / price
+                    lot = terms.lot[a]
+                    if lot > 0.0:
+                        target = copysign(floor(abs(target) / lot + 1e-9) * lot, target)
+                    quantity = target - position
+                    if abs(quantity) < 0.5 * lot or quantity == 0.0 or abs(quantity) * price < terms.min_notional[a]:
+                        quantity = 0.0
+                    elif b.age[n, a] > terms.max_age:
+                        quantity, verdict = 0.0, 3
+                    elif abs(quantity) * price > terms.max_order_notional:
+                        quantity, verdict = 0.0, 4
+                    elif _grows(position, target) and abs(target) * price > terms.max_position * equity:
+                        quantity, verdict = 0.0, 5
+                    else:
+                        verdict = 1
+            b.pending[n, a] = quantity
+            b.verdict[n, a] = verdict
+            if not isnan(price):
+                gross += abs(position + quantity) * price
+        if gross > terms.max_leverage * equity and b.halt[n] == 0:
+            for a in range(instruments):
+                position, quantity = b.position[n, a], b.pending[n, a]
+                if _grows(position, position + quantity):
+                    b.pending[n, a] = 0.0
+                    b.verdict[n, a] = 6
+
+
+@_kernel
+def _mark(b: Books, terms: Terms, which: Ints) -> None:
+    """Value the books `which` at their marks, and halt those that break a limit."""
+    instruments = b.position.shape[1]
+    for n in which:
+        equity = b.cash[n]
+        gross = unrealised = 0.0
+        for a in range(instruments):
+            position = b.position[n, a]
+            if position != 0.0:
+                value = position * b.mark[n, a]
+                equity += value
+                gross += abs(value)
+                unrealised += value - position * b.entry[n, a]
+        b.equity[n] = equity
+        b.unrealised[n] = unrealised
+        b.peak[n] = max(b.peak[n], equity)
+        b.drawdown[n] = 1.0 - equity / b.peak[n]
+        for a in range(instruments):
+            position, mark = b.position[n, a], b.mark[n, a]
+            held = b.holding[n, a]
+            b.account[n, a] = position * mark / equity if position != 0.0 and equity > 0.0 else 0.0
+            gain = mark / b.entry[n, a] - 1.0 if position != 0.0 else 0.0
+            b.account[n, instruments + a] = gain if position >= 0.0 else -gain
+            b.account[n, 2 * instruments + a] = held / (held + HOLDING_SCALE)
+        b.account[n, 3 * instruments] = b.drawdown[n]
+        if b.halt[n] == 0:
+            if equity <= 0.0 or equity < terms.maintenance * gross:
+                b.halt[n] = 2
+            elif b.drawdown[n] >= terms.max_drawdown:
+                b.halt[n] = 1
+
+
+@_kernel
+def _settle(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+    """Fill pending orders of the books `which` at the open of their bars `rows`, then mark them at the close."""
+    instruments = b.position.shape[1]
+    for n in which:
+        row = rows[n]
+        b.equity_prev[n] = b.equity[n]
+        traded = fees = slipped = funding = 0.0
+        for a in range(instruments):
+            position = b.position[n, a]
+            b.position_prev[n, a] = position
+            b.mark_prev[n, a] = b.mark[n, a]
+            b.fill_quantity[n, a] = 0.0
+            present = market.present[row, a]
+            quantity = b.pending[n, a]
+            volume = market.volume[row, a]
+            b.pending[n, a] = 0.0
+            if terms.max_participation > 0.0 and abs(quantity) > terms.max_participation * volume:
+                most = terms.max_participation * volume
+                if terms.lot[a] > 0.0:
+                    most = floor(most / terms.lot[a] + 1e-9) * terms.lot[a]
+                quantity = copysign(most, quantity)
+            if quantity != 0.0 and present:
+                rate = terms.slippage
+                if terms.impact > 0.0 and volume > 0.0:
+                    rate += terms.impact * sqrt(abs(quantity) / volume)
+                touch = market.open[row, a]
+                price = touch * (1.0 + rate) if quantity > 0.0 else touch * (1.0 - rate)
+                tick = terms.tick[a]
+                if tick > 0.0:  # against the taker
+                    price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
+                notional = abs(quantity) * price
+                fee = notional * terms.fee[a]
+                b.cash[n] -= quantity * price + fee
+                after = position + quantity
+                if abs(after) < 1e-12 * abs(position) or abs(after) < 0.5 * terms.lot[a]:
+                    after = 0.0
+                if after == 0.0:
+                    b.entry[n, a] = 0.0
+                elif position * after <= 0.0:
+                    b.entry[n, a] = price
+                elif abs(after) > abs(position):
+                    b.entry[n, a] = (b.entry[n, a] * abs(position) + price * abs(quantity)) / abs(after)
+                b.holding[n, a] = b.holding[n, a] if position * after > 0.0 else 0.0
+                b.position[n, a] = after
+                b.fill_quantity[n, a] = quantity
+                b.fill_price[n, a] = price
+                b.fill_fee[n, a] = fee
+                cost = abs(price - touch) * abs(quantity)
+                b.fill_slippage[n, a] = cost
+                traded += notional
+                fees += fee
+                slipped += cost
+            position = b.position[n, a]
+            b.holding[n, a] = b.holding[n, a] + 1.0 if position != 0.0 else 0.0
+            if present:
+                close = market.close[row, a]
+                b.mark[n, a] = close
+                b.age[n, a] = 0.0
+                paid = position * close * market.funding_rate[row, a]
+                b.cash[n] -= paid
+                funding += paid
+            else:
+                b.age[n, a] += 1.0
+        b.traded[n] = traded
+        b.turnover[n] = traded / b.equity_prev[n] if b.equity_prev[n] > 0.0 else 0.0
+        b.fees[n] = fees
+        b.slippage[n] = slipped
+        b.funding[n] = funding
+    _mark(b, terms, which)
+
+
+@_kernel
+def _step(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints, weights: Floats) -> None:
+    _decide(b, terms, weights)
+    rows += 1
+    _settle(b, terms, market, rows, which)
+
+
+@_kernel
+def _reset(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+    """Give the books `which` their capital back, and mark them at their rows."""
+    for n in which:
+        b.cash[n] = b.equity[n] = b.peak[n] = terms.capital
+        b.halt[n] = 0
+        for a in range(b.position.shape[1]):
+            b.position[n, a] = b.entry[n, a] = b.pending[n, a] = b.holding[n, a] = b.age[n, a] = 0.0
+            b.mark[n, a] = np.nan
+    _settle(b, terms, market, rows, which)
+
+
+@_kernel
+def _observe(features: NDArray[np.float32], window: int, rows: Ints, account: Floats, out: NDArray[np.float32]) -> None:
+    width = window * features.shape[1]
+    flat = features.reshape(-1)
+    for n in range(rows.shape[0]):
+        start = (rows[n] - window + 1) * features.shape[1]
+        # Slices, so that the inner index is known to be non-negative: only then does the copy vectorise.
+        seen = flat[start : start + width]
+        one = out[n]
+        for i in range(width):
+            one[i] = seen[i]
+        for i in range(account.shape[1]):
+            one[width + i] = account[n, i]
+
+
+def market_of(bars: BarArrays) -> Market:
+    """Bars as the kernels read them."""
+    return Market(
+        *(np.ascontiguousarray(column) for column in (bars.open, bars.close, bars.volume, bars.funding_rate)),
+        np.ascontiguousarray(bars.present),
+    )
+
+
+class Simulator:
+    """N books of the same instruments, costs and limits.
+
+    `books` may be read at any time; its arrays are written in place by every call.
+    """
+
+    def __init__(
+        self,
+        books: int,
+        instruments: Sequence[Instrument],
+        *,
+        capital: float,
+        costs: Costs,
+        limits: RiskLimits,
+        no_trade_band: float,
+    ) -> None:
+        count = len(instruments)
+        self._every = np.arange(books)
+        self.terms = Terms(
+            lot=np.array([i.lot_size for i in instruments]),
+            tick=np.array([i.tick_size for i in instruments]),
+            min_notional=np.array([i.min_notional for i in instruments]),
+            fee=np.array([i.taker_bps * costs.fee_multiplier / 1e4 for i in instruments]),
+            capital=float(capital),
+            slippage=costs.slippage_bps / 1e4,
+            impact=costs.impact_bps / 1e4,
+            max_participation=costs.max_participation or 0.0,
+            band=float(no_trade_band),
+            max_position=limits.max_position,
+            max_leverage=limits.max_leverage,
+            max_order_notional=limits.max_order_notional * capital,
+            max_drawdown=limits.max_drawdown,
+            max_age=float(limits.max_price_age_bars),
+            maintenance=limits.maintenance_margin,
+        )
+        self.books = _empty_books(books, count)
+        self.books.cash[:] = self.books.equity[:] = self.books.peak[:] = capital
+        self.books.mark[:] = np.nan
+
+    def reset(self, market: Market, rows: Ints, which: Ints | None = None) -> None:
+        """Start the books (all, or `which`) anew, marked at the close of their rows."""
+        _reset(self.books, self.terms, market, rows, self._every if which is None else which)
+
+    def decide(self, weights: Floats) -> None:
+        """Size every book towards `weights` (N, A); NaN leaves a position as it is. Fills `pending` and `verdict`."""
+        _decide(self.books, self.terms, weights)
+
+    def settle(self, market: Market, rows: Ints) -> None:
+        """Fill what is pending at the open of each book's row, and mark the books at its close."""
+        _settle(self.books, self.terms, market, rows, self._every)
+
+    def step(self, market: Market, rows: Ints, weights: Floats) -> None:
+        """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
+        _step(self.books, self.terms, market, rows, self._every, weights)
+
+    def context(
+        self,
+        action: Floats,
+        ts_prev: Ints,
+        ts: Ints,
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        features: Mapping[str, Floats],
+    ) -> RewardContext:
+        """What the last step did, as a reward sees it. Its arrays are the books' own: valid until the next step."""
+        b = self.books
+        return RewardContext(
+            equity_prev=b.equity_prev,
+            equity=b.equity,
+            position_prev=b.position_prev,
+            position=b.position,
+            action=action,
+            price_prev=b.mark_prev,
+            price=b.mark,
+            traded_notional=b.traded,
+            turnover=b.turnover,
+            fees=b.fees,
+            slippage=b.slippage,
+            funding=b.funding,
+            drawdown=b.drawdown,
+            unrealised=b.unrealised,
+            holding_bars=b.holding,
+            terminated=terminated,
+            truncated=truncated,
+            ts_prev=ts_prev,
+            ts=ts,
+            features=features,
+        )
+
+    def snapshot(self, book: int = 0) -> dict[str, Any]:
+        """Everything that one book remembers from bar to bar, as JSON-ready numbers."""
+        return {name: getattr(self.books, name)[book].tolist() for name in _REMEMBERED}
+
+    def restore(self, snapshot: Mapping[str, Any], book: int = 0) -> None:
+        """Put a book back to where a snapshot was taken."""
+        for name in _REMEMBERED:
+            getattr(self.books, name)[book] = snapshot[name]
+        _mark(self.books, self.terms, self._every[book : book + 1])
+
+
+def observe(
+    features: NDArray[np.float32], window: int, rows: Ints, account: Floats, out: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Observations of N books at their rows into `out` (N, n), from features (T, A * F) and accounts (N, 3A + 1)."""
+    _observe(features, window, rows, account, out)
+    return out
+
+
+_REMEMBERED = ("cash", "peak", "halt", "position", "entry", "mark", "age", "holding", "pending", "verdict")
+
+
+def _empty_books(books: int, instruments: int) -> Books:
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ("cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "halt")
+        + ("traded", "turnover", "fees", "slippage", "funding"),
+        (books,),
+    )
+    shapes["account"] = (books, account_size(instruments))
+    kinds = {"halt": np.int8, "verdict": np.int8}
+    return Books(
+        **{
+            name: np.zeros(shapes.get(name, (books, instruments)), dtype=kinds.get(name, np.float64))
+            for name in Books._fields
+        }
+    )
