@@ -302,7 +302,7 @@ class SignalGenerated(_UniverseMessage):
     """Target value of each position as a share of equity, negative for short."""
     hold: bool = False
     """True: leave every position as it is; `targets` then repeats the present weights."""
-    reason: Literal["policy", "warming_up", "no_model"] = "policy"
+    reason: Literal["policy", "warming_up", "no_model", "no_features"] = "policy"
     model: str = ""
     model_version: str = ""
     model_id: str = ""

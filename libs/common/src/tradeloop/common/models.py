@@ -91,3 +91,8 @@ class ModelStore(Protocol):
         manifest's hash.
         """
         ...
+
+
+def model_name(strategy: str, universe: str) -> str:
+    """The registered name of the policies that a strategy trains on a universe."""
+    return f"{strategy}-{universe}"

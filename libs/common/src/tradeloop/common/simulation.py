@@ -221,61 +221,69 @@ def _mark(b: Books, terms: Terms, which: Ints) -> None:
 
 
 @_kernel
-def _settle(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
-    """Fill pending orders of the books `which` at the open of their bars `rows`, then mark them at the close."""
-    instruments = b.position.shape[1]
+def _fill(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+    """The venue's side: what the pending orders of the books `which` get at the open of their bars `rows`."""
+    for n in which:
+        row = rows[n]
+        for a in range(b.position.shape[1]):
+            quantity = b.pending[n, a]
+            b.pending[n, a] = 0.0
+            b.fill_quantity[n, a] = 0.0
+            if quantity == 0.0 or not market.present[row, a]:
+                continue
+            volume, lot = market.volume[row, a], terms.lot[a]
+            if terms.max_participation > 0.0 and abs(quantity) > terms.max_participation * volume:
+                most = terms.max_participation * volume
+                if lot > 0.0:
+                    most = floor(most / lot + 1e-9) * lot
+                quantity = copysign(most, quantity)
+                if quantity == 0.0:
+                    continue
+            rate = terms.slippage
+            if terms.impact > 0.0 and volume > 0.0:
+                rate += terms.impact * sqrt(abs(quantity) / volume)
+            touch, tick = market.open[row, a], terms.tick[a]
+            price = touch * (1.0 + rate) if quantity > 0.0 else touch * (1.0 - rate)
+            if tick > 0.0:  # against the taker
+                price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
+            b.fill_quantity[n, a] = quantity
+            b.fill_price[n, a] = price
+            b.fill_fee[n, a] = abs(quantity) * price * terms.fee[a]
+            b.fill_slippage[n, a] = abs(price - touch) * abs(quantity)
+
+
+@_kernel
+def _account(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+    """The owner's side: book the fills of the books `which`, and mark them at the closes of their bars `rows`."""
     for n in which:
         row = rows[n]
         b.equity_prev[n] = b.equity[n]
         traded = fees = slipped = funding = 0.0
-        for a in range(instruments):
+        for a in range(b.position.shape[1]):
             position = b.position[n, a]
             b.position_prev[n, a] = position
             b.mark_prev[n, a] = b.mark[n, a]
-            b.fill_quantity[n, a] = 0.0
-            present = market.present[row, a]
-            quantity = b.pending[n, a]
-            volume = market.volume[row, a]
-            b.pending[n, a] = 0.0
-            if terms.max_participation > 0.0 and abs(quantity) > terms.max_participation * volume:
-                most = terms.max_participation * volume
-                if terms.lot[a] > 0.0:
-                    most = floor(most / terms.lot[a] + 1e-9) * terms.lot[a]
-                quantity = copysign(most, quantity)
-            if quantity != 0.0 and present:
-                rate = terms.slippage
-                if terms.impact > 0.0 and volume > 0.0:
-                    rate += terms.impact * sqrt(abs(quantity) / volume)
-                touch = market.open[row, a]
-                price = touch * (1.0 + rate) if quantity > 0.0 else touch * (1.0 - rate)
-                tick = terms.tick[a]
-                if tick > 0.0:  # against the taker
-                    price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
-                notional = abs(quantity) * price
-                fee = notional * terms.fee[a]
+            quantity = b.fill_quantity[n, a]
+            if quantity != 0.0:
+                price, fee = b.fill_price[n, a], b.fill_fee[n, a]
                 b.cash[n] -= quantity * price + fee
                 after = position + quantity
                 if abs(after) < 1e-12 * abs(position) or abs(after) < 0.5 * terms.lot[a]:
-                    after = 0.0
+                    after = 0.0  # the dust of adding floats
                 if after == 0.0:
                     b.entry[n, a] = 0.0
                 elif position * after <= 0.0:
                     b.entry[n, a] = price
                 elif abs(after) > abs(position):
                     b.entry[n, a] = (b.entry[n, a] * abs(position) + price * abs(quantity)) / abs(after)
-                b.holding[n, a] = b.holding[n, a] if position * after > 0.0 else 0.0
-                b.position[n, a] = after
-                b.fill_quantity[n, a] = quantity
-                b.fill_price[n, a] = price
-                b.fill_fee[n, a] = fee
-                cost = abs(price - touch) * abs(quantity)
-                b.fill_slippage[n, a] = cost
-                traded += notional
+                if position * after <= 0.0:
+                    b.holding[n, a] = 0.0
+                b.position[n, a] = position = after
+                traded += abs(quantity) * price
                 fees += fee
-                slipped += cost
-            position = b.position[n, a]
+                slipped += b.fill_slippage[n, a]
             b.holding[n, a] = b.holding[n, a] + 1.0 if position != 0.0 else 0.0
-            if present:
+            if market.present[row, a]:
                 close = market.close[row, a]
                 b.mark[n, a] = close
                 b.age[n, a] = 0.0
@@ -290,6 +298,12 @@ def _settle(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> 
         b.slippage[n] = slipped
         b.funding[n] = funding
     _mark(b, terms, which)
+
+
+@_kernel
+def _settle(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+    _fill(b, terms, market, rows, which)
+    _account(b, terms, market, rows, which)
 
 
 @_kernel
@@ -384,6 +398,14 @@ class Simulator:
     def settle(self, market: Market, rows: Ints) -> None:
         """Fill what is pending at the open of each book's row, and mark the books at its close."""
         _settle(self.books, self.terms, market, rows, self._every)
+
+    def fill(self, market: Market, rows: Ints) -> None:
+        """The first half of `settle`, the venue's: `fill_*` say what the pending orders got."""
+        _fill(self.books, self.terms, market, rows, self._every)
+
+    def account(self, market: Market, rows: Ints) -> None:
+        """The second half of `settle`, the owner's: book what `fill_*` say, and mark."""
+        _account(self.books, self.terms, market, rows, self._every)
 
     def step(self, market: Market, rows: Ints, weights: Floats) -> None:
         """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
