@@ -6,7 +6,8 @@ A bar covers the half-open interval `[open_time, close_time)`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -178,17 +179,23 @@ class BarArrays:
 _PRICES = ("open", "high", "low", "close")
 
 
+Series = Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
+"""Bars of one instrument: `open_us` (int64, strictly increasing), the four prices, and optionally `volume` and
+`funding_rate`, all of one length."""
+
+
 def align(
     instruments: Sequence[str],
     timeframe: Timeframe,
-    series: Sequence[dict[str, NDArray[np.float64] | NDArray[np.int64]]],
+    series: Sequence[Series],
+    last_closes: Sequence[float] | None = None,
 ) -> BarArrays:
     """Put one series per instrument on the union of their open times.
 
-    Each series maps `open_us` (int64, increasing), the four prices, and optionally `volume` and
-    `funding_rate` to arrays of one length.
+    `last_closes` are the closes before the first frame, NaN where there is none: what an instrument's prices
+    repeat until its first bar here, so that a part of a history equals the same part of the whole.
     """
-    grid = np.unique(np.concatenate([np.asarray(one["open_us"], dtype=np.int64) for one in series]))
+    grid = np.unique(np.concatenate([np.empty(0, np.int64), *(one["open_us"] for one in series)]))
     shape = (len(grid), len(instruments))
     columns = {name: np.full(shape, np.nan) for name in (*_PRICES, "volume")}
     funding = np.zeros(shape)
@@ -203,58 +210,51 @@ def align(
         if "funding_rate" in one:
             funding[rows, a] = one["funding_rate"]
         if not present[:, a].all():
-            _carry_close_forward(columns, present, a)
-    return BarArrays(
-        instruments=tuple(instruments),
-        open_us=grid,
-        close_us=grid + timeframe.us,
-        open=columns["open"],
-        high=columns["high"],
-        low=columns["low"],
-        close=columns["close"],
-        volume=columns["volume"],
-        funding_rate=funding,
-        present=present,
-    )
+            _carry_close_forward(columns, present[:, a], a, math.nan if last_closes is None else last_closes[a])
+    return BarArrays(tuple(instruments), grid, grid + timeframe.us, **columns, funding_rate=funding, present=present)
 
 
-def _carry_close_forward(columns: dict[str, NDArray[np.float64]], present: NDArray[np.bool_], a: int) -> None:
+def _carry_close_forward(
+    columns: dict[str, NDArray[np.float64]], present: NDArray[np.bool_], a: int, before: float
+) -> None:
     """Where an instrument has no bar, its prices repeat its last close."""
-    last = np.maximum.accumulate(np.where(present[:, a], np.arange(len(present)), -1))
-    gaps = ~present[:, a] & (last >= 0)
+    last = np.maximum.accumulate(np.where(present, np.arange(len(present)), -1))
+    carried = np.where(last >= 0, columns["close"][last, a], before)
     for name in _PRICES:
-        columns[name][gaps, a] = columns["close"][last[gaps], a]
+        columns[name][~present, a] = carried[~present]
 
 
-def resample(bars: BarArrays, base: Timeframe, target: Timeframe) -> BarArrays:
+def resample(bars: BarArrays, base: Timeframe, target: Timeframe, closed_us: int | None = None) -> BarArrays:
     """Aggregate bars to a longer timeframe, by buckets aligned to the epoch.
 
-    A bucket holds the bars that opened in it; gaps make a bucket shorter, never wrong. The last bucket is
-    left out unless it is known to be closed: its last possible base bar is there.
+    A bucket holds the bars that opened in it; gaps make a bucket shorter, never wrong. The last bucket is left
+    out unless it is closed: no bar that opens before `closed_us` is still to come. By default that is the last
+    bar's close. Sums run in the order of time, so that a running sum has the same bits. Raises `ValueError`
+    when `target` is no multiple of `base`.
     """
+    if target.us % base.us:
+        raise ValueError(f"{target} is no multiple of {base}")
     bucket = bars.open_us // target.us * target.us
-    starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]]) if len(bucket) else np.empty(0, dtype=np.int64)
-    if len(starts) and bars.close_us[-1] < bucket[-1] + target.us:
-        closed = int(starts[-1])
-        bars, starts, bucket = bars.slice(0, closed), starts[:-1], bucket[:closed]
-    series: list[dict[str, NDArray[np.float64] | NDArray[np.int64]]] = []
-    for a in range(len(bars.instruments)):
-        rows = np.flatnonzero(bars.present[:, a])
-        own = bucket[rows]
-        first = np.flatnonzero(np.r_[True, own[1:] != own[:-1]]) if len(rows) else np.empty(0, dtype=np.int64)
-        last = np.r_[first[1:] - 1, len(rows) - 1] if len(first) else first
-        column = {name: getattr(bars, name)[rows, a] for name in (*_PRICES, "volume", "funding_rate")}
-        series.append(
-            {
-                "open_us": own[first],
-                "open": column["open"][first],
-                "high": np.maximum.reduceat(column["high"], first) if len(first) else column["high"],
-                "low": np.minimum.reduceat(column["low"], first) if len(first) else column["low"],
-                "close": column["close"][last],
-                "volume": np.add.reduceat(column["volume"], first) if len(first) else column["volume"],
-                "funding_rate": np.add.reduceat(column["funding_rate"], first)
-                if len(first)
-                else column["funding_rate"],
-            }
-        )
-    return align(bars.instruments, target, series)
+    if len(bars):
+        closed = bucket + target.us <= (bars.close_us[-1] if closed_us is None else closed_us)
+        bars, bucket = bars.slice(0, int(closed.sum())), bucket[closed]
+    return align(bars.instruments, target, [_buckets(bars, bucket, a) for a in range(len(bars.instruments))])
+
+
+def _buckets(bars: BarArrays, bucket: NDArray[np.int64], a: int) -> Series:
+    """One instrument's bars, aggregated by the bucket that each frame opened in."""
+    rows = np.flatnonzero(bars.present[:, a])
+    opens, first, group = np.unique(bucket[rows], return_index=True, return_inverse=True)
+    if not len(rows):
+        return {"open_us": opens, **{name: np.empty(0) for name in _PRICES}}
+    last = np.r_[first[1:], len(rows)] - 1
+    return {
+        "open_us": opens,
+        "open": bars.open[rows[first], a],
+        "high": np.maximum.reduceat(bars.high[rows, a], first),
+        "low": np.minimum.reduceat(bars.low[rows, a], first),
+        "close": bars.close[rows[last], a],
+        # bincount adds one by one, unlike reduceat, whose pairwise sums differ in the last bits.
+        "volume": np.bincount(group, bars.volume[rows, a]),
+        "funding_rate": np.bincount(group, bars.funding_rate[rows, a]),
+    }
