@@ -1,0 +1,71 @@
+# Everything runs inside this checkout: uv in .tools, the environment in .venv. `make` alone lists the commands.
+
+UV_VERSION := 0.13
+UV_HOME := .tools/uv-$(UV_VERSION)
+UV := $(UV_HOME)/bin/uv
+BIN := .venv/bin
+
+# A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
+# and caches stay: a machine behind a mirror needs them.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH
+unexport PIP_CONSTRAINT PIP_FIND_LINKS PIP_PREFIX PIP_REQUIREMENT PIP_ROOT PIP_TARGET PIP_USER
+unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_DEFAULT_GROUPS UV_NO_DEV UV_NO_EDITABLE
+unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
+unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
+
+.PHONY: help demo test check bench format sync clean
+.DEFAULT_GOAL := help
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo SEED= STEPS=
+	@set -- --out "$${OUT:-demo}"; \
+	[ -z "$$BARS" ] || set -- "$$@" --bars "$$BARS"; \
+	[ -z "$$STRATEGY" ] || set -- "$$@" --strategy "$$STRATEGY"; \
+	[ -z "$$SEED" ] || set -- "$$@" --seed "$$SEED"; \
+	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
+	exec $(BIN)/tradeloop demo "$$@"
+
+test: sync ## Run every test
+	$(BIN)/python -m pytest
+
+check: sync ## Lint, layout, types, import contracts, lock file and generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+	$(UV) lock --check --quiet
+	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
+
+bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
+
+format: sync ## Fix what can be fixed: lint, layout, generated files
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/tradeloop topics --markdown > docs/topics.md.new && mv docs/topics.md.new docs/topics.md
+
+sync: $(UV) ## Bring .venv to what uv.lock says
+	@$(UV) sync --frozen
+
+clean: ## Remove the environment, the tools and all caches
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find benchmarks libs services strategies tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Any interpreter that can make a virtual environment, or else one with pip, may install uv; uv then finds Python 3.11 or
+# 3.12 by itself. A name on the PATH proves nothing (pyenv's shims refuse to run), so each candidate is tried.
+$(UV):
+	@for python in python3 python3.11 python3.12; do \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	    echo "Installing uv $(UV_VERSION) into $(UV_HOME)"; \
+	    "$$python" -m venv --clear $(UV_HOME) || exit 1; \
+	    exec $(UV_HOME)/bin/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION).*'; \
+	done; \
+	for python in python3 python3.11 python3.12; do \
+	    "$$python" -m pip --version >/dev/null 2>&1 || continue; \
+	    echo "Installing uv $(UV_VERSION) into $(UV_HOME)"; \
+	    exec "$$python" -m pip install --quiet --disable-pip-version-check --target $(UV_HOME) 'uv==$(UV_VERSION).*'; \
+	done; \
+	echo "No Python with venv or pip was found to install uv with. On Debian and Ubuntu, as root: apt-get install -y python3-venv" >&2; \
+	exit 1

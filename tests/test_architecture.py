@@ -1,0 +1,97 @@
+"""What import-linter cannot say: that its hand-kept lists are whole, and which libraries the inner rings may use."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+CONTRACTS: dict[str, dict[str, Any]] = {contract["name"]: contract for contract in TOOLS["importlinter"]["contracts"]}
+SOURCES = sorted(path for member in TOOLS["uv"]["workspace"]["members"] for path in ROOT.glob(f"{member}/src"))
+SERVICES = {path.parent.name for path in ROOT.glob("services/*/src")}
+STRATEGIES = {path.parent.name for path in ROOT.glob("strategies/*/src/*/__init__.py")}
+
+INNER = {"numpy", "pydantic"}
+RINGS = {"domain": INNER, "ports": INNER | {"structlog"}, "application": INNER | {"structlog"}}
+"""Third parties that each inner ring of a service may import. Adapters, main and config are free."""
+COMMON = {
+    "feast_offline": {"feast", "pandas", "polars", "prometheus_client", "pyarrow"},
+    "feast_store": {"feast", "pandas", "polars", "pyarrow"},
+    "features": {"talib"},
+    "kafka": {"confluent_kafka"},
+    "mlflow_models": {"mlflow"},
+    "onnx_policy": {"onnxruntime"},
+    "service": {"structlog"},
+    "simulation": {"numba"},
+    "sql_bars": {"sqlalchemy"},
+    "telemetry": {"structlog"},
+}
+"""Third parties of the modules of `tradeloop.common`, beyond `INNER`: each heavy library has its one home."""
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*TOOLS["importlinter"]["root_packages"], include_external_packages=True, cache_dir=None)
+
+
+def modules_on_disk() -> set[str]:
+    """Dotted names of all modules of the workspace."""
+    files = ((source, file) for source in SOURCES for file in source.rglob("*.py"))
+    return {".".join(file.relative_to(src).with_suffix("").parts).removesuffix(".__init__") for src, file in files}
+
+
+def listed(contract: str) -> set[str]:
+    """The modules that a layers contract names, optional ones included."""
+    return {name for layer in CONTRACTS[contract]["layers"] for name in re.findall(r"\w+", layer)}
+
+
+def third_parties(graph: grimp.ImportGraph, module: str) -> set[str]:
+    """Top-level packages that a module or one inside it imports, but for the standard library's and the workspace's."""
+    inside = {module} | graph.find_descendants(module)
+    imported = {name.split(".")[0] for each in inside for name in graph.find_modules_directly_imported_by(each)}
+    return imported - sys.stdlib_module_names - set(TOOLS["importlinter"]["root_packages"])
+
+
+def test_every_module_is_seen_by_the_contracts(graph: grimp.ImportGraph) -> None:
+    """A folder without `__init__.py` would be invisible; a `tradeloop/__init__.py` would end the namespace."""
+    seen = {module for module in graph.modules if not graph.is_module_squashed(module)}
+    assert modules_on_disk() == seen - {"tradeloop"}
+
+
+def test_every_service_is_under_contract() -> None:
+    assert listed("Services know the vocabulary and themselves; the command knows all") == SERVICES | {"cli", "common"}
+    containers = CONTRACTS["Inside a service, imports point inward"]["containers"]
+    assert set(containers) == {f"tradeloop.{service}" for service in SERVICES}
+
+
+def test_every_strategy_is_under_contract() -> None:
+    assert set(CONTRACTS["A strategy knows the plug-in interface alone"]["source_modules"]) == STRATEGIES
+    assert set(TOOLS["importlinter"]["root_packages"]) == STRATEGIES | {"tradeloop"}
+
+
+def test_every_source_folder_is_type_checked() -> None:
+    assert [str(source.relative_to(ROOT)) for source in SOURCES] == TOOLS["mypy"]["mypy_path"]
+
+
+def test_layers_of_common_are_its_modules() -> None:
+    on_disk = {name.split(".")[2] for name in modules_on_disk() if name.startswith("tradeloop.common.")}
+    assert on_disk == listed("Inside the vocabulary, ports know no adapter")
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_inner_rings_import_no_technology(graph: grimp.ImportGraph, ring: str) -> None:
+    modules = {f"tradeloop.{service}.{ring}" for service in SERVICES} & graph.modules
+    assert {module: extra for module in modules if (extra := third_parties(graph, module) - RINGS[ring])} == {}
+
+
+def test_heavy_libraries_have_one_home(graph: grimp.ImportGraph) -> None:
+    modules = graph.find_children("tradeloop.common")
+    allowed = {module: INNER | COMMON.get(module.split(".")[2], set()) for module in modules}
+    assert {module: extra for module in modules if (extra := third_parties(graph, module) - allowed[module])} == {}
