@@ -116,17 +116,18 @@ def run(
         else:
             halted = books.halt.astype(np.bool_)
             simulator.settle(market, rows)
-            context = simulator.context(
-                action,
-                ts[t - 1 : t],
-                ts[t : t + 1],
-                books.halt.astype(np.bool_) & ~halted,
-                np.zeros(1, dtype=np.bool_),
-                {name: features[t - 1, :, f][None] for f, name in enumerate(names)},
-            )
-            rewards[t] = engine(context)[0]
-            for name, part in engine.components.items():
-                components.setdefault(name, np.zeros(length))[t] = part[0]
+            if not np.isnan(weights[t - 1]).all():  # to hold is no decision, and earns no reward
+                context = simulator.context(
+                    action,
+                    ts[t - 1 : t],
+                    ts[t : t + 1],
+                    books.halt.astype(np.bool_) & ~halted,
+                    np.zeros(1, dtype=np.bool_),
+                    {name: features[t - 1, :, f][None] for f, name in enumerate(names)},
+                )
+                rewards[t] = engine(context)[0]
+                for name, part in engine.components.items():
+                    components.setdefault(name, np.zeros(length))[t] = part[0]
         cash[t], equity[t], position[t] = books.cash[0], books.equity[0], books.position[0]
         filled = books.fill_quantity[0]
         quantity[t] = filled

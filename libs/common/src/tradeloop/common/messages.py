@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from tradeloop.common.market import Bar, Name, Timeframe, TimeRange, Universe
 
 Side = Literal["buy", "sell"]
-OrderStatus = Literal["working", "filled", "partially_filled", "expired", "denied"]
+OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
 PortfolioState = Literal["active", "halted"]
 
 

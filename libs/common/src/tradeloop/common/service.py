@@ -384,3 +384,24 @@ def _partition_counts(topics: Iterable[str], group: str) -> dict[str, int]:
     for topic in topics:
         counts[retry_topic(topic, group)] = counts[dead_letter_topic(topic, group)] = CATALOGUE[topic].partitions
     return counts
+
+
+class Held:
+    """The positions of messages that wait, counted: several may wait for the same message."""
+
+    def __init__(self) -> None:
+        self._count: dict[Position, int] = {}
+
+    def hold(self, position: Position) -> None:
+        self._count[position] = self._count.get(position, 0) + 1
+
+    def release(self, position: Position) -> None:
+        left = self._count[position] - 1
+        if left:
+            self._count[position] = left
+        else:
+            del self._count[position]
+
+    def positions(self) -> Collection[Position]:
+        """What is held now, as a view."""
+        return self._count.keys()

@@ -1,0 +1,96 @@
+"""What execution needs from outside: a venue to send orders to, and a ledger that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
+from tradeloop.common.simulation import Market
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger cannot be reached. Nothing was written; trying again is safe."""
+
+
+class Venue(Protocol):
+    """Where the orders of one portfolio go."""
+
+    def submit(self, orders: Sequence[OrderUpdated]) -> None:
+        """Send orders. Their `order_id` is the client order id: sending one again changes nothing."""
+        ...
+
+    def fills(self, bar: Market) -> Sequence[VenueFill]:
+        """What filled on a bar, (1, A), at its open. What did not is cancelled: orders live for one bar."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VenueFill:
+    """A fill as the venue reports it."""
+
+    order_id: str
+    trade: int
+    """The venue's number of this fill within the order, from 1."""
+    instrument: int
+    """Its index in the universe."""
+    quantity: float
+    """Signed, negative for a sale."""
+    price: float
+    fee: float
+    slippage: float
+
+
+@dataclass(frozen=True, slots=True)
+class BookRecord:
+    """What the ledger remembers of a portfolio's book."""
+
+    marked_us: int = -1
+    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
+    decided_us: int = -1
+    """Close of the bar whose decision was settled last; -1 for none."""
+    book: Mapping[str, Any] = field(default_factory=dict)
+    """The simulator's snapshot of the book."""
+    reward_state: Mapping[str, float] = field(default_factory=dict)
+    signal: bytes = b""
+    """The last decision, as it was received."""
+    working: tuple[OrderUpdated, ...] = ()
+    """Orders at the venue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What one input did. Recorded as a whole or not at all."""
+
+    record: BookRecord
+    orders: Sequence[OrderUpdated] = ()
+    """Orders that are new, or whose state changed."""
+    fills: Sequence[OrderFilled] = ()
+    outputs: Sequence[Message] = ()
+    """Everything that is published because of the input, in order."""
+
+
+class Ledger(Protocol):
+    """Books, orders and fills, and the outputs that may have to be published again."""
+
+    def load(self, portfolio: str) -> BookRecord:
+        """The book as it was recorded last; a new one when there is none. Raises `LedgerUnavailable`."""
+        ...
+
+    def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
+        """Store the effects of an input, durably, in one transaction. Raises `LedgerUnavailable`."""
+        ...
+
+    def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
+        """What an input published; nothing when it is unknown, or was published for certain."""
+        ...
+
+    def published(self) -> None:
+        """All outputs recorded so far have left: they need not be kept. Raises `LedgerUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
