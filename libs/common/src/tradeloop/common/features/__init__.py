@@ -1,0 +1,37 @@
+"""Features: defined once, computed in batch for training and bar by bar for trading, bit-identical.
+
+A recursive indicator (EMA, RSI, ...) depends in its last bits on where its series began. So every feature is
+restarted at fixed anchors in event time, every `ANCHOR_BARS` bars of its timeframe, from a bounded number of
+bars before the anchor (`Feature.history`): a value is a function of bounded history, the same in a batch, in a
+stream that never stopped, and in one that was opened a moment ago.
+"""
+
+from __future__ import annotations
+
+from tradeloop.common.features.definitions import (
+    ANCHOR_BARS,
+    Feature,
+    FeatureError,
+    Row,
+    log_return,
+    on,
+    relative,
+    talib,
+    windowed,
+)
+from tradeloop.common.features.feature_set import FeatureSet
+from tradeloop.common.features.stream import FeatureStream
+
+__all__ = [
+    "ANCHOR_BARS",
+    "Feature",
+    "FeatureError",
+    "FeatureSet",
+    "FeatureStream",
+    "Row",
+    "log_return",
+    "on",
+    "relative",
+    "talib",
+    "windowed",
+]

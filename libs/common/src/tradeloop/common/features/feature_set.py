@@ -1,0 +1,141 @@
+"""A list of features with an identity, and its values over many bars at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.feature_store import FeatureRows
+from tradeloop.common.features.definitions import ANCHOR_BARS, FIELDS, Feature, FeatureError, Floats
+from tradeloop.common.market import BarArrays, Timeframe, from_us
+
+_FORMAT = 1
+"""Raised when the arithmetic of existing definitions changes: every identity then changes with it."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features in a fixed order. Raises `FeatureError` when two have one name."""
+
+    features: tuple[Feature, ...]
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        object.__setattr__(self, "features", tuple(features))
+        if not features:
+            raise FeatureError("a feature set needs at least one feature")
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise FeatureError(f"feature {name} is listed twice: leave one out, or name it differently")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Unique names of lower-case letters, digits and `_`."""
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def id(self) -> str:
+        """`fs_` and 12 hexadecimal digits over everything that the values depend on."""
+        lines = [f"format {_FORMAT}, anchors {ANCHOR_BARS}"]
+        lines += [f"{feature.timeframe or 'base'} {feature.definition}" for feature in self.features]
+        return f"fs_{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def timeframes(self) -> tuple[Timeframe, ...]:
+        """The higher timeframes whose bars are needed, shortest first."""
+        higher = {feature.timeframe for feature in self.features if feature.timeframe is not None}
+        return tuple(sorted(higher, key=lambda timeframe: timeframe.seconds))
+
+    @property
+    def requires_volume(self) -> bool:
+        return any("volume" in feature.inputs for feature in self.features)
+
+    def history(self, timeframe: Timeframe) -> int:
+        """How many of an instrument's own bars, before a bar, fix the values at that bar and all later ones.
+
+        An interval between anchors, and the bars before an anchor from which the slowest feature is restarted.
+        """
+        return ANCHOR_BARS + max((feature.history for _, feature in self.of(timeframe)), default=0)
+
+    def of(self, timeframe: Timeframe) -> list[tuple[int, Feature]]:
+        """The features that are computed on a timeframe, with their places; of the base for any that is not higher."""
+        wanted = timeframe if timeframe in self.timeframes else None
+        return [(place, feature) for place, feature in enumerate(self.features) if feature.timeframe is wanted]
+
+    def check_base(self, base: Timeframe) -> None:
+        """Raise `FeatureError` when a feature's timeframe is not a higher one of this base."""
+        for feature in self.features:
+            higher = feature.timeframe
+            if higher is not None and (higher.seconds <= base.seconds or higher.seconds % base.seconds):
+                raise FeatureError(f"feature {feature.name}: {higher} is no higher timeframe of the base {base}")
+
+    def compute(self, bars: Mapping[Timeframe, BarArrays], base: Timeframe) -> FeatureRows:
+        """Values (T, A, F) as of the closes of the base bars.
+
+        `bars` holds the base and every timeframe of `timeframes`, of the same instruments. A row's values are
+        final when `history` bars of each instrument precede it, or all that there are. Where an instrument has
+        no bar its values repeat. Raises `FeatureError` when bars are missing or a value is infinite.
+        """
+        self.check_base(base)
+        grid = bars[base]
+        values = np.empty((len(grid), len(grid.instruments), len(self.features)))
+        for timeframe in (base, *self.timeframes):
+            if timeframe not in bars:
+                raise FeatureError(
+                    f"feature {self.of(timeframe)[0][1].name} needs {timeframe} bars: "
+                    f"add {timeframe} to the universe's higher_timeframes"
+                )
+            source = bars[timeframe]
+            visible = np.searchsorted(source.close_us, grid.close_us, side="right") - 1
+            for a, instrument in enumerate(grid.instruments):
+                open_us, columns, last = own_bars(source, a)
+                rows = np.where(visible >= 0, last[visible], -1) if len(source) else visible
+                blocks = _blocks(open_us, timeframe)
+                check_volume(self.of(timeframe), instrument, open_us, columns)
+                for place, feature in self.of(timeframe):
+                    own = feature.batch(columns, blocks)
+                    if len(infinite := np.flatnonzero(np.isinf(own))):
+                        raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
+                    values[:, a, place] = np.append(own, np.nan)[rows]
+        return FeatureRows(grid.instruments, self.names, grid.close_us, values)
+
+
+def own_bars(bars: BarArrays, a: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """The bars that instrument `a` really has: open times (n,), columns (5, n), and for each frame the index of the
+    last of them at or before it, -1 where there is none."""
+    present = bars.present[:, a]
+    columns = np.array([getattr(bars, field)[present, a] for field in FIELDS])
+    return bars.open_us[present], columns, np.cumsum(present) - 1
+
+
+def check_volume(
+    features: Sequence[tuple[int, Feature]], instrument: str, open_us: NDArray[np.int64], columns: Floats
+) -> None:
+    """Raise `FeatureError` when a feature reads volume and a bar has none."""
+    for _, feature in features:
+        if "volume" in feature.inputs and len(unknown := np.flatnonzero(np.isnan(columns[FIELDS.index("volume")]))):
+            raise no_volume(feature, instrument, int(open_us[unknown[0]]))
+
+
+def no_volume(feature: Feature, instrument: str, open_us: int) -> FeatureError:
+    return FeatureError(
+        f"feature {feature.name} needs volume, and the bar of {instrument} that opened {from_us(open_us)} has none: "
+        "use a source that gives volume, or leave the feature out"
+    )
+
+
+def infinite_value(feature: Feature, instrument: str, open_us: int) -> FeatureError:
+    return FeatureError(
+        f"feature {feature.name} of {instrument} is infinite at the bar that opened {from_us(open_us)}: "
+        "define it so that it stays finite there, e.g. guard its division in windowed(...)"
+    )
+
+
+def _blocks(open_us: NDArray[np.int64], timeframe: Timeframe) -> list[int]:
+    """Indices of the first bars after each anchor, then the number of bars."""
+    block = open_us // (ANCHOR_BARS * timeframe.us)
+    return [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(open_us)]
