@@ -1,0 +1,509 @@
+"""The contract of `FeatureStore`, for every adapter; then what only the Feast adapter promises."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.feature_store import (
+    FeatureRows,
+    FeatureSetUnknown,
+    FeatureStore,
+    FeatureStoreUnavailable,
+    MemoryFeatureStore,
+)
+
+if TYPE_CHECKING:  # importing Feast takes seconds: only tests that need it pay
+    from feast import FeatureStore as Feast
+
+MINUTE = 60_000_000
+SET, UNIVERSE = "fs-1", "crypto"
+NAMES = ("log_return(1)", "1h:EMA(20)", "rsi.14")
+INSTRUMENTS = ("binance:BTC/USDT", "binance:ETH/USDT")
+
+
+def feast(folder: Path, registry: Mapping[str, object] | None = None) -> FeatureStore:
+    from tradeloop.common.feast_store import FeastFeatureStore
+
+    return FeastFeatureStore(folder, ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), registry=registry)
+
+
+ADAPTERS: dict[str, Callable[[Path], FeatureStore]] = {
+    "memory": lambda folder: MemoryFeatureStore(),
+    "feast": feast,
+}
+
+
+@pytest.fixture(params=ADAPTERS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
+    store = ADAPTERS[request.param](tmp_path)
+    store.define(SET, NAMES)
+    yield store
+    store.close()
+
+
+def rows(
+    minutes: list[int], values: NDArray[np.float64] | float, instruments: tuple[str, ...] = INSTRUMENTS
+) -> FeatureRows:
+    shape = (len(minutes), len(instruments), len(NAMES))
+    times = np.array(minutes, dtype=np.int64) * MINUTE
+    return FeatureRows(instruments, NAMES, times, np.broadcast_to(values, shape).copy())
+
+
+def read(store: FeatureStore, minutes: list[int], instruments: tuple[str, ...] = INSTRUMENTS) -> NDArray[np.float64]:
+    return store.read_offline(SET, UNIVERSE, instruments, np.array(minutes, dtype=np.int64) * MINUTE).values
+
+
+def scalars(values: NDArray[np.float64]) -> list[float]:
+    """One number for each row whose values are all equal."""
+    assert np.array_equal(values, np.broadcast_to(values[:, :1, :1], values.shape), equal_nan=True)
+    return list(values[:, 0, 0])
+
+
+def numbered(count: int) -> NDArray[np.float64]:
+    return np.arange(1.0, count + 1)[:, None, None]
+
+
+# History
+
+
+def test_history_comes_back_bit_by_bit(store: FeatureStore) -> None:
+    values = np.random.default_rng(7).normal(size=(50, 2, 3))
+    values[0, 0] = [np.nan, -0.0, np.inf]
+    values[1, 1] = [5e-324, -np.inf, np.nextafter(1.0, 2.0)]
+    values[:20, 1, 2] = np.nan
+    written = rows(list(range(1, 51)), values)
+    store.write_offline(SET, UNIVERSE, written)
+    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, written.time_us)
+    assert (found.instruments, found.names) == (INSTRUMENTS, NAMES)
+    assert found.time_us.tolist() == written.time_us.tolist()
+    assert found.values.dtype == np.float64
+    assert found.values.tobytes() == written.values.tobytes()
+
+
+def test_a_join_takes_the_row_of_that_very_time_and_never_a_later_one(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([10, 20, 30], numbered(3)))
+    asked = np.array([10 * MINUTE - 1, 10 * MINUTE, 20 * MINUTE - 1, 20 * MINUTE, 20 * MINUTE + 1, 99 * MINUTE])
+    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, asked).values
+    np.testing.assert_array_equal(scalars(found), [np.nan, 1, 1, 2, 2, 3])
+
+
+def test_a_row_of_nan_is_a_row(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([1, 2, 3], np.array([1.0, np.nan, 3.0])[:, None, None]))
+    np.testing.assert_array_equal(scalars(read(store, [1, 2, 3])), [1, np.nan, 3])
+
+
+def test_instruments_are_joined_each_on_its_own_in_the_asked_order(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([1, 2], np.array([[[1.0], [2.0]], [[3.0], [4.0]]])))
+    store.write_offline(SET, UNIVERSE, rows([3], 5.0, INSTRUMENTS[1:]))
+    found = read(store, [2, 3], (INSTRUMENTS[1], "binance:NEW/USDT", INSTRUMENTS[0]))
+    np.testing.assert_array_equal(found[:, :, 0], [[4, np.nan, 3], [5, np.nan, 3]])
+
+
+def test_universes_and_sets_do_not_mix(store: FeatureStore) -> None:
+    store.define("fs-2", NAMES)
+    store.write_offline(SET, "other", rows([1], 1.0))
+    store.write_offline("fs-2", UNIVERSE, rows([1], 2.0))
+    assert np.isnan(read(store, [1])).all()
+    store.write_online(SET, "other", rows([1], 1.0))
+    store.write_online("fs-2", UNIVERSE, rows([1], 2.0))
+    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us) == 0
+
+
+def test_a_row_written_again_replaces_the_older_one(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([1, 2, 3], 1.0))
+    store.write_offline(SET, UNIVERSE, rows([2], 2.0))
+    store.write_offline(SET, UNIVERSE, rows([3, 4], np.nan))
+    np.testing.assert_array_equal(scalars(read(store, [1, 2, 3, 4])), [1, 2, np.nan, np.nan])
+
+
+def test_nothing_asked_or_written_is_nothing(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([], 0.0))
+    assert read(store, []).shape == (0, 2, 3)
+    assert np.isnan(read(store, [1])).all()
+
+
+# Current values
+
+
+def test_the_last_row_is_served_bit_by_bit(store: FeatureStore) -> None:
+    values = np.random.default_rng(3).normal(size=(3, 2, 3))
+    values[2, 0, 1], values[2, 1, 0] = np.nan, -0.0
+    store.write_online(SET, UNIVERSE, rows([1, 2, 3], values))
+    found = store.read_online(SET, UNIVERSE, INSTRUMENTS[::-1])
+    assert (found.instruments, found.names, found.time_us.tolist()) == (INSTRUMENTS[::-1], NAMES, [3 * MINUTE])
+    assert found.values.tobytes() == values[2:, ::-1].tobytes()
+
+
+def test_an_older_row_never_overwrites_a_newer_one(store: FeatureStore) -> None:
+    store.write_online(SET, UNIVERSE, rows([5], 5.0))
+    store.write_online(SET, UNIVERSE, rows([4], 4.0))
+    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [5]
+    store.write_online(SET, UNIVERSE, rows([5], 5.5))  # a corrected bar
+    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [5.5]
+
+
+def test_the_time_is_that_of_the_oldest_instrument(store: FeatureStore) -> None:
+    store.write_online(SET, UNIVERSE, rows([6], 6.0, INSTRUMENTS[:1]))
+    store.write_online(SET, UNIVERSE, rows([5], 5.0))
+    found = store.read_online(SET, UNIVERSE, INSTRUMENTS)
+    assert found.time_us.tolist() == [5 * MINUTE]
+    assert found.values[0, :, 0].tolist() == [6, 5]
+
+
+def test_part_of_a_universe_is_not_served(store: FeatureStore) -> None:
+    assert store.read_online(SET, UNIVERSE, INSTRUMENTS).values.shape == (0, 2, 3)
+    store.write_online(SET, UNIVERSE, rows([], 1.0))
+    store.write_online(SET, UNIVERSE, rows([1], 1.0, INSTRUMENTS[:1]))
+    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS[:1]).time_us) == 1
+    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us) == 0
+
+
+def test_times_finer_than_a_second_are_kept(store: FeatureStore) -> None:
+    times = np.array([1_000_001, 1_000_002], dtype=np.int64)
+    written = FeatureRows(INSTRUMENTS, NAMES, times, np.broadcast_to(numbered(2), (2, 2, 3)).copy())
+    store.write_offline(SET, UNIVERSE, written)
+    store.write_online(SET, UNIVERSE, written)
+    assert scalars(store.read_offline(SET, UNIVERSE, INSTRUMENTS, times).values) == [1, 2]
+    assert store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us.tolist() == [1_000_002]
+
+
+# Definitions
+
+
+def test_defining_again_is_harmless_and_changing_is_refused(store: FeatureStore) -> None:
+    store.write_offline(SET, UNIVERSE, rows([1], 1.0))
+    store.define(SET, NAMES)
+    assert scalars(read(store, [1])) == [1]
+    with pytest.raises(ValueError, match=f"{SET} has other features"):
+        store.define(SET, NAMES[::-1])
+
+
+def test_an_unknown_set_is_named(store: FeatureStore) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.write_offline("fs-x", UNIVERSE, rows([1], 1.0)),
+        lambda: store.read_offline("fs-x", UNIVERSE, INSTRUMENTS, np.array([MINUTE])),
+        lambda: store.write_online("fs-x", UNIVERSE, rows([1], 1.0)),
+        lambda: store.read_online("fs-x", UNIVERSE, INSTRUMENTS),
+    ]
+    for call in calls:
+        with pytest.raises(FeatureSetUnknown, match="fs-x is unknown: define it first"):
+            call()
+
+
+def test_rows_of_other_features_are_refused(store: FeatureStore) -> None:
+    wrong = FeatureRows(INSTRUMENTS, NAMES[::-1], np.array([MINUTE]), np.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match=f"{SET} has the features"):
+        store.write_offline(SET, UNIVERSE, wrong)
+    with pytest.raises(ValueError, match=f"{SET} has the features"):
+        store.write_online(SET, UNIVERSE, wrong)
+
+
+def test_rows_must_fit_together() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        FeatureRows(INSTRUMENTS, NAMES, np.array([1, 2]), np.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match="strictly increase"):
+        FeatureRows(INSTRUMENTS, NAMES, np.array([2, 2]), np.zeros((2, 2, 3)))
+
+
+def test_a_long_history_takes_seconds(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.random.default_rng(0).normal(size=(22_500, 2, 3))
+    long = rows(list(range(1, 22_501)), values)
+    start = time.perf_counter()
+    store.write_offline(SET, UNIVERSE, long)
+    written = time.perf_counter()
+    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, long.time_us)
+    end = time.perf_counter()
+    with capsys.disabled():
+        print(f" 45,000 rows: written in {written - start:.2f} s, joined in {end - written:.2f} s ", end="")
+    assert found.values.tobytes() == values.tobytes()
+
+
+@given(
+    stored=st.lists(st.tuples(st.integers(0, 12), st.sampled_from(INSTRUMENTS), st.floats(width=64)), max_size=12),
+    asked=st.lists(st.integers(-2, 14), min_size=1, max_size=8, unique=True).map(sorted),
+)
+@settings(max_examples=25, deadline=None)
+def test_both_adapters_join_alike(
+    tmp_path_factory: pytest.TempPathFactory, stored: list[tuple[int, str, float]], asked: list[int]
+) -> None:
+    memory, on_disk = MemoryFeatureStore(), feast(tmp_path_factory.mktemp("feast"))
+    for store in (memory, on_disk):
+        store.define(SET, NAMES)
+        for minute, instrument, value in stored:
+            store.write_offline(SET, UNIVERSE, rows([minute], value, (instrument,)))
+    np.testing.assert_array_equal(read(on_disk, asked), read(memory, asked))
+    on_disk.close()
+
+
+# Only Feast
+
+
+@pytest.mark.parametrize("kind", ["file", "sql"])
+def test_another_process_finds_everything(tmp_path: Path, kind: str) -> None:
+    registry = {"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"} if kind == "sql" else None
+    first = feast(tmp_path, registry)
+    first.define(SET, NAMES)
+    first.write_offline(SET, UNIVERSE, rows([1], 1.0))
+    first.write_online(SET, UNIVERSE, rows([1], 1.0))
+    second = feast(tmp_path, registry)
+    assert scalars(read(second, [1])) == [1]
+    assert scalars(second.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [1]
+    first.define("fs-later", NAMES[:1])  # after the second one read the registry
+    assert second.read_offline("fs-later", UNIVERSE, INSTRUMENTS, np.array([1])).names == NAMES[:1]
+    first.close()
+    second.close()
+
+
+def test_small_writes_leave_few_files_and_lose_nothing(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    for minute in range(100):
+        store.write_offline(SET, UNIVERSE, rows([minute], float(minute)))
+    assert scalars(read(store, list(range(100)))) == list(range(100))
+    files = list((tmp_path / "offline" / SET / UNIVERSE).iterdir())
+    assert len(files) <= 7  # log2(100)
+    assert {path.suffix for path in files} == {".parquet"}
+    store.close()
+
+
+def test_a_write_cut_short_is_not_seen(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    store.write_offline(SET, UNIVERSE, rows([1], 1.0))
+    (tmp_path / "offline" / SET / UNIVERSE / f"{10**20 - 1}.unfinished").write_bytes(b"PAR1 and then the power went")
+    assert scalars(read(store, [1])) == [1]
+    store.close()
+
+
+def test_a_merged_file_left_behind_changes_nothing(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    store.write_offline(SET, UNIVERSE, rows([1, 2], 1.0))
+    [old] = (tmp_path / "offline" / SET / UNIVERSE).iterdir()
+    content = old.read_bytes()
+    store.write_offline(SET, UNIVERSE, rows([1, 2], 2.0))
+    assert not old.exists()
+    old.write_bytes(content)  # as after a crash between the merge and the removal
+    assert scalars(read(store, [1, 2])) == [2, 2]
+    store.close()
+
+
+def test_reading_goes_on_while_files_are_merged(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    store.write_offline(SET, UNIVERSE, rows([0], 0.0))
+
+    def write() -> None:
+        for minute in range(1, 120):
+            store.write_offline(SET, UNIVERSE, rows([minute], float(minute)))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = [0.0]
+    while writer.is_alive():
+        seen += scalars(read(store, [200]))
+    writer.join()
+    seen += scalars(read(store, [200]))
+    assert seen == sorted(seen)
+    assert seen[-1] == 119
+    store.close()
+
+
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_clock_change_of_a_laptop_moves_no_bar(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    night = int(datetime(2026, 3, 29, 2, 30, tzinfo=UTC).timestamp()) // 60  # 02:30 does not exist in Berlin
+    store.write_online(SET, UNIVERSE, rows([night], 1.0))
+    store.write_online(SET, UNIVERSE, rows([night + 1], 2.0))
+    found = store.read_online(SET, UNIVERSE, INSTRUMENTS)
+    assert found.time_us.tolist() == [(night + 1) * MINUTE]
+    assert scalars(found.values) == [2]
+    store.close()
+
+
+def test_a_root_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FeatureStoreUnavailable, match="file"):
+        feast(tmp_path / "file")
+
+
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    with pytest.raises(ValueError, match="instrument is no name for a feature"):
+        store.define(SET, ["rsi", "instrument"])
+    store.close()
+
+
+def test_importing_feast_leaves_the_metrics_of_this_process_in_memory() -> None:
+    import prometheus_client.values
+
+    import tradeloop.common.feast_store  # noqa: F401
+
+    assert prometheus_client.values.ValueClass is prometheus_client.values.MutexValue
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    assert "PROMETHEUS_MULTIPROCESS_DIR" not in os.environ
+
+
+def test_a_plain_feast_client_reads_and_materialises_the_store(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    values = np.array([[[1.0, 2, np.nan], [4, 5, 6]], [[7, 8, np.nan], [10, 11, 12]]])
+    store.write_offline(SET, UNIVERSE, rows([1, 2], values))
+    client = plain_feast(tmp_path)
+    client.materialize(datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC), feature_views=[SET])
+    served = client.get_online_features(
+        features=[f"{SET}:{NAMES[1]}"],
+        entity_rows=[{"universe": UNIVERSE, "instrument": instrument} for instrument in INSTRUMENTS],
+    ).to_dict()
+    assert served[NAMES[1]] == [8, 11]
+    found = store.read_online(SET, UNIVERSE, INSTRUMENTS)
+    assert found.time_us.tolist() == [2 * MINUTE]
+    np.testing.assert_array_equal(found.values, values[1:])  # Feast materialises NaN as not set
+    store.close()
+
+
+# The offline store, through Feast alone
+
+
+def plain_feast(folder: Path) -> Feast:
+    from feast import FeatureStore as Feast
+    from feast import RepoConfig
+
+    config = RepoConfig(
+        project="tradeloop",
+        registry=str(folder / "registry.pb"),
+        online_store={"type": "sqlite", "path": str(folder / "online.db")},
+        offline_store={"type": "tradeloop.common.feast_offline.PolarsOfflineStore"},
+        repo_path=folder,
+    )
+    return Feast(repo_path=str(folder), config=config)
+
+
+def at(minute: float) -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Feast:
+    """Two views: `prices` by venue and symbol, with a TTL and renamed columns; `mood` of the whole market."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, String
+
+    pl.DataFrame(
+        {
+            "exchange": ["x", "x", "x", "x", "y"],
+            "symbol": ["A", "A", "A", "B", "A"],
+            "px": [1.0, 2.0, 2.5, 10.0, 100.0],
+            "ts": [at(0), at(10), at(10), at(10), at(10)],
+            "made": [at(0), at(12), at(11), at(10), at(10)],
+        }
+    ).write_parquet(tmp_path / "prices.parquet")
+    times = [at(5).replace(tzinfo=None), at(15).replace(tzinfo=None)]  # without a zone, in nanoseconds
+    pl.DataFrame({"px": [0.5, 0.7], "ts": pl.Series(times, dtype=pl.Datetime("ns"))}).write_parquet(
+        tmp_path / "mood.parquet"
+    )
+    venue = Entity(name="venue", join_keys=["venue"], value_type=ValueType.STRING)
+    symbol = Entity(name="symbol", join_keys=["symbol"], value_type=ValueType.STRING)
+    prices = FeatureView(
+        name="prices",
+        entities=[venue, symbol],
+        ttl=timedelta(minutes=30),
+        schema=[Field(name=name, dtype=String) for name in ("venue", "symbol")] + [Field(name="price", dtype=Float64)],
+        source=FileSource(
+            name="prices",
+            path="prices.parquet",
+            timestamp_field="ts",
+            created_timestamp_column="made",
+            field_mapping={"exchange": "venue", "px": "price"},
+        ),
+    )
+    mood = FeatureView(
+        name="mood",
+        schema=[Field(name="price", dtype=Float64)],
+        source=FileSource(name="mood", path="mood.parquet", timestamp_field="ts", field_mapping={"px": "price"}),
+    )
+    client = plain_feast(tmp_path)
+    client.apply([venue, symbol, prices, mood])
+    return client
+
+
+def ask(
+    client: Feast, rows: list[tuple[str, str, float]], features: list[str], full_feature_names: bool = False
+) -> pd.DataFrame:
+    venues, symbols, minutes = zip(*rows, strict=True)
+    asked = {"venue": venues, "symbol": symbols, "event_timestamp": [at(minute) for minute in minutes]}
+    return client.get_historical_features(pd.DataFrame(asked), features, full_feature_names).to_df()
+
+
+def test_entity_rows_keep_their_order_and_columns(client: Feast) -> None:
+    found = ask(client, [("x", "B", 20), ("x", "A", 9), ("y", "A", 10), ("z", "A", 20)], ["prices:price"])
+    assert list(found.columns) == ["venue", "symbol", "event_timestamp", "price"]
+    assert found["symbol"].tolist() == ["B", "A", "A", "A"]
+    np.testing.assert_array_equal(found["price"], [10, 1, 100, np.nan])
+
+
+def test_of_rows_of_one_time_the_one_created_last_counts(client: Feast) -> None:
+    assert ask(client, [("x", "A", 10)], ["prices:price"])["price"].tolist() == [2]
+
+
+def test_a_row_counts_up_to_its_ttl_inclusive(client: Feast) -> None:
+    found = ask(client, [("x", "A", 40), ("x", "A", 40.01), ("x", "A", -0.01)], ["prices:price"])
+    np.testing.assert_array_equal(found["price"], [2, np.nan, np.nan])
+
+
+def test_views_join_in_one_request_under_full_names(client: Feast) -> None:
+    found = ask(
+        client, [("x", "A", 15), ("x", "A", 14), ("x", "A", 4)], ["prices:price", "mood:price"], full_feature_names=True
+    )
+    np.testing.assert_array_equal(found["prices__price"], [2, 2, 1])
+    np.testing.assert_array_equal(found["mood__price"], [0.7, 0.5, np.nan])
+
+
+def test_entity_rows_without_a_zone_are_utc(client: Feast) -> None:
+    asked = pd.DataFrame({"venue": ["x"], "symbol": ["B"], "event_timestamp": [at(10).replace(tzinfo=None)]})
+    assert client.get_historical_features(asked, ["prices:price"]).to_df()["price"].tolist() == [10]
+
+
+def test_bad_entity_rows_are_named(client: Feast) -> None:
+    with pytest.raises(ValueError, match="entity rows lack the column symbol"):
+        client.get_historical_features(pd.DataFrame({"venue": ["x"], "event_timestamp": [at(0)]}), ["prices:price"])
+    with pytest.raises(ValueError, match="pass one as entity_df"):
+        client.get_historical_features("SELECT 1", ["prices:price"])
+
+
+@pytest.mark.parametrize("latest", [True, False])
+def test_materialising_serves_the_newest_rows_of_the_range(tmp_path: Path, client: Feast, latest: bool) -> None:
+    client.config.materialization_config.pull_latest_features = latest
+    client.materialize(at(-1), at(10))
+    served = client.get_online_features(
+        features=["prices:price", "mood:price"],
+        entity_rows=[{"venue": "x", "symbol": "A"}, {"venue": "y", "symbol": "A"}, {"venue": "x", "symbol": "C"}],
+        full_feature_names=True,
+    ).to_dict()
+    assert served["prices__price"] == [2, 100, None]
+    assert served["mood__price"] == [0.5] * 3
