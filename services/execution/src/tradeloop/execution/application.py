@@ -18,6 +18,8 @@ class Desk:
     """One portfolio: its book, its venue, and the frames that wait for a decision."""
 
     def __init__(self, portfolio: Portfolio, strategy: Strategy, venue: Venue, ledger: Ledger, held: Held) -> None:
+        self.inputs: list[tuple[str, str]] = []
+        """Inputs whose outputs the present call gives back, (portfolio, input id)."""
         self.portfolio = portfolio
         self._book = Book(portfolio, strategy)
         self._reader = FrameReader(portfolio.universe.ids)
@@ -29,9 +31,10 @@ class Desk:
     def on_frame(self, frame: BarFrame, position: Position) -> list[Message]:
         """Take a frame in; it is processed when the decision before it is settled."""
         self._restore()
+        self.inputs.clear()
         time_us = to_us(frame.close_time)
         if time_us <= self._book.marked_us:
-            return list(self._ledger.outputs(self.portfolio.name, event_id(frame)))
+            return self._again(event_id(frame))
         if not self._frames or time_us > self._frames[-1][0]:
             self._frames.append((time_us, frame, position))
             self._held.hold(position)
@@ -43,11 +46,12 @@ class Desk:
         Raises ValueError for a decision on a bar that this book has not seen.
         """
         self._restore()
+        self.inputs.clear()
         time_us = to_us(signal.time)
         if time_us > self._book.marked_us:
             raise ValueError(f"portfolio {self.portfolio.name}: a signal for {signal.time}, which is not marked yet")
         if time_us <= self._book.decided_us:
-            outputs = list(self._ledger.outputs(self.portfolio.name, event_id(signal)))
+            outputs = self._again(event_id(signal))
         else:
             outputs = self._decide(signal)
         return outputs + self._process_frames()
@@ -95,9 +99,17 @@ class Desk:
             raise
         return outputs
 
+    def _again(self, input_id: str) -> list[Message]:
+        """The outputs of an input that was handled before, unless they left for certain."""
+        outputs = list(self._ledger.outputs(self.portfolio.name, input_id))
+        if outputs:
+            self.inputs.append((self.portfolio.name, input_id))
+        return outputs
+
     def _keep(self, input_id: str, effects: Effects) -> None:
         self._ledger.record(self.portfolio.name, input_id, effects)
         self._record = effects.record
+        self.inputs.append((self.portfolio.name, input_id))
 
 
 class Execution(Handler):
@@ -116,6 +128,7 @@ class Execution(Handler):
         """`strategies` gives a strategy by name, `venues` the venue of a portfolio."""
         self._ledger = ledger
         self._held = Held()
+        self._handed_over: list[tuple[str, str]] = []
         self._desks = {
             p.name: Desk(p, strategies(p.strategy), venues(p), ledger, self._held) for p in portfolios
         }
@@ -126,22 +139,29 @@ class Execution(Handler):
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
         """Raises `Unavailable` when the ledger cannot be reached; the book is then as it was."""
         if isinstance(message, BarFrame):
-            outputs: list[Message] = []
-            for desk in self._by_universe.get(message.universe, ()):
-                if message.timeframe is desk.portfolio.universe.timeframe:
-                    outputs += desk.on_frame(message, position)
-            return outputs
-        if isinstance(message, SignalGenerated):
-            desk_of = self._desks.get(message.portfolio)
-            return desk_of.on_signal(message) if desk_of else ()
-        return ()
+            desks = [
+                desk
+                for desk in self._by_universe.get(message.universe, ())
+                if message.timeframe is desk.portfolio.universe.timeframe
+            ]
+            outputs = [output for desk in desks for output in desk.on_frame(message, position)]
+        elif isinstance(message, SignalGenerated) and message.portfolio in self._desks:
+            desks = [self._desks[message.portfolio]]
+            outputs = desks[0].on_signal(message)
+        else:
+            return ()
+        for desk in desks:
+            self._handed_over += desk.inputs
+            desk.inputs.clear()
+        return outputs
 
     def held(self) -> Collection[Position]:
         return self._held.positions()
 
     def before_commit(self) -> None:
-        # Outputs are flushed before this is called.
-        self._ledger.published()
+        # What was handed over has been flushed by now.
+        self._ledger.published(self._handed_over)
+        self._handed_over.clear()
 
     def close(self) -> None:
         self._ledger.close()

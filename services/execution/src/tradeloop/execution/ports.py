@@ -87,8 +87,11 @@ class Ledger(Protocol):
         """What an input published; nothing when it is unknown, or was published for certain."""
         ...
 
-    def published(self) -> None:
-        """All outputs recorded so far have left: they need not be kept. Raises `LedgerUnavailable`."""
+    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+        """The outputs of these inputs, (portfolio, input id) each, have left for certain and need not be kept.
+
+        Raises `LedgerUnavailable`.
+        """
         ...
 
     def close(self) -> None:

@@ -29,8 +29,9 @@ class MemoryLedger:
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return self._outputs.get((portfolio, input_id), ())
 
-    def published(self) -> None:
-        self._outputs.clear()
+    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+        for one in inputs:
+            self._outputs.pop(one, None)
 
     def close(self) -> None:
         """Nothing is held open."""

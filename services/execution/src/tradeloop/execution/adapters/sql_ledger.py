@@ -21,7 +21,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
@@ -92,7 +92,7 @@ _UPDATE_ORDER = (
 )
 _INSERT_OUTPUTS = outbox.insert()
 _OUTPUTS = outbox.select().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
-_CLEAR_OUTPUTS = outbox.delete()
+_DROP_OUTPUTS = outbox.delete().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
 
 
 class SqlLedger:
@@ -103,7 +103,6 @@ class SqlLedger:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
         self._connection: Connection | None = None
-        self._unpublished = True
         with self._transaction() as connection:
             metadata.create_all(connection)
 
@@ -138,7 +137,6 @@ class SqlLedger:
                 connection.execute(_INSERT_FILL, [_fill_row(fill) for fill in effects.fills])
             messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
             connection.execute(_INSERT_OUTPUTS, {"portfolio": portfolio, "input_id": input_id, "messages": messages})
-        self._unpublished = True
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         with self._transaction() as connection:
@@ -148,11 +146,10 @@ class SqlLedger:
         lines = (line.split(" ", 1) for line in row["messages"].splitlines())
         return [CATALOGUE[topic].message.model_validate_json(body) for topic, body in lines]
 
-    def published(self) -> None:
-        if self._unpublished:
+    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+        if inputs:
             with self._transaction() as connection:
-                connection.execute(_CLEAR_OUTPUTS)
-            self._unpublished = False
+                connection.execute(_DROP_OUTPUTS, [{"of": portfolio, "input": one} for portfolio, one in inputs])
 
     def close(self) -> None:
         self._disconnect()
@@ -165,7 +162,7 @@ class SqlLedger:
                 self._connection = self._engine.connect()
             with self._connection.begin():
                 yield self._connection
-        except DBAPIError as error:
+        except (OperationalError, InterfaceError) as error:
             self._disconnect()
             raise LedgerUnavailable(f"ledger {self._engine.url!r}: {error.orig}") from error
 

@@ -1,0 +1,273 @@
+"""The run loop: order, commits, redelivery, retries, dead letters, holding back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+
+import pytest
+
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
+from tradeloop.common.service import ATTEMPT, ERROR, ORIGIN, Handler, Held, Position, Runner, RunPolicy, headers_of, pump
+from tradeloop.common.topics import CATALOGUE, dead_letter_topic, event_id, retry_topic, topic_of
+
+SOURCE = topic_of(TrainingProgressed).name
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = RunPolicy(commit_interval_s=0.0, attempts=3, retry_delay_s=1.0)
+
+
+def progress(step: int, run: str = "run") -> TrainingProgressed:
+    return TrainingProgressed(run_id=run, strategy="s", step=step, total=100)
+
+
+class Recorder(Handler):
+    """Remembers what it handled; fails as told."""
+
+    name = "recorder"
+    consumes: tuple[type[Message], ...] = (TrainingProgressed,)
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.poison: set[int] = set()
+        self.down = False
+        self.committed = 0
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        assert isinstance(message, TrainingProgressed)
+        if self.down:
+            raise Unavailable("the store is away")
+        if message.step in self.poison:
+            raise ValueError(f"cannot stand {message.step}")
+        self.steps.append(message.step)
+        return [ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(message.step), model_id="x")]
+
+    def before_commit(self) -> None:
+        self.committed += 1
+
+
+@pytest.fixture
+def bus() -> MemoryBus:
+    bus = MemoryBus()
+    bus.create_topics({name: topic.partitions for name, topic in CATALOGUE.items()})
+    return bus
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(T0)
+
+
+def send(bus: MemoryBus, *messages: Message) -> None:
+    producer = bus.producer()
+    for message in messages:
+        topic = topic_of(type(message))
+        producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+
+
+def read(bus: MemoryBus, topic: str) -> list[tuple[bytes, dict[str, str]]]:
+    consumer = bus.consumer(f"reader of {topic}", [topic])
+    return [(record.value, dict(record.headers)) for record in consumer.poll()]
+
+
+def test_handles_in_order_and_publishes_with_the_headers_of_an_event(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, *(progress(i) for i in range(5)))
+    assert runner.step() == 10
+    assert service.steps == [0, 1, 2, 3, 4]
+    published = read(bus, topic_of(ModelActivated).name)
+    assert len(published) == 5
+    first = ModelActivated.model_validate_json(published[0][0])
+    headers = published[0][1]
+    assert headers["ce_id"] == event_id(first)
+    assert headers["ce_time"] == T0.isoformat()
+    assert headers["ce_source"] == "/tradeloop/recorder"
+    version, trace, span, flags = headers["traceparent"].split("-")
+    assert (version, flags, len(trace), len(span)) == ("00", "01", 32, 16)
+    assert len({h["traceparent"].split("-")[1] for _, h in published}) == 1, "one bar of one universe is one trace"
+
+
+def test_what_was_committed_is_not_delivered_to_the_next_member(bus: MemoryBus, clock: ManualClock) -> None:
+    first = Runner(Recorder(), bus, clock, POLICY)
+    send(bus, progress(1), progress(2))
+    first.step()
+    first.close()
+    send(bus, progress(3))
+    second = Recorder()
+    Runner(second, bus, clock, POLICY).step()
+    assert second.steps == [3]
+
+
+def test_without_a_commit_everything_is_delivered_again_with_the_same_outputs(bus: MemoryBus, clock: ManualClock) -> None:
+    class NeverDurable(Recorder):
+        def before_commit(self) -> None:
+            raise Unavailable("the store went away before the commit")
+
+    crashed = Runner(NeverDurable(), bus, clock, POLICY)
+    send(bus, progress(1), progress(2))
+    crashed.step()
+    crashed.close()
+    again = Recorder()
+    Runner(again, bus, clock, POLICY).step()
+    assert again.steps == [1, 2]
+    published = [value for value, _ in read(bus, topic_of(ModelActivated).name)]
+    assert published[:2] == published[2:]
+
+
+def test_unavailable_waits_in_place_and_loses_nothing(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1), progress(2))
+    service.down = True
+    assert runner.step() == 0
+    assert runner.waiting
+    service.down = False
+    assert runner.step() == 0, "the pause is honoured"
+    clock.advance(POLICY.unavailable_delay_s)
+    runner.step()
+    assert service.steps == [1, 2]
+    assert runner.counters.dead_letters == runner.counters.retried == 0
+
+
+def test_a_poisonous_message_is_retried_after_its_delay_then_dead_lettered(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    service.poison = {2}
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1), progress(2), progress(3))
+    runner.step()
+    assert service.steps == [1, 3], "the partition goes on"
+    assert runner.step() == 0
+    assert runner.waiting, "its delay has not passed"
+    for _ in range(4):
+        clock.advance(2.0)
+        runner.step()
+    dead = read(bus, dead_letter_topic(SOURCE, "recorder"))
+    assert len(dead) == 1
+    value, headers = dead[0]
+    assert value == progress(2).encode()
+    assert headers[ATTEMPT] == "3"
+    assert headers[ERROR] == "ValueError: cannot stand 2"
+    partition = next(iter(p.number for p, end in bus.end_offsets(SOURCE).items() if end))
+    assert headers[ORIGIN] == f"{SOURCE}/{partition}/1"
+    assert len(read(bus, retry_topic(SOURCE, "recorder"))) == 2
+    assert (runner.counters.retried, runner.counters.dead_letters) == (2, 1)
+    assert not runner.waiting
+
+
+def test_a_retry_that_succeeds_goes_no_further(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    service.poison = {1}
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1))
+    runner.step()
+    service.poison = set()
+    for _ in range(2):
+        clock.advance(1.0)
+        runner.step()
+    assert service.steps == [1]
+    assert not read(bus, dead_letter_topic(SOURCE, "recorder"))
+
+
+def test_a_retry_that_waits_is_not_committed(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    service.poison = {1}
+    first = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1))
+    first.step()
+    first.step()
+    assert first.waiting
+    first.close()
+    clock.advance(1.0)
+    second = Recorder()
+    Runner(second, bus, clock, POLICY).step()
+    assert second.steps == [1]
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\x00", b"[1, 2", b'{"run_id": 1}'])
+def test_what_cannot_be_decoded_is_dead_lettered(bus: MemoryBus, clock: ManualClock, body: bytes) -> None:
+    service = Recorder()
+    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, attempts=1))
+    bus.producer().publish(SOURCE, "run", body, {})
+    send(bus, progress(7))
+    runner.step()
+    assert service.steps == [7]
+    assert [value for value, _ in read(bus, dead_letter_topic(SOURCE, "recorder"))] == [body]
+
+
+def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: ManualClock) -> None:
+    class Small(MemoryBus):
+        def _append(self, topic: str, key: str, value: bytes, headers: object) -> None:
+            if ".dlq." in topic and value:
+                from tradeloop.common.bus import MessageTooLarge
+
+                raise MessageTooLarge(topic)
+            super()._append(topic, key, value, headers)  # type: ignore[arg-type]
+
+    bus = Small()
+    service = Recorder()
+    service.poison = {1}
+    runner = Runner(service, bus, clock, RunPolicy(attempts=1))
+    send(bus, progress(1))
+    runner.step()
+    value, headers = read(bus, dead_letter_topic(SOURCE, "recorder"))[0]
+    assert value == b""
+    assert headers[ORIGIN].startswith(SOURCE)
+    assert "too large" in headers[ERROR]
+
+
+class Holder(Recorder):
+    """Takes messages in without settling them."""
+
+    name = "holder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = Held()
+        self.positions: list[Position] = []
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        self.waiting.hold(position)
+        self.positions.append(position)
+        return super().handle(message, position)
+
+    def held(self) -> Collection[Position]:
+        return self.waiting.positions()
+
+
+def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Holder()
+    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, max_records=4, max_held=4))
+    send(bus, *(progress(i) for i in range(10)))
+    runner.step()
+    assert service.steps == [0, 1, 2, 3]
+    assert runner.step() == 0, "four are held: paused"
+    for position in service.positions[:3]:
+        service.waiting.release(position)
+    runner.step()
+    runner.step()
+    assert service.steps[:8] == list(range(8))
+    runner.close()
+    again = Recorder()
+    again.name = "holder"
+    Runner(again, bus, clock, POLICY).step()
+    assert again.steps[0] == 3, "everything from the oldest held message on comes again"
+
+
+def test_pump_runs_services_until_all_are_quiet(bus: MemoryBus, clock: ManualClock) -> None:
+    class Echo(Handler):
+        name = "echo"
+        consumes = (ModelActivated,)
+        seen = 0
+
+        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+            self.seen += 1
+            return [progress(self.seen, "other")] if self.seen < 3 else ()
+
+    recorder, echo = Recorder(), Echo()
+    send(bus, progress(1))
+    pump([Runner(echo, bus, clock, POLICY), Runner(recorder, bus, clock, POLICY)])
+    assert echo.seen == 3
+    assert recorder.steps == [1, 1, 2]

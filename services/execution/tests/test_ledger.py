@@ -1,0 +1,144 @@
+"""The ledger's contract: one check a promise, every adapter runs them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
+
+from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
+from tradeloop.execution.adapters.memory_ledger import MemoryLedger
+from tradeloop.execution.adapters.sql_ledger import SqlLedger
+from tradeloop.execution.ports import BookRecord, Effects, Ledger, LedgerUnavailable
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+Reopen = Callable[[], Ledger]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+    """Opens the same ledger anew, as a restarted process does; a memory ledger stays what it is."""
+    if request.param == "memory":
+        ledger = MemoryLedger()
+        yield lambda: ledger
+        return
+    opened: list[Ledger] = []
+
+    def open_sql() -> Ledger:
+        opened.append(SqlLedger(f"sqlite:///{tmp_path}/ledger.db"))
+        return opened[-1]
+
+    yield open_sql
+    for one in opened:
+        one.close()
+
+
+def order(n: int, status: str = "working", filled: float = 0.0) -> OrderUpdated:
+    return OrderUpdated(
+        universe="u", portfolio="p", account="paper", order_id=f"order-{n}", decision_time=T0 + timedelta(hours=n),
+        instrument="x:Y", side="buy", quantity=1.5, status=status, filled_quantity=filled,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def fill(n: int) -> OrderFilled:
+    return OrderFilled(
+        universe="u", portfolio="p", account="paper", fill_id=f"fill-{n}", order_id=f"order-{n}",
+        decision_time=T0, time=T0, instrument="x:Y", side="buy", quantity=1.5, price=0.1 + 0.2, fee=0.01, slippage=0.0,
+    )  # fmt: skip
+
+
+def mark(equity: float) -> PortfolioMarked:
+    position = PositionMark(
+        instrument="x:Y", quantity=1.0, entry_price=1.0, mark_price=1.0, weight=0.1, unrealised_return=0.0, holding_bars=1
+    )
+    return PortfolioMarked(
+        universe="u", portfolio="p", time=T0, cash=1.0, equity=equity, peak_equity=equity, drawdown=0.0,
+        state="active", positions=(position,),
+    )  # fmt: skip
+
+
+RECORD = BookRecord(
+    marked_us=2, decided_us=1, book={"cash": 0.1 + 0.2, "mark": [float("nan"), 1e-300]}, reward_state={"ema": 1 / 3},
+    signal=b'{"a": "\xc3\xa9"}', working=(order(1),),
+)  # fmt: skip
+
+
+def same(a: BookRecord, b: BookRecord) -> bool:
+    """Equal to the last bit; a NaN in the book equals itself."""
+    return json.dumps(a.book) == json.dumps(b.book) and replace(a, book={}) == replace(b, book={})
+
+
+def test_a_new_portfolio_has_an_empty_book(reopen: Reopen) -> None:
+    ledger = reopen()
+    assert ledger.load("p") == BookRecord()
+    assert ledger.load("p") == BookRecord()
+
+
+def test_a_record_comes_back_to_the_last_bit(reopen: Reopen) -> None:
+    ledger = reopen()
+    ledger.load("p")
+    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)]))
+    back = reopen().load("p")
+    assert same(back, RECORD)
+
+
+def test_portfolios_are_apart(reopen: Reopen) -> None:
+    ledger = reopen()
+    ledger.load("p")
+    ledger.load("q")
+    ledger.record("p", "in-1", Effects(RECORD))
+    assert ledger.load("q") == BookRecord()
+    assert ledger.outputs("q", "in-1") == ()
+
+
+def test_outputs_come_back_the_same_until_they_left(reopen: Reopen) -> None:
+    ledger = reopen()
+    ledger.load("p")
+    outputs = [order(1), fill(1), mark(0.1 + 0.2)]
+    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)], fills=[fill(1)], outputs=outputs))
+    ledger.record("p", "in-2", Effects(RECORD, outputs=[mark(2.0)]))
+    again = reopen().outputs("p", "in-1")
+    assert list(again) == outputs
+    assert [message.encode() for message in again] == [message.encode() for message in outputs]
+    ledger.published([("p", "in-1")])
+    assert list(reopen().outputs("p", "in-1")) == []
+    assert list(reopen().outputs("p", "in-2")) == [mark(2.0)]
+    assert list(ledger.outputs("p", "never seen")) == []
+
+
+def test_a_failed_record_leaves_nothing(tmp_path: Path) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.load("p")
+    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
+    changed = BookRecord(marked_us=9)
+    with pytest.raises(IntegrityError):  # the second fill has the id of the first
+        ledger.record("p", "in-2", Effects(changed, orders=[order(2)], fills=[fill(2), fill(1)], outputs=[mark(3.0)]))
+    assert same(ledger.load("p"), RECORD)
+    assert list(ledger.outputs("p", "in-2")) == []
+    ledger.close()
+    with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
+        assert connection.execute(text("select count(*) from execution_orders")).scalar() == 1
+        assert connection.execute(text("select count(*) from execution_fills")).scalar() == 1
+
+
+def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.load("p")
+    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)]))
+    ledger.record("p", "in-2", Effects(RECORD, orders=[order(1, "filled", 1.5)], fills=[fill(1)]))
+    ledger.close()
+    with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
+        rows = connection.execute(text("select status, filled_quantity from execution_orders")).all()
+        assert [tuple(row) for row in rows] == [("filled", 1.5)]
+        assert connection.execute(text("select price from execution_fills")).scalar() == 0.1 + 0.2
+
+
+def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnavailable, match="ledger"):
+        SqlLedger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
