@@ -31,6 +31,8 @@ from tradeloop.common.rewards import RewardContext
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Codes = NDArray[np.int8]
 F = TypeVar("F")
 
 
@@ -85,14 +87,23 @@ class Terms(NamedTuple):
     maintenance: float
 
 
-class Market(NamedTuple):
-    """Bars as the kernels read them, (T, A) each."""
+class Market:
+    """Bars as the kernels read them: `open`, `close`, `volume`, `funding_rate` and `present`, (T, A) each.
 
-    open: Floats
-    close: Floats
-    volume: Floats
-    funding_rate: Floats
-    present: NDArray[np.bool_]
+    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache.
+    """
+
+    __slots__ = ("bars", "close", "funding_rate", "open", "present", "volume")
+
+    def __init__(
+        self, open: Floats, close: Floats, volume: Floats, funding_rate: Floats, present: NDArray[np.bool_]
+    ) -> None:
+        self.bars = np.stack((open, close, volume, funding_rate), axis=-1)
+        self.open, self.close, self.volume, self.funding_rate = np.moveaxis(self.bars, -1, 0)
+        self.present = np.array(present)
+
+
+_OPEN, _CLOSE, _VOLUME, _FUNDING_RATE = range(4)
 
 
 class Books(NamedTuple):
@@ -104,7 +115,11 @@ class Books(NamedTuple):
     peak: Floats
     drawdown: Floats
     unrealised: Floats
-    halt: NDArray[np.int8]
+    traded: Floats
+    turnover: Floats
+    fees: Floats
+    slippage: Floats
+    funding: Floats
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -115,17 +130,13 @@ class Books(NamedTuple):
     holding: Floats
     pending: Floats
     """Signed quantities that fill at the next open."""
-    verdict: NDArray[np.int8]
     fill_quantity: Floats
     """Signed; 0 where nothing filled."""
     fill_price: Floats
     fill_fee: Floats
     fill_slippage: Floats
-    traded: Floats
-    turnover: Floats
-    fees: Floats
-    slippage: Floats
-    funding: Floats
+    halt: NDArray[np.int8]
+    verdict: NDArray[np.int8]
     account: Floats
     """The account part of the observation, (N, 3A + 1)."""
 
@@ -221,7 +232,7 @@ def _mark(b: Books, terms: Terms, which: Ints) -> None:
 
 
 @_kernel
-def _fill(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+def _fill(b: Books, terms: Terms, bars: Floats, present: Bools, rows: Ints, which: Ints) -> None:
     """The venue's side: what the pending orders of the books `which` get at the open of their bars `rows`."""
     for n in which:
         row = rows[n]
@@ -229,9 +240,9 @@ def _fill(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> No
             quantity = b.pending[n, a]
             b.pending[n, a] = 0.0
             b.fill_quantity[n, a] = 0.0
-            if quantity == 0.0 or not market.present[row, a]:
+            if quantity == 0.0 or not present[row, a]:
                 continue
-            volume, lot = market.volume[row, a], terms.lot[a]
+            volume, lot = bars[row, a, _VOLUME], terms.lot[a]
             if terms.max_participation > 0.0 and abs(quantity) > terms.max_participation * volume:
                 most = terms.max_participation * volume
                 if lot > 0.0:
@@ -242,7 +253,7 @@ def _fill(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> No
             rate = terms.slippage
             if terms.impact > 0.0 and volume > 0.0:
                 rate += terms.impact * sqrt(abs(quantity) / volume)
-            touch, tick = market.open[row, a], terms.tick[a]
+            touch, tick = bars[row, a, _OPEN], terms.tick[a]
             price = touch * (1.0 + rate) if quantity > 0.0 else touch * (1.0 - rate)
             if tick > 0.0:  # against the taker
                 price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
@@ -253,7 +264,7 @@ def _fill(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> No
 
 
 @_kernel
-def _account(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
+def _account(b: Books, terms: Terms, bars: Floats, present: Bools, rows: Ints, which: Ints) -> None:
     """The owner's side: book the fills of the books `which`, and mark them at the closes of their bars `rows`."""
     for n in which:
         row = rows[n]
@@ -283,11 +294,11 @@ def _account(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) ->
                 fees += fee
                 slipped += b.fill_slippage[n, a]
             b.holding[n, a] = b.holding[n, a] + 1.0 if position != 0.0 else 0.0
-            if market.present[row, a]:
-                close = market.close[row, a]
+            if present[row, a]:
+                close = bars[row, a, _CLOSE]
                 b.mark[n, a] = close
                 b.age[n, a] = 0.0
-                paid = position * close * market.funding_rate[row, a]
+                paid = position * close * bars[row, a, _FUNDING_RATE]
                 b.cash[n] -= paid
                 funding += paid
             else:
@@ -297,32 +308,64 @@ def _account(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) ->
         b.fees[n] = fees
         b.slippage[n] = slipped
         b.funding[n] = funding
-    _mark(b, terms, which)
 
 
 @_kernel
-def _settle(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
-    _fill(b, terms, market, rows, which)
-    _account(b, terms, market, rows, which)
-
-
-@_kernel
-def _step(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints, weights: Floats) -> None:
-    _decide(b, terms, weights)
-    rows += 1
-    _settle(b, terms, market, rows, which)
-
-
-@_kernel
-def _reset(b: Books, terms: Terms, market: Market, rows: Ints, which: Ints) -> None:
-    """Give the books `which` their capital back, and mark them at their rows."""
+def _reset(b: Books, terms: Terms, which: Ints) -> None:
+    """Give the books `which` their capital back."""
     for n in which:
         b.cash[n] = b.equity[n] = b.peak[n] = terms.capital
         b.halt[n] = 0
         for a in range(b.position.shape[1]):
             b.position[n, a] = b.entry[n, a] = b.pending[n, a] = b.holding[n, a] = b.age[n, a] = 0.0
             b.mark[n, a] = np.nan
-    _settle(b, terms, market, rows, which)
+
+
+_RESET, _DECIDE, _NEXT, _FILL, _ACCOUNT, _MARK = 1, 2, 4, 8, 16, 32
+_SETTLE = _FILL | _ACCOUNT | _MARK
+
+
+@_kernel
+def _run(
+    phases: int,
+    book: Floats,
+    held: Floats,
+    halt: Codes,
+    verdict: Codes,
+    account: Floats,
+    rules: Floats,
+    scalars: Floats,
+    bars: Floats,
+    present: Bools,
+    rows: Ints,
+    which: Ints,
+    weights: Floats,
+) -> None:
+    """The one way in: runs `phases` in their order. Blocks, since a call costs by the number of its arrays."""
+    b = Books(
+        *(book[0], book[1], book[2], book[3], book[4], book[5], book[6], book[7], book[8], book[9], book[10]),
+        *(held[0], held[1], held[2], held[3], held[4], held[5], held[6], held[7], held[8], held[9], held[10], held[11]),
+        halt,
+        verdict,
+        account,
+    )
+    s = scalars
+    terms = Terms(
+        *(rules[0], rules[1], rules[2], rules[3]),
+        *(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]),
+    )
+    if phases & _RESET:
+        _reset(b, terms, which)
+    if phases & _DECIDE:
+        _decide(b, terms, weights)
+    if phases & _NEXT:
+        rows += 1
+    if phases & _FILL:
+        _fill(b, terms, bars, present, rows, which)
+    if phases & _ACCOUNT:
+        _account(b, terms, bars, present, rows, which)
+    if phases & _MARK:
+        _mark(b, terms, which)
 
 
 @_kernel
@@ -342,10 +385,7 @@ def _observe(features: NDArray[np.float32], window: int, rows: Ints, account: Fl
 
 def market_of(bars: BarArrays) -> Market:
     """Bars as the kernels read them."""
-    return Market(
-        *(np.ascontiguousarray(column) for column in (bars.open, bars.close, bars.volume, bars.funding_rate)),
-        np.ascontiguousarray(bars.present),
-    )
+    return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present)
 
 
 class Simulator:
@@ -365,6 +405,7 @@ class Simulator:
         no_trade_band: float,
     ) -> None:
         count = len(instruments)
+        self._shape = (books, count)
         self._every = np.arange(books)
         self.terms = Terms(
             lot=np.array([i.lot_size for i in instruments]),
@@ -383,33 +424,68 @@ class Simulator:
             max_age=float(limits.max_price_age_bars),
             maintenance=limits.maintenance_margin,
         )
-        self.books = _empty_books(books, count)
+        book = np.zeros((11, books))
+        held = np.zeros((12, books, count))
+        halt, verdict = np.zeros(books, dtype=np.int8), np.zeros((books, count), dtype=np.int8)
+        account = np.zeros((books, account_size(count)))
+        self.books = Books._make((*book, *held, halt, verdict, account))
         self.books.cash[:] = self.books.equity[:] = self.books.peak[:] = capital
         self.books.mark[:] = np.nan
+        self._memory = (book, held, halt, verdict, account, np.array(self.terms[:4]), np.array(self.terms[4:]))
+        self._no_weights = np.empty((0, count))
+        self._no_rows = np.empty(0, dtype=np.int64)
+        nothing = self._no_weights
+        self._no_market = Market(nothing, nothing, nothing, nothing, nothing.astype(np.bool_))
 
     def reset(self, market: Market, rows: Ints, which: Ints | None = None) -> None:
         """Start the books (all, or `which`) anew, marked at the close of their rows."""
-        _reset(self.books, self.terms, market, rows, self._every if which is None else which)
+        self._run(_RESET | _SETTLE, market, rows, which)
 
     def decide(self, weights: Floats) -> None:
-        """Size every book towards `weights` (N, A); NaN leaves a position as it is. Fills `pending` and `verdict`."""
-        _decide(self.books, self.terms, weights)
+        """Size every book towards `weights` (N, A); NaN leaves a position as it is. Fills `pending` and `verdict`.
+
+        Raises ValueError for another shape.
+        """
+        self._run(_DECIDE, weights=weights)
 
     def settle(self, market: Market, rows: Ints) -> None:
         """Fill what is pending at the open of each book's row, and mark the books at its close."""
-        _settle(self.books, self.terms, market, rows, self._every)
+        self._run(_SETTLE, market, rows)
 
     def fill(self, market: Market, rows: Ints) -> None:
         """The first half of `settle`, the venue's: `fill_*` say what the pending orders got."""
-        _fill(self.books, self.terms, market, rows, self._every)
+        self._run(_FILL, market, rows)
 
     def account(self, market: Market, rows: Ints) -> None:
         """The second half of `settle`, the owner's: book what `fill_*` say, and mark."""
-        _account(self.books, self.terms, market, rows, self._every)
+        self._run(_ACCOUNT | _MARK, market, rows)
 
     def step(self, market: Market, rows: Ints, weights: Floats) -> None:
         """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
-        _step(self.books, self.terms, market, rows, self._every, weights)
+        self._run(_DECIDE | _NEXT | _SETTLE, market, rows, weights=weights)
+
+    def _run(
+        self,
+        phases: int,
+        market: Market | None = None,
+        rows: Ints | None = None,
+        which: Ints | None = None,
+        weights: Floats | None = None,
+    ) -> None:
+        if weights is None:
+            weights = self._no_weights
+        elif weights.shape != self._shape:  # the kernel checks no bounds
+            raise ValueError(f"weights have the shape {weights.shape}; it must be {self._shape}")
+        market = market or self._no_market
+        _run(
+            phases,
+            *self._memory,
+            market.bars,
+            market.present,
+            self._no_rows if rows is None else rows,
+            self._every if which is None else which,
+            weights,
+        )
 
     def context(
         self,
@@ -446,14 +522,15 @@ class Simulator:
         )
 
     def snapshot(self, book: int = 0) -> dict[str, Any]:
-        """Everything that one book remembers from bar to bar, as JSON-ready numbers."""
-        return {name: getattr(self.books, name)[book].tolist() for name in _REMEMBERED}
+        """Everything that one book remembers from bar to bar, ready for JSON: None is a price not yet known."""
+        remembered = {name: getattr(self.books, name)[book].tolist() for name in _REMEMBERED}
+        return remembered | {"mark": [None if isnan(price) else price for price in remembered["mark"]]}
 
     def restore(self, snapshot: Mapping[str, Any], book: int = 0) -> None:
         """Put a book back to where a snapshot was taken."""
         for name in _REMEMBERED:
             getattr(self.books, name)[book] = snapshot[name]
-        _mark(self.books, self.terms, self._every[book : book + 1])
+        self._run(_MARK, which=self._every[book : book + 1])
 
 
 def observe(
@@ -465,19 +542,3 @@ def observe(
 
 
 _REMEMBERED = ("cash", "peak", "halt", "position", "entry", "mark", "age", "holding", "pending", "verdict")
-
-
-def _empty_books(books: int, instruments: int) -> Books:
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
-        ("cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "halt")
-        + ("traded", "turnover", "fees", "slippage", "funding"),
-        (books,),
-    )
-    shapes["account"] = (books, account_size(instruments))
-    kinds = {"halt": np.int8, "verdict": np.int8}
-    return Books(
-        **{
-            name: np.zeros(shapes.get(name, (books, instruments)), dtype=kinds.get(name, np.float64))
-            for name in Books._fields
-        }
-    )
