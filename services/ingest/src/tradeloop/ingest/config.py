@@ -1,0 +1,22 @@
+"""Settings of the ingest service, from the environment."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tradeloop.common.kafka import KafkaSettings
+
+
+class Settings(BaseSettings):
+    """Environment variables start with `INGEST_`; those of a nested setting join with `__`."""
+
+    model_config = SettingsConfigDict(env_prefix="INGEST_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    kafka: KafkaSettings = KafkaSettings()
+    database_url: SecretStr = SecretStr("sqlite:///bars.db")
+    """SQLAlchemy URL of the bar store."""
+    min_rows: int = Field(default=10, ge=2)
+    """A file with fewer bars is refused."""
+    chunk_frames: int = Field(default=64, ge=1)
+    """How many base frames a replay publishes at once."""

@@ -1,0 +1,230 @@
+"""The data gate, gaps by calendar, and frames of bars: pure rules over arrays and messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from datetime import timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.market import Bar, BarArrays, Instrument, Series, Timeframe, Universe, align, from_us, to_us
+from tradeloop.common.messages import BarFrame
+
+PRICES = ("open", "high", "low", "close")
+VALUES = (*PRICES, "volume", "funding_rate")
+
+_WEEK_US = 7 * Timeframe.D1.us
+_WEEKEND_US = 2 * Timeframe.D1.us
+_FIRST_WEEKEND_US = 46 * Timeframe.H1.us
+"""Friday 2 January 1970, 22:00 UTC, when the week of foreign exchange ends."""
+
+
+class Refused(Exception):
+    """The data gate's verdict: what is wrong, what to do, and in which rows (0-based; None: in the whole)."""
+
+    def __init__(self, what: str, remedy: str, row: int | None = None, rows: int = 0) -> None:
+        super().__init__(what)
+        self.what, self.remedy, self.row, self.rows = what, remedy, row, rows
+
+
+def check(bars: Series, timeframe: Timeframe | None, min_rows: int) -> Timeframe:
+    """The data gate. Returns the timeframe: the given one, or the most common distance between rows.
+
+    `bars` has `open_us`, the four prices, and maybe `volume` and `funding_rate`, as they stand in the source;
+    `min_rows` is at least 2. Raises `Refused` with the first rule that is broken, and the first row that breaks it.
+    """
+    open_us = bars["open_us"].astype(np.int64)
+    if len(open_us) < min_rows:
+        raise Refused(f"{len(open_us)} rows of bars, fewer than {min_rows}", "give a longer file")
+    for rule in _rules(bars, open_us):
+        _enforce(bars, *rule)
+    timeframe = timeframe or _infer_timeframe(open_us)
+    off_grid = open_us % timeframe.us != 0
+    _enforce(bars, off_grid, f"{{time}} is no open time of a {timeframe} bar", "give open times and their timeframe")
+    if not (np.diff(open_us) == timeframe.us).any():
+        raise Refused(f"no two rows are {timeframe} apart", "give the right timeframe")
+    return timeframe
+
+
+_Rule = tuple[NDArray[np.bool_], str, str]
+"""Where it is broken, how to say so with the row's values, and the remedy."""
+
+
+def _rules(bars: Series, open_us: NDArray[np.int64]) -> Iterator[_Rule]:
+    for name in bars:
+        yield ~np.isfinite(bars[name]), f"{name} is {{{name}}}", "give a finite number"
+    for name in PRICES:
+        yield bars[name] <= 0, f"{name} {{{name}}} is not positive", "correct or remove it"
+    high, low = bars["high"], bars["low"]
+    yield high < low, "high {high} is below low {low}", "correct or remove it"
+    for name in ("open", "close"):
+        outside = (bars[name] < low) | (bars[name] > high)
+        say = f"{name} {{{name}}} lies outside [low {{low}}, high {{high}}]"
+        yield outside, say, "take all four prices from one source, all raw or all adjusted"
+    if "volume" in bars:
+        yield bars["volume"] < 0, "volume {volume} is negative", "correct or remove it"
+    step = np.diff(open_us, prepend=open_us[:1] - 1)
+    yield step == 0, "{time} comes twice", "remove the duplicate"
+    yield step < 0, "{time} comes after a later time", "sort the rows by time"
+
+
+def _enforce(bars: Series, broken: NDArray[np.bool_], say: str, remedy: str) -> None:
+    rows = np.flatnonzero(broken)
+    if len(rows):
+        row = int(rows[0])
+        values = {name: column[row] for name, column in bars.items()}
+        time = from_us(int(bars["open_us"][row])).isoformat()
+        raise Refused(say.format(time=time, **values), remedy, row, len(rows))
+
+
+def _infer_timeframe(open_us: NDArray[np.int64]) -> Timeframe:
+    distances, counts = np.unique(np.diff(open_us), return_counts=True)
+    common_us = int(distances[counts.argmax()])
+    for timeframe in Timeframe:
+        if timeframe.us == common_us:
+            return timeframe
+    raise Refused(f"most rows are {timedelta(microseconds=common_us)} apart", f"give bars of {', '.join(Timeframe)}")
+
+
+def count_gaps(open_us: NDArray[np.int64], timeframe: Timeframe, instrument: Instrument) -> int:
+    """How many times a bar does not follow where the instrument's calendar expects one.
+
+    `continuous`: every bar is expected. `weekdays`: none from Friday 22:00 to Sunday 22:00 UTC, and what is
+    missing next to that, such as a Friday's early close, counts as part of it. `sessions`: when a session begins
+    and ends only the venue knows, so only what is missing between two bars of one UTC day counts.
+    """
+    missing_us, next_us = open_us[:-1] + timeframe.us, open_us[1:]
+    gaps = next_us > missing_us
+    if instrument.calendar == "weekdays":
+        since_friday = (missing_us - _FIRST_WEEKEND_US) % _WEEK_US
+        gaps &= (since_friday >= _WEEKEND_US) & (since_friday + (next_us - missing_us) <= _WEEK_US)
+    elif instrument.calendar == "sessions":
+        gaps &= open_us[:-1] // Timeframe.D1.us == next_us // Timeframe.D1.us
+    return int(gaps.sum())
+
+
+def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:
+    """Bars of one instrument each, on their common grid."""
+    series = [{"open_us": part.open_us, **{name: getattr(part, name)[:, 0] for name in VALUES}} for part in parts]
+    return align([part.instruments[0] for part in parts], timeframe, series)
+
+
+def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
+    """The bars that are stored with other values. `stored` has the same instruments and at least the same frames."""
+    rows = np.searchsorted(stored.open_us, bars.open_us)
+    differs = np.zeros_like(bars.present)
+    for name in VALUES:
+        new, old = getattr(bars, name), getattr(stored, name)[rows]
+        differs |= bars.present & (new != old) & ~(np.isnan(new) & np.isnan(old))
+    frames = differs.any(axis=1)
+    picked = {f.name: getattr(bars, f.name)[frames] for f in fields(bars) if f.name != "instruments"}
+    return replace(bars, **picked | {"present": differs[frames]})
+
+
+def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[BarFrame]:
+    """Each frame as the message that carries it."""
+    # Plain lists: to take single numbers out of an array costs more than all else here.
+    columns = [getattr(bars, name).tolist() for name in VALUES]
+    times = zip(bars.open_us.tolist(), bars.present.tolist(), strict=True)
+    for (open_us, present), *values in zip(times, *columns, strict=True):
+        open_time = from_us(open_us)
+        yield BarFrame(
+            universe=universe,
+            timeframe=timeframe,
+            open_time=open_time,
+            close_time=open_time + timeframe.delta,
+            bars=tuple(
+                _bar(instrument, *bar)
+                for instrument, there, *bar in zip(bars.instruments, present, *values, strict=True)
+                if there
+            ),
+            missing=tuple(name for name, there in zip(bars.instruments, present, strict=True) if not there),
+        )
+
+
+def _bar(
+    instrument: str, open: float, high: float, low: float, close: float, volume: float, funding_rate: float
+) -> Bar:
+    return Bar(
+        instrument=instrument,
+        open=open,
+        high=high,
+        low=low,
+        close=close,
+        volume=None if math.isnan(volume) else volume,
+        funding_rate=funding_rate,
+    )
+
+
+class Resampler:
+    """Higher timeframes of a universe from its base frames, one by one: what `market.resample` gives, to the bit.
+
+    A bucket closes with the last base bar that it can hold, or when a later base frame shows that this will not
+    come. After a restart, feed it the stored base frames from the start of a bucket of the longest timeframe on;
+    a frame that it has seen is not counted again.
+    """
+
+    def __init__(self, universe: Universe) -> None:
+        self._universe = universe
+        self._timeframes = sorted(universe.higher_timeframes, key=lambda timeframe: timeframe.us)
+        self._buckets: dict[Timeframe, _Bucket] = {}
+        self._fed_us = -(2**63)
+
+    def feed(self, frame: BarFrame) -> list[BarFrame]:
+        """The frames that are closed now that this base frame is, in the order of their closes.
+
+        A frame at or before the last one is ignored, whatever its revision: what was decided on is not re-made.
+        """
+        open_us = to_us(frame.open_time)
+        if open_us <= self._fed_us:
+            return []
+        self._fed_us = open_us
+        closed = []
+        for timeframe in self._timeframes:
+            bucket = self._buckets.get(timeframe)
+            if bucket is not None and bucket.end_us <= open_us:
+                closed.append(bucket.frame(self._universe))
+                bucket = None
+            if bucket is None:
+                bucket = self._buckets[timeframe] = _Bucket(timeframe, open_us // timeframe.us * timeframe.us)
+            bucket.add(frame)
+            if bucket.end_us <= open_us + self._universe.timeframe.us:
+                closed.append(bucket.frame(self._universe))
+                del self._buckets[timeframe]
+        return sorted(closed, key=lambda frame: frame.close_time)
+
+
+class _Bucket:
+    """A bar of a higher timeframe in the making, for each instrument."""
+
+    def __init__(self, timeframe: Timeframe, start_us: int) -> None:
+        self._timeframe, self._start_us = timeframe, start_us
+        self.end_us = start_us + timeframe.us
+        self._bars: dict[str, list[float]] = {}
+
+    def add(self, frame: BarFrame) -> None:
+        for bar in frame.bars:
+            volume = math.nan if bar.volume is None else bar.volume
+            sums = self._bars.get(bar.instrument)
+            if sums is None:
+                self._bars[bar.instrument] = [bar.open, bar.high, bar.low, bar.close, volume, bar.funding_rate]
+                continue
+            sums[1] = max(sums[1], bar.high)
+            sums[2] = min(sums[2], bar.low)
+            sums[3] = bar.close
+            sums[4] += volume
+            sums[5] += bar.funding_rate
+
+    def frame(self, universe: Universe) -> BarFrame:
+        open_time = from_us(self._start_us)
+        return BarFrame(
+            universe=universe.name,
+            timeframe=self._timeframe,
+            open_time=open_time,
+            close_time=open_time + self._timeframe.delta,
+            bars=tuple(_bar(name, *self._bars[name]) for name in universe.ids if name in self._bars),
+            missing=tuple(name for name in universe.ids if name not in self._bars),
+        )

@@ -1,0 +1,31 @@
+"""Composition root of the ingest service."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tradeloop.common.bus import Bus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.kafka import KafkaBus
+from tradeloop.common.service import Runner, serve
+from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.application import Ingest
+from tradeloop.ingest.config import Settings
+
+
+def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
+    """The service, with its store. It needs nothing of the bus but what its runner does."""
+    store = SqlBarStore(settings.database_url.get_secret_value(), clock)
+    return Ingest(store, partial(read_bars, min_rows=settings.min_rows), clock, settings.chunk_frames)
+
+
+def main() -> None:
+    """Run against Kafka until SIGTERM."""
+    settings, clock = Settings(), SystemClock()
+    bus = KafkaBus(settings.kafka)
+    serve(Runner(build(settings, bus, clock), bus, clock))
+
+
+if __name__ == "__main__":
+    main()

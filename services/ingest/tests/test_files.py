@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import csv
+import gzip
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument, Timeframe, to_us
+from tradeloop.ingest.adapters.files import read_bars
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder ../shared/data is not here")
+
+INSTRUMENT = Instrument(id="x:A")
+START = datetime(2022, 1, 3, tzinfo=UTC)
+ROWS = 12
+
+
+def rows(time_format: str = "%Y-%m-%d %H:%M:%S") -> list[list[str]]:
+    """Good one-minute bars, as text."""
+    return [
+        [
+            (START + timedelta(minutes=i)).strftime(time_format),
+            f"{100 + i}.25",
+            f"{103 + i}.5",
+            f"{99 + i}",
+            f"{101 + i}",
+        ]
+        for i in range(ROWS)
+    ]
+
+
+def text(table: list[list[str]], header: str = "timestamp,open,high,low,close") -> str:
+    return "\n".join([header, *(",".join(row) for row in table)]) + "\n"
+
+
+def write(folder: Path, content: str | bytes, name: str = "bars.csv") -> str:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def refusal(path: str, timeframe: Timeframe | None = None) -> str:
+    """The one line with which a file is refused, without its own name."""
+    with pytest.raises(UserError) as raised:
+        read_bars(path, INSTRUMENT, timeframe)
+    line = str(raised.value)
+    assert line.startswith(path)
+    assert "\n" not in line
+    assert line.count(": ") >= 2, "it names no remedy"
+    return line.removeprefix(path)
+
+
+# --- good files -----------------------------------------------------------------------------------
+
+
+def test_a_plain_file(tmp_path: Path) -> None:
+    bars, report = read_bars(write(tmp_path, text(rows())), INSTRUMENT)
+
+    assert bars.instruments == ("x:A",)
+    assert bars.open_us.tolist() == [to_us(START + timedelta(minutes=i)) for i in range(ROWS)]
+    assert bars.close_us.tolist() == [to_us(START + timedelta(minutes=i + 1)) for i in range(ROWS)]
+    assert bars.open[:, 0].tolist() == [100.25 + i for i in range(ROWS)]
+    assert bars.high[:, 0].tolist() == [103.5 + i for i in range(ROWS)]
+    assert bars.low[:, 0].tolist() == [99 + i for i in range(ROWS)]
+    assert bars.close[:, 0].tolist() == [101 + i for i in range(ROWS)]
+    assert np.isnan(bars.volume).all()
+    assert not bars.funding_rate.any()
+    assert bars.present.all()
+    assert report.columns == {name: name for name in ("open", "high", "low", "close")} | {"time": "timestamp"}
+    assert (report.timeframe, report.rows, report.gaps) == (Timeframe.M1, ROWS, 0)
+    assert (report.first, report.last) == (START, START + timedelta(minutes=ROWS - 1))
+    assert (report.time_format, report.zone, report.ignored) == ("ISO 8601", "none, read as UTC", ())
+
+
+@pytest.mark.parametrize("time", ["timestamp", "Time", "DATE", "datetime", "Open Time", "open_time", "ts", " Time "])
+def test_names_of_the_time(tmp_path: Path, time: str) -> None:
+    _, report = read_bars(write(tmp_path, text(rows(), f"{time},O,h,L,c")), INSTRUMENT)
+    assert report.columns == {"time": time, "open": "O", "high": "h", "low": "L", "close": "c"}
+
+
+@pytest.mark.parametrize("volume", ["Volume", "vol", "V"])
+def test_volume_and_funding(tmp_path: Path, volume: str) -> None:
+    table = [[*row, "12.5", "1e-4" if i == 3 else ""] for i, row in enumerate(rows())]
+    header = f"ts,open,high,low,close,{volume},funding_rate"
+    bars, report = read_bars(write(tmp_path, text(table, header)), INSTRUMENT)
+    assert (bars.volume == 12.5).all()
+    assert bars.funding_rate[:, 0].tolist() == [1e-4 if i == 3 else 0.0 for i in range(ROWS)]
+    assert report.columns["volume"] == volume
+
+
+@pytest.mark.parametrize(
+    ("time_format", "name", "zone", "offset_h"),
+    [
+        ("%Y-%m-%dT%H:%M:%S", "ISO 8601", "none, read as UTC", 0),
+        ("%Y-%m-%dT%H:%M", "ISO 8601", "none, read as UTC", 0),
+        ("%Y-%m-%dT%H:%M:%SZ", "ISO 8601", "UTC", 0),
+        ("%Y-%m-%d %H:%M:%S.000000+00:00", "ISO 8601", "UTC", 0),
+        ("%Y-%m-%d %H:%M:%S UTC", "ISO 8601", "UTC", 0),
+        ("%Y-%m-%dT%H:%M:%S+02:00", "ISO 8601", "+02:00", -2),
+        ("%Y-%m-%dT%H:%M:%S+0200", "ISO 8601", "+02:00", -2),
+        ("%Y-%m-%dT%H:%M:%S-05", "ISO 8601", "-05:00", 5),
+    ],
+)
+def test_iso_times(tmp_path: Path, time_format: str, name: str, zone: str, offset_h: int) -> None:
+    bars, report = read_bars(write(tmp_path, text(rows(time_format))), INSTRUMENT)
+    assert (report.time_format, report.zone) == (name, zone)
+    assert report.first == START + timedelta(hours=offset_h)
+    assert np.all(np.diff(bars.open_us) == Timeframe.M1.us)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("s", 1), ("s", 1.0), ("ms", 1000), ("us", 1_000_000), ("ns", 1_000_000_000)]
+)
+def test_epoch_times(tmp_path: Path, unit: str, factor: float) -> None:
+    table = [[str(int(START.timestamp() + 60 * i) * factor), *row[1:]] for i, row in enumerate(rows())]
+    bars, report = read_bars(write(tmp_path, text(table)), INSTRUMENT)
+    assert (report.time_format, report.zone) == (f"epoch {unit}", "UTC")
+    assert bars.open_us.tolist() == [to_us(START) + i * Timeframe.M1.us for i in range(ROWS)]
+
+
+def test_dates_alone(tmp_path: Path) -> None:
+    table = [[f"1969-12-{20 + i}", *row[1:]] for i, row in enumerate(rows())]
+    bars, report = read_bars(write(tmp_path, text(table)), INSTRUMENT)
+    assert (report.timeframe, report.time_format) == (Timeframe.D1, "date")
+    assert report.first == datetime(1969, 12, 20, tzinfo=UTC)
+    assert bars.close_us[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(b"", b"\n\n \n", id="blank lines at the end"),
+        pytest.param(b"\xef\xbb\xbf", b"", id="byte order mark"),
+    ],
+)
+def test_what_surrounds_the_table_does_no_harm(tmp_path: Path, before: bytes, after: bytes) -> None:
+    content = before + text(rows()).encode() + after
+    plain, _ = read_bars(write(tmp_path, content), INSTRUMENT)
+    windows, _ = read_bars(write(tmp_path, content.replace(b"\n", b"\r\n")), INSTRUMENT)
+    zipped, _ = read_bars(write(tmp_path, gzip.compress(content), "bars.CSV.gz"), INSTRUMENT)
+    assert len(plain) == len(windows) == len(zipped) == ROWS
+    assert plain.close.tolist() == windows.close.tolist() == zipped.close.tolist()
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_parquet(tmp_path: Path, zone: str | None, unit: str) -> None:
+    times = [START + timedelta(hours=i) for i in range(ROWS)]
+    column = pl.Series("Datetime", times).dt.cast_time_unit(unit).dt.convert_time_zone(zone or "UTC")  # type: ignore[arg-type]
+    table = pl.DataFrame(
+        {
+            "Datetime": column if zone else column.dt.replace_time_zone(None),
+            **{name: [float(row[i]) for row in rows()] for i, name in enumerate("OHLC", start=1)},
+            "volume": range(ROWS),
+        }
+    )
+    table.write_parquet(tmp_path / "bars.parquet")
+    bars, report = read_bars(str(tmp_path / "bars.parquet"), INSTRUMENT)
+    assert bars.open_us.tolist() == [to_us(time) for time in times]
+    assert bars.volume[:, 0].tolist() == list(range(ROWS))
+    assert (report.timeframe, report.time_format) == (Timeframe.H1, "Parquet timestamp")
+    assert report.zone == (zone or "none, read as UTC")
+
+
+def test_parquet_with_dates_and_with_numbers(tmp_path: Path) -> None:
+    prices = {name: [float(row[i]) for row in rows()] for i, name in enumerate(("open", "high", "low", "close"), 1)}
+    days = [(START + timedelta(days=i)).date() for i in range(ROWS)]
+    pl.DataFrame({"date": days, **prices}).write_parquet(tmp_path / "d.parquet")
+    assert read_bars(str(tmp_path / "d.parquet"), INSTRUMENT)[1].time_format == "date"
+    numbers = [int(START.timestamp() * 1000) + i * 60_000 for i in range(ROWS)]
+    pl.DataFrame({"ts": numbers, **prices}).write_parquet(tmp_path / "n.parquet")
+    assert read_bars(str(tmp_path / "n.parquet"), INSTRUMENT)[1].time_format == "epoch ms"
+
+
+def test_a_given_timeframe_may_have_many_gaps(tmp_path: Path) -> None:
+    table = [row for i, row in enumerate(rows()) if i % 3 != 2]
+    table[-1][0] = "2022-01-03 00:40:00"
+    bars, report = read_bars(write(tmp_path, text(table)), INSTRUMENT, Timeframe.M1, min_rows=8)
+    assert len(bars) == 8
+    assert report.gaps == 4
+
+
+# --- refused files --------------------------------------------------------------------------------
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    assert refusal(str(tmp_path / "none.csv")) == ": there is no such file: check the path"
+    (tmp_path / "folder.csv").mkdir()
+    assert refusal(str(tmp_path / "folder.csv")) == ": is a directory: name one file"
+    assert "unknown ending" in refusal(write(tmp_path, text(rows()), "bars.xlsx"))
+    assert "unknown ending" in refusal(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"\n\n", "is empty"),
+        ("a.csv.gz", gzip.compress(b""), "is empty"),
+        ("a.csv", b"time,open,high,low,close\n", "has no rows after its header"),
+        ("a.csv", bytes(range(256)) * 4, "is not text"),
+        ("a.csv", gzip.compress(b"time,open,high,low,close\n"), "is not text"),
+        ("a.csv", b"PK\x03\x04\0\0", "is not text"),
+        ("a.csv", b"\0\0\0\0\n\0\0\0", "is not text"),
+        (
+            "a.csv",
+            b"lorem ipsum dolor\nsit amet\n",
+            "no column for time, open, high, low, close among 'lorem ipsum dolor'",
+        ),
+        ("a.csv", b"<html>\n<body>Not found</body>\n</html>\n", "no column for time"),
+        ("a.csv.gz", b"time,open,high,low,close\n", "is broken gzip"),
+        ("a.csv.gz", gzip.compress(text([["x"] * 5] * 99).encode())[:-20], "is broken gzip"),
+        ("a.csv.gz", gzip.compress(bytes(500))[:12] + b"\xff" * 30, "is broken gzip"),
+        ("a.parquet", b"time,open,high,low,close\n", "is not a Parquet file"),
+        ("a.parquet", b"", "is not a Parquet file"),
+        ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "is not a Parquet file"),
+    ],
+)
+def test_garbage(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    assert message in refusal(write(tmp_path, content, name))
+
+
+def test_columns_that_are_missing_or_doubtful(tmp_path: Path) -> None:
+    table = rows()
+    assert "no column for open, low among 'time', 'bid', 'high', 'x', 'close'" in refusal(
+        write(tmp_path, text(table, "time,bid,high,x,close"))
+    )
+    assert "no column for time" in refusal(write(tmp_path, "\n".join(",".join(row) for row in table)))
+    assert "columns Date and Time could each be the time" in refusal(
+        write(tmp_path, text([[row[0], *row] for row in table], "Date,Time,open,high,low,close"))
+    )
+    assert "columns close and Close could each be the close" in refusal(
+        write(tmp_path, text([[*row, "1"] for row in table], "time,open,high,low,close,Close"))
+    )
+
+
+def test_too_few_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, text(rows()[:9]))
+    assert refusal(path) == ": 9 rows of bars, fewer than 10: give a longer file"
+    assert len(read_bars(path, INSTRUMENT, min_rows=9)[0]) == 9
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"open": "abc"}, "open 'abc' cannot be parsed"),
+        ({"open": "1,5"}, "6 cells under a header of 5"),
+        ({"close": ""}, "close is empty"),
+        ({"high": "NaN"}, "high is nan"),
+        ({"high": "inf"}, "high is inf"),
+        ({"low": "-inf"}, "low is -inf"),
+        ({"low": "0"}, "low 0.0 is not positive"),
+        ({"close": "-3"}, "close -3.0 is not positive"),
+        ({"high": "98.5", "low": "99.5"}, "high 98.5 is below low 99.5"),
+        ({"open": "103.75", "high": "103.5", "low": "99"}, "open 103.75 lies outside [low 99.0, high 103.5]"),
+        (
+            {"open": "100", "close": "98.75", "high": "103.5", "low": "99"},
+            "close 98.75 lies outside [low 99.0, high 103.5]",
+        ),
+        ({"time": "2022-01-03 00:03:00"}, "2022-01-03T00:03:00+00:00 comes twice"),
+        ({"time": "2022-01-03 00:01:00"}, "2022-01-03T00:01:00+00:00 comes after a later time"),
+        ({"time": "2022-01-03 00:04:30"}, "2022-01-03T00:04:30+00:00 is no open time of a 1m bar"),
+        ({"time": "03.01.2022 00:04"}, "time '03.01.2022 00:04' cannot be parsed"),
+        ({"time": "2022-13-03 00:04:00"}, "time '2022-13-03 00:04:00' cannot be parsed"),
+        ({"time": "2022-01-03 24:04:00"}, "time '2022-01-03 24:04:00' cannot be parsed"),
+        ({"time": "1641168240"}, "time '1641168240' cannot be parsed"),
+        ({"time": ""}, "time is empty"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path, cells: dict[str, str], message: str) -> None:
+    names = ["time", "open", "high", "low", "close"]
+    table = rows()
+    for name, cell in cells.items():
+        table[4][names.index(name)] = cell
+    assert refusal(write(tmp_path, text(table))).startswith(f", line 6: {message}: ")
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        ("-1", ", line 4: volume -1.0 is negative (2 such rows)"),
+        ("nan", ", line 4: volume is nan (2 such rows)"),
+        ("", ", line 4: volume is empty (2 such rows)"),
+        ("many", ", line 4: volume 'many' cannot be parsed (2 such rows)"),
+    ],
+)
+def test_a_bad_volume(tmp_path: Path, volume: str, message: str) -> None:
+    table = [[*row, volume if i in (2, 7) else "5"] for i, row in enumerate(rows())]
+    assert refusal(write(tmp_path, text(table, "time,open,high,low,close,volume"))).startswith(message)
+
+
+def test_a_blank_line_between_rows(tmp_path: Path) -> None:
+    lines = text(rows()).splitlines()
+    lines.insert(3, "")
+    assert ", line 4: " in refusal(write(tmp_path, "\n".join(lines)))
+
+
+def test_a_row_cut_short(tmp_path: Path) -> None:
+    table = rows()
+    table[-1] = table[-1][:3]
+    assert refusal(write(tmp_path, text(table))).startswith(f", line {ROWS + 1}: low is empty")
+
+
+def test_a_very_long_cell_is_cut(tmp_path: Path) -> None:
+    table = rows()
+    table[0][1] = '"' + "x\n" * 5000 + '"'
+    assert len(refusal(write(tmp_path, text(table)))) < 150
+
+
+@pytest.mark.parametrize(
+    ("zones", "message"),
+    [
+        (["Z"] * 5 + [""] * 7, ", line 7: the zone changes from 'Z' to none (7 such rows)"),
+        ([""] * 5 + ["+01:00"] + [""] * 6, ", line 7: the zone changes from none to '+01:00'"),
+        (["+01:00"] * 11 + ["+02:00"], ", line 13: the zone changes from '+01:00' to '+02:00'"),
+    ],
+)
+def test_mixed_zones(tmp_path: Path, zones: list[str], message: str) -> None:
+    table = [[row[0] + zone, *row[1:]] for row, zone in zip(rows(), zones, strict=True)]
+    line = refusal(write(tmp_path, text(table)))
+    assert line.startswith(message)
+    assert line.endswith("give all times in UTC")
+
+
+def test_two_spellings_of_one_zone_are_one_zone(tmp_path: Path) -> None:
+    table = [[row[0] + ("Z" if i % 2 else "+00:00"), *row[1:]] for i, row in enumerate(rows())]
+    assert read_bars(write(tmp_path, text(table)), INSTRUMENT)[1].zone == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (
+            [1641168000 + 60 * i for i in range(11)] + [1641168660000],
+            ", line 13: time 1641168660000 is in another unit",
+        ),
+        ([20220103 + i for i in range(12)], ", line 2: time 20220103 is too small for an epoch (12 such rows)"),
+        ([1641168000000 + 60_000 * i - 1 for i in range(12)], ", line 2: 2022-01-02T23:59:59.999000+00:00 is no open"),
+    ],
+)
+def test_numbers_that_are_no_open_times(tmp_path: Path, times: list[int], message: str) -> None:
+    table = [[str(time), *row[1:]] for time, row in zip(times, rows(), strict=True)]
+    assert refusal(write(tmp_path, text(table))).startswith(message)
+
+
+def test_a_timeframe_that_does_not_fit(tmp_path: Path) -> None:
+    minutes = write(tmp_path, text(rows()))
+    assert refusal(minutes, Timeframe.M5).startswith(", line 3: 2022-01-03T00:01:00+00:00 is no open time of a 5m bar")
+    hours = [[(START + timedelta(hours=i)).isoformat(), *row[1:]] for i, row in enumerate(rows())]
+    path = write(tmp_path, text(hours))
+    assert refusal(path, Timeframe.M1) == ": no two rows are 1m apart: give the right timeframe"
+    twos = [[(START + timedelta(minutes=2 * i)).isoformat(), *row[1:]] for i, row in enumerate(rows())]
+    assert ": most rows are 0:02:00 apart: give bars of 1m, 5m, 15m, 1h, 4h, 1d" in refusal(write(tmp_path, text(twos)))
+
+
+def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
+    times = [datetime(2022, 1, 3, i, tzinfo=timezone(timedelta(0))) for i in range(ROWS)]
+    prices = {name: [1.0] * ROWS for name in ("open", "high", "low", "close")}
+    path = str(tmp_path / "bars.parquet")
+    pl.DataFrame({"time": times, **prices, "volume": [0.0] * 4 + [-1.0] * 8}).write_parquet(path)
+    assert refusal(path) == ", row 5: volume -1.0 is negative (8 such rows): correct or remove it"
+    pl.DataFrame({"time": times, **prices, "volume": [0.0] * 4 + [None] * 8}).write_parquet(path)
+    assert refusal(path).startswith(", row 5: volume is empty (8 such rows)")
+    pl.DataFrame({"time": [None, *times[1:]], **prices}).write_parquet(path)
+    assert refusal(path).startswith(", row 1: time is empty")
+    pl.DataFrame({"time": times, **prices, "volume": [True] * ROWS}).write_parquet(path)
+    assert refusal(path).startswith(": volume is a column of Boolean")
+    pl.DataFrame({"time": [t.time() for t in times], **prices}).write_parquet(path)
+    assert refusal(path).startswith(": time is a column of Time")
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+
+def decimals(path: Path, column: str) -> list[float]:
+    """A column as Python itself reads it."""
+    with gzip.open(path, "rt") as lines:
+        return [float(row[column]) for row in csv.DictReader(lines)]
+
+
+@needs_data
+def test_crypto_without_zone() -> None:
+    path = DATA / "btc-perp-1m-2022-01.csv.gz"
+    bars, report = read_bars(str(path), INSTRUMENT)
+    assert (report.timeframe, report.rows, report.gaps) == (Timeframe.M1, 45_031, 0)
+    assert (report.zone, report.time_format) == ("none, read as UTC", "ISO 8601")
+    assert report.first == datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
+    assert report.last == datetime(2022, 2, 1, 5, 31, tzinfo=UTC)
+    assert bars.close[:, 0].tolist() == decimals(path, "close"), "a price lost bits"
+    assert bars.volume[:, 0].tolist() == decimals(path, "volume")
+
+
+@needs_data
+def test_foreign_exchange_with_weekends() -> None:
+    path = str(DATA / "gbpusd-1m-bid-2012-02.csv.gz")
+    bars, report = read_bars(path, Instrument(id="fxcm:GBP/USD", calendar="weekdays"))
+    assert (report.timeframe, report.rows, report.zone) == (Timeframe.M1, 30_117, "UTC")
+    assert np.isnan(bars.volume).all()
+    continuous = read_bars(path, INSTRUMENT)[1].gaps
+    assert continuous - report.gaps == 4, "February 2012 had four weekends"
+
+
+@needs_data
+def test_stocks_with_adjusted_closes() -> None:
+    path = DATA / "dj30-daily" / "AAPL.csv.gz"
+    bars, report = read_bars(str(path), Instrument(id="nasdaq:AAPL", calendar="sessions"))
+    assert report.timeframe == Timeframe.D1
+    assert report.ignored == ("Adj Close",)
+    assert report.columns["close"] == "Close"
+    assert report.gaps == 0
+    assert bars.close[:, 0].tolist() == decimals(path, "Close")
+
+
+@needs_data
+@pytest.mark.parametrize(("stock", "rows"), [("JNJ", 1986), ("JPM", 959)])
+def test_stocks_whose_opens_are_zero(stock: str, rows: int) -> None:
+    line = refusal(str(DATA / "dj30-daily" / f"{stock}.csv.gz"))
+    assert line.startswith(f", line 2: open 0.0 is not positive ({rows} such rows): ")
