@@ -55,7 +55,13 @@ def fill(n: int) -> OrderFilled:
 
 def mark(equity: float) -> PortfolioMarked:
     position = PositionMark(
-        instrument="x:Y", quantity=1.0, entry_price=1.0, mark_price=1.0, weight=0.1, unrealised_return=0.0, holding_bars=1
+        instrument="x:Y",
+        quantity=1.0,
+        entry_price=1.0,
+        mark_price=1.0,
+        weight=0.1,
+        unrealised_return=0.0,
+        holding_bars=1,
     )
     return PortfolioMarked(
         universe="u", portfolio="p", time=T0, cash=1.0, equity=equity, peak_equity=equity, drawdown=0.0,

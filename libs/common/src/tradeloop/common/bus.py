@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tradeloop.common.errors import Unavailable
 
@@ -25,8 +25,7 @@ class MessageTooLarge(BusError):
     """The bus refuses the message for its size. Trying again is useless."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Partition:
+class Partition(NamedTuple):
     """One partition of a topic."""
 
     topic: str

@@ -9,14 +9,19 @@ message is about.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
 from tradeloop.common.market import Bar, Name, Timeframe, TimeRange, Universe
 
 Side = Literal["buy", "sell"]
 OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
 PortfolioState = Literal["active", "halted"]
+
+
+_ENCODED = "encoded"
+"""Where a message keeps its own encoding; no field has this name."""
 
 
 class Message(BaseModel):
@@ -45,8 +50,16 @@ class Message(BaseModel):
         return None
 
     def encode(self) -> bytes:
-        """The message as JSON, UTF-8. Floats keep full precision."""
-        return self.__pydantic_serializer__.to_json(self)
+        """The message as JSON, UTF-8. Floats keep full precision. Computed once: messages do not change."""
+        encoded: bytes | None = self.__dict__.get(_ENCODED)
+        if encoded is None:
+            encoded = self.__dict__[_ENCODED] = self.__pydantic_serializer__.to_json(self)
+        return encoded
+
+    def __copy__(self) -> Self:
+        copy = super().__copy__()
+        copy.__dict__.pop(_ENCODED, None)
+        return copy
 
 
 class _UniverseMessage(Message):

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from types import FrameType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
+
 from tradeloop.common.bus import Bus, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
@@ -44,8 +45,7 @@ NOT_BEFORE = "tl_not_before_ms"
 """Header: when to try again, wall-clock milliseconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(NamedTuple):
     """Where a record stands."""
 
     partition: Partition

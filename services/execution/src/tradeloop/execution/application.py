@@ -14,6 +14,7 @@ from tradeloop.common.topics import event_id
 from tradeloop.execution.domain import Book, FrameReader
 from tradeloop.execution.ports import BookRecord, Effects, Ledger, Venue
 
+
 class Desk:
     """One portfolio: its book, its venue, and the frames that wait for a decision."""
 
@@ -129,9 +130,7 @@ class Execution(Handler):
         self._ledger = ledger
         self._held = Held()
         self._handed_over: list[tuple[str, str]] = []
-        self._desks = {
-            p.name: Desk(p, strategies(p.strategy), venues(p), ledger, self._held) for p in portfolios
-        }
+        self._desks = {p.name: Desk(p, strategies(p.strategy), venues(p), ledger, self._held) for p in portfolios}
         self._by_universe: dict[str, list[Desk]] = {}
         for desk in self._desks.values():
             self._by_universe.setdefault(desk.portfolio.universe.name, []).append(desk)

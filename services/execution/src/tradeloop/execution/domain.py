@@ -107,7 +107,9 @@ class Book:
         Raises ValueError when the signal is not about this book's instruments.
         """
         if signal.instruments != self._instruments:
-            raise ValueError(f"signal for {signal.instruments}, portfolio {self.portfolio.name} has {self._instruments}")
+            raise ValueError(
+                f"signal for {signal.instruments}, portfolio {self.portfolio.name} has {self._instruments}"
+            )
         weights = np.full((1, len(self._instruments)), np.nan) if signal.hold else np.array([signal.targets])
         self._simulator.decide(weights)
         books = self._simulator.books
@@ -154,9 +156,7 @@ class Book:
             universe=portfolio.universe.name,
             portfolio=portfolio.name,
             account=portfolio.account,
-            order_id=derived_id(
-                "order", portfolio.account, portfolio.name, time.isoformat(), instrument, attempt
-            ),
+            order_id=derived_id("order", portfolio.account, portfolio.name, time.isoformat(), instrument, attempt),
             decision_time=time,
             instrument=instrument,
             side="buy" if quantity > 0 else "sell",
@@ -244,7 +244,7 @@ class Book:
             self._instruments,
             books.position[0].tolist(),
             books.entry[0].tolist(),
-            np.nan_to_num(books.mark[0]).tolist(),
+            [0.0 if mark != mark else mark for mark in books.mark[0].tolist()],  # NaN before the first bar
             account[:count],
             account[count : 2 * count],
             books.holding[0].tolist(),
@@ -279,7 +279,11 @@ class Book:
         equity, price = float(books.equity[0]), float(books.mark[0, a])
         held = float(books.position[0, a]) * price
         if verdict is Verdict.STALE_PRICE:
-            measured, limit, what = float(books.age[0, a]), float(limits.max_price_age_bars), "frames since its last bar"
+            measured, limit, what = (
+                float(books.age[0, a]),
+                float(limits.max_price_age_bars),
+                "frames since its last bar",
+            )
         elif verdict is Verdict.MAX_ORDER_NOTIONAL:
             limit = limits.max_order_notional * self.portfolio.capital
             measured, what = abs(weight * equity - held), "order value"

@@ -1,0 +1,69 @@
+"""The catalogue, and ids that follow from what they name."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from tradeloop.common import messages
+from tradeloop.common.messages import BackfillCompleted, Message, ModelActivated, OrderUpdated, TrainingProgressed
+from tradeloop.common.topics import CATALOGUE, dead_letter_topic, derived_id, event_id, retry_topic, topic_of
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_every_message_has_exactly_one_topic_and_every_topic_a_version() -> None:
+    concrete = {
+        value
+        for name, value in vars(messages).items()
+        if isinstance(value, type) and issubclass(value, Message) and value is not Message and not name.startswith("_")
+    }
+    assert {topic.message for topic in CATALOGUE.values()} == concrete
+    assert all(topic.name.endswith(".v1") and topic is topic_of(topic.message) for topic in CATALOGUE.values())
+    assert all(topic.writers and topic.readers for topic in CATALOGUE.values())
+
+
+def test_ids_are_uuid5_of_topic_and_identity() -> None:
+    message = TrainingProgressed(run_id="r", strategy="s", step=1, total=2)
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events")
+    assert event_id(message) == str(uuid.uuid5(namespace, "training.progressed.v1|r|1"))
+    assert uuid.UUID(event_id(message)).version == 5
+    assert derived_id("order", 1, "ü") == str(uuid.uuid5(namespace, "order|1|ü"))
+    assert event_id(message) != event_id(message.model_copy(update={"step": 2}))
+
+
+def test_a_copy_of_a_message_does_not_keep_its_encoding() -> None:
+    order = OrderUpdated(
+        universe="u", portfolio="p", account="paper", order_id="o", decision_time=T0, instrument="x:Y", side="buy",
+        quantity=1.0, status="working",
+    )  # fmt: skip
+    first = order.encode()
+    filled = order.model_copy(update={"status": "filled", "filled_quantity": 1.0})
+    assert b'"filled"' in filled.encode()
+    assert order.encode() is first
+    assert order == OrderUpdated.model_validate_json(first), "an encoding is no part of what a message says"
+    assert OrderUpdated.model_validate_json(first).encode() == first
+
+
+def test_nan_is_refused_and_unknown_fields_are_ignored() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        TrainingProgressed(run_id="r", strategy="s", step=1, total=2, metrics={"x": float("nan")})
+    text = b'{"run_id": "r", "strategy": "s", "step": 1, "total": 2, "added_later": [1]}'
+    assert TrainingProgressed.model_validate_json(text).step == 1
+
+
+def test_traces_follow_a_bar_and_requests_have_their_own() -> None:
+    activated = ModelActivated(universe="u", portfolio="p", time=T0, model="m", version="1", model_id="x")
+    order = OrderUpdated(
+        universe="u", portfolio="p", account="paper", order_id="o", decision_time=T0, instrument="x:Y", side="buy",
+        quantity=1.0, status="working",
+    )  # fmt: skip
+    assert activated.trace == order.trace
+    assert BackfillCompleted.__name__ in {topic.message.__name__ for topic in CATALOGUE.values()}
+
+
+def test_names_of_retry_and_dead_letter_topics() -> None:
+    assert retry_topic("a.v1", "g") == "a.v1.retry.g"
+    assert dead_letter_topic("a.v1", "g") == "a.v1.dlq.g"
