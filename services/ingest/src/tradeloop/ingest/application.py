@@ -63,10 +63,8 @@ class Ingest(Handler):
     def _backfill(self, request: BackfillRequested) -> BackfillCompleted:
         universe = request.universe
         if set(request.files) != set(universe.ids):
-            differing = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
-            raise UserError(
-                f"backfill of {universe.name}: name one file for each of its instruments, not so {differing}"
-            )
+            wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
+            raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
         read = [self._read_bars(request.files[one.id], one, universe.timeframe) for one in universe.instruments]
         bars = together(universe.timeframe, [part for part, _ in read])
         self._write(universe.timeframe, bars)

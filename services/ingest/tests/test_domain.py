@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tradeloop.common.market import (
+    BarArrays,
+    Instrument,
+    Series,
+    Timeframe,
+    Universe,
+    align,
+    resample,
+    to_us,
+)
+from tradeloop.common.messages import BarFrame
+from tradeloop.ingest.domain import Resampler, check, corrections, count_gaps, frames, together
+
+MINUTE = Timeframe.M1.us
+HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15)
+
+
+def universe(instruments: int, higher: tuple[Timeframe, ...] = HIGHER) -> Universe:
+    ids = tuple(Instrument(id=f"x:{name}") for name in "ABC"[:instruments])
+    return Universe(name="u", instruments=ids, timeframe=Timeframe.M1, higher_timeframes=higher)
+
+
+def series(minutes: list[int], seed: int = 0, volume: bool = True) -> Series:
+    rng = np.random.default_rng(seed)
+    n = len(minutes)
+    low, span = rng.uniform(1, 2, n), rng.uniform(0, 1, n)
+    columns: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {
+        "open_us": np.array(minutes, dtype=np.int64) * MINUTE,
+        "open": low + span * rng.random(n),
+        "high": low + span,
+        "low": low,
+        "close": low + span * rng.random(n),
+        "funding_rate": rng.normal(0, 1e-4, n),
+    }
+    return columns | {"volume": rng.uniform(0, 1e6, n)} if volume else columns
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> BarArrays:
+    """Up to three instruments with gaps of their own, some without volume."""
+    minutes = draw(st.lists(st.sets(st.integers(-70, 150), max_size=80).map(sorted), min_size=1, max_size=3))
+    ids = universe(len(minutes)).ids
+    return align(ids, Timeframe.M1, [series(times, a, volume=a != 1) for a, times in enumerate(minutes)])
+
+
+def feed_all(resampler: Resampler, base: list[BarFrame]) -> list[BarFrame]:
+    return [closed for frame in base for closed in resampler.feed(frame)]
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def test_a_frame_carries_its_bars_and_names_what_is_missing() -> None:
+    bars = align(("x:A", "x:B"), Timeframe.M1, [series([0, 1], 1), series([1], 2, volume=False)])
+    first, second = frames("u", Timeframe.M1, bars)
+
+    assert first.open_time == datetime(1970, 1, 1, tzinfo=UTC)
+    assert first.close_time == first.open_time + timedelta(minutes=1)
+    assert [bar.instrument for bar in first.bars] == ["x:A"]
+    assert (first.missing, second.missing) == (("x:B",), ())
+    assert (first.universe, first.timeframe, first.revision) == ("u", Timeframe.M1, 0)
+    a, b = second.bars
+    assert (a.open, a.high, a.low, a.close) == tuple(bars.open[1, :1]) + tuple(
+        getattr(bars, name)[1, 0] for name in ("high", "low", "close")
+    )
+    assert (a.volume, b.volume) == (bars.volume[1, 0], None)
+    assert b.funding_rate == bars.funding_rate[1, 1]
+
+
+# --- resampling a stream --------------------------------------------------------------------------
+
+
+@given(histories())
+def test_a_stream_resamples_to_what_the_batch_gives(bars: BarArrays) -> None:
+    one = universe(len(bars.instruments))
+    streamed = feed_all(Resampler(one), list(frames("u", Timeframe.M1, bars)))
+    for timeframe in HIGHER:
+        batch = list(frames("u", timeframe, resample(bars, Timeframe.M1, timeframe)))
+        assert [frame for frame in streamed if frame.timeframe == timeframe] == batch
+    closes = [(frame.close_time, frame.timeframe.us) for frame in streamed]
+    assert closes == sorted(closes)
+
+
+@given(histories())
+def test_a_higher_frame_comes_as_soon_as_it_is_known_to_be_closed(bars: BarArrays) -> None:
+    resampler, published = Resampler(universe(len(bars.instruments))), set()
+    known_until = None
+    for frame in frames("u", Timeframe.M1, bars):
+        for closed in resampler.feed(frame):
+            assert closed.close_time <= frame.close_time
+            assert known_until is None or closed.close_time > known_until, "it could have come earlier"
+            published.add(closed.identity)
+        known_until = frame.close_time
+
+
+@given(histories(), st.data())
+def test_a_restart_counts_no_bar_twice(bars: BarArrays, data: st.DataObject) -> None:
+    one, base = universe(len(bars.instruments)), list(frames("u", Timeframe.M1, bars))
+    at = data.draw(st.integers(0, len(base)), label="frames before the crash")
+    again = data.draw(st.integers(0, at), label="frames that come again")
+
+    whole = feed_all(Resampler(one), base)
+    before = feed_all(Resampler(one), base[:at])
+    restarted = Resampler(one)
+    if at:
+        bucket = to_us(base[at - 1].open_time) // Timeframe.H1.us * Timeframe.H1.us
+        feed_all(restarted, [frame for frame in base[:at] if to_us(frame.open_time) >= bucket])
+
+    assert before + feed_all(restarted, base[at - again :]) == whole
+
+
+# --- the data gate on arrays ----------------------------------------------------------------------
+
+
+@given(st.integers(10, 60), st.sampled_from(list(Timeframe)), st.integers(-5, 5))
+def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, start: int) -> None:
+    good = dict(series(list(range(n))))
+    good["open_us"] = (np.arange(n) + start) * timeframe.us
+    assert check(good, None, 10) == timeframe
+    assert check(good, timeframe, 10) == timeframe
+
+
+# --- gaps -----------------------------------------------------------------------------------------
+
+
+def times(*stamps: str) -> NDArray[np.int64]:
+    return np.array([to_us(datetime.fromisoformat(stamp).replace(tzinfo=UTC)) for stamp in stamps], dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "stamps", "continuous", "weekdays", "sessions"),
+    [
+        pytest.param("1m", ("2022-01-05 10:00", "2022-01-05 10:01"), 0, 0, 0, id="none"),
+        pytest.param("1m", ("2022-01-05 10:00", "2022-01-05 10:02"), 1, 1, 1, id="one minute of a Wednesday"),
+        pytest.param("1m", ("2022-01-07 21:59", "2022-01-09 22:00"), 1, 0, 0, id="a weekend"),
+        pytest.param("1m", ("2022-01-07 21:30", "2022-01-09 22:30"), 1, 0, 0, id="early close, late open"),
+        pytest.param("1m", ("2022-01-07 20:59", "2022-01-09 21:00"), 1, 0, 0, id="a weekend in summer time"),
+        pytest.param("1m", ("2022-01-07 21:30", "2022-01-07 21:58"), 1, 1, 1, id="a hole in Friday night"),
+        pytest.param("1m", ("2022-01-09 22:00", "2022-01-09 22:05"), 1, 1, 1, id="a hole in Sunday night"),
+        pytest.param("1m", ("2022-01-07 21:58", "2022-01-07 22:00"), 1, 1, 1, id="just before the weekend"),
+        pytest.param("1m", ("2022-01-05 20:59", "2022-01-06 14:30"), 1, 1, 0, id="a night"),
+        pytest.param("1d", ("2022-01-07", "2022-01-10"), 1, 0, 0, id="Friday to Monday"),
+        pytest.param("1d", ("2022-01-04", "2022-01-06"), 1, 1, 0, id="no Wednesday"),
+        pytest.param("4h", ("1969-12-31 20:00", "1970-01-01 00:00"), 0, 0, 0, id="over the epoch"),
+    ],
+)
+def test_gaps_by_calendar(
+    timeframe: str, stamps: tuple[str, ...], continuous: int, weekdays: int, sessions: int
+) -> None:
+    found = {
+        calendar: count_gaps(times(*stamps), Timeframe(timeframe), Instrument(id="x:A", calendar=calendar))
+        for calendar in ("continuous", "weekdays", "sessions")
+    }
+    assert found == {"continuous": continuous, "weekdays": weekdays, "sessions": sessions}
+
+
+@given(st.sets(st.integers(0, 4 * 168 - 1), min_size=1))
+def test_weekday_gaps_by_the_definition(hours: set[int]) -> None:
+    open_hours = sorted(hours)
+    expected = 0
+    for left, right in pairwise(open_hours):
+        missing = range(left + 1, right)
+        weekend = any((hour - 46) % 168 < 48 for hour in missing)
+        expected += bool(missing) and not weekend
+    open_us = np.array(open_hours, dtype=np.int64) * Timeframe.H1.us
+    assert count_gaps(open_us, Timeframe.H1, Instrument(id="x:A", calendar="weekdays")) == expected
+
+
+# --- what the store holds otherwise ---------------------------------------------------------------
+
+
+def test_only_what_differs_is_corrected() -> None:
+    ids = ("x:A", "x:B")
+    stored = align(ids, Timeframe.M1, [series([0, 1, 2, 3], 1), series([0, 2, 3], 2, volume=False)])
+    assert len(corrections(stored.slice(1, 3), stored)) == 0
+
+    new = align(ids, Timeframe.M1, [series([0, 1, 2, 3], 1), series([0, 2, 3], 2, volume=False)])
+    new.close[2, 1] += 1
+    new.volume[3, 0] = np.nan
+    result = corrections(new, stored)
+    assert result.open_us.tolist() == [2 * MINUTE, 3 * MINUTE]
+    assert result.present.tolist() == [[False, True], [True, False]]
+    assert result.close[0, 1] == new.close[2, 1]
+
+
+def test_parts_are_put_on_one_grid() -> None:
+    a = align(("x:A",), Timeframe.M1, [series([0, 1], 1)])
+    b = align(("x:B",), Timeframe.M1, [series([1, 2], 2)])
+    both = together(Timeframe.M1, [a, b])
+    assert both.instruments == ("x:A", "x:B")
+    assert both.present.tolist() == [[True, False], [True, True], [False, True]]
+    assert both.volume[:2, 0].tolist() == a.volume[:, 0].tolist()
