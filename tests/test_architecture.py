@@ -85,6 +85,15 @@ def test_layers_of_common_are_its_modules() -> None:
     assert on_disk == listed("Inside the vocabulary, ports know no adapter")
 
 
+def test_every_adapter_of_common_is_protected() -> None:
+    """Adapters are the layers between the checks and what uses the ports."""
+    adapters = CONTRACTS["Inside the vocabulary, ports know no adapter"]["layers"][1:3]
+    protected = [name for contract in CONTRACTS.values() for name in contract.get("protected_modules", [])]
+    assert sorted(protected) == sorted(
+        f"tradeloop.common.{name}" for layer in adapters for name in re.findall(r"\w+", layer)
+    )
+
+
 @pytest.mark.parametrize("ring", RINGS)
 def test_inner_rings_import_no_technology(graph: grimp.ImportGraph, ring: str) -> None:
     modules = {f"tradeloop.{service}.{ring}" for service in SERVICES} & graph.modules
