@@ -44,7 +44,7 @@ bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md
 format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/tradeloop topics --markdown > docs/topics.md.new && mv docs/topics.md.new docs/topics.md
+	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen
