@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
+
 from tradeloop.common.errors import Unavailable
 
 
@@ -72,25 +74,56 @@ class RegisteredPolicy:
 
 
 class ModelStore(Protocol):
-    """Named, versioned policies with movable aliases."""
+    """Named, versioned policies with movable aliases. Every method raises `ModelStoreUnavailable`."""
 
     def register(
         self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
     ) -> RegisteredPolicy:
-        """Store a policy as the next version of a model. Raises `ModelStoreUnavailable`."""
+        """Store a policy as the next version of a model: \"1\", \"2\" and so on.
+
+        Raises ValueError when the graph does not match its manifest's hash, or the name is none a store can take.
+        """
         ...
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at a version. Raises `ModelNotFound`, `ModelStoreUnavailable`."""
+        """Point an alias at a version, away from any other. Raises `ModelNotFound`."""
         ...
 
     def load(self, name: str, reference: str) -> RegisteredPolicy:
         """A policy by version (digits) or alias.
 
-        Raises `ModelNotFound`, `ModelStoreUnavailable`, and ValueError when the stored graph does not match its
-        manifest's hash.
+        Raises `ModelNotFound`, and ValueError when what is stored is damaged: no manifest can be read, or the graph
+        does not match its hash.
         """
         ...
+
+
+def write_policy(folder: Path, policy: Policy) -> None:
+    """Write `policy.onnx` and `manifest.json` into a folder, which is made. Raises ValueError on a wrong hash."""
+    _verify(policy, "the policy")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.onnx").write_bytes(policy.onnx)
+    (folder / "manifest.json").write_text(policy.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_policy(folder: Path) -> Policy:
+    """What `write_policy` wrote. Raises `ModelNotFound` without the files, ValueError when they are damaged."""
+    try:
+        onnx = (folder / "policy.onnx").read_bytes()
+        manifest = (folder / "manifest.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFound(f"no policy in {folder}: policy.onnx and manifest.json are expected there") from None
+    policy = Policy(PolicyManifest.model_validate_json(manifest), onnx)
+    _verify(policy, f"the policy in {folder}")
+    return policy
+
+
+def _verify(policy: Policy, what: str) -> None:
+    if policy.model_id != policy.manifest.onnx_sha256:
+        raise ValueError(
+            f"{what} is damaged: its graph has the SHA-256 {policy.model_id}, its manifest says "
+            f"{policy.manifest.onnx_sha256}; register it again from a good copy"
+        )
 
 
 def model_name(strategy: str, universe: str) -> str:
