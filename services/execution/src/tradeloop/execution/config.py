@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.kafka import KafkaSettings
 from tradeloop.common.portfolio import Portfolio
 
 
 class Settings(BaseSettings):
-    """Environment variables start with `EXECUTION_`."""
+    """Environment variables start with `EXECUTION_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="EXECUTION_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="EXECUTION_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    portfolios: tuple[Portfolio, ...]
+    kafka: KafkaSettings = KafkaSettings()
+
+    portfolios: tuple[Portfolio, ...] = ()
     """The portfolios to trade, as JSON."""
-    ledger_url: str = "sqlite:///ledger.db"
+    ledger_url: SecretStr = SecretStr("sqlite:///ledger.db")
     """SQLAlchemy URL of the order ledger."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from tradeloop.common.bus import Bus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.kafka import KafkaBus
+from tradeloop.common.service import Runner, serve
 from tradeloop.common.strategy import load
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
@@ -9,19 +13,16 @@ from tradeloop.execution.application import Execution
 from tradeloop.execution.config import Settings
 
 
-def build(settings: Settings) -> Execution:
-    """The service, with a paper venue for each portfolio."""
-    return Execution(settings.portfolios, load, PaperVenue, SqlLedger(settings.ledger_url))
+def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
+    """The service, with a paper venue for each portfolio. It needs nothing of the bus but what its runner does."""
+    return Execution(settings.portfolios, load, PaperVenue, SqlLedger(settings.ledger_url.get_secret_value()))
 
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
-    from tradeloop.common.clock import SystemClock
-    from tradeloop.common.kafka import KafkaBus, KafkaSettings
-    from tradeloop.common.service import Runner, serve
-
-    settings = Settings()
-    serve(Runner(build(settings), KafkaBus(KafkaSettings()), SystemClock()))
+    settings, clock = Settings(), SystemClock()
+    bus = KafkaBus(settings.kafka)
+    serve(Runner(build(settings, bus, clock), bus, clock))
 
 
 if __name__ == "__main__":

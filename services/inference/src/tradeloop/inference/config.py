@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.kafka import KafkaSettings
 from tradeloop.common.portfolio import Portfolio
 
 
 class Settings(BaseSettings):
-    """Environment variables start with `INFERENCE_`."""
+    """Environment variables start with `INFERENCE_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="INFERENCE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="INFERENCE_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    portfolios: tuple[Portfolio, ...]
+    kafka: KafkaSettings = KafkaSettings()
+
+    portfolios: tuple[Portfolio, ...] = ()
     """The portfolios to decide for, as JSON."""
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from tradeloop.common.models import ModelStore
+from tradeloop.common.bus import Bus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.service import Runner, serve
 from tradeloop.common.strategy import load
 from tradeloop.inference.application import Inference
 from tradeloop.inference.config import Settings
 
 
-def build(settings: Settings, models: ModelStore | None = None) -> Inference:
-    """The service; `models` stands in for the MLflow registry that the settings name."""
-    if models is None:
-        from tradeloop.common.mlflow_models import MlflowModelStore
+def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
+    """The service, with its model registry. It needs nothing of the bus but what its runner does."""
+    from tradeloop.common.mlflow_models import MlflowModelStore  # importing MLflow takes seconds
 
-        models = MlflowModelStore(settings.mlflow_tracking_uri)
-    return Inference(settings.portfolios, load, models, OnnxPolicy)
+    return Inference(settings.portfolios, load, MlflowModelStore(settings.mlflow_tracking_uri), OnnxPolicy)
 
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
-    from tradeloop.common.clock import SystemClock
-    from tradeloop.common.kafka import KafkaBus, KafkaSettings
-    from tradeloop.common.service import Runner, serve
-
-    settings = Settings()
-    serve(Runner(build(settings), KafkaBus(KafkaSettings()), SystemClock()))
+    settings, clock = Settings(), SystemClock()
+    bus = KafkaBus(settings.kafka)
+    serve(Runner(build(settings, bus, clock), bus, clock))
 
 
 if __name__ == "__main__":
