@@ -11,7 +11,18 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import ATTEMPT, ERROR, ORIGIN, Handler, Held, Position, Runner, RunPolicy, headers_of, pump
+from tradeloop.common.service import (
+    ATTEMPT,
+    ERROR,
+    ORIGIN,
+    Handler,
+    Held,
+    Position,
+    Runner,
+    RunPolicy,
+    headers_of,
+    pump,
+)
 from tradeloop.common.topics import CATALOGUE, dead_letter_topic, event_id, retry_topic, topic_of
 
 SOURCE = topic_of(TrainingProgressed).name
@@ -42,7 +53,9 @@ class Recorder(Handler):
         if message.step in self.poison:
             raise ValueError(f"cannot stand {message.step}")
         self.steps.append(message.step)
-        return [ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(message.step), model_id="x")]
+        return [
+            ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(message.step), model_id="x")
+        ]
 
     def before_commit(self) -> None:
         self.committed += 1
@@ -101,7 +114,9 @@ def test_what_was_committed_is_not_delivered_to_the_next_member(bus: MemoryBus, 
     assert second.steps == [3]
 
 
-def test_without_a_commit_everything_is_delivered_again_with_the_same_outputs(bus: MemoryBus, clock: ManualClock) -> None:
+def test_without_a_commit_everything_is_delivered_again_with_the_same_outputs(
+    bus: MemoryBus, clock: ManualClock
+) -> None:
     class NeverDurable(Recorder):
         def before_commit(self) -> None:
             raise Unavailable("the store went away before the commit")

@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
-from tradeloop.execution.ports import BookRecord, Effects, Ledger, LedgerUnavailable
+from tradeloop.execution.domain import BookRecord
+from tradeloop.execution.ports import Effects, Ledger, LedgerUnavailable
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Reopen = Callable[[], Ledger]

@@ -190,7 +190,8 @@ def parity(
         raise Failed(
             f"parity is broken: {int(wrong.sum())} of {len(wrong)} bars differ, the first closes at "
             f"{from_us(bars.close_us[first]).isoformat()}: live equity {live[first]!r} and fills "
-            f"{quantity[first].tolist()}, backtest {expected.equity[first]!r} and {expected.fill_quantity[first].tolist()}"
+            f"{quantity[first].tolist()}, backtest {expected.equity[first]!r} and "
+            f"{expected.fill_quantity[first].tolist()}"
         )
     return float(difference.max())
 

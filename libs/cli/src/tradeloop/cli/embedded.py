@@ -22,7 +22,7 @@ from tradeloop.common.messages import Message, TrainingProgressed
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.models import ModelStore
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import ERROR, ORIGIN, Runner, RunPolicy, headers_of
+from tradeloop.common.service import ERROR, ORIGIN, Runner, RunPolicy, Service, headers_of
 from tradeloop.common.topics import dead_letter_topic, topic_of
 from tradeloop.execution.config import Settings as ExecutionSettings
 from tradeloop.execution.main import build as build_execution
@@ -53,21 +53,25 @@ class EmbeddedStack:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         bars = SecretStr(f"sqlite:///{home / 'bars.db'}")
+        ledger = SecretStr(f"sqlite:///{home / 'ledger.db'}")
+        books = tuple(portfolios)
         features = home / "features"
         mlflow = f"sqlite:///{home / 'mlflow.db'}"
         self._stop = threading.Event()
-        services = [
+        services: list[Service] = [
             build_ingest(IngestSettings(database_url=bars), self.bus, clock),
             build_preprocess(
                 PreprocessSettings(
-                    pairs=tuple((p.universe, p.strategy) for p in portfolios), database_url=bars, feature_root=features
+                    pairs=tuple((p.universe, p.strategy) for p in books), database_url=bars, feature_root=features
                 ),
                 self.bus,
                 clock,
             ),
-            build_inference(InferenceSettings(portfolios=tuple(portfolios), mlflow_tracking_uri=mlflow), self.bus, clock),
+            build_inference(
+                InferenceSettings(portfolios=tuple(portfolios), mlflow_tracking_uri=mlflow), self.bus, clock
+            ),
             build_execution(
-                ExecutionSettings(portfolios=tuple(portfolios), ledger_url=f"sqlite:///{home / 'ledger.db'}"),
+                ExecutionSettings(portfolios=books, ledger_url=ledger),
                 self.bus,
                 clock,
             ),
@@ -81,9 +85,7 @@ class EmbeddedStack:
         )
         self.runners = [Runner(service, self.bus, clock, _POLICY) for service in services]
         self._training = Runner(training, self.bus, clock, _POLICY)
-        self._thread = threading.Thread(
-            target=self._training.run, args=(self._stop,), name="training", daemon=True
-        )
+        self._thread = threading.Thread(target=self._training.run, args=(self._stop,), name="training", daemon=True)
         self._thread.start()
         self._producer = self.bus.producer()
 

@@ -26,14 +26,18 @@ app.add_typer(strategy.app, name="strategy")
 
 Bars = Annotated[
     Path | None,
-    typer.Option("--bars", help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, installed with Tradeloop."),
+    typer.Option(
+        "--bars", help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, installed with Tradeloop."
+    ),
 ]
 StrategyName = Annotated[str, typer.Option("--strategy", help="An installed strategy; see `tradeloop strategy list`.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bars: same result, byte for byte.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Environment steps to train for, over all parallel books.")]
 Home = Annotated[
     Path,
-    typer.Option("--home", envvar="TRADELOOP_HOME", help="Folder of the embedded stack: bars, features, models, ledger."),
+    typer.Option(
+        "--home", envvar="TRADELOOP_HOME", help="Folder of the embedded stack: bars, features, models, ledger."
+    ),
 ]
 DEFAULT_HOME = Path(".tradeloop")
 DEFAULT_STEPS = 400_000

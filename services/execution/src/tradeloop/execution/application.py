@@ -11,8 +11,8 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Handler, Held, Position
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import event_id
-from tradeloop.execution.domain import Book, FrameReader
-from tradeloop.execution.ports import BookRecord, Effects, Ledger, Venue
+from tradeloop.execution.domain import Book, BookRecord, FrameReader
+from tradeloop.execution.ports import Effects, Ledger, Venue
 
 
 class Desk:
@@ -51,10 +51,8 @@ class Desk:
         time_us = to_us(signal.time)
         if time_us > self._book.marked_us:
             raise ValueError(f"portfolio {self.portfolio.name}: a signal for {signal.time}, which is not marked yet")
-        if time_us <= self._book.decided_us:
-            outputs = self._again(event_id(signal))
-        else:
-            outputs = self._decide(signal)
+        settled = time_us <= self._book.decided_us
+        outputs = self._again(event_id(signal)) if settled else self._decide(signal)
         return outputs + self._process_frames()
 
     def _restore(self) -> None:

@@ -6,7 +6,9 @@ Everything here is a function of the frames and signals, in their order; nothing
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +29,41 @@ from tradeloop.common.rewards import RewardEngine
 from tradeloop.common.simulation import DENIED, Halt, Market, Simulator, Verdict
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import derived_id
-from tradeloop.execution.ports import BookRecord, VenueFill
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VenueFill:
+    """A fill as the venue reports it."""
+
+    order_id: str
+    trade: int
+    """The venue's number of this fill within the order, from 1."""
+    instrument: int
+    """Its index in the universe."""
+    quantity: float
+    """Signed, negative for a sale."""
+    price: float
+    fee: float
+    slippage: float
+
+
+@dataclass(frozen=True, slots=True)
+class BookRecord:
+    """What the ledger remembers of a portfolio's book."""
+
+    marked_us: int = -1
+    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
+    decided_us: int = -1
+    """Close of the bar whose decision was settled last; -1 for none."""
+    book: Mapping[str, Any] = field(default_factory=dict)
+    """The simulator's snapshot of the book."""
+    reward_state: Mapping[str, float] = field(default_factory=dict)
+    signal: bytes = b""
+    """The last decision, as it was received."""
+    working: tuple[OrderUpdated, ...] = ()
+    """Orders at the venue."""
 
 
 class FrameReader:
@@ -38,7 +72,13 @@ class FrameReader:
     def __init__(self, instruments: Sequence[str]) -> None:
         self._index = {instrument: a for a, instrument in enumerate(instruments)}
         shape = (1, len(instruments))
-        self.market = Market(*(np.full(shape, np.nan) for _ in range(4)), np.zeros(shape, dtype=np.bool_))
+        self.market = Market(
+            open=np.full(shape, np.nan),
+            close=np.full(shape, np.nan),
+            volume=np.full(shape, np.nan),
+            funding_rate=np.zeros(shape),
+            present=np.zeros(shape, dtype=np.bool_),
+        )
 
     def read(self, frame: BarFrame) -> Market:
         """The bars of a frame; instruments of other universes are ignored."""
@@ -107,9 +147,8 @@ class Book:
         Raises ValueError when the signal is not about this book's instruments.
         """
         if signal.instruments != self._instruments:
-            raise ValueError(
-                f"signal for {signal.instruments}, portfolio {self.portfolio.name} has {self._instruments}"
-            )
+            mine, theirs = self._instruments, signal.instruments
+            raise ValueError(f"portfolio {self.portfolio.name} trades {mine}, the signal is for {theirs}")
         weights = np.full((1, len(self._instruments)), np.nan) if signal.hold else np.array([signal.targets])
         self._simulator.decide(weights)
         books = self._simulator.books
@@ -119,7 +158,7 @@ class Book:
             if quantity != 0.0
         ]
         verdicts = [
-            self._denial(signal.time, a, Verdict(code), float(weights[0, a]))
+            self._denial(signal.time, a, Verdict(code), weights[0])
             for a, code in enumerate(books.verdict[0])
             if code in DENIED
         ]
@@ -273,25 +312,22 @@ class Book:
             ),
         )
 
-    def _denial(self, time: datetime, a: int, verdict: Verdict, weight: float) -> RiskVerdict:
+    def _denial(self, time: datetime, a: int, verdict: Verdict, weights: Floats) -> RiskVerdict:
         """Why an order was not sent, with what was measured and what the limit was."""
         books, limits = self._simulator.books, self.portfolio.limits
-        equity, price = float(books.equity[0]), float(books.mark[0, a])
-        held = float(books.position[0, a]) * price
+        equity, weight = float(books.equity[0]), float(weights[a])
+        held = books.position[0] * np.nan_to_num(books.mark[0])
         if verdict is Verdict.STALE_PRICE:
-            measured, limit, what = (
-                float(books.age[0, a]),
-                float(limits.max_price_age_bars),
-                "frames since its last bar",
-            )
+            measured, limit = float(books.age[0, a]), float(limits.max_price_age_bars)
+            what = "frames since its last bar"
         elif verdict is Verdict.MAX_ORDER_NOTIONAL:
             limit = limits.max_order_notional * self.portfolio.capital
-            measured, what = abs(weight * equity - held), "order value"
+            measured, what = abs(weight * equity - float(held[a])), "order value"
         elif verdict is Verdict.MAX_POSITION:
             measured, limit, what = abs(weight), limits.max_position, "position as a multiple of equity"
         elif verdict is Verdict.MAX_LEVERAGE:
-            others = float(np.nansum(np.abs(books.position[0] * books.mark[0]))) - abs(held)
-            measured, limit = others / equity + abs(weight), limits.max_leverage
+            wanted = np.where(np.isnan(weights), held / equity, weights)
+            measured, limit = float(np.abs(wanted).sum()), limits.max_leverage
             what = "gross position as a multiple of equity"
         else:
             measured, limit, what = abs(weight), 0.0, "target weight while the portfolio is halted"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.simulation import Market
+from tradeloop.execution.domain import BookRecord, VenueFill
 
 
 class LedgerUnavailable(Unavailable):
@@ -25,39 +26,6 @@ class Venue(Protocol):
     def fills(self, bar: Market) -> Sequence[VenueFill]:
         """What filled on a bar, (1, A), at its open. What did not is cancelled: orders live for one bar."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class VenueFill:
-    """A fill as the venue reports it."""
-
-    order_id: str
-    trade: int
-    """The venue's number of this fill within the order, from 1."""
-    instrument: int
-    """Its index in the universe."""
-    quantity: float
-    """Signed, negative for a sale."""
-    price: float
-    fee: float
-    slippage: float
-
-
-@dataclass(frozen=True, slots=True)
-class BookRecord:
-    """What the ledger remembers of a portfolio's book."""
-
-    marked_us: int = -1
-    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
-    decided_us: int = -1
-    """Close of the bar whose decision was settled last; -1 for none."""
-    book: Mapping[str, Any] = field(default_factory=dict)
-    """The simulator's snapshot of the book."""
-    reward_state: Mapping[str, float] = field(default_factory=dict)
-    signal: bytes = b""
-    """The last decision, as it was received."""
-    working: tuple[OrderUpdated, ...] = ()
-    """Orders at the venue."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,14 +170,12 @@ class Desk:
             model_version=self._model.version,
             model_id=self._model.model_id,
             feature_set=features.feature_set,
-            features=features.values,
+            features=tuple(tuple(value for value in row if value is not None) for row in features.values),
             observation=tuple(observation[0].tolist()),
             action=tuple(action[0].tolist()),
         )
 
-    def _hold(
-        self, mark: PortfolioMarked, reason: Literal["warming_up", "no_model", "no_features"]
-    ) -> SignalGenerated:
+    def _hold(self, mark: PortfolioMarked, reason: Literal["warming_up", "no_model", "no_features"]) -> SignalGenerated:
         return SignalGenerated(
             universe=mark.universe,
             portfolio=mark.portfolio,

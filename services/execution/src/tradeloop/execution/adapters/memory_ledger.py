@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
-from tradeloop.execution.ports import BookRecord, Effects
+from tradeloop.execution.domain import BookRecord
+from tradeloop.execution.ports import Effects
 
 
 class MemoryLedger:

@@ -28,7 +28,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.topics import CATALOGUE, topic_of
-from tradeloop.execution.ports import BookRecord, Effects, LedgerUnavailable
+from tradeloop.execution.domain import BookRecord
+from tradeloop.execution.ports import Effects, LedgerUnavailable
 
 metadata = MetaData()
 

@@ -1,0 +1,332 @@
+"""Execution as a whole: order of effects, redelivery, crashes, the risk gate, the parity with the backtest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tradeloop.common.backtest import run
+from tradeloop.common.bus import Partition
+from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
+from tradeloop.common.messages import (
+    BarFrame,
+    Message,
+    OrderFilled,
+    OrderUpdated,
+    PortfolioMarked,
+    RiskVerdict,
+    SignalGenerated,
+    Transition,
+)
+from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
+from tradeloop.common.service import Position
+from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
+from tradeloop.execution.adapters.memory_ledger import MemoryLedger
+from tradeloop.execution.adapters.paper import PaperVenue
+from tradeloop.execution.application import Execution
+from tradeloop.execution.ports import Effects, LedgerUnavailable
+
+Floats = NDArray[np.float64]
+
+
+@reward(version="1")
+class Pnl:
+    initial_state = {"seen": 0.0}  # noqa: RUF012  a mapping of defaults, never written
+
+    def __call__(self, c: RewardContext) -> dict[str, Floats]:
+        c.state["seen"][:] = c.state["seen"] + 1.0
+        return {
+            "pnl": np.log(c.equity / c.equity_prev),
+            "age": 1e-6 * c.state["seen"],
+            "last": c.features["log_return_1"][:, 0],
+        }
+
+
+STRATEGY = Strategy("test", [log_return(1)], Pnl(), window=1, actions=TargetPosition(no_trade_band=0.02))
+A, B = (Instrument(id=f"x:{name}", lot_size=1e-4, tick_size=0.01, taker_bps=3.0) for name in "AB")
+
+
+def portfolio(**changes: Any) -> Portfolio:
+    universe = Universe(name="pair", instruments=(A, B), timeframe=Timeframe.M1)
+    return Portfolio(name="book", universe=universe, strategy="test", **changes)
+
+
+def walk(bars: int, seed: int = 0, scale: float = 2e-3) -> BarArrays:
+    """Two random walks; the second misses a tenth of its bars."""
+    generator = np.random.default_rng(seed)
+    start = 1_700_000_040_000_000
+    series = []
+    for a in range(2):
+        close = 100.0 * np.exp(np.cumsum(generator.normal(0.0, scale, bars)))
+        opened = np.r_[100.0, close[:-1]]
+        rows = np.flatnonzero((generator.random(bars) > 0.1) | (a == 0) | (np.arange(bars) == 0))
+        column = {"open": opened, "close": close, "high": np.maximum(opened, close), "low": np.minimum(opened, close)}
+        series.append(
+            {"open_us": start + rows * Timeframe.M1.us, **{name: values[rows] for name, values in column.items()}}
+        )
+    return align(("x:A", "x:B"), Timeframe.M1, series)
+
+
+def frame(bars: BarArrays, t: int) -> BarFrame:
+    present = [a for a in range(2) if bars.present[t, a]]
+    return BarFrame(
+        universe="pair",
+        timeframe=Timeframe.M1,
+        open_time=from_us(bars.open_us[t]),
+        close_time=from_us(bars.close_us[t]),
+        bars=tuple(
+            Bar(
+                instrument=bars.instruments[a],
+                open=bars.open[t, a],
+                high=bars.high[t, a],
+                low=bars.low[t, a],
+                close=bars.close[t, a],
+            )
+            for a in present
+        ),
+        missing=tuple(bars.instruments[a] for a in range(2) if a not in present),
+    )
+
+
+def signal(bars: BarArrays, t: int, weights: Sequence[float], hold: bool = False) -> SignalGenerated:
+    return SignalGenerated(
+        universe="pair",
+        portfolio="book",
+        time=from_us(bars.close_us[t]),
+        instruments=bars.instruments,
+        targets=tuple(weights),
+        hold=hold,
+        features=((0.1 * t,), (0.2 * t,)),
+        observation=(float(t), 1.0),
+        action=tuple(weights),
+        model_version="1",
+    )
+
+
+def at(offset: int) -> Position:
+    return Position(Partition("market.bars.v1", 0), offset)
+
+
+def of(kind: type[Any], messages: Sequence[Message]) -> list[Any]:
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def make(book: Portfolio, ledger: MemoryLedger) -> Execution:
+    return Execution([book], lambda _: STRATEGY, PaperVenue, ledger)
+
+
+def play(execution: Execution, bars: BarArrays, weights: Floats) -> list[Message]:
+    """Frames and signals in turn."""
+    out: list[Message] = []
+    for t in range(len(bars)):
+        out += execution.handle(frame(bars, t), at(t))
+        out += execution.handle(signal(bars, t, weights[t]), at(t))
+    return out
+
+
+def targets(bars: int, seed: int = 1) -> Floats:
+    """Targets that change now and then."""
+    generator = np.random.default_rng(seed)
+    changes = np.where(generator.random((bars, 2)) < 0.3, generator.uniform(-0.5, 0.5, (bars, 2)), np.nan)
+    changes[0] = 0.0
+    last = np.maximum.accumulate(np.where(np.isnan(changes), 0, np.arange(bars)[:, None]), axis=0)
+    return np.take_along_axis(changes, last, axis=0)
+
+
+def test_bar_by_bar_equals_the_backtest_to_the_last_bit() -> None:
+    bars, weights = walk(400), targets(400)
+    out = play(make(portfolio(), MemoryLedger()), bars, weights)
+    features = np.stack([np.column_stack([0.1 * np.arange(400), 0.2 * np.arange(400)])], axis=2)
+    expected = run(portfolio(), STRATEGY, bars, features, lambda t, _: weights[t : t + 1])
+    marks, transitions, fills = of(PortfolioMarked, out), of(Transition, out), of(OrderFilled, out)
+    assert [mark.equity for mark in marks] == expected.equity.tolist()
+    assert [mark.cash for mark in marks] == expected.cash.tolist()
+    assert [transition.reward for transition in transitions] == expected.rewards[1:].tolist()
+    assert len(fills) == np.count_nonzero(expected.fill_quantity) > 100
+    assert {"pnl", "age", "last"} == set(transitions[0].components)
+
+
+def test_the_first_mark_is_the_capital() -> None:
+    bars = walk(1)
+    out = list(make(portfolio(), MemoryLedger()).handle(frame(bars, 0), at(0)))
+    (mark,) = out
+    assert isinstance(mark, PortfolioMarked)
+    assert (mark.cash, mark.equity, mark.state) == (100_000.0, 100_000.0, "active")
+    assert mark.time == from_us(bars.close_us[0])
+
+
+def test_a_frame_waits_for_the_decision_before_it() -> None:
+    bars = walk(4)
+    execution = make(portfolio(), MemoryLedger())
+    assert len(of(PortfolioMarked, list(execution.handle(frame(bars, 0), at(0))))) == 1
+    assert list(execution.handle(frame(bars, 1), at(1))) == []
+    assert list(execution.handle(frame(bars, 2), at(2))) == []
+    assert set(execution.held()) == {at(1), at(2)}
+    out = list(execution.handle(signal(bars, 0, (0.5, 0.0)), at(0)))
+    assert [order.status for order in of(OrderUpdated, out)] == ["working", "filled"]
+    assert [mark.time for mark in of(PortfolioMarked, out)] == [from_us(bars.close_us[1])]
+    assert set(execution.held()) == {at(2)}
+    (fill,) = of(OrderFilled, out)
+    assert fill.time == from_us(bars.open_us[1])
+    assert fill.decision_time == from_us(bars.close_us[0])
+
+
+def test_redelivered_messages_publish_the_same_outputs_until_they_left() -> None:
+    bars, weights = walk(6), targets(6)
+    execution = make(portfolio(), ledger := MemoryLedger())
+    first: dict[str, list[Message]] = {}
+    for t in range(6):
+        first[f"frame {t}"] = list(execution.handle(frame(bars, t), at(t)))
+        first[f"signal {t}"] = list(execution.handle(signal(bars, t, weights[t]), at(t)))
+    orders, fills = dict(ledger.orders), dict(ledger.fills)
+    for t in range(6):
+        assert list(execution.handle(frame(bars, t), at(t))) == first[f"frame {t}"]
+        assert list(execution.handle(signal(bars, t, weights[t]), at(t))) == first[f"signal {t}"]
+    assert (ledger.orders, ledger.fills) == (orders, fills), "nothing is ordered or booked twice"
+    execution.before_commit()
+    assert list(execution.handle(frame(bars, 5), at(5))) == []
+
+
+@pytest.mark.parametrize("stop", range(0, 24, 3))
+def test_a_restart_anywhere_changes_nothing(stop: int) -> None:
+    bars, weights = walk(12), targets(12)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    inputs = [message for t in range(12) for message in (frame(bars, t), signal(bars, t, weights[t]))]
+    ledger = MemoryLedger()
+    execution = make(portfolio(), ledger)
+    out: list[Message] = []
+    for step in range(24):
+        if step == stop:  # a new process, the same ledger; the last input comes again
+            execution = make(portfolio(), ledger)
+            again = list(execution.handle(inputs[step - 1], at(0))) if step else []
+            assert all(message in out for message in again)
+        out += execution.handle(inputs[step], at(0))
+    assert out == whole
+
+
+def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
+    class Flaky(MemoryLedger):
+        away = False
+
+        def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
+            if self.away:
+                raise LedgerUnavailable("gone for lunch")
+            super().record(portfolio, input_id, effects)
+
+    bars, weights = walk(8), targets(8)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    ledger = Flaky()
+    execution = make(portfolio(), ledger)
+    out: list[Message] = []
+    for t in range(8):
+        for message in (frame(bars, t), signal(bars, t, weights[t])):
+            ledger.away = True
+            with pytest.raises(LedgerUnavailable):
+                execution.handle(message, at(t))
+            ledger.away = False
+            out += execution.handle(message, at(t))
+    assert out == whole
+
+
+def test_order_ids_follow_from_the_decision() -> None:
+    bars, weights = walk(20), targets(20)
+    first = of(OrderUpdated, play(make(portfolio(), MemoryLedger()), bars, weights))
+    second = of(OrderUpdated, play(make(portfolio(), MemoryLedger()), bars, weights))
+    other = of(OrderUpdated, play(make(portfolio(account="other"), MemoryLedger()), bars, weights))
+    assert [order.order_id for order in first] == [order.order_id for order in second]
+    assert not {order.order_id for order in first} & {order.order_id for order in other}
+
+
+def test_to_hold_orders_nothing_and_earns_nothing() -> None:
+    bars = walk(3)
+    execution = make(portfolio(), MemoryLedger())
+    out: list[Message] = []
+    for t in range(3):
+        out += execution.handle(frame(bars, t), at(t))
+        out += execution.handle(signal(bars, t, (0.0, 0.0), hold=True), at(t))
+    assert [type(message) for message in out] == [PortfolioMarked] * 3
+
+
+def test_an_instrument_without_a_bar_leaves_its_order_unfilled() -> None:
+    bars = walk(2)
+    bars = replace(bars, present=np.array([[True, True], [True, False]]))
+    execution = make(portfolio(), MemoryLedger())
+    execution.handle(frame(bars, 0), at(0))
+    out = list(execution.handle(signal(bars, 0, (0.4, 0.4)), at(0))) + list(execution.handle(frame(bars, 1), at(1)))
+    final = {order.instrument: order.status for order in of(OrderUpdated, out)}
+    assert final == {"x:A": "filled", "x:B": "expired"}
+    assert len(of(OrderFilled, out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "weights", "code", "limit"),
+    [
+        (RiskLimits(max_position=0.3), (0.5, 0.0), "max_position", 0.3),
+        (RiskLimits(max_order_notional=0.2), (0.5, 0.0), "max_order_notional", 20_000.0),
+        (RiskLimits(max_leverage=0.6), (0.4, 0.4), "max_leverage", 0.6),
+    ],
+)
+def test_the_gate_denies_with_a_stable_code_and_the_measured_value(
+    limits: RiskLimits, weights: tuple[float, float], code: str, limit: float
+) -> None:
+    bars = walk(2)
+    execution = make(portfolio(limits=limits), MemoryLedger())
+    execution.handle(frame(bars, 0), at(0))
+    out = list(execution.handle(signal(bars, 0, weights), at(0)))
+    verdict = of(RiskVerdict, out)[0]
+    assert (verdict.code, verdict.limit) == (code, limit)
+    assert verdict.measured > limit
+    assert not [order for order in of(OrderUpdated, out) if order.instrument == verdict.instrument]
+
+
+def test_a_stale_price_is_denied() -> None:
+    bars = walk(3)
+    bars = replace(bars, present=np.array([[True, True], [True, False], [True, False]]))
+    execution = make(portfolio(), MemoryLedger())
+    execution.handle(frame(bars, 0), at(0))
+    execution.handle(signal(bars, 0, (0.0, 0.0)), at(0))
+    execution.handle(frame(bars, 1), at(1))
+    out = list(execution.handle(signal(bars, 1, (0.0, 0.4)), at(1)))
+    (verdict,) = out
+    assert isinstance(verdict, RiskVerdict)
+    assert (verdict.code, verdict.instrument, verdict.measured, verdict.limit) == ("stale_price", "x:B", 1.0, 0.0)
+
+
+def test_a_drawdown_beyond_the_limit_flattens_and_halts() -> None:
+    bars = walk(60, scale=3e-2)
+    book = portfolio(limits=RiskLimits(max_drawdown=0.05), costs=Costs(slippage_bps=0.0))
+    out = play(make(book, MemoryLedger()), bars, np.tile([0.5, 0.5], (60, 1)))
+    halts = [verdict for verdict in of(RiskVerdict, out) if verdict.code == "drawdown_halt"]
+    assert len(halts) == 1
+    assert halts[0].measured >= halts[0].limit == 0.05
+    marks = of(PortfolioMarked, out)
+    halted = [mark for mark in marks if mark.state == "halted"]
+    assert halted[0].time == halts[0].time
+    assert all(position.quantity == 0.0 for position in marks[-1].positions)
+    assert [t.terminated for t in of(Transition, out)].count(True) == 1
+    assert any(verdict.code == "halted" for verdict in of(RiskVerdict, out)), "entries are denied from then on"
+
+
+def test_signals_that_do_not_fit_are_refused() -> None:
+    bars = walk(3)
+    execution = make(portfolio(), MemoryLedger())
+    execution.handle(frame(bars, 0), at(0))
+    with pytest.raises(ValueError, match="not marked yet"):
+        execution.handle(signal(bars, 1, (0.1, 0.1)), at(0))
+    wrong = signal(bars, 0, (0.1, 0.1)).model_copy(update={"instruments": ("x:A", "x:C")})
+    with pytest.raises(ValueError, match="the signal is for"):
+        execution.handle(wrong, at(0))
+    assert of(OrderUpdated, list(execution.handle(signal(bars, 0, (0.1, 0.1)), at(0)))), "the book is unharmed"
+
+
+def test_other_universes_timeframes_and_portfolios_are_ignored() -> None:
+    bars = walk(1)
+    execution = make(portfolio(), MemoryLedger())
+    assert list(execution.handle(frame(bars, 0).model_copy(update={"universe": "other"}), at(0))) == []
+    assert list(execution.handle(frame(bars, 0).model_copy(update={"timeframe": Timeframe.H1}), at(0))) == []
+    assert list(execution.handle(signal(bars, 0, (0.0, 0.0)).model_copy(update={"portfolio": "x"}), at(0))) == []
