@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.errors import UserError
+
 
 class ActionScheme(Protocol):
     """How a policy acts."""
@@ -23,7 +25,7 @@ class ActionScheme(Protocol):
 
     @property
     def kind(self) -> Literal["box", "discrete"]:
-        """`box`: floats in [-1, 1]. `discrete`: one choice per action component, 0 to `choices` - 1."""
+        """`box`: floats in [-1, 1], clipped beyond. `discrete`: whole numbers from 0 to `choices` - 1."""
         ...
 
     @property
@@ -52,6 +54,11 @@ class TargetPosition:
     leverage: float = 1.0
     no_trade_band: float = 0.05
     long_only: bool = False
+    """Whether -1 means no position instead of short."""
+
+    def __post_init__(self) -> None:
+        _require(self.leverage > 0, f"TargetPosition: leverage is {self.leverage}; it must be above 0")
+        _require_band(self)
 
     @property
     def name(self) -> str:
@@ -77,10 +84,14 @@ class TargetPosition:
 
 @dataclass(frozen=True, slots=True)
 class Discrete:
-    """One choice per instrument among evenly spaced weights, by default short, flat, long."""
+    """One choice per instrument among `levels`, by default short, flat, long: its weight, shared out evenly."""
 
     levels: tuple[float, ...] = (-1.0, 0.0, 1.0)
     no_trade_band: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(len(self.levels) > 1, f"Discrete: levels are {self.levels}; a choice needs at least two")
+        _require_band(self)
 
     @property
     def name(self) -> str:
@@ -104,10 +115,15 @@ class Discrete:
 
 @dataclass(frozen=True, slots=True)
 class PortfolioWeights:
-    """One number per instrument and one for cash: a softmax makes them long-only weights that sum to one."""
+    """One number for cash, then one per instrument: a softmax makes them long-only weights that sum to one."""
 
     temperature: float = 0.5
+    """Lower lets the weights differ more: at 0.5, two of them by a factor of up to exp(2 / 0.5) = 55."""
     no_trade_band: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"PortfolioWeights: temperature is {self.temperature}; it must be above 0")
+        _require_band(self)
 
     @property
     def name(self) -> str:
@@ -125,8 +141,20 @@ class PortfolioWeights:
         return instruments + 1
 
     def weights(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores = np.exp(np.minimum(np.maximum(action, -1.0), 1.0) / self.temperature)
-        return scores[:, 1:] / scores.sum(axis=1, keepdims=True)
+        clipped = np.minimum(np.maximum(action, -1.0), 1.0)
+        scores = np.exp((clipped - clipped.max(axis=1, keepdims=True)) / self.temperature)
+        # A running sum: unlike `sum`, its bits do not depend on how the array lies in memory.
+        return scores[:, 1:] / np.add.accumulate(scores, axis=1)[:, -1:]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
+def _require_band(scheme: ActionScheme) -> None:
+    band = scheme.no_trade_band
+    _require(band >= 0, f"{type(scheme).__name__}: no_trade_band is {band}; it must be 0 or more")
 
 
 SCHEMES: dict[str, ActionScheme] = {

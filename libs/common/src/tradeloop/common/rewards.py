@@ -7,13 +7,17 @@ episodes in training and 1 in backtest, paper and live.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tradeloop.common.errors import UserError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -64,11 +68,17 @@ class RewardContext:
     """What the reward remembers of each book, (N,) each; the reward writes it with `[:]`, a new episode resets it."""
 
 
-@runtime_checkable
 class Reward(Protocol):
-    """A reward: one array (N,), or named components (N,) that are summed in their order."""
+    """A reward: one array (N,), or named components (N,) that are summed in their order, all float64.
+
+    Made by `reward` or `scalar_reward`, which give it an identity.
+    """
 
     def __call__(self, context: RewardContext, /) -> Floats | Mapping[str, Floats]: ...
+
+
+class RewardError(UserError):
+    """A reward broke its contract: the message names the reward and what it did."""
 
 
 T = TypeVar("T")
@@ -81,6 +91,8 @@ def reward(version: str) -> Callable[[type[T]], type[T]]:
     Raise `version` whenever the meaning changes. A class attribute `initial_state: ClassVar[Mapping[str, float]]`
     declares what the reward remembers of each book.
     """
+    if not isinstance(version, str):  # what Python passes to a decorator that is written without its call
+        raise RewardError(f'reward {_name(version)}: write its decorator as @reward(version="1")')
 
     def decorate(cls: type[T]) -> type[T]:
         made = dataclass(frozen=True)(cls)
@@ -91,14 +103,26 @@ def reward(version: str) -> Callable[[type[T]], type[T]]:
 
 
 ScalarReward = Callable[[Mapping[str, float], Mapping[str, float], float], float]
+"""`(previous, current, action) -> float`. `previous` has equity, position and price; `current` also drawdown,
+turnover and fees."""
 
 
-@dataclass(frozen=True)
 class _Scalar:
-    function: ScalarReward
-    version: str
+    def __init__(self, function: ScalarReward, version: str) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.version = version
+
+    def __reduce__(self) -> str:
+        # By its name, as functions are: the name of the function that is inside now means this object.
+        return _name(self)
 
     def __call__(self, c: RewardContext) -> Floats:
+        if c.position.shape[1] != 1:
+            raise RewardError(
+                f"reward {_name(self)} is a scalar reward, for one instrument, and got {c.position.shape[1]}: "
+                "write it over arrays with @reward"
+            )
         rewards = np.empty(len(c.equity))
         for n in range(len(rewards)):
             previous = {
@@ -118,65 +142,85 @@ class _Scalar:
         return rewards
 
 
-def scalar_reward(version: str) -> Callable[[ScalarReward], _Scalar]:
+def scalar_reward(version: str) -> Callable[[ScalarReward], Reward]:
     """Make `(previous, current, action) -> float` a reward for one instrument.
 
     Easy to write, and called once per book and bar from Python: expect training to run many times slower
     than with a reward over arrays.
     """
+    if not isinstance(version, str):
+        raise RewardError(f'reward {_name(version)}: write its decorator as @scalar_reward(version="1")')
 
-    def decorate(function: ScalarReward) -> _Scalar:
+    def decorate(function: ScalarReward) -> Reward:
         return _Scalar(function, version)
 
     return decorate
 
 
+def is_scalar(instance: Reward) -> bool:
+    """Whether a reward was made by `scalar_reward`, so that it knows one instrument only."""
+    return isinstance(instance, _Scalar)
+
+
 def reward_id(instance: Reward) -> str:
-    """`rw_` and 12 hex digits over the reward's name, version and parameters."""
-    parts = [type(instance).__qualname__, str(getattr(instance, "version", ""))]
-    if isinstance(instance, _Scalar):
-        parts.append(instance.function.__qualname__)
-    elif dataclasses.is_dataclass(instance):
-        parts += [f"{f.name}={getattr(instance, f.name)!r}" for f in dataclasses.fields(instance)]
-    return "rw_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+    """`rw_` and 12 hexadecimal digits over where the reward is defined, its version and its parameters.
 
-
-class RewardError(Exception):
-    """A reward broke its contract: the message names the reward and what it did."""
+    Raises `RewardError` when it has no version, or a parameter that is no plain data.
+    """
+    if not hasattr(instance, "version"):
+        raise RewardError(f'reward {_name(instance)} has no version: decorate its class with @reward(version="1")')
+    parameters = dataclasses.asdict(instance) if dataclasses.is_dataclass(instance) else {}  # type: ignore[arg-type]
+    what = _definition(instance)
+    try:
+        text = json.dumps([what.__module__, what.__qualname__, instance.version, parameters], sort_keys=True)
+    except TypeError as error:
+        raise RewardError(
+            f"reward {_name(instance)} has a parameter without a stable identity ({error}): "
+            "use numbers, text, booleans, or lists and mappings of them"
+        ) from None
+    return "rw_" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class RewardEngine:
     """Runs a reward for N books: sums its components, keeps its state, resets it where an episode ended.
 
-    `components` maps names to (N,) arrays of the last call; a reward of one array has the component `reward`.
+    `components` maps names to the (N,) arrays that the last call returned, valid until the simulator's next
+    step; a reward of one array has the component `reward`. `state` is what the reward remembers, (N,) each.
     """
 
     def __init__(self, instance: Reward, books: int) -> None:
         self.reward = instance
         self.components: dict[str, Floats] = {}
         self._initial: Mapping[str, float] = getattr(instance, "initial_state", {})
-        self.state = {name: np.full(books, value) for name, value in self._initial.items()}
-        self._books = books
+        self.state = {name: np.full(books, value, dtype=np.float64) for name, value in self._initial.items()}
+        self._own = dict(self.state)
+        self._shape = (books,)
 
     def __call__(self, context: RewardContext) -> Floats:
-        """Rewards (N,) float64. Raises `RewardError` for a wrong shape or a value that is not finite."""
+        """Rewards (N,) float64, in an array of their own. Raises `RewardError`."""
         context.state = self.state
         answer: Any = self.reward(context)
-        if isinstance(answer, Mapping):
-            self.components = dict(answer)
-        else:
-            self.components = {"reward": answer}
+        self.components = dict(answer) if isinstance(answer, Mapping) else {"reward": answer}
         total: Floats | None = None
         for name, part in self.components.items():
-            if not isinstance(part, np.ndarray) or part.shape != (self._books,):
-                what = f"shape {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
-                raise RewardError(f"{self._name} returned {what} for {name}; it must be an array of shape (N,)")
-            total = part if total is None else total + part
+            if not isinstance(part, np.ndarray) or part.shape != self._shape or part.dtype != np.float64:
+                what = f"{part.dtype} of shape {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
+                raise self._error(f"returned {what} as {name}: it must be an array of float64 of shape {self._shape}")
+            if total is None:
+                total = part.copy()
+            else:
+                total += part
         if total is None:
-            raise RewardError(f"{self._name} returned no components")
+            raise self._error("returned no components: return an array, or a mapping of at least one")
         # One reduction finds what is not finite: a NaN or an infinity survives the sum.
         if not np.isfinite(total.sum()):
-            raise RewardError(f"{self._name} returned a value that is not finite{self._culprit()}")
+            bad = [name for name, part in self.components.items() if not np.isfinite(part).all()]
+            raise self._error(f"returned a value that is not finite in {', '.join(bad) or 'the sum of its components'}")
+        if len(self.state) != len(self._own) or any(self.state.get(name) is not own for name, own in self._own.items()):
+            raise self._error(
+                "changed what its state consists of: declare each name in initial_state, "
+                "and write into the array that is there, c.state[name][:] = ..."
+            )
         return total
 
     def reset(self, done: Bools) -> None:
@@ -184,10 +228,15 @@ class RewardEngine:
         for name, value in self._initial.items():
             self.state[name][done] = value
 
-    @property
-    def _name(self) -> str:
-        return f"reward {type(self.reward).__qualname__}"
+    def _error(self, what: str) -> RewardError:
+        return RewardError(f"reward {_name(self.reward)} {what}")
 
-    def _culprit(self) -> str:
-        bad = [name for name, part in self.components.items() if not np.isfinite(part).all()]
-        return f" in {', '.join(bad)}" if bad else ""
+
+def _definition(instance: object) -> Any:
+    """What the author wrote: a function (which a scalar reward looks like), or the class of an instance."""
+    return instance if hasattr(instance, "__qualname__") else type(instance)
+
+
+def _name(instance: object) -> str:
+    name: str = _definition(instance).__qualname__
+    return name

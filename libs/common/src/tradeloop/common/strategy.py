@@ -7,10 +7,12 @@ A strategy is an installed package with an entry point in the group `tradeloop.s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from tradeloop.common.actions import SCHEMES, ActionScheme, Discrete, PortfolioWeights, TargetPosition
 from tradeloop.common.errors import UserError
@@ -26,6 +28,7 @@ __all__ = [
     "Reward",
     "RewardContext",
     "Strategy",
+    "StrategyError",
     "TargetPosition",
     "log_return",
     "on",
@@ -39,15 +42,22 @@ __all__ = [
 GROUP = "tradeloop.strategies"
 """The entry point group."""
 
+_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 
-@dataclass(frozen=True)
+
+class StrategyError(UserError):
+    """A strategy is defined wrongly, or broke its contract: the message names it and what it did."""
+
+
+@dataclass(frozen=True, init=False)
 class Strategy:
     """What a policy sees, how it acts, and what it is rewarded for.
 
-    Raises ValueError when a part is missing or contradicts another.
+    Raises `StrategyError`, `FeatureError` or `RewardError` when a part is missing or wrong.
     """
 
     name: str
+    """As its entry point is named: lower case, digits, `-` and `_`."""
     features: tuple[Feature, ...]
     reward: Reward
     window: int = 32
@@ -57,27 +67,37 @@ class Strategy:
     """An algorithm of the training engine."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Hyper-parameters of the algorithm that differ from the platform's defaults."""
+    feature_set: FeatureSet = field(init=False, repr=False, compare=False)
+    """The features, with their identity."""
+    reward_id: str = field(init=False, repr=False, compare=False)
+    """Identity of the reward, its version and its parameters."""
 
     def __init__(
         self,
         name: str,
-        features: list[Feature] | tuple[Feature, ...],
+        features: Sequence[Feature],
         reward: Reward,
         window: int = 32,
         actions: ActionScheme | str = "target_position",
         algorithm: str = "PPO",
         parameters: Mapping[str, object] | None = None,
     ) -> None:
-        if not features:
-            raise ValueError(f"strategy {name}: give it at least one feature")
-        if window < 1:
-            raise ValueError(f"strategy {name}: the window is {window} bars; it must be at least 1")
+        if not re.fullmatch(_NAME, name):
+            raise StrategyError(f"strategy {name!r}: a name is lower-case letters, digits, - and _, at most 63 of them")
+        for one in features:
+            if not isinstance(one, Feature):
+                raise StrategyError(f'strategy {name}: {one!r} is no feature; write e.g. talib("RSI") or log_return(1)')
+        if not isinstance(window, int) or window < 1:
+            raise StrategyError(f"strategy {name}: the window is {window!r}; it must be a whole number of bars above 0")
         if isinstance(actions, str):
             if actions not in SCHEMES:
-                raise ValueError(f"strategy {name}: no action scheme {actions!r}; there are {', '.join(SCHEMES)}")
+                raise StrategyError(f"strategy {name}: no action scheme {actions!r}; there are {', '.join(SCHEMES)}")
             actions = SCHEMES[actions]
+        for given in (actions, reward):
+            if isinstance(given, type):
+                raise StrategyError(f"strategy {name}: {given.__name__} is a class; write {given.__name__}()")
         if not callable(reward):
-            raise ValueError(f"strategy {name}: its reward is no callable; give an instance, such as MyReward()")
+            raise StrategyError(f"strategy {name}: its reward is a {type(reward).__name__}; make one with @reward")
         for key, value in {
             "name": name,
             "features": tuple(features),
@@ -86,18 +106,11 @@ class Strategy:
             "actions": actions,
             "algorithm": algorithm,
             "parameters": dict(parameters or {}),
+            # Made here and now, so that a mistake in them shows here.
+            "feature_set": FeatureSet(features),
+            "reward_id": reward_id(reward),
         }.items():
             object.__setattr__(self, key, value)
-
-    @cached_property
-    def feature_set(self) -> FeatureSet:
-        """The features, with their identity."""
-        return FeatureSet(self.features)
-
-    @property
-    def reward_id(self) -> str:
-        """Identity of the reward, its version and its parameters."""
-        return reward_id(self.reward)
 
     def observation_size(self, instruments: int) -> int:
         """Length of an observation of so many instruments."""
@@ -106,28 +119,41 @@ class Strategy:
 
 def installed() -> dict[str, str]:
     """Names of the installed strategies, and where each lives (`module:attribute`)."""
-    return {point.name: point.value for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+    return {point.name: point.value for point in sorted(entry_points(group=GROUP))}
 
 
 def load(name: str) -> Strategy:
     """The installed strategy of that name.
 
-    Raises `UserError` when there is none, when its package does not import, or when it is no `Strategy`.
+    Raises `StrategyError` when there is none or more than one, when its package does not import, or when what it
+    names is no `Strategy`.
     """
-    found = [point for point in entry_points(group=GROUP) if point.name == name]
+    found = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not found:
-        names = sorted(installed())
+        names = list(installed())
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"installed are: {', '.join(names) or 'none'}"
-        raise UserError(f"strategy {name} is not installed; {hint}")
+        raise StrategyError(f"strategy {name} is not installed; {hint}")
+    if len(found) > 1:
+        raise StrategyError(
+            f"strategy {name} is in several packages, {' and '.join(sorted(found))}; uninstall all but one"
+        )
+    [(where, point)] = found.items()
     try:
-        strategy = found[0].load()
+        strategy = point.load()
     except Exception as error:
-        raise UserError(
-            f"strategy {name}: {found[0].value} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise StrategyError(f"strategy {name}: {where} cannot be loaded: {in_one_line(error)}") from error
     if not isinstance(strategy, Strategy):
-        raise UserError(f"strategy {name}: {found[0].value} is a {type(strategy).__name__}, not a Strategy")
+        raise StrategyError(f"strategy {name}: {where} is a {type(strategy).__name__}, not a Strategy")
     if strategy.name != name:
-        raise UserError(f"strategy {name}: {found[0].value} calls itself {strategy.name}; give both the same name")
+        raise StrategyError(f"strategy {name}: {where} calls itself {strategy.name}; give both the same name")
     return strategy
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong inside an author's code: the error, and which line of theirs raised it."""
+    own = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((own, "<frozen"))]
+    theirs = [frame for frame in frames if frame.filename == frames[0].filename]
+    where = f" ({'/'.join(Path(theirs[-1].filename).parts[-2:])}:{theirs[-1].lineno})" if theirs else ""
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())
