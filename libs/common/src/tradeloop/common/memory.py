@@ -17,7 +17,7 @@ _partition_of = lru_cache(maxsize=4096)(partition_for)
 class MemoryBus:
     """Topics as lists in memory. `max_message_bytes` refuses what Kafka would refuse."""
 
-    def __init__(self, max_message_bytes: int = 1_048_576) -> None:
+    def __init__(self, max_message_bytes: int = 1_000_000) -> None:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._logs: dict[str, list[list[Record]]] = {}
@@ -54,6 +54,7 @@ class MemoryBus:
             members = self._groups.setdefault(group, _Group())
             members.members.append(consumer)
             members.generation += 1
+            self._arrived.notify_all()
             return consumer
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class MemoryProducer:
 
 
 class MemoryConsumer:
-    """A group member. Partition n of every topic goes to member n modulo the number of members."""
+    """A group member. Partition n of a topic goes to member n modulo the number of members that read the topic."""
 
     def __init__(
         self,
@@ -121,12 +122,8 @@ class MemoryConsumer:
         self._turn = 0
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
-        with self._bus._lock:
-            self._rebalance()
-            records = self._take(max_records)
-            if not records and timeout_s > 0 and self._bus._arrived.wait(timeout_s):
-                records = self._take(max_records)
-            return records
+        with self._bus._arrived:
+            return self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         with self._bus._lock:
@@ -145,7 +142,7 @@ class MemoryConsumer:
         self._positions[partition] = offset
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        self._paused.update(partitions)
+        self._paused.update(self._positions.keys() & set(partitions))
 
     def resume(self, partitions: Collection[Partition]) -> None:
         self._paused.difference_update(partitions)
@@ -153,13 +150,18 @@ class MemoryConsumer:
     def close(self) -> None:
         with self._bus._lock:
             if self in self._group.members:
-                self._revoke(frozenset(self._positions))
                 self._group.members.remove(self)
                 self._group.generation += 1
+                self._bus._arrived.notify_all()
+                self._revoke()
 
     @property
     def _group(self) -> _Group:
         return self._bus._groups[self._group_name]
+
+    def _next(self, max_records: int) -> list[Record]:
+        self._rebalance()
+        return self._take(max_records)
 
     def _take(self, max_records: int) -> list[Record]:
         """Round robin over the partitions, so that none starves, as many as fit."""
@@ -178,35 +180,43 @@ class MemoryConsumer:
         return taken
 
     def _rebalance(self) -> None:
+        """As Kafka's range assignor does it: everything is revoked first, then taken once its owners let go."""
         group = self._group
         if self._generation == group.generation:
             return
-        members = group.members
-        mine = members.index(self) if self in members else -1
-        wanted = {
+        self._revoke()
+        wanted = [
             Partition(topic, n)
             for topic in self._topics
             for n in range(len(self._bus._log(topic)))
-            if mine >= 0 and n % len(members) == mine
-        }
-        lost = frozenset(self._positions) - wanted
-        if lost:
-            self._revoke(lost)
-        # A partition is taken only when its former owner has let go, as in Kafka's cooperative protocol.
-        owned_elsewhere = {p for other in members if other is not self for p in other._positions}
-        gained = sorted(wanted - frozenset(self._positions) - owned_elsewhere)
-        for partition in gained:
+            if self._reads(topic, n)
+        ]
+        if any(partition in other._positions for other in group.members for partition in wanted):
+            return
+        for partition in wanted:
             self._logs[partition] = self._bus._log(partition.topic)[partition.number]
             self._positions[partition] = group.committed.get(partition, 0)
-        if gained and self._on_assigned:
-            self._on_assigned(gained)
-        if wanted == set(self._positions):
-            self._generation = group.generation
+        try:
+            if wanted and self._on_assigned:
+                self._on_assigned(sorted(wanted))
+        except BaseException:
+            self._release()
+            raise
+        self._generation = group.generation
 
-    def _revoke(self, partitions: frozenset[Partition]) -> None:
-        if partitions and self._on_revoked:
-            self._on_revoked(sorted(partitions))
-        for partition in partitions:
-            self._positions.pop(partition, None)
-            self._logs.pop(partition, None)
-            self._paused.discard(partition)
+    def _reads(self, topic: str, number: int) -> bool:
+        readers = [member for member in self._group.members if topic in member._topics]
+        return self in readers and readers.index(self) == number % len(readers)
+
+    def _revoke(self) -> None:
+        try:
+            if self._positions and self._on_revoked:
+                self._on_revoked(sorted(self._positions))
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._positions.clear()
+        self._logs.clear()
+        self._paused.clear()
+        self._bus._arrived.notify_all()
