@@ -60,6 +60,7 @@ SET = FeatureSet(
         log_return(15),
         talib("RSI", timeperiod=14),
         talib("MACD", output="macdhist"),
+        talib("VAR", timeperiod=30),  # running sums: their last bits never forget where they began
         talib("CDLDOJI"),
         relative(talib("EMA", timeperiod=20)),
         windowed("zscore", zscore, 16),
@@ -125,10 +126,8 @@ def play(stream: FeatureStream, bars: Bars, start: int, stop: int) -> Iterator[S
             due = (higher.close_us <= close_us) & (higher.open_us > (-1 if newest is None else newest))
             for j in np.flatnonzero(due).tolist():
                 row = rows_of(higher, j)
-                assert stream.update(timeframe, int(higher.open_us[j]), int(higher.close_us[j]), row) is None
-        values = stream.update(BASE, int(base.open_us[t]), close_us, rows_of(base, t))
-        assert values is not None
-        yield values
+                stream.update_higher(timeframe, int(higher.open_us[j]), int(higher.close_us[j]), row)
+        yield stream.update(int(base.open_us[t]), close_us, rows_of(base, t))
 
 
 def played(features: FeatureSet, bars: Bars) -> Floats:
@@ -180,6 +179,26 @@ def test_a_stream_opened_at_any_bar_goes_on_as_if_never_stopped(bars: Bars, data
     stop = min(frames, cut + 40)
     stream = reopened(SET, bars, cut)
     assert same(np.array(list(play(stream, bars, cut, stop))), expected[cut:stop])
+
+
+@pytest.mark.parametrize("place", [0, 1, ANCHOR_BARS - 1])
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_history_that_is_asked_for_is_just_enough(place: int, missing: bool) -> None:
+    """At the first and the last bar after an anchor, and where the frame holds no new bar of the instrument."""
+    features = FeatureSet([talib("VAR", timeperiod=30), log_return(3)])
+    bars = market(np.random.default_rng(11), 5 * ANCHOR_BARS, 2, gap=0.0, missing=0.0)
+    base = bars[BASE]
+    first = int(np.flatnonzero(base.open_us % (ANCHOR_BARS * BASE.us) == 0)[3])
+    cut = first + place
+    present = base.present.copy()
+    present[cut, 1] = not missing
+    bars = {BASE: replace(base, present=present)}
+    expected = features.compute(bars, BASE).values[cut : cut + 9]
+    assert same(np.array(list(play(reopened(features, bars, cut), bars, cut, cut + 9))), expected)
+    too_little = FeatureStream(features, BASE, base.instruments)
+    needed = place + features.features[0].history if not (missing and place == 0) else features.history(BASE)
+    too_little.open({BASE: recent(bars[BASE], cut, needed - 1)})
+    assert not same(np.array(list(play(too_little, bars, cut, cut + 9))), expected)
 
 
 @given(bars=markets, data=st.data())
@@ -448,9 +467,9 @@ def test_an_author_cannot_write_into_the_bars() -> None:
 def test_frames_out_of_order_are_refused() -> None:
     row: list[Row | None] = [(1.0, 1.0, 1.0, 1.0, 1.0)]
     stream = FeatureStream(FeatureSet([log_return(1), on("5m", log_return(1))]), BASE, ["x:a"])
-    stream.update(BASE, 0, BASE.us, row)
+    stream.update(0, BASE.us, row)
     with pytest.raises(ValueError, match="a 1m frame that opened at 0 came after one that opened at 0"):
-        stream.update(BASE, 0, BASE.us, row)
-    stream.update(HIGHER, 0, HIGHER.us, row)
+        stream.update(0, BASE.us, row)
+    stream.update_higher(HIGHER, 0, HIGHER.us, row)
     with pytest.raises(ValueError, match="came before its end"):
-        stream.update(BASE, BASE.us, 2 * BASE.us, row)
+        stream.update(BASE.us, 2 * BASE.us, row)

@@ -60,12 +60,25 @@ class FeatureStream:
             if timeframe is not self._base and len(source):
                 self._visible_from_us = max(self._visible_from_us, int(source.close_us[-1]))
 
-    def update(self, timeframe: Timeframe, open_us: int, close_us: int, rows: Sequence[Row | None]) -> Values | None:
-        """Take the next closed frame of a timeframe: one row per instrument, None where it has no bar.
+    def update(self, open_us: int, close_us: int, rows: Sequence[Row | None]) -> Values:
+        """Take the next base frame, one row per instrument, None where it has no bar; the values as of its close.
 
-        A base frame returns the values as of its close, any other None. A higher frame comes before the first base
-        frame that closes with it or later. Raises `FeatureError`, and ValueError for a frame out of order.
+        Raises `FeatureError`, and ValueError for a frame out of order.
         """
+        if close_us < self._visible_from_us:
+            raise ValueError(f"a higher frame that closes at {self._visible_from_us} came before its end, {close_us}")
+        self._take(self._base, open_us, rows)
+        return tuple(map(tuple, self._values))
+
+    def update_higher(self, timeframe: Timeframe, open_us: int, close_us: int, rows: Sequence[Row | None]) -> None:
+        """Take the next frame of a higher timeframe, before the first base frame that closes with it or later.
+
+        Raises `FeatureError`, and ValueError for a frame out of order.
+        """
+        self._take(timeframe, open_us, rows)
+        self._visible_from_us = max(self._visible_from_us, close_us)
+
+    def _take(self, timeframe: Timeframe, open_us: int, rows: Sequence[Row | None]) -> None:
         last = self._last_open_us[timeframe]
         if last is not None and open_us <= last:
             raise ValueError(f"a {timeframe} frame that opened at {open_us} came after one that opened at {last}")
@@ -73,12 +86,6 @@ class FeatureStream:
         for series, row in zip(self._series[timeframe], rows, strict=True):
             if row is not None:
                 series.update(open_us, row)
-        if timeframe is not self._base:
-            self._visible_from_us = max(self._visible_from_us, close_us)
-            return None
-        if close_us < self._visible_from_us:
-            raise ValueError(f"a higher frame that closes at {self._visible_from_us} came before its end, {close_us}")
-        return tuple(map(tuple, self._values))
 
 
 class _Series:

@@ -1,0 +1,228 @@
+"""Features of a range, in batch into the offline store; features of each closed frame, as messages and online."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import structlog
+
+from tradeloop.common.bars import BarStore
+from tradeloop.common.errors import UserError
+from tradeloop.common.feature_store import FeatureRows, FeatureStore
+from tradeloop.common.features import FeatureSet, FeatureStream, Row
+from tradeloop.common.market import BarArrays, Series, Timeframe, Universe, align, to_us
+from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
+from tradeloop.common.service import Handler, Position
+from tradeloop.common.strategy import Strategy
+
+log = structlog.get_logger(__name__)
+
+
+class Preprocess(Handler):
+    """The preprocess service."""
+
+    name = "preprocess"
+    consumes: tuple[type[Message], ...] = (PreprocessRequested, BarFrame)
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[Universe, str]],
+        strategies: Callable[[str], Strategy],
+        bars: BarStore,
+        features: FeatureStore,
+    ) -> None:
+        """`pairs` are the universes and strategies whose features are computed frame by frame; `strategies` gives a
+        strategy by name. Raises `UserError` when a strategy needs a timeframe that its universe does not have."""
+        self._strategies, self._bars, self._features = strategies, bars, features
+        self._defined: set[str] = set()
+        self._feeds: dict[str, dict[str, _Feed]] = {}
+        """By universe and feature set: strategies of equal features share them."""
+        for universe, strategy in pairs:
+            feature_set = self._feature_set(universe, strategy)
+            self._feeds.setdefault(universe.name, {})[feature_set.id] = _Feed(universe, feature_set, bars)
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        """Raises `Unavailable` when a store cannot be reached, `UserError` when bars cannot give the features."""
+        if isinstance(message, PreprocessRequested):
+            return (self._preprocess(message),)
+        if isinstance(message, BarFrame):
+            feeds = self._feeds.get(message.universe, {}).values()
+            return [computed for feed in feeds for computed in feed.take(message)]
+        raise TypeError(f"preprocess does not read {type(message).__name__}")
+
+    def before_commit(self) -> None:
+        """Write the newest features online: values in between were never current by the time they could be read."""
+        for universe, feeds in self._feeds.items():
+            for feature_set, feed in feeds.items():
+                if feed.newest is not None:
+                    self._define(feed.feature_set)
+                    self._features.write_online(feature_set, universe, feed.newest)
+                    feed.newest = None
+
+    def close(self) -> None:
+        self._bars.close()
+        self._features.close()
+
+    def _preprocess(self, request: PreprocessRequested) -> PreprocessCompleted:
+        universe, base = request.universe, request.universe.timeframe
+        feature_set = self._feature_set(universe, request.strategy)
+        start_us, end_us = to_us(request.range.start), to_us(request.range.end)
+        bars = {base: _with_history(self._bars, feature_set, universe, base, start_us, end_us)}
+        first = int(np.searchsorted(bars[base].open_us, start_us))
+        if first == len(bars[base]):
+            raise UserError(
+                f"no {base} bars of {universe.name} are stored from {request.range.start.isoformat()} to "
+                f"{request.range.end.isoformat()}: backfill them first"
+            )
+        for higher in feature_set.timeframes:
+            closed_us = start_us + base.us - higher.us + 1  # what opens before has closed at the first base close
+            bars[higher] = _with_history(self._bars, feature_set, universe, higher, closed_us, max(closed_us, end_us))
+        computed = feature_set.compute(bars, base)
+        rows = FeatureRows(computed.instruments, computed.names, computed.time_us[first:], computed.values[first:])
+        self._define(feature_set)
+        self._features.write_offline(feature_set.id, universe.name, rows)
+        log.info("preprocessed", universe=universe.name, strategy=request.strategy, rows=len(rows.time_us))
+        return PreprocessCompleted(
+            request_id=request.request_id,
+            universe=universe,
+            strategy=request.strategy,
+            feature_set=feature_set.id,
+            range=request.range,
+            rows=len(rows.time_us),
+        )
+
+    def _feature_set(self, universe: Universe, strategy: str) -> FeatureSet:
+        feature_set = self._strategies(strategy).feature_set
+        feature_set.check_base(universe.timeframe)
+        for timeframe in feature_set.timeframes:
+            if timeframe not in universe.higher_timeframes:
+                raise UserError(
+                    f"strategy {strategy} needs {timeframe} bars, which universe {universe.name} does not have: "
+                    f"add {timeframe} to its higher_timeframes and backfill it"
+                )
+        return feature_set
+
+    def _define(self, feature_set: FeatureSet) -> None:
+        if feature_set.id not in self._defined:
+            self._features.define(feature_set.id, feature_set.names)
+            self._defined.add(feature_set.id)
+
+
+class _Feed:
+    """The features of one universe, frame by frame.
+
+    The stream goes on only from the frame that it took last. After anything else (the first frame, one that comes
+    again, a replay, a partition that was with another consumer meanwhile, an error) it is opened on stored bars.
+    """
+
+    def __init__(self, universe: Universe, feature_set: FeatureSet, store: BarStore) -> None:
+        self.feature_set = feature_set
+        self.newest: FeatureRows | None = None
+        """The newest values since somebody took them away."""
+        self._universe, self._base, self._store = universe, universe.timeframe, store
+        self._stream = FeatureStream(feature_set, universe.timeframe, universe.ids)
+        self._last: tuple[int, int] | None = None
+        """Open and close of the base frame that the stream took last; None when the stream must be opened."""
+
+    def take(self, frame: BarFrame) -> Iterator[FeaturesComputed]:
+        """Features as of a base frame; nothing for a higher frame or a correction."""
+        open_us, close_us = to_us(frame.open_time), to_us(frame.close_time)
+        if frame.revision:
+            self._last = None  # what was published stands; later features come from corrected bars
+        elif frame.timeframe is self._base:
+            yield self._take_base(frame, open_us, close_us)
+        elif frame.timeframe in self.feature_set.timeframes and self._last is not None:
+            newest_us = self._stream.last_open_us(frame.timeframe)
+            if newest_us is None or newest_us < open_us:
+                self._stream.update_higher(frame.timeframe, open_us, close_us, self._rows(frame))
+
+    def _take_base(self, frame: BarFrame, open_us: int, close_us: int) -> FeaturesComputed:
+        if not self._follows(open_us, close_us):
+            self._open(open_us, close_us)
+        self._last = None  # should the update fail
+        values = self._stream.update(open_us, close_us, self._rows(frame))
+        self._last = open_us, close_us
+        ids, names = self._universe.ids, self.feature_set.names
+        if self.newest is None or self.newest.time_us[0] <= close_us:
+            self.newest = FeatureRows(ids, names, np.array([close_us]), np.array([values]))
+        return FeaturesComputed(
+            universe=self._universe.name,
+            feature_set=self.feature_set.id,
+            time=frame.close_time,
+            instruments=ids,
+            names=names,
+            values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
+        )
+
+    def _rows(self, frame: BarFrame) -> list[Row | None]:
+        rows: dict[str, Row] = {
+            bar.instrument: (bar.open, bar.high, bar.low, bar.close, math.nan if bar.volume is None else bar.volume)
+            for bar in frame.bars
+        }
+        return [rows.get(instrument) for instrument in self._universe.ids]
+
+    def _follows(self, open_us: int, close_us: int) -> bool:
+        """Whether the stream has taken all that precedes this base frame, and nothing else."""
+        if self._last is None or open_us < self._last[1]:
+            return False
+        last_open_us, last_close_us = self._last
+        if open_us > last_close_us:  # a gap in the market, or frames that this process did not see?
+            before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
+            if not len(before) or before.open_us[0] != last_open_us:
+                return False
+        return all(
+            self._has_higher(timeframe, last_open_us, open_us, close_us) for timeframe in self.feature_set.timeframes
+        )
+
+    def _has_higher(self, timeframe: Timeframe, last_open_us: int, open_us: int, close_us: int) -> bool:
+        """Whether the newest higher bar of the stream is the last one that has closed.
+
+        That is the one this frame completes, or else the one its predecessor is in, if it is another.
+        """
+        newest_us = self._stream.last_open_us(timeframe)
+        for bucket_us in (open_us // timeframe.us * timeframe.us, last_open_us // timeframe.us * timeframe.us):
+            if bucket_us + timeframe.us <= close_us:
+                return newest_us == bucket_us
+        return newest_us is None or newest_us + timeframe.us <= close_us
+
+    def _open(self, open_us: int, close_us: int) -> None:
+        """Open the stream on stored bars: base bars before this frame, higher bars that it can see."""
+        self._last = None
+        before_us = {self._base: open_us} | {t: close_us - t.us + 1 for t in self.feature_set.timeframes}
+        self._stream.open(
+            {
+                timeframe: _with_history(self._store, self.feature_set, self._universe, timeframe, end_us, end_us)
+                for timeframe, end_us in before_us.items()
+            }
+        )
+        log.info("opened", universe=self._universe.name, feature_set=self.feature_set.id, before=open_us)
+
+
+def _with_history(
+    store: BarStore, feature_set: FeatureSet, universe: Universe, timeframe: Timeframe, start_us: int, end_us: int
+) -> BarArrays:
+    """Bars that opened in `[start_us, end_us)`, and before them what of each instrument the features need.
+
+    Instruments are read one by one: in frames of all of them, one that trades seldom would have too few bars.
+    """
+    return align(
+        universe.ids,
+        timeframe,
+        [
+            _series(store, instrument, timeframe, start_us, end_us, feature_set.history(timeframe))
+            for instrument in universe.ids
+        ],
+    )
+
+
+def _series(store: BarStore, instrument: str, timeframe: Timeframe, start_us: int, end_us: int, history: int) -> Series:
+    parts = [store.read_before([instrument], timeframe, start_us, history)]
+    if start_us < end_us:
+        parts.append(store.read([instrument], timeframe, start_us, end_us))
+    columns = {
+        name: np.concatenate([getattr(part, name)[:, 0] for part in parts])
+        for name in ("open", "high", "low", "close", "volume", "funding_rate")
+    }
+    return {"open_us": np.concatenate([part.open_us for part in parts]), **columns}

@@ -1,0 +1,37 @@
+"""Composition root of the preprocess service."""
+
+from __future__ import annotations
+
+from tradeloop.common.bus import Bus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.kafka import KafkaBus
+from tradeloop.common.service import Runner, serve
+from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.strategy import load
+from tradeloop.preprocess.application import Preprocess
+from tradeloop.preprocess.config import Settings
+
+
+def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
+    """The service, with its stores. It needs nothing of the bus but what its runner does."""
+    from tradeloop.common.feast_store import FeastFeatureStore  # importing Feast takes seconds
+
+    features = FeastFeatureStore(
+        settings.feature_root,
+        clock,
+        registry=settings.feature_registry,
+        online_store=settings.feature_online_store,
+    )
+    bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
+    return Preprocess(settings.pairs, load, bars, features)
+
+
+def main() -> None:
+    """Run against Kafka until SIGTERM."""
+    settings, clock = Settings(), SystemClock()
+    bus = KafkaBus(settings.kafka)
+    serve(Runner(build(settings, bus, clock), bus, clock))
+
+
+if __name__ == "__main__":
+    main()

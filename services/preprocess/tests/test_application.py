@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tradeloop.common.bars import BarStoreUnavailable
+from tradeloop.common.bus import Partition
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.feast_store import FeastFeatureStore
+from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
+from tradeloop.common.features import FeatureError, log_return, on, relative, talib
+from tradeloop.common.market import (
+    Bar,
+    BarArrays,
+    Instrument,
+    Series,
+    Timeframe,
+    TimeRange,
+    Universe,
+    align,
+    from_us,
+    resample,
+    to_us,
+)
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
+from tradeloop.common.rewards import RewardContext, reward
+from tradeloop.common.service import Position, Runner, pump
+from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
+from tradeloop.common.strategy import Strategy
+from tradeloop.common.topics import topic_of
+from tradeloop.preprocess.application import Preprocess
+from tradeloop.preprocess.config import Settings
+from tradeloop.preprocess.main import build
+
+Floats = NDArray[np.float64]
+BASE, HIGHER = Timeframe.M1, Timeframe.M5
+POSITION = Position(Partition("market.bars.v1", 0), 0)
+UNIVERSE = Universe(
+    name="u",
+    instruments=tuple(Instrument(id=f"x:{letter}") for letter in "ABC"),
+    timeframe=BASE,
+    higher_timeframes=(HIGHER, Timeframe.M15),
+)
+START_US = to_us(datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@reward(version="1")
+class Gain:
+    def __call__(self, c: RewardContext) -> Floats:
+        return np.log(c.equity / c.equity_prev)
+
+
+FEATURES = [
+    log_return(2),
+    talib("VAR", timeperiod=5),  # running sums: their last bits never forget where they began
+    on("5m", relative(talib("EMA", timeperiod=3))),
+]
+STRATEGIES = {
+    "s": Strategy("s", FEATURES, Gain()),
+    "same": Strategy("same", FEATURES, Gain(), window=8),
+    "hourly": Strategy("hourly", [on("1h", log_return(1))], Gain()),
+    "volume": Strategy("volume", [talib("MFI")], Gain()),
+}
+SET = STRATEGIES["s"].feature_set
+
+
+def market(seed: int, frames: int, gap: float = 0.03, missing: float = 0.2) -> dict[Timeframe, BarArrays]:
+    """Random walks with jumps in time and bars that are missing."""
+    rng = np.random.default_rng(seed)
+    steps = np.where(rng.random(frames) < gap, rng.integers(2, 700, frames), 1)
+    grid = START_US + np.cumsum(steps) * BASE.us
+    present = rng.random((frames, len(UNIVERSE.ids))) >= missing
+    present[~present.any(axis=1), 0] = True
+    series: list[Series] = []
+    for a in range(len(UNIVERSE.ids)):
+        open_us = grid[present[:, a]]
+        close = 100.0 * np.exp(np.cumsum(rng.normal(0, 1e-3, len(open_us))))
+        volume = rng.lognormal(3, 1, len(open_us))
+        prices = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close}
+        series.append({"open_us": open_us, **prices, "volume": volume})
+    bars = align(UNIVERSE.ids, BASE, series)
+    return {BASE: bars, HIGHER: resample(bars, BASE, HIGHER)}
+
+
+def frame(timeframe: Timeframe, bars: BarArrays, t: int, revision: int = 0) -> BarFrame:
+    return BarFrame(
+        universe=UNIVERSE.name,
+        timeframe=timeframe,
+        open_time=from_us(bars.open_us[t]),
+        close_time=from_us(bars.close_us[t]),
+        bars=tuple(
+            Bar(
+                instrument=instrument,
+                open=bars.open[t, a],
+                high=bars.high[t, a],
+                low=bars.low[t, a],
+                close=bars.close[t, a],
+                volume=None if math.isnan(bars.volume[t, a]) else bars.volume[t, a],
+            )
+            for a, instrument in enumerate(bars.instruments)
+            if bars.present[t, a]
+        ),
+        missing=tuple(one for a, one in enumerate(bars.instruments) if not bars.present[t, a]),
+        revision=revision,
+    )
+
+
+def feed(bars: dict[Timeframe, BarArrays], start: int = 0, stop: int | None = None) -> list[BarFrame]:
+    """Base frames `start` to `stop`, each after the higher frames that its close makes known."""
+    frames = []
+    for t in range(start, len(bars[BASE]) if stop is None else stop):
+        known_us = bars[BASE].close_us[t - 1] if t else 0
+        higher = bars[HIGHER]
+        due = np.flatnonzero((higher.close_us <= bars[BASE].close_us[t]) & (higher.close_us > known_us))
+        frames += [*(frame(HIGHER, higher, int(j)) for j in due), frame(BASE, bars[BASE], t)]
+    return frames
+
+
+class CountingBarStore(MemoryBarStore):
+    """Counts its reads, and is away when told so."""
+
+    def __init__(self) -> None:
+        super().__init__(ManualClock(from_us(START_US)))
+        self.reads = 0
+        self.away = False
+
+    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
+        self.reads += 1
+        if self.away:
+            raise BarStoreUnavailable("it is away")
+        return super().read_before(instruments, timeframe, end_us, frames)
+
+
+class CountingFeatureStore(MemoryFeatureStore):
+    """Remembers what was written online."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online: list[FeatureRows] = []
+
+    def write_online(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        super().write_online(feature_set, universe, rows)
+        self.online.append(rows)
+
+
+def stored(bars: dict[Timeframe, BarArrays]) -> CountingBarStore:
+    store = CountingBarStore()
+    for timeframe, one in bars.items():
+        store.write(timeframe, one)
+    return store
+
+
+def service(
+    bars: CountingBarStore, features: MemoryFeatureStore | None = None, strategies: Sequence[str] = ("s",)
+) -> Preprocess:
+    pairs = [(UNIVERSE, name) for name in strategies]
+    return Preprocess(pairs, STRATEGIES.__getitem__, bars, features or MemoryFeatureStore())
+
+
+def published(preprocess: Preprocess, frames: Iterable[BarFrame]) -> list[FeaturesComputed]:
+    messages = [message for one in frames for message in preprocess.handle(one, POSITION)]
+    assert all(isinstance(message, FeaturesComputed) for message in messages)
+    return [message for message in messages if isinstance(message, FeaturesComputed)]
+
+
+def values_of(messages: Sequence[FeaturesComputed]) -> Floats:
+    values = [[[math.nan if v is None else v for v in row] for row in message.values] for message in messages]
+    return np.array(values, dtype=np.float64).reshape(len(messages), len(UNIVERSE.ids), len(SET.names))
+
+
+def same(a: Floats, b: Floats) -> bool:
+    """Equal to the last bit, where NaN equals NaN."""
+    known = ~np.isnan(a)
+    return a.shape == b.shape and np.array_equal(known, ~np.isnan(b)) and a[known].tobytes() == b[known].tobytes()
+
+
+def test_frames_give_the_batch() -> None:
+    bars = market(1, 900)
+    messages = published(service(stored(bars)), feed(bars))
+    assert same(values_of(messages), SET.compute(bars, BASE).values)
+    assert [to_us(message.time) for message in messages] == bars[BASE].close_us.tolist()
+    assert {(m.universe, m.feature_set, m.instruments, m.names) for m in messages} == {
+        ("u", SET.id, UNIVERSE.ids, SET.names)
+    }
+    assert messages[0].values[0][0] is None
+
+
+@given(st.integers(0, 2**32), st.data())
+@settings(max_examples=20, deadline=None)
+def test_frames_give_the_same_features_whenever_and_however_often_they_come(seed: int, data: st.DataObject) -> None:
+    """Redelivery, replays of any range, and what another consumer had meanwhile; each with or without a restart."""
+    bars = market(seed, 900)
+    expected = SET.compute(bars, BASE).values
+    store = stored(bars)
+    preprocess = service(store)
+    for _ in range(6):
+        start = data.draw(st.integers(0, 899))
+        stop = min(900, start + data.draw(st.integers(1, 12)))
+        if data.draw(st.booleans()):
+            preprocess = service(store)
+        assert same(values_of(published(preprocess, feed(bars, start, stop))), expected[start:stop])
+
+
+@given(st.integers(0, 2**32), st.lists(st.booleans(), min_size=24, max_size=24))
+@settings(max_examples=25, deadline=None)
+def test_frames_that_another_consumer_took_are_read_from_the_store(seed: int, seen: list[bool]) -> None:
+    """A partition went away and came back, anywhere between two frames, of whatever timeframe."""
+    bars = market(seed, 900)
+    expected = dict(zip(bars[BASE].close_us.tolist(), SET.compute(bars, BASE).values, strict=True))
+    frames = feed(bars, 600, 600 + len(seen))[: len(seen)]
+    mine = [one for one, here in zip(frames, seen, strict=True) if here]
+    for message in published(service(stored(bars)), mine):
+        assert same(values_of([message])[0], expected[to_us(message.time)])
+
+
+def test_the_store_is_asked_only_where_frames_do_not_follow() -> None:
+    bars = market(5, 300, gap=0.0, missing=0.0)
+    gapped = {BASE: bars[BASE].slice(0, 200), HIGHER: bars[HIGHER]}
+    later = market(6, 100, gap=0.0, missing=0.0)[BASE]
+    shift = bars[BASE].open_us[199] + 50 * Timeframe.H1.us - later.open_us[0]
+    series: list[Series] = []
+    for a in range(len(UNIVERSE.ids)):
+        series.append(
+            {
+                "open_us": np.concatenate([gapped[BASE].open_us, later.open_us + shift]),
+                **{
+                    name: np.concatenate([getattr(gapped[BASE], name)[:, a], getattr(later, name)[:, a]])
+                    for name in ("open", "high", "low", "close", "volume")
+                },
+            }
+        )
+    base = align(UNIVERSE.ids, BASE, series)
+    bars = {BASE: base, HIGHER: resample(base, BASE, HIGHER)}
+    store = stored(bars)
+    preprocess = service(store)
+    published(preprocess, feed(bars, 0, 1))
+    opening = store.reads
+    published(preprocess, feed(bars, 1, 200))
+    assert store.reads == opening
+    published(preprocess, feed(bars, 200, 300))
+    assert store.reads == opening + 1, "a gap in the market costs one look"
+    published(preprocess, feed(bars, 100, 150))
+    assert store.reads == 2 * opening + 1
+
+
+def test_the_newest_features_go_online_once() -> None:
+    bars = market(2, 40)
+    features = CountingFeatureStore()
+    preprocess = service(stored(bars), features)
+    preprocess.before_commit()
+    assert features.online == []
+    messages = published(preprocess, feed(bars, 0, 30))
+    preprocess.before_commit()
+    preprocess.before_commit()
+    assert len(features.online) == 1
+    published(preprocess, feed(bars, 10, 12))  # redelivery must not set the clock back
+    preprocess.before_commit()
+    current = features.read_online(SET.id, "u", UNIVERSE.ids)
+    assert current.time_us.tolist() == [to_us(messages[-1].time)]
+    assert same(current.values, values_of(messages[-1:]))
+
+
+def test_strategies_of_equal_features_share_them() -> None:
+    bars = market(2, 10)
+    assert len(published(service(stored(bars), strategies=("s", "same")), feed(bars))) == 10
+
+
+def test_frames_of_other_universes_are_nobodys() -> None:
+    bars = market(2, 3)
+    foreign = [one.model_copy(update={"universe": "other"}) for one in feed(bars)]
+    assert published(service(stored(bars)), foreign) == []
+
+
+def test_a_correction_publishes_nothing_and_counts_from_then_on() -> None:
+    bars = market(4, 60, gap=0.0, missing=0.0)
+    store = stored(bars)
+    preprocess = service(store)
+    before = published(preprocess, feed(bars, 0, 50))
+    close = bars[BASE].close.copy()
+    close[48] *= 1.01
+    corrected = replace(bars[BASE], close=close, high=close * 1.001)
+    store.write(BASE, corrected.slice(48, 49), revision=1)
+    assert published(preprocess, [frame(BASE, corrected, 48, revision=1)]) == []
+    after = published(preprocess, feed(bars, 50, 52))
+    assert same(values_of(before), SET.compute(bars, BASE).values[:50])
+    expected = SET.compute({**bars, BASE: corrected}, BASE).values[50:52]
+    assert same(values_of(after), expected)
+    assert not same(expected, SET.compute(bars, BASE).values[50:52])
+
+
+def test_a_store_that_is_away_leaves_no_trace() -> None:
+    bars = market(3, 60)
+    store = stored(bars)
+    preprocess = service(store)
+    frames = feed(bars)
+    store.away = True
+    with pytest.raises(BarStoreUnavailable):
+        published(preprocess, frames[:1])
+    store.away = False
+    assert same(values_of(published(preprocess, frames)), SET.compute(bars, BASE).values)
+
+
+def test_after_a_frame_without_volume_others_go_on() -> None:
+    bars = market(3, 40, gap=0.0, missing=0.0)
+    store = stored(bars)
+    preprocess = service(store, strategies=("volume",))
+    published(preprocess, feed(bars, 0, 30))
+    broken = replace(bars[BASE], volume=np.full_like(bars[BASE].volume, np.nan))
+    with pytest.raises(FeatureError, match="needs volume"):
+        published(preprocess, [frame(BASE, broken, 30)])
+    messages = published(preprocess, feed(bars, 30, 40))
+    expected = STRATEGIES["volume"].feature_set.compute(bars, BASE).values[30:]
+    assert same(np.array([message.values for message in messages], dtype=np.float64), expected)
+
+
+def request(start_us: int, end_us: int, strategy: str = "s") -> PreprocessRequested:
+    asked = TimeRange(start=from_us(start_us), end=from_us(end_us))
+    return PreprocessRequested(request_id="r", universe=UNIVERSE, strategy=strategy, range=asked)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 899), st.integers(0, 899))
+@settings(max_examples=30, deadline=None)
+def test_a_range_gives_the_rows_of_all_history(seed: int, one: int, other: int) -> None:
+    start, stop = min(one, other), max(one, other) + 1
+    bars = market(seed, 900)
+    whole, base = SET.compute(bars, BASE), bars[BASE]
+    features = MemoryFeatureStore()
+    asked = request(int(base.open_us[start]), int(base.open_us[stop - 1]) + 1)
+    for _ in range(2):  # redelivery
+        (completed,) = service(stored(bars), features, strategies=()).handle(asked, POSITION)
+        assert completed == PreprocessCompleted(
+            request_id="r", universe=UNIVERSE, strategy="s", feature_set=SET.id, range=asked.range, rows=stop - start
+        )
+    written = features.read_offline(SET.id, "u", UNIVERSE.ids, base.close_us)
+    assert written.names == SET.names
+    assert np.isnan(written.values[:start]).all()
+    assert same(written.values[start:stop], whole.values[start:stop])
+
+
+def test_a_range_without_bars_is_refused() -> None:
+    bars = market(2, 10)
+    with pytest.raises(UserError, match=r"no 1m bars of u are stored from 1970-01-01T00:00:00\+00:00 to .*backfill"):
+        list(service(stored(bars)).handle(request(0, START_US), POSITION))
+
+
+def test_a_timeframe_that_the_universe_lacks_is_refused() -> None:
+    store = stored(market(2, 10))
+    message = "strategy hourly needs 1h bars, which universe u does not have: add 1h to its higher_timeframes"
+    with pytest.raises(UserError, match=message):
+        service(store, strategies=("hourly",))
+    with pytest.raises(UserError, match=message):
+        list(service(store).handle(request(START_US, START_US + 1, "hourly"), POSITION))
+
+
+def test_the_composed_service_runs_on_a_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite and Feast, through the run loop: a request is answered, frames become features, online as published."""
+    bars = market(8, 200)
+    monkeypatch.setattr("tradeloop.preprocess.main.load", STRATEGIES.__getitem__)
+    monkeypatch.setenv("PREPROCESS_PAIRS", json.dumps([[UNIVERSE.model_dump(mode="json"), "s"]]))
+    monkeypatch.setenv("PREPROCESS_DATABASE_URL", f"sqlite:///{tmp_path}/bars.db")
+    monkeypatch.setenv("PREPROCESS_FEATURE_ROOT", str(tmp_path / "features"))
+    bus, clock = MemoryBus(), ManualClock(from_us(START_US))
+    preprocess = build(Settings(), bus, clock)
+    store = SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)
+    for timeframe, one in bars.items():
+        store.write(timeframe, one)
+    store.close()
+    runner = Runner(preprocess, bus, clock)
+    producer = bus.producer()
+    asked = request(START_US, int(bars[BASE].close_us[-1]))
+    producer.publish(topic_of(PreprocessRequested).name, "u", asked.encode(), {})
+    for one_frame in feed(bars):
+        producer.publish(topic_of(BarFrame).name, "u", one_frame.encode(), {})
+    answers = bus.consumer("test", [topic_of(PreprocessCompleted).name, topic_of(FeaturesComputed).name])
+    pump([runner])
+    records = answers.poll(1000)
+    completed = [r for r in records if r.topic == topic_of(PreprocessCompleted).name]
+    assert [PreprocessCompleted.model_validate_json(r.value).rows for r in completed] == [200]
+    computed = [FeaturesComputed.model_validate_json(r.value) for r in records if r not in completed]
+    expected = SET.compute(bars, BASE).values
+    assert same(values_of(computed), expected)
+    runner.close()
+    features = FeastFeatureStore(tmp_path / "features", clock)
+    offline = features.read_offline(SET.id, "u", UNIVERSE.ids, bars[BASE].close_us)
+    assert same(offline.values, expected)
+    assert same(features.read_online(SET.id, "u", UNIVERSE.ids).values, expected[-1:])
+    features.close()
