@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,6 +184,21 @@ def test_a_file_is_shared_and_survives(tmp_path: Path, clock: ManualClock) -> No
     with sqlite3.connect(tmp_path / "bars.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_writers_wait_for_each_other(tmp_path: Path, clock: ManualClock) -> None:
+    url = f"sqlite:///{tmp_path}/bars.db"
+    stores = [SqlBarStore(url, clock) for _ in range(4)]
+
+    def write(n: int) -> None:
+        for minute in range(n, 80, 4):
+            stores[n].write(Timeframe.M1, bars({A: [minute], B: [minute]}))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert_equal(stores[0].read([A, B], Timeframe.M1, 0, EVER), bars({A: list(range(80)), B: list(range(80))}))
+    for store in stores:
+        store.close()
 
 
 def test_a_write_is_all_or_nothing(tmp_path: Path, clock: ManualClock) -> None:

@@ -425,3 +425,12 @@ def test_messages_of_others_are_a_mistake(make: Callable[..., Stand]) -> None:
     frame = next(frames("u", Timeframe.M1, bars([0])))
     with pytest.raises(TypeError, match="BarFrame"):
         list(make().ingest.handle(frame, HERE))
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGEST_DATABASE_URL", "postgresql+psycopg://user:hidden@host/bars")
+    monkeypatch.setenv("INGEST_KAFKA__BOOTSTRAP_SERVERS", "kafka:9092")
+    settings = Settings()
+    assert settings.database_url.get_secret_value().endswith("hidden@host/bars")
+    assert settings.kafka.bootstrap_servers == "kafka:9092"
+    assert "hidden" not in repr(settings)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Timeframe, to_us
@@ -203,7 +206,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\n\n", "is empty"),
         ("a.csv.gz", gzip.compress(b""), "is empty"),
-        ("a.csv", b"time,open,high,low,close\n", "has no rows after its header"),
+        ("a.csv", b"time,open,high,low,close\n", "has no rows"),
         ("a.csv", bytes(range(256)) * 4, "is not text"),
         ("a.csv", gzip.compress(b"time,open,high,low,close\n"), "is not text"),
         ("a.csv", b"PK\x03\x04\0\0", "is not text"),
@@ -373,6 +376,48 @@ def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
     assert refusal(path).startswith(": volume is a column of Boolean")
     pl.DataFrame({"time": [t.time() for t in times], **prices}).write_parquet(path)
     assert refusal(path).startswith(": time is a column of Time")
+
+
+def test_parquet_without_rows(tmp_path: Path) -> None:
+    pl.DataFrame({name: [] for name in ("time", "open", "high", "low", "close")}).write_parquet(tmp_path / "a.parquet")
+    assert refusal(str(tmp_path / "a.parquet")) == ": has no rows: give a longer file"
+    pl.DataFrame().write_parquet(tmp_path / "b.parquet")
+    assert refusal(str(tmp_path / "b.parquet")).startswith(": no column for time, open, high, low, close")
+
+
+def good_files() -> dict[str, bytes]:
+    content = text(rows("%Y-%m-%dT%H:%M:%SZ")).encode()
+    parquet = io.BytesIO()
+    pl.read_csv(content).write_parquet(parquet)
+    return {"a.csv": content, "a.csv.gz": gzip.compress(content), "a.parquet": parquet.getvalue()}
+
+
+@given(st.sampled_from(sorted(good_files())), st.data())
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_damaged_file_is_read_or_refused_by_one_line(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    content = bytearray(good_files()[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, cut = data.draw(st.integers(0, len(content))), data.draw(st.integers(0, 8))
+        content[at : at + cut] = data.draw(st.binary(max_size=8) | st.text(max_size=8).map(str.encode))
+    path = write(tmp_path_factory.mktemp("damaged"), bytes(content), name)
+    try:
+        bars, _ = read_bars(path, INSTRUMENT, min_rows=2)
+    except UserError as error:
+        refused = str(error)
+    else:
+        refused = ""
+        assert np.isfinite(bars.close).all()
+    assert "\n" not in refused
+
+
+def test_a_panic_of_the_parser_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(_: bytes) -> pl.DataFrame:
+        raise pl.exceptions.PanicException("assertion failed")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    assert refusal(write(tmp_path, b"PAR1", "a.parquet")).startswith(": is not a Parquet file: ")
 
 
 # --- real files -----------------------------------------------------------------------------------

@@ -126,23 +126,26 @@ def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
 
 def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[BarFrame]:
     """Each frame as the message that carries it."""
-    # Plain lists: to take single numbers out of an array costs more than all else here.
-    columns = [getattr(bars, name).tolist() for name in VALUES]
-    times = zip(bars.open_us.tolist(), bars.present.tolist(), strict=True)
-    for (open_us, present), *values in zip(times, *columns, strict=True):
+    of_each = zip(*(_bars(bars, a) for a in range(len(bars.instruments))), strict=True)
+    length = timeframe.delta
+    for open_us, row in zip(bars.open_us.tolist(), of_each, strict=True):
         open_time = from_us(open_us)
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
-            close_time=open_time + timeframe.delta,
-            bars=tuple(
-                _bar(instrument, *bar)
-                for instrument, there, *bar in zip(bars.instruments, present, *values, strict=True)
-                if there
-            ),
-            missing=tuple(name for name, there in zip(bars.instruments, present, strict=True) if not there),
+            close_time=open_time + length,
+            bars=tuple(bar for bar in row if bar is not None),
+            missing=tuple(name for name, bar in zip(bars.instruments, row, strict=True) if bar is None),
         )
+
+
+def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
+    """The bars of one instrument, None where it has none."""
+    # Plain lists: to take single numbers out of an array costs more than all else here.
+    columns = [getattr(bars, name)[:, a].tolist() for name in VALUES]
+    for there, *values in zip(bars.present[:, a].tolist(), *columns, strict=True):
+        yield _bar(bars.instruments[a], *values) if there else None
 
 
 def _bar(

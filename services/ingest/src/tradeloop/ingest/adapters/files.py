@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +57,8 @@ def read_bars(
     try:
         columns = _load(Path(path))
         chosen = _choose(columns)
+        if columns[0][1].is_empty():
+            raise Refused("has no rows", "give a longer file")
         open_us, time_format, zone = _times(columns[chosen["time"]][1])
         bars: Series = {"open_us": open_us} | {
             field: _numbers(field, columns[index][1]) for field, index in chosen.items() if field != "time"
@@ -103,7 +104,8 @@ def _load(path: Path) -> _Columns:
         raise Refused(f"is broken gzip ({error})", "fetch or compress it again") from error
     except OSError as error:
         raise Refused(f"cannot be read ({error.strerror})", "check its permissions") from error
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # Polars panics at some damaged files, which is no `Exception` and would end the process.
         raise Refused("is not a Parquet file", "write it again, or give CSV") from error
     raise Refused("has an unknown ending", "give a .csv, .csv.gz or .parquet file")
 
@@ -119,13 +121,11 @@ def _csv_columns(content: bytes) -> _Columns:
         raise Refused("is not text", "give comma-separated values with a header line")
     if not names:
         raise Refused("is empty, or its first line is", "give comma-separated values with a header line")
-    if not body:
-        raise Refused("has no rows after its header", "give a longer file")
     schema = {str(index): pl.String for index in range(len(names))}
     try:
         table = pl.read_csv(body.encode(), has_header=False, schema=schema)
     except pl.exceptions.PolarsError as error:
-        widths = np.array([len(row) for row in csv.reader(io.StringIO(body))])
+        widths = np.array([line.count(",") + 1 for line in body.split("\n")])
         wrong = np.flatnonzero(widths != len(names))
         if not len(wrong):
             raise Refused("is not CSV", "give comma-separated values with a header line") from error
