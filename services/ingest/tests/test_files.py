@@ -108,6 +108,7 @@ def test_volume_and_funding(tmp_path: Path, volume: str) -> None:
         ("%Y-%m-%dT%H:%M:%S+02:00", "ISO 8601", "+02:00", -2),
         ("%Y-%m-%dT%H:%M:%S+0200", "ISO 8601", "+02:00", -2),
         ("%Y-%m-%dT%H:%M:%S-05", "ISO 8601", "-05:00", 5),
+        ("%d.%m.%Y %H:%M:%S.000", "DD.MM.YYYY", "none, read as UTC", 0),
     ],
 )
 def test_iso_times(tmp_path: Path, time_format: str, name: str, zone: str, offset_h: int) -> None:
@@ -282,6 +283,13 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, cells: dict[str, str], m
     for name, cell in cells.items():
         table[4][names.index(name)] = cell
     assert refusal(write(tmp_path, text(table))).startswith(f", line 6: {message}: ")
+
+
+def test_a_dotted_date_that_does_not_exist_and_one_that_is_not_dotted(tmp_path: Path) -> None:
+    for cell in ("31.02.2022 00:03", "2022-01-03 00:03"):
+        table = rows("%d.%m.%Y %H:%M")
+        table[4][0] = cell
+        assert refusal(write(tmp_path, text(table))).startswith(f", line 6: time {cell!r} cannot be parsed: ")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class FileReport:
     ignored: tuple[str, ...]
     """Columns that were not read, such as `Adj Close`."""
     time_format: str
-    """`ISO 8601`, `date`, `epoch s`, `epoch ms`, `epoch us`, `epoch ns` or `Parquet timestamp`."""
+    """`ISO 8601`, `DD.MM.YYYY`, `date`, `epoch s`, `epoch ms`, `epoch us`, `epoch ns` or `Parquet timestamp`."""
     zone: str
     """The zone that the times are in; `none, read as UTC` where they say none."""
     timeframe: Timeframe

@@ -32,6 +32,8 @@ _EPOCH_UNITS = ("s", "ms", "us", "ns")
 _EPOCH_BOUNDS = np.array([1e8, 1e11, 1e14, 1e17])
 """From here on a number counts as seconds, milli-, micro-, nanoseconds: each holds 1973 to 5138."""
 
+_DOTTED = r"^(\d{2})\.(\d{2})\.(\d{4})"
+"""Day, month, year, as some exporters of foreign exchange write them; the dots tell them from month-first dates."""
 _ISO = (
     r"^(?P<date>\d{4}-\d{2}-\d{2})"
     r"(?:[T ](?P<minute>\d{2}:\d{2})(?P<second>:\d{2})?(?P<fraction>\.\d{1,9})?)?"
@@ -178,7 +180,11 @@ def _times(column: pl.Series) -> tuple[NDArray[np.int64], str, str]:
     text = column.str.strip_chars()
     if text.str.contains(r"^-?\d+(\.\d*)?$")[0]:
         return _epoch(text)
-    return _iso(text)
+    if text.str.contains(_DOTTED)[0]:
+        turned = text.str.replace(_DOTTED, "${3}-${2}-${1}")
+        stamps, name, zone = _iso(turned.set(~text.str.contains(_DOTTED), None), text)
+        return stamps, name.replace("ISO 8601", "DD.MM.YYYY"), zone
+    return _iso(text, text)
 
 
 def _epoch(column: pl.Series) -> tuple[NDArray[np.int64], str, str]:
@@ -204,7 +210,8 @@ def _epoch(column: pl.Series) -> tuple[NDArray[np.int64], str, str]:
     return np.rint(time_us).astype(np.int64), f"epoch {_EPOCH_UNITS[unit]}", "UTC"
 
 
-def _iso(text: pl.Series) -> tuple[NDArray[np.int64], str, str]:
+def _iso(text: pl.Series, given: pl.Series) -> tuple[NDArray[np.int64], str, str]:
+    """`given` is how the file itself spells `text`."""
     parts = text.str.extract_groups(_ISO).struct.unnest()
     stamps = parts.select(
         pl.concat_str(
@@ -215,7 +222,7 @@ def _iso(text: pl.Series) -> tuple[NDArray[np.int64], str, str]:
             pl.col("fraction").fill_null(""),
         ).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
     ).to_series()
-    _refuse_nulls("time", text, stamps, "give ISO 8601 or an epoch, the same in each row")
+    _refuse_nulls("time", given, stamps, "give ISO 8601 or an epoch, the same in each row")
     offset_us = _offset_us(parts["zone"])
     name = "ISO 8601" if parts["minute"].null_count() < len(text) else "date"
     zone = _NO_ZONE if offset_us is None else _zone_name(offset_us)
