@@ -362,6 +362,9 @@ def _reward_is_sound(trial: _Trial) -> None:
         engine = RewardEngine(trial.strategy.reward, _BOOKS)
         components: list[str] = []
         for step in steps:
+            for name, array in engine.state.items():
+                if not np.isfinite(array).all():
+                    raise trial.broken(f"has a reward whose c.state[{name!r}] is not finite, which live cannot store")
             given = step.of(_EVERYONE, trial.features.names)
             trial.call(f"its reward, for {count} instruments", engine, given)
             kept = step.of(_EVERYONE, trial.features.names)
@@ -379,9 +382,6 @@ def _reward_is_sound(trial: _Trial) -> None:
                     f"has a reward whose components change from {components} to {list(engine.components)}: "
                     "return the same ones always, zeros where there is nothing"
                 )
-            for name, array in engine.state.items():
-                if not np.isfinite(array).all():
-                    raise trial.broken(f"has a reward whose c.state[{name!r}] is not finite, which live cannot store")
             engine.reset(step.done)
 
 
@@ -401,12 +401,12 @@ def _reward_sees_each_book_alone(trial: _Trial) -> None:
         shuffled = np.empty_like(together)
         shuffled[..., order] = _rewards(trial, steps, order)
         alone = np.concatenate([_rewards(trial, steps, _EVERYONE[n : n + 1]) for n in range(_BOOKS)], axis=-1)
-        for found, how in ((shuffled, "in another order"), (alone, "alone")):
+        for found, how in ((alone, "alone"), (shuffled, "in another order")):
             if not np.array_equal(found, together):
                 step, _, book = np.argwhere(found != together)[0]
                 raise trial.broken(
                     f"has a reward that gives a book something else {how} than among {_BOOKS}, "
-                    f"{found[step, 0, book]!r} and not {together[step, 0, book]!r}: let it compute each book from its "
+                    f"{found[step, 0, book]} and not {together[step, 0, book]}: let it compute each book from its "
                     "own row, summing over axis=1 only, and remember things in c.state only"
                 )
 

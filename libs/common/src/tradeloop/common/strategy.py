@@ -7,6 +7,7 @@ A strategy is an installed package with an entry point in the group `tradeloop.s
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -152,8 +153,9 @@ def load(name: str) -> Strategy:
 
 def in_one_line(error: BaseException) -> str:
     """What went wrong inside an author's code: the error, and which line of theirs raised it."""
-    own = str(Path(__file__).parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((own, "<frozen"))]
+    # What lies between them and here: this package, and Python's import of theirs.
+    between = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(between)]
     theirs = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" ({'/'.join(Path(theirs[-1].filename).parts[-2:])}:{theirs[-1].lineno})" if theirs else ""
     return " ".join(f"{type(error).__name__}: {error}{where}".split())

@@ -1,0 +1,429 @@
+"""The plug-in: what a strategy refuses to be, how it is found, and what its check finds."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tradeloop.common import strategy as plug_in
+from tradeloop.common.checks import strategy_checks
+from tradeloop.common.errors import UserError
+from tradeloop.common.portfolio import RiskLimits
+from tradeloop.common.strategy import (
+    Discrete,
+    Feature,
+    PortfolioWeights,
+    RewardContext,
+    Strategy,
+    StrategyError,
+    TargetPosition,
+    load,
+    log_return,
+    on,
+    relative,
+    reward,
+    scalar_reward,
+    talib,
+    windowed,
+)
+from tradeloop.common.testing import check_strategy
+
+Floats = NDArray[np.float64]
+
+
+@reward(version="1")
+class Growth:
+    """Log return of equity."""
+
+    def __call__(self, c: RewardContext) -> Floats:
+        return np.log(c.equity / c.equity_prev)
+
+
+@reward(version="1")
+class Held:
+    """Growth, less a fine for each bar of a losing streak: a reward that remembers."""
+
+    fine: float = 1e-3
+    initial_state: ClassVar[Mapping[str, float]] = {"streak": 0.0}
+
+    def __call__(self, c: RewardContext) -> dict[str, Floats]:
+        streak = c.state["streak"]
+        streak += 1.0
+        streak[c.equity >= c.equity_prev] = 0.0
+        return {"growth": np.log(c.equity / c.equity_prev), "streak": -self.fine * streak}
+
+
+@scalar_reward(version="1")
+def gain(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
+    return current["equity"] / previous["equity"] - 1.0
+
+
+def spread(close: Floats, low: Floats) -> float:
+    return float(close[-1] / low.min() - 1.0)
+
+
+def strategy(
+    reward: Any = Growth(),  # noqa: B008  it is frozen
+    features: Any = (log_return(1),),  # noqa: B008
+    actions: Any = "target_position",
+    window: Any = 4,
+) -> Strategy:
+    return Strategy(name="mine", features=features, reward=reward, window=window, actions=actions)
+
+
+# --- construction ----------------------------------------------------------------------------------
+
+
+def test_a_strategy_says_four_things() -> None:
+    mine = strategy(features=[log_return(1), talib("RSI", timeperiod=14)], actions="discrete", window=8)
+    assert mine.feature_set.names == ("log_return_1", "rsi_14")
+    assert mine.actions == Discrete()
+    assert mine.observation_size(instruments=2) == 8 * 2 * 2 + 3 * 2 + 1
+    assert mine.reward_id.startswith("rw_")
+    assert (mine.algorithm, mine.parameters) == ("PPO", {})
+    assert mine == strategy(features=mine.features, actions=Discrete(), window=8)
+    assert pickle.loads(pickle.dumps(mine)) == mine
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Strategy("My Edge", [log_return(1)], Growth()), "^strategy 'My Edge': a name is lower-case letters"),
+        (lambda: strategy(features=[]), "at least one feature"),
+        (lambda: strategy(features=["RSI"]), "^strategy mine: 'RSI' is no feature; write e.g. talib"),
+        (lambda: strategy(features=[log_return(1), log_return(1)]), "log_return_1 is listed twice"),
+        (lambda: strategy(window=0), "^strategy mine: the window is 0; it must be a whole number"),
+        (lambda: strategy(window=2.5), "the window is 2.5; it must be a whole number"),
+        (lambda: strategy(actions="target"), "no action scheme 'target'; there are target_position, discrete"),
+        (lambda: strategy(actions=TargetPosition), r"TargetPosition is a class; write TargetPosition\(\)$"),
+        (lambda: strategy(reward=Growth), r"Growth is a class; write Growth\(\)$"),
+        (lambda: strategy(reward=0.5), "^strategy mine: its reward is a float; make one with @reward$"),
+        (lambda: strategy(reward=abs), "reward abs has no version: decorate its class with @reward"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(make: Callable[[], Strategy], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+# --- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Writes a module and makes its names the installed entry points."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules: list[str] = []
+
+    def write(source: str, **points: str) -> None:
+        module = f"installed_{len(modules)}_{tmp_path.name.replace('-', '_')}"
+        modules.append(module)
+        (tmp_path / f"{module}.py").write_text(source)
+        found = EntryPoints(
+            EntryPoint(name.rstrip("_"), value.replace("module", module), plug_in.GROUP)
+            for name, value in points.items()
+        )
+        monkeypatch.setattr(plug_in, "entry_points", lambda **chosen: found.select(**chosen))
+
+    yield write
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+GOOD = """
+from tradeloop.common.strategy import *
+@reward(version="1")
+class R:
+    def __call__(self, c):
+        return c.equity - c.equity_prev
+mine = Strategy("mine", [log_return(1)], R())
+"""
+
+
+def test_an_installed_strategy_is_found(install: Callable[..., None]) -> None:
+    install(GOOD, mine="module:mine")
+    assert [*plug_in.installed()] == ["mine"]
+    assert load("mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "points", "message"),
+    [
+        (GOOD, {"mine": "module:mine"}, r"^strategy mime is not installed; did you mean mine\?$"),
+        (GOOD, {"other": "module:mine"}, "^strategy mime is not installed; installed are: other$"),
+        (GOOD, {}, "^strategy mime is not installed; installed are: none$"),
+        (GOOD, {"mime": "module:mine"}, "^strategy mime: .*:mine calls itself mine; give both the same name$"),
+        (GOOD, {"mime": "module:yours"}, "cannot be loaded: AttributeError: .* has no attribute 'yours'"),
+        (GOOD, {"mime": "module:R"}, "is a type, not a Strategy$"),
+        ("mime = 3", {"mime": "module:mime"}, "is a int, not a Strategy$"),
+        ("import nothing_like_it", {"mime": "module:x"}, "cannot be loaded: ModuleNotFoundError: .*nothing_like_it"),
+        ("\n\nx = 1 /\\\n 0", {"mime": "module:x"}, r"cannot be loaded: ZeroDivisionError: .*_\d\.py:3\)$"),
+        ("x = (", {"mime": "module:x"}, "cannot be loaded: SyntaxError: "),
+        (GOOD.replace("[log", "[talib('RSJ'), log"), {"mime": "module:x"}, r"no function 'RSJ': did you mean RSI\?"),
+        (
+            GOOD,
+            {"mime": "module:mine", "mime_": "module:R"},
+            "is in several packages, .*:R and .*:mine; uninstall all but one",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(
+    install: Callable[..., None], source: str, points: dict[str, str], message: str
+) -> None:
+    install(source, **points)
+    with pytest.raises(StrategyError, match=message) as raised:
+        load("mime")
+    assert "\n" not in str(raised.value)
+
+
+# --- the check: strategies that keep their promises ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        strategy(),
+        strategy(reward=Held(), actions="discrete"),
+        strategy(reward=gain, actions="portfolio_weights"),
+        strategy(
+            features=[on("1d", relative(talib("EMA", timeperiod=20))), windowed("spread", spread, 8, ("close", "low"))]
+        ),
+        strategy(features=[talib("MFI", timeperiod=14), on("1m", log_return(1))][:1], actions=PortfolioWeights(0.1)),
+    ],
+    ids=["plain", "state", "scalar", "higher timeframe", "volume"],
+)
+def test_a_good_strategy_passes(mine: Strategy) -> None:
+    promises = list(strategy_checks(mine))
+    assert len(set(promises)) == len(promises) == 9
+    assert list(strategy_checks(mine)) == promises
+
+
+def test_leverage_is_checked_against_the_portfolio_it_is_for() -> None:
+    levered = strategy(actions=TargetPosition(leverage=3.0))
+    with pytest.raises(StrategyError, match=r"asks for 3 times the equity, and max_position of its portfolio is 1\.05"):
+        check_strategy(levered)
+    check_strategy(levered, RiskLimits(max_position=3.0, max_leverage=3.0))
+
+
+# --- the check: strategies that break them ---------------------------------------------------------
+
+
+def refused(mine: Strategy) -> str:
+    with pytest.raises(StrategyError) as raised:
+        check_strategy(mine)
+    message = str(raised.value)
+    assert message.startswith("strategy mine ")
+    assert "\n" not in message
+    return message
+
+
+def rewarding(function: Callable[[RewardContext], Any], **members: Any) -> Strategy:
+    """A strategy whose reward is computed by `function`."""
+    made = type("Made", (), {"__call__": lambda self, c: function(c), "__module__": __name__, **members})
+    # Where pickle looks for it.
+    globals()["Made"] = reward(version="1")(made)
+    return strategy(reward=globals()["Made"]())
+
+
+SEEN: list[float] = []
+CLOCK = iter(range(10**9))
+
+
+def _remembers_by_itself(c: RewardContext) -> Floats:
+    SEEN.extend(c.equity.tolist())
+    return c.equity * len(SEEN)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda c: c.nothing, r"fails in its reward.*: AttributeError: .*nothing.* \(tests/test_strategy\.py:\d+\)$"),
+        (lambda c: c.state["x"], "fails in its reward.*: KeyError: 'x'"),
+        (lambda c: np.log(c.equity - c.equity_prev), "is wrong: reward Made returned a value that is not finite"),
+        (lambda c: c.traded_notional / c.turnover, "is wrong: reward Made returned a value that is not finite"),
+        (lambda c: c.position, r"is wrong: reward Made returned float64 of shape \(8, 1\)"),
+        (
+            lambda c: c.position.squeeze(1)[:, 0] if c.position.shape[1] > 1 else c.equity,
+            "fails in its reward.* 2 instr",
+        ),
+        (lambda c: float(c.equity.mean()), "is wrong: reward Made returned float as reward"),
+        (lambda c: c.equity - c.equity.mean(), "gives a book something else alone than among 8"),
+        (lambda c: np.cumsum(c.equity), "gives a book something else alone than among 8"),
+        (lambda c: c.equity * np.random.random(), "differs between two runs over the same context"),  # noqa: NPY002
+        (lambda c: c.equity * next(CLOCK), "differs between two runs over the same context"),
+        (_remembers_by_itself, "differs between two runs over the same context"),
+        (lambda c: np.divide(c.equity, 2.0, out=c.equity), r"writes into c\.equity: let it make an array of its own"),
+        (
+            lambda c: np.multiply(c.features["log_return_1"], 2, out=c.features["log_return_1"])[:, 0],
+            "c.features.'log_r",
+        ),
+        (
+            lambda c: {"a": c.equity} | ({"b": c.equity} if c.terminated.any() else {}),
+            r"components change from \['a'\] to \['a', 'b'\]: return the same ones always",
+        ),
+    ],
+)
+def test_a_bad_reward_is_refused(function: Callable[[RewardContext], Any], message: str) -> None:
+    assert re.search(message, refused(rewarding(function)))
+
+
+def test_a_state_that_is_not_finite_is_refused() -> None:
+    def remembers(c: RewardContext) -> Floats:
+        c.state["low"][:] = np.minimum(c.state["low"], c.equity)
+        return c.equity - c.equity_prev
+
+    mine = rewarding(remembers, initial_state={"low": math.inf})
+    assert "whose c.state['low'] is not finite" in refused(mine)
+
+
+def test_a_reward_that_cannot_travel_is_refused() -> None:
+    @reward(version="1")
+    class Local:
+        def __call__(self, c: RewardContext) -> Floats:
+            return c.equity
+
+    message = refused(strategy(reward=Local()))
+    assert "fails in pickling, so define what it uses at the top level of a module" in message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centred(Feature):
+    """Close less the mean of all closes, the future's among them."""
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        centred: Floats = columns[3] - columns[3].mean()
+        return centred
+
+    def state(self) -> Any:
+        return log_return(1).state()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetful(Feature):
+    """Its state is another feature than its batch."""
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        return log_return(2).batch(columns, blocks)
+
+    def state(self) -> Any:
+        return log_return(1).state()
+
+
+def z_score(close: Floats) -> float:
+    return float((close[-1] - close.mean()) / close.std())
+
+
+def reciprocal(volume: Floats) -> float:
+    return float(1.0 / volume[-1])
+
+
+def explodes(close: Floats) -> float:
+    raise LookupError("no such thing")
+
+
+def huge(close: Floats) -> float:
+    return float(close[-1]) * 1e40
+
+
+def noise(close: Floats) -> float:
+    return float(np.random.random())  # noqa: NPY002
+
+
+def nothing(close: Floats) -> float:
+    return math.nan
+
+
+def custom(kind: type[Feature], definition: str = "mine") -> Feature:
+    return kind(name="custom", definition=definition, history=4, inputs=("close",))
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (custom(Centred), "looks ahead: feature custom changes when the bars from .* on are taken away"),
+        (custom(Forgetful), "trains on other values than it trades on: bar by bar, feature custom differs"),
+        (custom(Forgetful, definition=f"<function at 0x{id(Growth):x}>"), "feature custom holds an address in memory"),
+        (windowed("z", z_score, 20), "loses its value: z is NaN at bar .* guard it where the price stands still"),
+        (
+            windowed("r", reciprocal, 2, ("volume",)),
+            "is wrong: feature r of check:A is infinite|feature r: ZeroDivision",
+        ),
+        (
+            windowed("explodes", explodes, 2),
+            r"fails in feature explodes: LookupError: .* \(tests/test_strategy\.py:\d+\)$",
+        ),
+        (windowed("huge", huge, 2), "observes what no float32 can hold: scale huge down"),
+        (windowed("noise", noise, 2), "looks ahead: feature noise changes"),
+        (windowed("nothing", nothing, 2), "has a feature without values: nothing gives none in"),
+        (on("1m", log_return(1)), "has features on 1m, the shortest timeframe"),
+    ],
+)
+def test_a_bad_feature_is_refused(feature: Feature, message: str) -> None:
+    assert re.search(message, refused(strategy(features=[log_return(1), feature])))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """An action scheme of an author's own, that can be broken in one place."""
+
+    function: str = "fine"
+    kind: Literal["box", "discrete"] = "box"
+    choices: int = 0
+    no_trade_band: float = 0.0
+    name: str = "custom"
+
+    def size(self, instruments: int) -> int:
+        return instruments
+
+    def weights(self, action: Floats) -> Floats:
+        found: Floats = WEIGHTS[self.function](action)
+        return found
+
+
+WEIGHTS: dict[str, Callable[[Floats], Any]] = {
+    "fine": lambda action: np.clip(action, -1, 1) / action.shape[1],
+    "unbounded": lambda action: action,
+    "not finite": lambda action: np.clip(action, -1, 1) / np.abs(action).clip(0, 1),
+    "too wide": lambda action: np.repeat(action, 2, axis=1),
+    "single precision": lambda action: np.clip(action, -1, 1).astype(np.float32),
+    "ranked": lambda action: np.argsort(action, axis=0) / (len(action) * action.shape[1]),
+    "in place": lambda action: np.clip(action, -1, 1, out=action) / action.shape[1],
+    "raises": lambda action: action[:, 5],
+}
+
+
+def test_an_action_scheme_of_ones_own_passes() -> None:
+    check_strategy(strategy(actions=Custom()))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        (Custom("unbounded"), r"asks for 1e\+09 times the equity, and max_position of its portfolio is 1.05"),
+        (Custom("not finite"), r"answers \[0\.0\] with a weight that is not finite"),
+        (Custom("too wide"), r"gives float64 of shape \(69, 2\): let it be float64 of shape \(69, 1\)"),
+        (Custom("single precision"), r"gives float32 of shape \(69, 1\)"),
+        (Custom("ranked"), "gives a book other weights alone than among others"),
+        (Custom("in place"), "writes into the actions"),
+        (Custom("raises"), "fails in action scheme custom: IndexError"),
+        (
+            Custom(kind="discrete", choices=1),
+            "of kind 'discrete': let it be box, or discrete with at least two choices",
+        ),
+        (Custom(no_trade_band=-1.0), "with a no_trade_band of -1.0: let it be 0 or more"),
+    ],
+)
+def test_a_bad_action_scheme_is_refused(scheme: Custom, message: str) -> None:
+    assert re.search(message, refused(strategy(actions=scheme)))
