@@ -299,5 +299,8 @@ def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPat
 def test_mlflow_calls_nobody() -> None:
     import tradeloop.common.mlflow_models  # noqa: F401
 
+    # isort: split
+    from mlflow.telemetry.utils import is_telemetry_disabled
+
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert is_telemetry_disabled()

@@ -95,6 +95,8 @@ class FeastFeatureStore:
     def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
         with _reaching(self._root):
             check_names(feature_set, _names(self._view(feature_set)), rows)
+            if not len(rows.time_us):
+                return
             count = len(rows.instruments)
             time_us = np.repeat(rows.time_us, count)
             frame = pl.DataFrame(
