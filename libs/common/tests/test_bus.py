@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 
 import pytest
+from confluent_kafka import Producer as RawProducer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from pydantic import SecretStr
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bus import Bus, BusUnavailable, MessageTooLarge, Partition, Record, murmur2
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.memory import MemoryBus
+from tradeloop.common.memory import MemoryBus, MemoryConsumer
 from tradeloop.common.testing import BUS_CHECKS, check_bus
 
-FAST = {"heartbeat.interval.ms": "100"}  # members learn of a rebalance sooner than production needs
+FAST = {"heartbeat.interval.ms": "100"}
+"""Members learn of a rebalance sooner than production needs."""
 
-ADAPTERS: dict[str, Callable[[pytest.FixtureRequest], Bus]] = {
-    "memory": lambda request: MemoryBus(),
-    "kafka": lambda request: KafkaBus(KafkaSettings(bootstrap_servers=request.getfixturevalue("kafka"), extra=FAST)),
-}
+
+@pytest.fixture
+def kafka_bus(kafka: str) -> Iterator[KafkaBus]:
+    with closing(KafkaBus(KafkaSettings(bootstrap_servers=kafka, extra=FAST))) as bus:
+        yield bus
+
+
+@pytest.fixture
+def memory_bus() -> Iterator[MemoryBus]:
+    with closing(MemoryBus()) as bus:
+        yield bus
 
 
 @pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__.strip("_"))
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("adapter", ["memory_bus", "kafka_bus"])
 def test_contract(adapter: str, check: Callable[[Bus], None], request: pytest.FixtureRequest) -> None:
-    check(ADAPTERS[adapter](request))
+    check(request.getfixturevalue(adapter))
 
 
 def test_check_bus_runs_every_check() -> None:
@@ -34,3 +49,176 @@ def test_check_bus_runs_every_check() -> None:
 
     check_bus(make_bus)
     assert len(made) == len(BUS_CHECKS)
+
+
+def forget_commits(self: MemoryConsumer, offsets: Mapping[Partition, int]) -> None: ...
+
+
+def never_pause(self: MemoryConsumer, partitions: Collection[Partition]) -> None: ...
+
+
+def stay_put(self: MemoryConsumer, partition: Partition, offset: int) -> None:
+    self._positions[partition] = len(self._logs[partition])
+
+
+def read_everything(self: MemoryConsumer, topic: str, number: int) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("method", "defect"),
+    [
+        ("commit", forget_commits),
+        ("pause", never_pause),
+        ("seek", stay_put),
+        ("_reads", read_everything),
+        ("close", lambda self: None),
+    ],
+)
+def test_check_bus_finds_defects(method: str, defect: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryConsumer, method, defect)
+    monkeypatch.setattr("tradeloop.common.testing._PATIENCE_S", 0.5)
+    with pytest.raises(AssertionError):
+        check_bus(MemoryBus)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("21", -973932308),
+        ("foobar", -790332482),
+        ("a-little-bit-long-string", -985981536),
+        ("a-little-bit-longer-string", -1486304829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+        ("abc", 479470107),
+    ],
+)
+def test_murmur2_is_that_of_the_java_client(key: str, expected: int) -> None:
+    """The vectors of Apache Kafka's own `UtilsTest`, which are signed."""
+    assert murmur2(key.encode()) == expected % 2**32
+
+
+def test_a_waiting_poll_wakes_for_its_own_records_only(memory_bus: MemoryBus) -> None:
+    memory_bus.create_topics({"bars": 1, "noise": 1})
+    consumer = memory_bus.consumer("g", ["bars"])
+    assert consumer.poll() == []
+
+    def write() -> None:
+        producer = memory_bus.producer()
+        for topic in ("noise", "noise", "bars"):
+            producer.publish(topic, "k", topic.encode(), {})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    records = consumer.poll(timeout_s=30.0)
+    writer.join()
+    assert [record.value for record in records] == [b"bars"]
+
+
+def test_the_password_shows_nowhere(kafka: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = KafkaSettings(
+        bootstrap_servers=kafka,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username="ingest",
+        sasl_password=SecretStr("hunter2"),
+        extra={"ssl.key.password": "hunter3"},
+        request_timeout_s=1.0,
+    )
+    assert settings.client()["sasl.password"] == "hunter2"
+    with pytest.raises(BusUnavailable) as refused:
+        KafkaBus(settings).partitions("market.bars.v1")
+    assert kafka in str(refused.value)
+    assert "SASL" in caplog.text, "the log does not tell why"
+    assert "hunter" not in f"{settings!r} {refused.value!r} {caplog.text}"
+
+
+def test_an_unreachable_kafka_is_unavailable() -> None:
+    bus = KafkaBus(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_s=0.5))
+    with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1"):
+        bus.partitions("market.bars.v1")
+    with pytest.raises(BusUnavailable):
+        bus.create_topics({"market.bars.v1": 1})
+    with pytest.raises(BusUnavailable):
+        bus.consumer("g", ["market.bars.v1"])
+    with closing(bus.producer()) as producer, pytest.raises(BusUnavailable):
+        producer.publish("market.bars.v1", "k", b"", {})
+
+
+def test_what_was_not_confirmed_in_time_does_not_arrive_later(kafka_bus: KafkaBus) -> None:
+    topic = fresh_topic(kafka_bus)
+    with closing(kafka_bus.producer()) as producer:
+        producer.publish(topic, "k", b"first", {})  # waits for the producer's id, so nothing is under way yet
+        with pytest.raises(BusUnavailable, match="1 messages within 0 s"):
+            producer.flush(timeout_s=0.0)
+        producer.publish(topic, "k", b"first", {})
+        producer.flush()
+    assert kafka_bus.end_offsets(topic) == {Partition(topic, 0): 1}
+
+
+def test_what_the_broker_refuses_is_reported_once(kafka: str, kafka_bus: KafkaBus) -> None:
+    topic = f"small-{secrets.token_hex(6)}"
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.create_topics([NewTopic(topic, 1, config={"max.message.bytes": "1000"})]).values():
+        future.result()
+    with closing(kafka_bus.producer()) as producer:
+        producer.publish(topic, "k", secrets.token_bytes(2000), {})
+        with pytest.raises(MessageTooLarge):
+            producer.flush()
+        producer.publish(topic, "k", b"small", {})
+        producer.flush()
+    assert kafka_bus.end_offsets(topic) == {Partition(topic, 0): 1}
+
+
+def test_a_full_queue_waits_instead_of_failing(kafka: str) -> None:
+    settings = KafkaSettings(bootstrap_servers=kafka, extra={"queue.buffering.max.messages": "10"})
+    with closing(KafkaBus(settings)) as bus, closing(bus.producer()) as producer:
+        topic = fresh_topic(bus)
+        for _ in range(100):
+            producer.publish(topic, "k", b"x", {})
+        producer.flush()
+        assert bus.end_offsets(topic) == {Partition(topic, 0): 100}
+
+
+def test_messages_of_other_programs_become_readable(kafka: str, kafka_bus: KafkaBus) -> None:
+    topic = fresh_topic(kafka_bus)
+    other = RawProducer({"bootstrap.servers": kafka})
+    other.produce(topic, None, None)
+    other.produce(
+        topic, b"\xff", b"k\xff", headers=[("bytes", b"\xfe"), ("nothing", None), ("twice", "1"), ("twice", "2")]
+    )
+    other.flush()
+    records = read(kafka_bus, topic, 2)
+    assert [(r.key, r.value, dict(r.headers)) for r in records] == [
+        ("", b"", {}),
+        ("k\\xff", b"\xff", {"bytes": "\\xfe", "nothing": "", "twice": "2"}),
+    ]
+    assert all(r.timestamp_ms > 1_700_000_000_000 for r in records)
+
+
+def test_a_static_member_that_restarts_takes_its_place_again(kafka: str) -> None:
+    settings = KafkaSettings(bootstrap_servers=kafka, group_instance_id="inference-0", extra=FAST)
+    with closing(KafkaBus(settings)) as bus:
+        topic = fresh_topic(bus)
+        with closing(bus.producer()) as producer:
+            producer.publish(topic, "k", b"x", {})
+            producer.flush()
+        # It never leaves, so a dynamic successor would wait out the session time-out of 45 s.
+        for _ in range(2):
+            assert len(read(bus, topic, 1, group=f"{topic}-group", deadline_polls=50)) == 1
+
+
+def fresh_topic(bus: Bus) -> str:
+    topic = f"topic-{secrets.token_hex(6)}"
+    bus.create_topics({topic: 1})
+    return topic
+
+
+def read(bus: Bus, topic: str, count: int, group: str | None = None, deadline_polls: int = 150) -> list[Record]:
+    records: list[Record] = []
+    with closing(bus.consumer(group or f"{topic}-group", [topic])) as consumer:
+        for _ in range(deadline_polls):
+            records += consumer.poll(timeout_s=0.2)
+            if len(records) >= count:
+                break
+    return records

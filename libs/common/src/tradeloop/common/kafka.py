@@ -24,8 +24,7 @@ _Callback = Callable[[Collection[Partition]], None]
 
 _log = logging.getLogger(__name__)
 
-_REQUEST_TIMEOUT_S = 10.0
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 _RECOVERING = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED})
 """One connection, one name or one membership lost: the client repairs these, and says so when no broker is left."""
@@ -87,16 +86,22 @@ class KafkaSettings(BaseModel):
     """Path of the CA bundle; the system's own when absent."""
     ssl_certificate_location: str | None = None
     ssl_key_location: str | None = None
+    request_timeout_s: float = Field(default=10.0, gt=0)
+    """How long one question may go unanswered before Kafka counts as unavailable."""
     extra: dict[str, str] = Field(default={}, repr=False)
     """Further librdkafka properties by their own names; they win over everything that is set here."""
 
-    def client(self) -> dict[str, str]:
-        """The properties that every librdkafka client shares, the password in the clear."""
-        plain = self.model_dump(exclude={"extra", "group_instance_id", "sasl_password"}, exclude_none=True)
-        properties = {name.replace("_", "."): value for name, value in plain.items()}
+    def client(self, own: Mapping[str, str | int] = _NONE) -> dict[str, str | int | float | bool]:
+        """The properties of one librdkafka client: the shared ones, its own, and `extra`. Secrets are in the clear."""
+        shared = self.model_dump(
+            exclude={"extra", "group_instance_id", "request_timeout_s", "sasl_password"}, exclude_none=True
+        )
+        properties: dict[str, str | int | float | bool] = {
+            name.replace("_", "."): value for name, value in shared.items()
+        }
         if self.sasl_password is not None:
             properties["sasl.password"] = self.sasl_password.get_secret_value()
-        return properties
+        return {**properties, **own, **self.extra}
 
 
 class KafkaBus:
@@ -118,7 +123,7 @@ class KafkaBus:
         if not topics:
             return
         with _translated("cannot create topics"):
-            created = self._admin.create_topics(topics, request_timeout=_REQUEST_TIMEOUT_S)
+            created = self._admin.create_topics(topics, request_timeout=self._settings.request_timeout_s)
         for topic, future in created.items():
             with _translated(f"cannot create topic {topic}", ignore=(KafkaError.TOPIC_ALREADY_EXISTS,)):
                 future.result()
@@ -168,17 +173,20 @@ class KafkaBus:
         places = [TopicPartition(topic, n) for topic, count in partitions.items() for n in range(count)]
         latest = {place: OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
         with _translated("cannot read the ends of topics"):
-            ends = self._admin.list_offsets(latest, request_timeout=_REQUEST_TIMEOUT_S)
+            ends = self._admin.list_offsets(latest, request_timeout=self._settings.request_timeout_s)
             return {Partition(end.topic, end.partition): future.result().offset for end, future in ends.items()}
 
     @cached_property
     def _admin(self) -> AdminClient:
-        return AdminClient({**self._settings.client(), **self._settings.extra}, logger=_log)
+        return AdminClient(self._settings.client(), logger=_log)
 
     def _topics(self) -> dict[str, int]:
         # All topics and never one by its name: a broker may create a topic that it is asked for.
-        with _translated("cannot list topics"):
-            topics = self._admin.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+        with _translated(f"cannot list the topics of {self._settings.bootstrap_servers}"):
+            try:
+                topics = self._admin.list_topics(timeout=self._settings.request_timeout_s).topics
+            finally:
+                self._admin.poll(0)  # lets the client log, and its log often names the cause
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
 
@@ -186,21 +194,21 @@ class KafkaProducer:
     """An idempotent producer: what is stored is stored once and in order, by all in-sync replicas."""
 
     def __init__(self, bus: KafkaBus, settings: KafkaSettings) -> None:
-        self._bus = bus
+        self._bus, self._servers = bus, settings.bootstrap_servers
         self._known: set[str] = set()
         self._refused: list[KafkaError] = []
         self._complaint = ""
         self._client = ProducerClient(
-            {
-                **settings.client(),
-                "enable.idempotence": True,  # includes acks=all
-                "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
-                "compression.type": "lz4",
-                "linger.ms": 1,  # a flush does not wait for it
-                **settings.extra,
-                "error_cb": self._complained,
-                "logger": _log,
-            }
+            settings.client(
+                {
+                    "enable.idempotence": True,  # includes acks=all
+                    "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
+                    "compression.type": "lz4",
+                    "linger.ms": 1,  # a flush does not wait for it
+                }
+            ),
+            error_cb=self._complained,
+            logger=_log,
         )
 
     def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
@@ -227,7 +235,9 @@ class KafkaProducer:
             self._client.flush(timeout_s)
             self._refused.clear()
             cause = f": {self._complaint}" if self._complaint else ""
-            raise BusUnavailable(f"Kafka did not confirm {pending} messages within {timeout_s:g} s{cause}")
+            raise BusUnavailable(
+                f"Kafka at {self._servers} did not confirm {pending} messages within {timeout_s:g} s{cause}"
+            )
         if self._refused:
             errors = [_error(f"{len(self._refused)} messages were not stored", each) for each in self._refused]
             self._refused.clear()
@@ -243,12 +253,11 @@ class KafkaProducer:
             self._refused.append(error)
 
     def _complained(self, error: KafkaError) -> None:
-        _log.warning("Kafka producer: %s", error.str())
         self._complaint = error.str()
 
 
 class KafkaConsumer:
-    """A group member whose position and pauses are held here, so that they survive nothing but what they should."""
+    """A group member. It keeps positions and pauses itself: librdkafka's own would outlive a rebalance."""
 
     def __init__(
         self,
@@ -258,6 +267,7 @@ class KafkaConsumer:
         on_assigned: _Callback | None,
         on_revoked: _Callback | None,
     ) -> None:
+        self._settings = settings
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._positions: dict[Partition, int] = {}
         """Where each owned partition goes on: `OFFSET_STORED` (the committed offset) until it was read or sought."""
@@ -268,21 +278,21 @@ class KafkaConsumer:
         self._trouble: KafkaError | None = None
         static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
         self._client = Client(
-            {
-                **settings.client(),
-                **static,
-                "group.id": group,
-                "partition.assignment.strategy": "range",
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "allow.auto.create.topics": False,
-                "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
-                "fetch.wait.max.ms": 50,  # a partition that is resumed or sought waits for the fetch under way
-                **settings.extra,
-                "error_cb": self._complained,
-                "logger": _log,
-            }
+            settings.client(
+                {
+                    **static,
+                    "group.id": group,
+                    "partition.assignment.strategy": "range",
+                    "auto.offset.reset": "earliest",
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "allow.auto.create.topics": False,
+                    "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
+                    "fetch.wait.max.ms": 50,  # a partition that is resumed or sought waits for the fetch under way
+                }
+            ),
+            error_cb=self._complained,
+            logger=_log,
         )
         with _translated(f"cannot join group {group}"):
             self._client.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -293,13 +303,14 @@ class KafkaConsumer:
         elif self._sought:
             self._start()
         # `consume` alone would wait the whole timeout for a full batch.
-        with _translated("cannot read"):
+        doing = f"cannot read from {self._settings.bootstrap_servers}"
+        with _translated(doing):
             first = self._client.poll(timeout_s)
             messages = [] if first is None else [first, *self._client.consume(max_records - 1, 0)]
         records = self._records(messages) if messages else []
         if self._trouble and not records:
             trouble, self._trouble = self._trouble, None
-            raise _error("cannot read", trouble)
+            raise _error(doing, trouble)
         return records
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -316,7 +327,7 @@ class KafkaConsumer:
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         with _translated("cannot read committed offsets"):
-            found = self._client.committed(_places(partitions), timeout=_REQUEST_TIMEOUT_S)
+            found = self._client.committed(_places(partitions), timeout=self._settings.request_timeout_s)
             for place in found:
                 if place.error is not None:
                     raise KafkaException(place.error)
@@ -345,7 +356,11 @@ class KafkaConsumer:
             self._client.resume(_places(paused))
 
     def close(self) -> None:
-        with _translated("cannot leave the group"):
+        try:
+            # Not left to the client: once it closes, it answers no questions any more and so no commit succeeds.
+            if self._positions:
+                self._give_up()
+        finally:
             self._client.close()
 
     def _records(self, messages: Iterable[Message]) -> list[Record]:
@@ -391,6 +406,9 @@ class KafkaConsumer:
         self._sought = False
 
     def _revoked(self, client: Client, places: list[TopicPartition]) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
         revoked = sorted(self._positions)
         try:
             if self._on_revoked and revoked:
@@ -413,7 +431,6 @@ class KafkaConsumer:
         self._sought = False
 
     def _complained(self, error: KafkaError) -> None:
-        _log.warning("Kafka consumer: %s", error.str())
         if error.code() not in _RECOVERING:
             self._trouble = error
 
@@ -421,7 +438,7 @@ class KafkaConsumer:
 def _record(message: Message, topic: str, partition: int, offset: int) -> Record:
     """What other programs may have written, bytes that are no text or nothing at all, becomes readable text."""
     pairs = message.headers()
-    headers = {name: _text(value) for name, value in dict(pairs).items()} if pairs else _NO_HEADERS
+    headers = {name: _text(value) for name, value in dict(pairs).items()} if pairs else _NONE
     value = message.value() or b""
     return Record(topic, partition, offset, _text(message.key()), value, headers, message.timestamp()[1])
 

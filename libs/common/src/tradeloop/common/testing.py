@@ -219,6 +219,9 @@ def _revocation_lets_a_member_commit(bus: Bus) -> None:
             handled += got[0]
             other.commit(_after(got[1]))
         _settle(one, one, lambda: len(one.assignment()) == 2)
+        for key in keys:
+            _publish(bus, topic, "newer", key=key)
+        handled += _read(one, 2)
     assert not owned, "closing does not revoke"
     for key in keys:
         _publish(bus, topic, "last", key=key)
