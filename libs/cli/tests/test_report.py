@@ -1,0 +1,312 @@
+"""The report is whole, says the right numbers, needs no network, and is the same bytes for the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import struct
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.cli.tests.runs import START_US, THREE, make_run
+from tradeloop.cli.report import text, write_report
+from tradeloop.cli.report.charts import Chart, TimeAxis
+from tradeloop.cli.report.figures import bars_per_year, performance, trading
+from tradeloop.cli.report.page import page
+from tradeloop.cli.run_files import Run
+
+VOID = {"meta", "br"}
+
+
+class Outline(HTMLParser):
+    """Asserts that elements nest, and collects the text of each kind of element."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.classes: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.classes += (dict(attrs).get("class") or "").split()
+        if tag not in VOID:
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.classes += (dict(attrs).get("class") or "").split()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return make_run(1500)
+
+
+@pytest.fixture(scope="module")
+def html(run: Run) -> str:
+    return page(run)
+
+
+def axis(length: int, step_us: int = 60_000_000) -> TimeAxis:
+    return TimeAxis(START_US + step_us * np.arange(1, length + 1))
+
+
+def points(path: str) -> list[tuple[int, int]]:
+    """The corners of a path of one absolute move and relative lines."""
+    moved, lines = path.removeprefix("M").split("l")
+    corners = [tuple(map(int, moved.split()))]
+    numbers = list(map(int, lines.split()))
+    for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+        corners.append((corners[-1][0] + dx, corners[-1][1] + dy))
+    return [(x, y) for x, y in corners]
+
+
+def test_the_page_nests_and_shows_every_chart(html: str) -> None:
+    outline = Outline(html)
+    assert outline.texts["h2"] == [
+        "Performance",
+        "Trading of the policy",
+        "Equity against baselines",
+        "Drawdown",
+        "binance:BTC/USDT: price and trades",
+        "Exposure",
+        "Reward components",
+        "Read with care",
+    ]
+    assert [t.split()[0] for t in outline.texts["th"][1:5]] == ["Policy", "Buy", "Random", "Cash"]
+
+
+def test_every_svg_is_well_formed(html: str) -> None:
+    svgs = re.findall(r'<svg class="outer".*?</svg>(?=<div class="values">)', html, flags=re.DOTALL)
+    assert len(svgs) == 5
+    for svg in svgs:
+        assert ET.fromstring(svg).get("aria-label")
+        assert not re.search(r"\b(nan|inf)\b", svg)
+
+
+def test_the_page_needs_no_network(html: str) -> None:
+    assert not re.search(r"https?:|//[a-z]|<link|@import|src=|url\(", html)
+    assert "default-src 'none'" in html
+
+
+def test_the_samples_of_the_crosshair_fit_the_legends(run: Run, html: str) -> None:
+    samples = json.loads(re.findall(r'id="samples">(.*?)</script>', html, flags=re.DOTALL)[0])
+    assert len(samples["at"]) == len(samples["times"]) == 500
+    assert samples["times"][-1] == "2022-01-04 01:00 UTC"
+    legends = dict(re.findall(r'data-chart="(\w+)">(.*?)</div>', html))
+    assert set(legends) == set(samples["charts"])
+    for name, legend in legends.items():
+        last = [values[-1] for values in samples["charts"][name]]
+        assert re.findall(r"<b>(.*?)</b>", legend) == last
+        assert {len(values) for values in samples["charts"][name]} == {500}
+    assert samples["charts"]["equity"][0][-1] == text.number(run.marks[-1].equity, 0)
+
+
+def test_names_are_escaped(run: Run) -> None:
+    nasty = "</script><script>alert(1)</script>"
+    html = page(dataclasses.replace(run, source=nasty, baselines={**run.baselines, nasty: run.baselines["cash"]}))
+    assert html.count("<script") == 2
+    Outline(html)
+
+
+def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    for folder, one in ((first, run), (again, make_run(1500))):
+        folder.mkdir()
+        assert write_report(folder, one) == [folder / "report.html", folder / "equity.png"]
+    for name in ("report.html", "equity.png"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_the_picture_says_nothing_of_its_making(run: Run, tmp_path: Path) -> None:
+    write_report(tmp_path, run)
+    picture = (tmp_path / "equity.png").read_bytes()
+    chunks, at = [], 8
+    while at < len(picture):
+        length, kind = struct.unpack(">I4s", picture[at : at + 8])
+        chunks.append(kind)
+        at += 12 + length
+    assert set(chunks) == {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
+
+
+def test_a_large_report_stays_small_and_its_trades_legible() -> None:
+    run = make_run(4000)
+    html = page(run)
+    assert len(html) < 600_000
+    assert len(run.fills) > 500
+    assert 40 < Outline(html).classes.count("buy") < 200
+    assert "Each triangle averages one side over 50 minutes." in html
+
+
+def test_few_trades_are_drawn_one_by_one() -> None:
+    run = make_run(60)
+    assert 0 < len(run.fills) < 20
+    assert page(run).count("<use ") == len(run.fills)
+
+
+def test_a_run_without_trades_says_so() -> None:
+    html = page(make_run(100, trade=False))
+    assert "No trades." in html
+    assert "<use " not in html
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_the_shortest_runs_have_a_report(length: int, tmp_path: Path) -> None:
+    write_report(tmp_path, make_run(length))
+    Outline((tmp_path / "report.html").read_text())
+
+
+def test_a_halt_is_told() -> None:
+    html = page(make_run(1500, step=4e-3, portfolio_options={"limits": {"max_drawdown": 0.05}}))
+    assert "It was halted by its risk limits." in html
+    assert "halted: drawdown" in html
+    assert "<td>drawdown_halt</td>" in html
+
+
+def test_several_instruments_have_a_price_chart_each() -> None:
+    outline = Outline(page(make_run(200, THREE, missing=0.1)))
+    assert [title for title in outline.texts["h2"] if "price" in title] == [f"{i}: price and trades" for i in THREE]
+    assert outline.texts["h1"] == ["BTC/USDT, ETH/USDT, ADA/USDT 1m bars on binance"]
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (0.0, "Backtest and live agree.</b> The same model"),
+        (3.2e-12, "on any bar 3.2e-12"),
+        (1e-6, "Backtest and live do not agree"),
+    ],
+)
+def test_parity_is_judged(run: Run, difference: float, words: str) -> None:
+    assert words in page(dataclasses.replace(run, summary={"parity_rel_diff": difference}))
+
+
+def test_what_is_not_known_is_not_claimed(run: Run) -> None:
+    html = page(dataclasses.replace(run, summary={}))
+    assert "Perhaps in sample" in html
+    assert "Backtest and live" not in html
+    assert "<dt>Seed" not in html
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_performance_by_hand() -> None:
+    returns = np.array([0.02, -0.01, 0.03, 0.0])
+    equity = 100.0 * np.cumprod(np.append(1.0, 1.0 + returns))
+    figures = performance(equity, 400.0)
+    each = returns.mean() / returns.std(ddof=1)
+    assert figures.total_return == pytest.approx(1.02 * 0.99 * 1.03 - 1.0)
+    assert figures.max_drawdown == pytest.approx(0.01)
+    assert figures.volatility == pytest.approx(returns.std(ddof=1) * 20.0)
+    assert figures.sharpe == pytest.approx(each * 20.0)
+    assert figures.sharpe_error == pytest.approx(math.sqrt((1.0 + each**2 / 2.0) / 4.0) * 20.0)
+
+
+def test_a_curve_that_never_moves_has_no_sharpe_ratio() -> None:
+    figures = performance(np.full(50, 7.0), 400.0)
+    assert (figures.total_return, figures.max_drawdown, figures.sharpe, figures.volatility) == (0.0, 0.0, None, None)
+
+
+def test_a_continuous_market_has_all_minutes_of_a_year(run: Run) -> None:
+    assert bars_per_year(run.bars) == 365.25 * 24 * 60
+
+
+def test_trading_adds_up(run: Run) -> None:
+    figures = trading(run)
+    assert figures.orders == figures.fills == figures.filled == len(run.fills)
+    assert figures.fees == pytest.approx(figures.traded * 5e-4)
+    assert figures.slippage == pytest.approx(figures.traded * 1e-4, rel=1e-3)
+    assert figures.decisions == sum(not signal.hold for signal in run.signals) == 1500 - 16
+    assert 0.0 < figures.exposure < 1.0 >= figures.in_market
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(length=st.integers(1001, 20_000), data=st.data())
+def test_a_spike_survives(length: int, data: st.DataObject) -> None:
+    values = np.zeros(length)
+    spike = data.draw(st.integers(0, length - 1))
+    values[spike] = 1.0
+    chart = Chart("c", axis(length), 0.0, 1.0, "c", height=100)
+    chart.line("policy", "p", values)
+    path = re.findall(r' d="(.*?)"', chart.figure())[0]
+    corners = points(path)
+    assert min(y for _, y in corners) == 0
+    assert abs(next(x for x, y in corners if y == 0) - 10_000 * (spike + 0.5) / length) <= 0.5
+    assert len(corners) <= 2_002
+
+
+def test_a_curve_starts_where_its_values_do() -> None:
+    values = np.append(np.full(500, np.nan), np.ones(500))
+    chart = Chart("c", axis(1000), 0.0, 2.0, "c")
+    chart.line("price", "p", values)
+    assert points(re.findall(r' d="(.*?)"', chart.figure())[0])[0] == (5005, 1300)
+    assert chart.sampled()[0][:2] == ["", ""]
+
+
+@given(length=st.integers(1, 3000), step=st.sampled_from([60, 900, 3600, 86_400]))
+def test_the_time_axis_has_few_ticks_in_order(length: int, step: int) -> None:
+    ticks = axis(length, step * 1_000_000).ticks
+    assert len(ticks) <= 8
+    assert [x for x, _ in ticks] == sorted({x for x, _ in ticks})
+    assert all(0.0 < x < 1.0 and label for x, label in ticks)
+
+
+def test_ticks_name_the_day_where_it_begins() -> None:
+    ticks = axis(1500).ticks
+    assert [label for _, label in ticks] == ["03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00", "4 Jan"]
+    assert ticks[-1][0] == pytest.approx(1440 / 1500, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "percent", "expected"),
+    [
+        (94_000.0, 108_000.0, False, ["95,000", "97,500", "100,000", "102,500", "105,000", "107,500"]),
+        (-0.13, 0.0, True, ["-12.5 %", "-10.0 %", "-7.5 %", "-5.0 %", "-2.5 %", "0.0 %"]),
+        (1.5701, 1.5799, False, ["1.572", "1.574", "1.576", "1.578"]),
+    ],
+)
+def test_the_value_axis_is_round(low: float, high: float, percent: bool, expected: list[str]) -> None:
+    chart = Chart("c", axis(10), low, high, "c", percent=percent)
+    labels = re.findall(r'px">(.*?)</span>', chart.figure())
+    plain = str.maketrans({"\N{NARROW NO-BREAK SPACE}": " ", "\N{MINUS SIGN}": "-"})
+    assert [label.translate(plain) for label in labels] == expected
+
+
+def test_numbers_are_written_for_readers() -> None:
+    assert text.number(-0.001, 2) == "0.00"
+    assert text.number(-1234.5, 1) == "\N{MINUS SIGN}1,234.5"
+    assert (text.price(46_319.04), text.price(1.57597), text.price(0.000123456)) == (
+        "46,319.0",
+        "1.57597",
+        "0.000123456",
+    )
+    assert (text.money(99_999.6), text.money(9_999.6)) == ("100,000", "9,999.60")
+    assert text.change(0.0123).startswith("+1.23")
+    assert [text.span(60_000_000 * minutes) for minutes in (0, 1, 90, 1440, 13_500)] == [
+        "0 minutes",
+        "1 minute",
+        "1 hour 30 minutes",
+        "1 day",
+        "9 days 9 hours",
+    ]
