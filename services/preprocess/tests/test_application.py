@@ -217,7 +217,7 @@ def test_frames_give_the_same_features_whenever_and_however_often_they_come(seed
 @settings(max_examples=25, deadline=None)
 def test_frames_that_another_consumer_took_are_read_from_the_store(seed: int, seen: list[bool]) -> None:
     """A partition went away and came back, anywhere between two frames, of whatever timeframe."""
-    bars = market(seed, 900)
+    bars = market(seed, 700, gap=0.2)
     expected = dict(zip(bars[BASE].close_us.tolist(), SET.compute(bars, BASE).values, strict=True))
     frames = feed(bars, 600, 600 + len(seen))[: len(seen)]
     mine = [one for one, here in zip(frames, seen, strict=True) if here]

@@ -11,7 +11,7 @@ import structlog
 from tradeloop.common.bars import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import FeatureRows, FeatureStore
-from tradeloop.common.features import FeatureSet, FeatureStream, Row
+from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values
 from tradeloop.common.market import BarArrays, Series, Timeframe, Universe, align, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.service import Handler, Position
@@ -56,10 +56,11 @@ class Preprocess(Handler):
         """Write the newest features online: values in between were never current by the time they could be read."""
         for universe, feeds in self._feeds.items():
             for feature_set, feed in feeds.items():
-                if feed.newest is not None:
+                newest = feed.newest
+                if newest is not None:
                     self._define(feed.feature_set)
-                    self._features.write_online(feature_set, universe, feed.newest)
-                    feed.newest = None
+                    self._features.write_online(feature_set, universe, newest)
+                    feed.forget_newest()
 
     def close(self) -> None:
         self._bars.close()
@@ -119,12 +120,25 @@ class _Feed:
 
     def __init__(self, universe: Universe, feature_set: FeatureSet, store: BarStore) -> None:
         self.feature_set = feature_set
-        self.newest: FeatureRows | None = None
-        """The newest values since somebody took them away."""
         self._universe, self._base, self._store = universe, universe.timeframe, store
         self._stream = FeatureStream(feature_set, universe.timeframe, universe.ids)
         self._last: tuple[int, int] | None = None
         """Open and close of the base frame that the stream took last; None when the stream must be opened."""
+        self._higher: set[tuple[Timeframe, int]] = set()
+        """Higher frames that the stream took since then, by their open."""
+        self._newest: tuple[int, Values] | None = None
+        """Close and values of the newest base frame that is not yet forgotten."""
+
+    @property
+    def newest(self) -> FeatureRows | None:
+        """The newest features since they were forgotten."""
+        if self._newest is None:
+            return None
+        close_us, values = self._newest
+        return FeatureRows(self._universe.ids, self.feature_set.names, np.array([close_us]), np.array([values]))
+
+    def forget_newest(self) -> None:
+        self._newest = None
 
     def take(self, frame: BarFrame) -> Iterator[FeaturesComputed]:
         """Features as of a base frame; nothing for a higher frame or a correction."""
@@ -134,9 +148,15 @@ class _Feed:
         elif frame.timeframe is self._base:
             yield self._take_base(frame, open_us, close_us)
         elif frame.timeframe in self.feature_set.timeframes and self._last is not None:
-            newest_us = self._stream.last_open_us(frame.timeframe)
-            if newest_us is None or newest_us < open_us:
-                self._stream.update_higher(frame.timeframe, open_us, close_us, self._rows(frame))
+            self._take_higher(frame, open_us, close_us)
+
+    def _take_higher(self, frame: BarFrame, open_us: int, close_us: int) -> None:
+        newest_us = self._stream.last_open_us(frame.timeframe)
+        if newest_us is None or newest_us < open_us:
+            last, self._last = self._last, None  # should the update fail
+            self._stream.update_higher(frame.timeframe, open_us, close_us, self._rows(frame))
+            self._last = last
+            self._higher.add((frame.timeframe, open_us))
 
     def _take_base(self, frame: BarFrame, open_us: int, close_us: int) -> FeaturesComputed:
         if not self._follows(open_us, close_us):
@@ -144,15 +164,15 @@ class _Feed:
         self._last = None  # should the update fail
         values = self._stream.update(open_us, close_us, self._rows(frame))
         self._last = open_us, close_us
-        ids, names = self._universe.ids, self.feature_set.names
-        if self.newest is None or self.newest.time_us[0] <= close_us:
-            self.newest = FeatureRows(ids, names, np.array([close_us]), np.array([values]))
+        self._higher.clear()
+        if self._newest is None or self._newest[0] <= close_us:
+            self._newest = close_us, values
         return FeaturesComputed(
             universe=self._universe.name,
             feature_set=self.feature_set.id,
             time=frame.close_time,
-            instruments=ids,
-            names=names,
+            instruments=self._universe.ids,
+            names=self.feature_set.names,
             values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
         )
 
@@ -172,24 +192,19 @@ class _Feed:
             before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
             if not len(before) or before.open_us[0] != last_open_us:
                 return False
-        return all(
-            self._has_higher(timeframe, last_open_us, open_us, close_us) for timeframe in self.feature_set.timeframes
-        )
-
-    def _has_higher(self, timeframe: Timeframe, last_open_us: int, open_us: int, close_us: int) -> bool:
-        """Whether the newest higher bar of the stream is the last one that has closed.
-
-        That is the one this frame completes, or else the one its predecessor is in, if it is another.
-        """
-        newest_us = self._stream.last_open_us(timeframe)
-        for bucket_us in (open_us // timeframe.us * timeframe.us, last_open_us // timeframe.us * timeframe.us):
-            if bucket_us + timeframe.us <= close_us:
-                return newest_us == bucket_us
-        return newest_us is None or newest_us + timeframe.us <= close_us
+        # A bucket that closed since then holds the frame before, or this one: there were no others.
+        closed_since = {
+            (timeframe, bucket_us)
+            for timeframe in self.feature_set.timeframes
+            for bucket_us in (last_open_us // timeframe.us * timeframe.us, open_us // timeframe.us * timeframe.us)
+            if last_close_us < bucket_us + timeframe.us <= close_us
+        }
+        return self._higher == closed_since
 
     def _open(self, open_us: int, close_us: int) -> None:
         """Open the stream on stored bars: base bars before this frame, higher bars that it can see."""
         self._last = None
+        self._higher.clear()
         before_us = {self._base: open_us} | {t: close_us - t.us + 1 for t in self.feature_set.timeframes}
         self._stream.open(
             {

@@ -20,7 +20,7 @@ from tradeloop.common.features.definitions import (
     windowed,
 )
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.features.stream import FeatureStream
+from tradeloop.common.features.stream import FeatureStream, Values
 
 __all__ = [
     "ANCHOR_BARS",
@@ -29,6 +29,7 @@ __all__ = [
     "FeatureSet",
     "FeatureStream",
     "Row",
+    "Values",
     "log_return",
     "on",
     "relative",
