@@ -106,7 +106,7 @@ def _take(config: pytest.Config, server: str, roads: Mapping[str, Road]) -> Iter
                 return
         raise ServerError(f"none of {', '.join(roads)} leads to one")
     except ServerError as error:
-        pytest.fail(f"no {server} for the tests: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"no {server} for the tests: {error}", pytrace=False) from None
 
 
 def from_environment(variable: str) -> AbstractContextManager[str] | None:

@@ -98,7 +98,7 @@ class Consumer(Protocol):
         ...
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        """Deliver nothing of these partitions until resumed."""
+        """Deliver nothing of these partitions until they are resumed or revoked."""
         ...
 
     def resume(self, partitions: Collection[Partition]) -> None:
@@ -122,7 +122,10 @@ class Bus(Protocol):
         ...
 
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
-        """The offset that the next message of each partition will get. Raises `BusUnavailable`."""
+        """The offset that the next message of each partition will get.
+
+        Raises `BusUnavailable`, or `BusError` for a topic that does not exist.
+        """
         ...
 
     def producer(self) -> Producer:
@@ -140,7 +143,9 @@ class Bus(Protocol):
         """A new member of a group. A group without a committed position starts at the beginning.
 
         Topics of equal partition counts are co-partitioned: partition n of each goes to the same member.
-        `on_revoked` runs while the partitions are still owned, so what was handled can be committed.
+        `on_assigned` may seek and pause; when it raises, nothing is owned and the next `poll` calls it again.
+        `on_revoked` runs while the partitions are still owned, so what was handled can be committed; it may name
+        partitions that `on_assigned` gives back at once. Raises `BusError` for a topic that does not exist.
         """
         ...
 
