@@ -162,30 +162,45 @@ _STRATEGY = '''\
 from __future__ import annotations
 
 import numpy as np
-
-from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, relative, reward, talib
+from tradeloop.common.strategy import (
+    RewardContext,
+    Strategy,
+    TargetPosition,
+    log_return,
+    relative,
+    reward,
+    talib,
+)
 
 
 @reward(version="1")  # raise it whenever the reward's meaning changes
 class Growth:
-    """Log return of equity, less a charge for turnover."""
+    """Log return of equity in percent, less a charge for turnover."""
 
-    turnover_weight: float = 2e-4  # parameters are part of the reward's identity
+    turnover_weight: float = 0.02  # parameters are part of the reward's identity
 
     def __call__(self, c: RewardContext) -> dict[str, np.ndarray]:
-        # Arrays of N books: many in training, one in backtest and live. Components are summed, and logged one by one.
+        # Arrays of N books: many in training, one in backtest and live.
+        # The components are summed, and logged one by one.
         return {
-            "pnl": np.log(c.equity / c.equity_prev),
+            "pnl": 100.0 * np.log(c.equity / c.equity_prev),
             "turnover": -self.turnover_weight * c.turnover,
         }
 
 
 strategy = Strategy(
     name="$name",  # as in pyproject.toml
-    # What the policy sees of each bar: numbers that keep their range whatever the price, over the last `window` bars.
-    features=[log_return(1), log_return(15), talib("RSI", timeperiod=14), relative(talib("EMA", timeperiod=20))],
+    # What the policy sees of the last `window` bars: numbers that keep their range
+    # whatever the price is.
+    features=[
+        log_return(1),
+        log_return(15),
+        talib("RSI", timeperiod=14),
+        relative(talib("EMA", timeperiod=20)),
+    ],
     window=32,
-    # How it acts: a share of equity, from -1 (short) to 1 (long). Changes smaller than the band are not traded.
+    # How it acts: it chooses a share of equity, from -1 (short) to 1 (long).
+    # A change that is smaller than the band is not traded.
     actions=TargetPosition(no_trade_band=0.25),
     reward=Growth(),
     algorithm="PPO",
@@ -195,8 +210,9 @@ strategy = Strategy(
 _TEST = """\
 from __future__ import annotations
 
-from $module import strategy
 from tradeloop.common.testing import check_strategy
+
+from $module import strategy
 
 
 def test_it_keeps_its_promises() -> None:
