@@ -337,9 +337,12 @@ def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None
             threading.Event().wait(0.01)
 
 
-def serve(runner: Runner) -> None:
-    """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group."""
-    stop = threading.Event()
+def serve(runner: Runner, stop: threading.Event | None = None) -> None:
+    """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
+
+    The signals set `stop`, for a service that can cut short what it is doing.
+    """
+    stop = stop or threading.Event()
 
     def request_stop(signum: int, frame: FrameType | None) -> None:
         log.info("stopping", signal=signal.Signals(signum).name)

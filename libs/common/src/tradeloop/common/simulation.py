@@ -32,6 +32,7 @@ from tradeloop.common.rewards import RewardContext
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Float32s = NDArray[np.float32]
 Codes = NDArray[np.int8]
 F = TypeVar("F")
 
@@ -326,6 +327,25 @@ _SETTLE = _FILL | _ACCOUNT | _MARK
 
 
 @_kernel
+def _books(book: Floats, held: Floats, halt: Codes, verdict: Codes, account: Floats) -> Books:
+    return Books(
+        *(book[0], book[1], book[2], book[3], book[4], book[5], book[6], book[7], book[8], book[9], book[10]),
+        *(held[0], held[1], held[2], held[3], held[4], held[5], held[6], held[7], held[8], held[9], held[10], held[11]),
+        halt,
+        verdict,
+        account,
+    )
+
+
+@_kernel
+def _terms(rules: Floats, s: Floats) -> Terms:
+    return Terms(
+        *(rules[0], rules[1], rules[2], rules[3]),
+        *(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]),
+    )
+
+
+@_kernel
 def _run(
     phases: int,
     book: Floats,
@@ -341,19 +361,8 @@ def _run(
     which: Ints,
     weights: Floats,
 ) -> None:
-    """The one way in: runs `phases` in their order. Blocks, since a call costs by the number of its arrays."""
-    b = Books(
-        *(book[0], book[1], book[2], book[3], book[4], book[5], book[6], book[7], book[8], book[9], book[10]),
-        *(held[0], held[1], held[2], held[3], held[4], held[5], held[6], held[7], held[8], held[9], held[10], held[11]),
-        halt,
-        verdict,
-        account,
-    )
-    s = scalars
-    terms = Terms(
-        *(rules[0], rules[1], rules[2], rules[3]),
-        *(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]),
-    )
+    """Run `phases` in their order. Takes blocks, since a call costs by the number of its arrays."""
+    b, terms = _books(book, held, halt, verdict, account), _terms(rules, scalars)
     if phases & _RESET:
         _reset(b, terms, which)
     if phases & _DECIDE:
@@ -369,7 +378,7 @@ def _run(
 
 
 @_kernel
-def _observe(features: NDArray[np.float32], window: int, rows: Ints, account: Floats, out: NDArray[np.float32]) -> None:
+def _observe(features: Float32s, window: int, rows: Ints, account: Floats, out: Float32s) -> None:
     width = window * features.shape[1]
     flat = features.reshape(-1)
     for n in range(rows.shape[0]):
@@ -383,9 +392,75 @@ def _observe(features: NDArray[np.float32], window: int, rows: Ints, account: Fl
             one[width + i] = account[n, i]
 
 
+@_kernel
+def _advance(
+    book: Floats,
+    held: Floats,
+    halt: Codes,
+    verdict: Codes,
+    account: Floats,
+    rules: Floats,
+    scalars: Floats,
+    bars: Floats,
+    present: Bools,
+    close_us: Ints,
+    seen: Float32s,
+    window: int,
+    rows: Ints,
+    ends: Ints,
+    ts_prev: Ints,
+    ts: Ints,
+    terminated: Bools,
+    truncated: Bools,
+    every: Ints,
+    weights: Floats,
+    out: Float32s,
+) -> int:
+    """A whole step of all books in one call, which leaves the caches warm. Returns how many episodes ended."""
+    b, terms = _books(book, held, halt, verdict, account), _terms(rules, scalars)
+    _decide(b, terms, weights)
+    rows += 1
+    _fill(b, terms, bars, present, rows, every)
+    _account(b, terms, bars, present, rows, every)
+    _mark(b, terms, every)
+    ended = 0
+    for n in range(rows.shape[0]):
+        ts_prev[n] = ts[n]
+        ts[n] = close_us[rows[n]]
+        terminated[n] = halt[n] != 0
+        truncated[n] = rows[n] == ends[n] and halt[n] == 0
+        ended += rows[n] == ends[n] or halt[n] != 0
+    _observe(seen, window, rows, account, out)
+    return ended
+
+
 def market_of(bars: BarArrays) -> Market:
     """Bars as the kernels read them."""
     return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present)
+
+
+class Course(NamedTuple):
+    """What the books of a training walk through: bars, and the features that go with them."""
+
+    market: Market
+    close_us: Ints
+    seen: Float32s
+    """Features as the policy sees them, (T, A * F)."""
+    window: int
+    """Bars of features in an observation."""
+
+
+class Walk(NamedTuple):
+    """Where N books are on their course, (N,) each."""
+
+    rows: Ints
+    """The bar at which each is marked."""
+    ends: Ints
+    """The bar at which its episode is truncated."""
+    ts_prev: Ints
+    ts: Ints
+    terminated: Bools
+    truncated: Bools
 
 
 class Simulator:
@@ -464,6 +539,18 @@ class Simulator:
         """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
         self._run(_DECIDE | _NEXT | _SETTLE, market, rows, weights=weights)
 
+    def advance(self, course: Course, walk: Walk, weights: Floats, out: Float32s) -> int:
+        """`step` on a course, and observe into `out` (N, n). Returns how many episodes ended; `walk` says which."""
+        self._check(weights)
+        market, close_us, seen, window = course
+        return _advance(
+            *self._memory, market.bars, market.present, close_us, seen, window, *walk, self._every, weights, out
+        )
+
+    def _check(self, weights: Floats) -> None:
+        if weights.shape != self._shape:  # the kernels check no bounds
+            raise ValueError(f"weights have the shape {weights.shape}; it must be {self._shape}")
+
     def _run(
         self,
         phases: int,
@@ -474,8 +561,8 @@ class Simulator:
     ) -> None:
         if weights is None:
             weights = self._no_weights
-        elif weights.shape != self._shape:  # the kernel checks no bounds
-            raise ValueError(f"weights have the shape {weights.shape}; it must be {self._shape}")
+        else:
+            self._check(weights)
         market = market or self._no_market
         _run(
             phases,
@@ -533,9 +620,7 @@ class Simulator:
         self._run(_MARK, which=self._every[book : book + 1])
 
 
-def observe(
-    features: NDArray[np.float32], window: int, rows: Ints, account: Floats, out: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def observe(features: Float32s, window: int, rows: Ints, account: Floats, out: Float32s) -> Float32s:
     """Observations of N books at their rows into `out` (N, n), from features (T, A * F) and accounts (N, 3A + 1)."""
     _observe(features, window, rows, account, out)
     return out

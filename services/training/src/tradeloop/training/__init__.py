@@ -1,1 +1,5 @@
-"""."""
+"""Training: learns a policy from stored bars and features, and registers it.
+
+Reads `training.requested.v1`; writes `training.progressed.v1` while a run goes on, and `training.model_ready.v1`
+when its policy is in the model store. The same request on the same data gives the same policy, byte for byte.
+"""

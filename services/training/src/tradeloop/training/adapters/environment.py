@@ -1,0 +1,248 @@
+"""The simulator as environments to learn in: `TradingVecEnv` for Stable-Baselines3, `TradingEnv` for Gymnasium.
+
+Both walk through stored bars in episodes that start at random rows, and share one core, `Episodes`: the simulator,
+observation and reward of backtest and live trading. An episode terminates when a limit halts the book; it is
+truncated after `episode_bars` steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from tradeloop.common.actions import ActionScheme
+from tradeloop.common.market import BarArrays
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.rewards import RewardEngine
+from tradeloop.common.simulation import Course, Simulator, Walk, market_of, observe
+from tradeloop.common.strategy import Strategy
+from tradeloop.training.domain import episode_starts
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Observations = NDArray[np.float32]
+Stepped = tuple[Observations, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+
+
+def action_space(scheme: ActionScheme, instruments: int) -> spaces.Space[Any]:
+    """The space of an action scheme: `Box` in [-1, 1], `Discrete` for one choice, `MultiDiscrete` for several."""
+    size = scheme.size(instruments)
+    if scheme.kind == "box":
+        return spaces.Box(-1.0, 1.0, (size,), np.float32)
+    if size == 1:
+        return spaces.Discrete(scheme.choices)
+    return spaces.MultiDiscrete([scheme.choices] * size)
+
+
+class FeaturesAsOf(Mapping[str, Floats]):
+    """Features (N, A) by name as of the decision that led to the present rows, gathered only when asked for."""
+
+    def __init__(self, names: Sequence[str], values: Floats, rows: Ints) -> None:
+        self._places = {name: place for place, name in enumerate(names)}
+        self._values, self._rows = values, rows
+
+    def __getitem__(self, name: str) -> Floats:
+        gathered: Floats = self._values[self._rows - 1, :, self._places[name]]
+        return gathered
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class Episodes:
+    """N books of one portfolio that walk through the same bars, each in an episode of its own.
+
+    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown. Raises `UserError` when no
+    episode fits into the bars.
+    """
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        strategy: Strategy,
+        bars: BarArrays,
+        features: Floats,
+        *,
+        books: int,
+        episode_bars: int,
+    ) -> None:
+        instruments = len(bars.instruments)
+        self.starts = episode_starts(bars, features, strategy.window, episode_bars)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (strategy.observation_size(instruments),), np.float32)
+        self.action_space = action_space(strategy.actions, instruments)
+        self.simulator = Simulator(
+            books,
+            portfolio.universe.instruments,
+            capital=portfolio.capital,
+            costs=portfolio.costs,
+            limits=portfolio.limits,
+            no_trade_band=strategy.actions.no_trade_band,
+        )
+        self.engine = RewardEngine(strategy.reward, books)
+        ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
+        self.walk = Walk(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
+        seen = np.ascontiguousarray(features.reshape(len(bars), -1), dtype=np.float32)
+        self._course = Course(market_of(bars), bars.close_us, seen, strategy.window)
+        self._episode_bars, self._scheme = episode_bars, strategy.actions
+        self._action = np.zeros((books, strategy.actions.size(instruments)))
+        # Its arrays are all written in place, so that it is made once.
+        self._context = self.simulator.context(
+            self._action,
+            self.walk.ts_prev,
+            self.walk.ts,
+            self.walk.terminated,
+            self.walk.truncated,
+            FeaturesAsOf(strategy.feature_set.names, features, self.walk.rows),
+        )
+
+    def start(self, which: Ints, rows: Ints, out: Observations) -> Observations:
+        """Begin new episodes of the books `which` at `rows`. Observes all books into `out` (N, n)."""
+        walk, course = self.walk, self._course
+        walk.rows[which] = rows
+        walk.ends[which] = rows + self._episode_bars
+        walk.ts[which] = course.close_us[rows]
+        self.simulator.reset(course.market, walk.rows, which)
+        done = np.zeros(len(walk.rows), dtype=np.bool_)
+        done[which] = True
+        self.engine.reset(done)
+        return observe(course.seen, course.window, walk.rows, self.simulator.books.account, out)
+
+    def step(self, action: NDArray[Any], out: Observations) -> tuple[Floats, int]:
+        """Act, move on by one bar, and observe into `out` (N, n).
+
+        Returns the rewards (N,) and how many episodes ended; `walk` says which. Raises `RewardError` when the
+        reward breaks its contract.
+        """
+        self._action[:] = action.reshape(self._action.shape)
+        ended = self.simulator.advance(self._course, self.walk, self._scheme.weights(self._action), out)
+        return self.engine(self._context), ended
+
+
+class TradingVecEnv(VecEnv):
+    """N episodes side by side, stepped together without a loop over them.
+
+    An observation that `reset` or `step` returned is overwritten by the second step after it. `seed`, as for
+    any `VecEnv`, counts from the next reset on.
+    """
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        strategy: Strategy,
+        bars: BarArrays,
+        features: Floats,
+        *,
+        books: int,
+        episode_bars: int,
+        generator: np.random.Generator,
+    ) -> None:
+        self.render_mode: str | None = None
+        self.episodes = Episodes(portfolio, strategy, bars, features, books=books, episode_bars=episode_bars)
+        super().__init__(books, self.episodes.observation_space, self.episodes.action_space)
+        self._generator = generator
+        self._every = np.arange(books)
+        size = strategy.observation_size(len(bars.instruments))
+        # SB3 reads an observation until after the next step, and copies it then.
+        self._buffers = [np.zeros((books, size), dtype=np.float32) for _ in range(2)]
+        self._infos: list[dict[str, Any]] = [{} for _ in range(books)]
+        self._actions: NDArray[Any] = np.zeros(books)
+
+    def reset(self) -> Observations:
+        if self._seeds[0] is not None:
+            self._generator = np.random.default_rng(self._seeds[0])
+        self._reset_seeds()
+        self._reset_options()
+        return self._start(self._every, self._next_buffer())
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self._actions = actions
+
+    def step(self, actions: NDArray[Any]) -> Stepped:
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_wait(self) -> Stepped:
+        walk, observations = self.episodes.walk, self._next_buffer()
+        rewards, ended = self.episodes.step(self._actions, observations)
+        dones = walk.terminated | walk.truncated
+        infos = self._infos.copy()
+        if ended:
+            which = np.flatnonzero(dones)
+            for n, last in zip(which.tolist(), observations[which], strict=True):
+                infos[n] = {"terminal_observation": last, "TimeLimit.truncated": bool(walk.truncated[n])}
+            self._start(which, observations)
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        raise AttributeError(
+            f"{attr_name} cannot be set: the books of a TradingVecEnv are no environments of their own"
+        )
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        raise AttributeError(f"{method_name}: the books of a TradingVecEnv are no environments of their own")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+    def _start(self, which: Ints, out: Observations) -> Observations:
+        starts = self.episodes.starts
+        return self.episodes.start(which, starts[self._generator.integers(len(starts), size=len(which))], out)
+
+    def _next_buffer(self) -> Observations:
+        self._buffers.reverse()
+        return self._buffers[0]
+
+
+class TradingEnv(gym.Env[Observations, Any]):
+    """One episode at a time, for anything that speaks Gymnasium.
+
+    `reset(options={"start": row})` starts at a row of `episodes.starts` instead of a random one.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  as Gymnasium declares it
+
+    def __init__(
+        self, portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, *, episode_bars: int
+    ) -> None:
+        self.episodes = Episodes(portfolio, strategy, bars, features, books=1, episode_bars=episode_bars)
+        self.observation_space, self.action_space = self.episodes.observation_space, self.episodes.action_space
+        self._size = strategy.observation_size(len(bars.instruments))
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        super().reset(seed=seed)
+        starts = self.episodes.starts
+        row = (options or {}).get("start", None)
+        if row is None:
+            row = starts[self.np_random.integers(len(starts))]
+        elif row not in starts:
+            raise ValueError(f"no episode may start at row {row}: the first that may is {starts[0]}")
+        self.episodes.start(np.zeros(1, dtype=np.int64), np.array([row]), out := self._buffer())
+        return out[0], {}
+
+    def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        walk = self.episodes.walk
+        reward, _ = self.episodes.step(np.asarray(action), out := self._buffer())
+        return out[0], float(reward[0]), bool(walk.terminated[0]), bool(walk.truncated[0]), {}
+
+    def _buffer(self) -> Observations:
+        return np.empty((1, self._size), dtype=np.float32)

@@ -1,0 +1,30 @@
+"""Settings of the training service, from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tradeloop.common.kafka import KafkaSettings
+
+
+class Settings(BaseSettings):
+    """Environment variables start with `TRAINING_`; those of a nested setting join with `__`."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINING_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    kafka: KafkaSettings = KafkaSettings()
+    database_url: SecretStr = SecretStr("sqlite:///bars.db")
+    """SQLAlchemy URL of the bar store."""
+    feature_root: Path = Path("features")
+    """Folder of the offline features, and of registry and online store unless these are set."""
+    feature_registry: dict[str, Any] | None = Field(default=None, repr=False)
+    """Feast's registry section, as JSON, for a registry in SQL."""
+    feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
+    """Feast's online_store section, as JSON, for an online store in Redis."""
+    mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    threads: int = Field(default=2, ge=1)
+    """Threads of PyTorch. Part of what makes a run repeatable: another number gives another policy."""

@@ -1,0 +1,85 @@
+"""Composition root of the training service."""
+
+from __future__ import annotations
+
+import threading
+
+from tradeloop.common.bus import Bus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.messages import Message
+from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.service import Runner, headers_of, serve
+from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.strategy import load
+from tradeloop.common.topics import topic_of
+from tradeloop.training.application import Training
+from tradeloop.training.config import Settings
+from tradeloop.training.ports import Progress, Publish, Task, Trained
+
+LONGEST_RUN_MS = 86_400_000
+"""The longest time between two polls that Kafka's client allows. A consumer that trains does not poll meanwhile,
+and must not be taken for dead."""
+
+
+def build(settings: Settings, bus: Bus, clock: Clock, stop: threading.Event | None = None) -> Training:
+    """The service, with its stores. Setting `stop` ends a run that is under way; its request stays uncommitted."""
+    # Importing Feast and MLflow takes seconds.
+    from tradeloop.common.feast_store import FeastFeatureStore
+    from tradeloop.common.mlflow_models import MlflowModelStore
+
+    return Training(
+        strategies=load,
+        bars=SqlBarStore(settings.database_url.get_secret_value(), clock),
+        features=FeastFeatureStore(
+            settings.feature_root,
+            clock,
+            registry=settings.feature_registry,
+            online_store=settings.feature_online_store,
+        ),
+        models=MlflowModelStore(settings.mlflow_tracking_uri),
+        trainer=Sb3OnDemand(clock, settings.threads),
+        make_actor=OnnxPolicy,
+        publish=publisher(bus),
+        stop=stop or threading.Event(),
+    )
+
+
+class Sb3OnDemand:
+    """Imports PyTorch and Stable-Baselines3, which takes seconds, when a training starts."""
+
+    def __init__(self, clock: Clock, threads: int) -> None:
+        self._clock, self._threads = clock, threads
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        from tradeloop.training.adapters.sb3 import Sb3Trainer
+
+        return Sb3Trainer(self._clock, self._threads).train(task, progress, stop)
+
+
+def publisher(bus: Bus) -> Publish:
+    """Publishes at once, by a producer of its own: the runner's sends only when a message was handled."""
+    producer = bus.producer()
+
+    def publish(message: Message) -> None:
+        topic = topic_of(type(message))
+        producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, Training.name))
+        producer.flush(timeout_s=5.0)
+
+    return publish
+
+
+def patient(settings: KafkaSettings) -> KafkaSettings:
+    """The same settings for a consumer that may be busy with one message for a day."""
+    return settings.model_copy(update={"extra": {"max.poll.interval.ms": str(LONGEST_RUN_MS), **settings.extra}})
+
+
+def main() -> None:
+    """Run against Kafka until SIGTERM."""
+    settings, clock, stop = Settings(), SystemClock(), threading.Event()
+    bus = KafkaBus(patient(settings.kafka))
+    serve(Runner(build(settings, bus, clock, stop), bus, clock), stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What training needs from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.market import BarArrays
+from tradeloop.common.messages import Message
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.strategy import Strategy
+
+Publish = Callable[[Message], None]
+"""Sends a message at once, while a request is still being handled. May raise `Unavailable`."""
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Hears of a run: steps done, steps in all, and metrics, every one finite."""
+
+
+class TrainingStopped(Unavailable):
+    """The process was told to stop before the policy was learnt. The same request trains it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to learn from. `features` is (T, A, F) as of the closes of the bars, NaN where unknown."""
+
+    strategy: Strategy
+    portfolio: Portfolio
+    """Whose capital, costs and limits are assumed."""
+    bars: BarArrays
+    features: NDArray[np.float64]
+    steps: int
+    """Environment steps over all parallel books; rounded up to whole rollouts."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A policy, exported."""
+
+    onnx: bytes
+    onnx_max_abs_diff: float
+    """Largest difference between the graph and the policy it came from, over sampled observations."""
+    steps: int
+    """Environment steps really taken."""
+    parameters: Mapping[str, str]
+    """Every hyper-parameter, the defaults included."""
+    metrics: Mapping[str, float]
+    """Of the last rollout."""
+
+
+class Trainer(Protocol):
+    """Learns policies."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        """Learn a policy. The same task gives the same bytes on the same machine and library versions.
+
+        Raises `TrainingStopped` when `stop` is set; `UserError` for an algorithm or a parameter that does not
+        exist, and for too few bars; `RewardError` when the reward breaks its contract.
+        """
+        ...

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tradeloop.common.bus import BusUnavailable, Partition
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
+from tradeloop.common.kafka import KafkaSettings
+from tradeloop.common.local_models import LocalModelStore
+from tradeloop.common.market import TimeRange, from_us
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
+from tradeloop.common.models import ModelStoreUnavailable
+from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.portfolio import Costs
+from tradeloop.common.rewards import RewardError
+from tradeloop.common.service import Position, Runner, RunPolicy
+from tradeloop.common.sql_bars import MemoryBarStore
+from tradeloop.common.strategy import RewardContext, Strategy, reward
+from tradeloop.common.topics import CATALOGUE, dead_letter_topic, topic_of
+from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
+from tradeloop.training.adapters.sb3 import Sb3Trainer
+from tradeloop.training.application import Training
+from tradeloop.training.domain import Scaler
+from tradeloop.training.main import patient, publisher
+from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
+
+SMALL: Mapping[str, object] = {"books": 16, "n_steps": 16, "episode_bars": 40, "net_arch": (8,)}
+HERE = Position(Partition("training.requested.v1", 0), 0)
+
+
+class Constant:
+    """A trainer whose policy always answers the same, and that learns it in no time."""
+
+    def __init__(self, answer: float = 0.5) -> None:
+        self.answer, self.tasks = answer, list[Task]()
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        self.tasks.append(task)
+        progress(task.steps // 2, task.steps, {"reward": 1.0})
+        if stop.is_set():
+            raise TrainingStopped("stopped")
+        size = task.strategy.observation_size(1)
+        ones = np.ones(size, dtype=np.float32)
+        layer = Layer(np.zeros((1, size), dtype=np.float32), np.array([self.answer], dtype=np.float32), None)
+        graph = policy_graph(Scaler(ones, ones), [layer], kind="box", choices=0, actions=1)
+        return Trained(graph, 0.0, task.steps, {"gamma": "0.9"}, {"reward": 2.0})
+
+
+@dataclass
+class House:
+    """The service in a house of memory, with bars and features in its stores."""
+
+    world: Any
+    root: Path
+    strategy: Strategy
+    trainer: Trainer = field(default_factory=Constant)
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock(datetime(2024, 1, 1, tzinfo=UTC))
+        self.bars, self.features = MemoryBarStore(self.clock), MemoryFeatureStore()
+        self.models = LocalModelStore(self.root)
+        world, feature_set = self.world, self.strategy.feature_set
+        self.bars.write(world.portfolio.universe.timeframe, world.bars)
+        self.features.define(feature_set.id, feature_set.names)
+        rows = FeatureRows(world.bars.instruments, feature_set.names, world.bars.close_us, world.features)
+        self.features.write_offline(feature_set.id, world.portfolio.universe.name, rows)
+        self.bus.create_topics({name: topic.partitions for name, topic in CATALOGUE.items()})
+
+    def service(self, publish: Callable[[Message], None] | None = None) -> Training:
+        return Training(
+            {self.strategy.name: self.strategy}.__getitem__,
+            self.bars,
+            self.features,
+            self.models,
+            self.trainer,
+            OnnxPolicy,
+            publish or publisher(self.bus),
+            self.stop,
+        )
+
+    def request(self, **changes: Any) -> TrainingRequested:
+        times = self.world.bars.open_us
+        whole = TimeRange(start=from_us(times[0]), end=from_us(times[-1] + 60_000_000))
+        fields = {"request_id": "r1", "strategy": "test", "universe": self.world.portfolio.universe, "range": whole}
+        return TrainingRequested(**{**fields, "steps": 512, "seed": 5, **changes})
+
+    def send(self, request: TrainingRequested) -> None:
+        topic = topic_of(TrainingRequested).name
+        self.bus.producer().publish(topic, request.key, request.encode(), {})
+
+    def published(self, kind: type[Any]) -> list[Any]:
+        topic = topic_of(kind).name
+        with closing(self.bus.consumer("test", [topic])) as consumer:
+            return [kind.model_validate_json(record.value) for record in consumer.poll()]
+
+
+@pytest.fixture
+def house(make_world: Any, tmp_path: Path) -> House:
+    world = make_world()
+    return House(world, tmp_path, world.strategy(parameters=SMALL))
+
+
+def test_a_request_becomes_a_champion(house: House) -> None:
+    house.trainer = Sb3Trainer(house.clock, threads=1)
+    house.send(house.request())
+    runner = Runner(house.service(), house.bus, house.clock)
+    assert runner.step() > 0
+    (ready,) = house.published(ModelReady)
+    registered = house.models.load("test-synthetic", "champion")
+    manifest = registered.policy.manifest
+    assert (ready.model, ready.version, ready.alias) == ("test-synthetic", registered.version, "champion")
+    assert (ready.request_id, ready.strategy, ready.universe) == ("r1", "test", "synthetic")
+    assert ready.model_id == registered.policy.model_id == manifest.onnx_sha256
+    assert ready.feature_set == manifest.feature_set == house.strategy.feature_set.id
+    assert ready.metrics["total_return"] > -1
+    assert (manifest.instruments, manifest.window, manifest.action_size) == (1, 3, 1)
+    assert manifest.observation_size == house.strategy.observation_size(1)
+    assert (manifest.seed, manifest.steps, manifest.algorithm) == (5, 512, "PPO")
+    assert (manifest.trained_from, manifest.trained_to) == ("1970-01-01T00:01:00+00:00", "1970-01-01T03:20:00+00:00")
+    assert manifest.reward_id == house.strategy.reward_id
+    assert manifest.onnx_max_abs_diff <= 1e-5
+    assert [p.step for p in house.published(TrainingProgressed)] == [256, 512]
+    OnnxPolicy(registered.policy)
+
+
+def test_progress_is_out_before_the_run_is_over(house: House) -> None:
+    order: list[str] = []
+    handled = house.service(publish=lambda m: order.append(type(m).__name__)).handle(house.request(), HERE)
+    assert order == ["TrainingProgressed"]
+    assert [type(message) for message in handled] == [ModelReady]
+
+
+def test_a_request_that_comes_again_publishes_the_same_and_registers_nothing(house: House) -> None:
+    request = house.request()
+    first = list(house.service().handle(request, HERE))
+    again = list(house.service().handle(request, HERE))
+    assert [m.encode() for m in first] == [m.encode() for m in again]
+    assert house.models.load("test-synthetic", "champion").version == "1"
+    house.trainer = Constant(-0.5)
+    (ready,) = house.service().handle(house.request(request_id="r2"), HERE)
+    assert isinstance(ready, ModelReady)
+    assert ready.version == house.models.load("test-synthetic", "champion").version == "2"
+
+
+def test_the_portfolio_of_the_request_is_what_is_trained_for(house: House) -> None:
+    portfolio = house.world.portfolio.model_copy(update={"capital": 5.0, "costs": Costs(slippage_bps=77.0)})
+    list(house.service().handle(house.request(portfolio=portfolio.model_dump_json()), HERE))
+    list(house.service().handle(house.request(), HERE))
+    given, default = [task.portfolio for task in house.trainer.tasks]  # type: ignore[attr-defined]
+    assert given == portfolio
+    assert (default.capital, default.costs) == (100_000.0, Costs())
+    assert default.universe == portfolio.universe
+
+
+def test_features_are_joined_as_of_the_closes_of_the_range(house: House) -> None:
+    times = house.world.bars.open_us
+    part = TimeRange(start=from_us(times[50]), end=from_us(times[150]))
+    list(house.service().handle(house.request(range=part), HERE))
+    (task,) = house.trainer.tasks  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(task.bars.open_us, times[50:150])
+    np.testing.assert_array_equal(task.features, house.world.features[50:150])
+    assert (task.steps, task.seed) == (512, 5)
+
+
+def refusal(house: House, request: TrainingRequested) -> str:
+    with pytest.raises(UserError) as raised:
+        list(house.service().handle(request, HERE))
+    return str(raised.value)
+
+
+def test_what_is_missing_is_named(house: House) -> None:
+    later = TimeRange(start=datetime(2030, 1, 1, tzinfo=UTC), end=datetime(2031, 1, 1, tzinfo=UTC))
+    assert "no 1m bars" in refusal(house, house.request(range=later))
+    house.features = MemoryFeatureStore()
+    assert "preprocess" in refusal(house, house.request())
+    other = house.world.portfolio.universe.model_copy(update={"name": "other"})
+    portfolio = house.world.portfolio.model_copy(update={"universe": other})
+    assert "universe other" in refusal(house, house.request(portfolio=portfolio.model_dump_json()))
+
+
+def test_too_short_a_range_says_how_many_bars_it_needs(house: House) -> None:
+    house.trainer = Sb3Trainer(house.clock, threads=1)
+    times = house.world.bars.open_us
+    short = TimeRange(start=from_us(times[0]), end=from_us(times[40]))
+    message = refusal(house, house.request(range=short))
+    assert message.startswith("training test on synthetic: ")
+    assert "need 43 bars in a row whose features are known; the range has 40 bars, 36 of them with features" in message
+
+
+@reward(version="1")
+class Undefined:
+    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
+        return c.equity * np.nan
+
+
+def test_a_broken_reward_names_its_strategy_and_is_dead_lettered(house: House) -> None:
+    house.trainer = Sb3Trainer(house.clock, threads=1)
+    house.strategy = replace_reward(house.strategy, Undefined())
+    with pytest.raises(RewardError, match="training test on synthetic: reward Undefined returned a value"):
+        list(house.service().handle(house.request(), HERE))
+    house.send(house.request())
+    runner = Runner(house.service(), house.bus, house.clock, RunPolicy(attempts=1))
+    runner.step()
+    assert runner.counters.dead_letters == 1
+    (dead,) = house.bus.consumer("t", [dead_letter_topic("training.requested.v1", "training")]).poll()
+    assert "RewardError: training test on synthetic: reward Undefined" in dead.headers["tl_error"]
+
+
+def replace_reward(strategy: Strategy, new: Any) -> Strategy:
+    return Strategy(strategy.name, strategy.features, new, window=strategy.window, parameters=strategy.parameters)
+
+
+def test_a_run_that_is_stopped_is_left_for_the_next_owner(house: House) -> None:
+    house.send(house.request())
+    house.stop.set()
+    runner = Runner(house.service(), house.bus, house.clock)
+    runner.step()
+    runner.close()
+    assert not house.published(ModelReady)
+    house.stop.clear()
+    Runner(house.service(), house.bus, house.clock).step()
+    assert len(house.published(ModelReady)) == 1
+
+
+def test_a_lost_progress_message_does_not_end_the_run(house: House) -> None:
+    def publish(message: Message) -> None:
+        raise BusUnavailable("away")
+
+    assert [type(m) for m in house.service(publish).handle(house.request(), HERE)] == [ModelReady]
+
+
+def test_a_model_store_that_is_away_is_tried_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> Iterator[None]:
+        raise ModelStoreUnavailable("away")
+
+    service = house.service()
+    with monkeypatch.context() as patched:
+        patched.setattr(house.models, "load", away)
+        with pytest.raises(ModelStoreUnavailable):
+            service.handle(house.request(), HERE)
+    assert list(service.handle(house.request(), HERE))
+
+
+def test_a_busy_consumer_is_not_taken_for_dead() -> None:
+    assert patient(KafkaSettings()).extra == {"max.poll.interval.ms": "86400000"}
+    own = KafkaSettings(client_id="x", extra={"max.poll.interval.ms": "1", "debug": "all"})
+    assert patient(own) == own, "what is set wins"
