@@ -85,7 +85,7 @@ def test_the_page_nests_and_shows_every_chart(html: str) -> None:
         "Trading of the policy",
         "Equity against baselines",
         "Drawdown",
-        "binance:BTC/USDT: price and trades",
+        "Trades on price: binance:BTC/USDT",
         "Exposure",
         "Reward components",
         "Read with care",
@@ -182,8 +182,8 @@ def test_a_halt_is_told() -> None:
 
 def test_several_instruments_have_a_price_chart_each() -> None:
     outline = Outline(page(make_run(200, THREE, missing=0.1)))
-    assert [title for title in outline.texts["h2"] if "price" in title] == [f"{i}: price and trades" for i in THREE]
-    assert outline.texts["h1"] == ["BTC/USDT, ETH/USDT, ADA/USDT 1m bars on binance"]
+    assert [title for title in outline.texts["h2"] if "price" in title] == [f"Trades on price: {i}" for i in THREE]
+    assert outline.texts["h1"] == ["BTC/USDT, ETH/USDT, ADA/USDT 1m bars"]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ _LABELS = 22
 """Height of the strip below the plot, in pixels, that holds the labels of the time axis."""
 _TICKS = 8
 _DAY = 86_400_000_000
-_STEPS = tuple(minutes * 60_000_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1440, 2880, 10080))
+_STEPS = tuple(minutes * 60_000_000 for minutes in (1, 5, 15, 30, 60, 180, 360, 720, 1440, 2880, 10080, 20160))
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,9 @@ def page(run: Run) -> str:
 
 def _heading(run: Run) -> tuple[str, str]:
     universe = run.portfolio.universe
-    venues, symbols = zip(*(instrument.split(":", 1) for instrument in universe.ids), strict=True)
+    symbols = [instrument.partition(":")[2] for instrument in universe.ids]
     traded = ", ".join(symbols) if len(symbols) <= 4 else f"{len(symbols)} instruments"
-    return traded, f"{universe.timeframe} bars on {', '.join(dict.fromkeys(venues))}"
+    return traded, f"{universe.timeframe} bars"
 
 
 def _lede(run: Run, equity: Mapping[str, Floats]) -> str:

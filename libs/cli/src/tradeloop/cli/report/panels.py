@@ -111,7 +111,7 @@ def _price(axis: TimeAxis, run: Run, a: int, weight: Floats) -> Chart:
     if not fills:
         note = "No trades."
     low, high = limits([close], room=0.1)
-    chart = Chart(f"price{a}", axis, low, high, f"{instrument}: price and trades", note, height=300, strip=14)
+    chart = Chart(f"price{a}", axis, low, high, f"Trades on price: {instrument}", note, height=300, strip=14)
     chart.line("price", "Close", close)
     chart.shade(weight, ("buy", "sell"))
     for cell in np.unique(cells):
