@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -111,28 +116,57 @@ def topics(
     print_topics(markdown)
 
 
-def main() -> None:
-    """Run the command. Exits with 0, 1 (failed), 2 (wrong input, one line says which) or 130 (interrupted)."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says which), 130 (interrupted)."""
+    interrupted = _Interruption()
     try:
-        app()
-    except UserError as error:
-        _fail(error, str(error), 2)
-    except KeyboardInterrupt as error:
-        _fail(error, "interrupted; nothing was left half-written", 130)
-    except Exception as error:  # noqa: BLE001  the last line of defence before a user
-        _fail(error, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+        app(arguments)
+    except BaseException as error:
+        if interrupted or isinstance(error, KeyboardInterrupt):
+            return _explain(error, "interrupted; nothing was left half-written", 130)
+        if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error, UserError):
+            return _explain(error, str(error), 2)
+        return _explain(error, f"{type(error).__name__}: {error} (--debug before the command shows more)", 1)
+    return 0
 
 
-def _fail(error: BaseException, text: str, code: int) -> None:
+class _Interruption:
+    """Turns the first Ctrl-C into KeyboardInterrupt and remembers it, since a library may turn it into an error of
+    its own; further ones are ignored, so that what was begun can be cleaned up."""
+
+    def __init__(self) -> None:
+        self._happened = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def __bool__(self) -> bool:
+        return self._happened
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if not self._happened:
+            self._happened = True
+            raise KeyboardInterrupt
+
+
+def _explain(error: BaseException, text: str, code: int) -> int:
     if os.environ.get("TRADELOOP_DEBUG"):
-        import traceback
-
         traceback.print_exception(error)
     print(f"tradeloop: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    code = main()
+    sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of a training that was cut short may still hold native code: do not wait for them.
-    os._exit(code)
+    if threading.active_count() > 1:
+        # A training that was cut short may still be in native code, which does not survive the interpreter's end.
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -51,4 +51,4 @@ class Stages:
 
 def quiet_logs() -> None:
     """Log lines would tear the progress bars: only with `--debug`. What goes wrong is said in the end anyway."""
-    configure_logging("plain", logging.DEBUG if os.environ.get("TRADELOOP_DEBUG") else logging.CRITICAL)
+    configure_logging("plain", logging.INFO if os.environ.get("TRADELOOP_DEBUG") else logging.CRITICAL)
