@@ -177,7 +177,7 @@ from tradeloop.common.strategy import (
 class Growth:
     """Log return of equity in percent, less a charge for turnover."""
 
-    turnover_weight: float = 0.02  # parameters are part of the reward's identity
+    turnover_weight: float = 0.1  # parameters are part of the reward's identity
 
     def __call__(self, c: RewardContext) -> dict[str, np.ndarray]:
         # Arrays of N books: many in training, one in backtest and live.
@@ -193,17 +193,18 @@ strategy = Strategy(
     # What the policy sees of the last `window` bars: numbers that keep their range
     # whatever the price is.
     features=[
-        log_return(1),
         log_return(15),
-        talib("RSI", timeperiod=14),
-        relative(talib("EMA", timeperiod=20)),
+        log_return(60),
+        talib("RSI", timeperiod=60),
+        relative(talib("EMA", timeperiod=60)),
     ],
     window=32,
     # How it acts: it chooses a share of equity, from -1 (short) to 1 (long).
     # A change that is smaller than the band is not traded.
-    actions=TargetPosition(no_trade_band=0.25),
+    actions=TargetPosition(no_trade_band=0.5),
     reward=Growth(),
     algorithm="PPO",
+    parameters={"learning_rate": 1e-3, "batch_size": 2048, "gamma": 0.95},
 )
 '''
 
