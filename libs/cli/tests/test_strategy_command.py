@@ -163,7 +163,7 @@ def test_broken_strategies_are_told_in_one_line(tmp_path: Path, monkeypatch: pyt
     ) in listed
     assert "example  (example_strategy:strategy)" in listed
     for name, message in (
-        ("broken", "^strategy broken is wrong: reward Ratio returned a value that is not finite in reward$"),
+        ("broken", "^strategy broken is wrong: reward Ratio returned a value that is not finite in reward: guard its"),
         ("brokn", r"^strategy brokn is not installed; did you mean broken\?$"),
     ):
         with pytest.raises(UserError, match=message):

@@ -121,12 +121,15 @@ def test_a_reward_outlives_the_books_it_was_read_from() -> None:
         (lambda c: {}, "returned no components"),
         (
             lambda c: {"pnl": c.equity, "drawdown": c.equity * np.nan},
-            "returned a value that is not finite in drawdown$",
+            "returned a value that is not finite in drawdown: guard its",
         ),
-        (lambda c: {"pnl": c.equity, "ratio": c.equity / 0.0}, "returned a value that is not finite in ratio$"),
+        (
+            lambda c: {"pnl": c.equity, "ratio": c.equity / 0.0},
+            "returned a value that is not finite in ratio: guard its",
+        ),
         (
             lambda c: {"a": c.equity * 1e308, "b": c.equity * 1e308},
-            "returned a value that is not finite in the sum of its components$",
+            "returned a value that is not finite in the sum of its components: guard its",
         ),
         (lambda c: c.state.update(mine=c.equity) or c.equity, "changed what its state consists of: declare each name"),
     ],

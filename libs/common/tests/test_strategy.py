@@ -210,6 +210,24 @@ def test_a_good_strategy_passes(mine: Strategy) -> None:
     assert list(strategy_checks(mine)) == promises
 
 
+def test_a_reward_is_tried_on_all_that_happens_to_books() -> None:
+    seen: list[RewardContext] = []
+
+    def look(c: RewardContext) -> Floats:
+        seen.append(c)
+        return c.equity - c.equity_prev
+
+    check_strategy(rewarding(look))
+    for count in (1, 2):
+        contexts = [c for c in seen if c.position.shape == (8, count)]
+        for happened in ("terminated", "truncated", "funding", "slippage", "drawdown", "unrealised", "holding_bars"):
+            assert any(getattr(c, happened).any() for c in contexts), f"{happened} with {count} instruments"
+        assert any((c.turnover == 0.0).any() for c in contexts)
+        assert any((c.position < 0.0).any() and (c.position > 0.0).any() for c in contexts)
+        assert any((c.features["log_return_1"] != 0.0).all() for c in contexts)
+    assert {len(c.equity) for c in seen} == {1, 8}
+
+
 def test_leverage_is_checked_against_the_portfolio_it_is_for() -> None:
     levered = strategy(actions=TargetPosition(leverage=3.0))
     with pytest.raises(StrategyError, match=r"asks for 3 times the equity, and max_position of its portfolio is 1\.05"):
@@ -249,14 +267,17 @@ def _remembers_by_itself(c: RewardContext) -> Floats:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda c: c.nothing, r"fails in its reward.*: AttributeError: .*nothing.* \(tests/test_strategy\.py:\d+\)$"),
+        (
+            lambda c: c.nothing,
+            r"fails in its reward \(A = 1\): AttributeError: .*nothing.* \(tests/test_strategy\.py:\d+\)$",
+        ),
         (lambda c: c.state["x"], "fails in its reward.*: KeyError: 'x'"),
         (lambda c: np.log(c.equity - c.equity_prev), "is wrong: reward Made returned a value that is not finite"),
         (lambda c: c.traded_notional / c.turnover, "is wrong: reward Made returned a value that is not finite"),
         (lambda c: c.position, r"is wrong: reward Made returned float64 of shape \(8, 1\)"),
         (
             lambda c: c.position.squeeze(1)[:, 0] if c.position.shape[1] > 1 else c.equity,
-            "fails in its reward.* 2 instr",
+            r"fails in its reward \(A = 2\): ",
         ),
         (lambda c: float(c.equity.mean()), "is wrong: reward Made returned float as reward"),
         (lambda c: c.equity - c.equity.mean(), "gives a book something else alone than among 8"),

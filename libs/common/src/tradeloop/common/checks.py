@@ -117,6 +117,7 @@ class _Trial:
 
     @cached_property
     def batch(self) -> Floats:
+        """Features of all bars, (T, A, F)."""
         return self.values(self.bars)
 
     def frames(self, bars: BarArrays) -> Mapping[Timeframe, BarArrays]:
@@ -127,7 +128,7 @@ class _Trial:
         """The names of the features that are marked in (F,)."""
         return ", ".join(name for f, name in enumerate(self.features.names) if which[f])
 
-    def first_difference(self, one: Floats, other: Floats) -> str | None:
+    def difference(self, one: Floats, other: Floats) -> str | None:
         """Which features two arrays (T, A, F) do not agree on."""
         differ = (~((one == other) | (np.isnan(one) & np.isnan(other)))).any(axis=(0, 1))
         return f"feature {self.names(differ)}" if differ.any() else None
@@ -271,7 +272,7 @@ def _features_keep_their_values(trial: _Trial) -> None:
 
 def _features_know_no_future(trial: _Trial) -> None:
     for cut in (len(trial.bars) - 1, len(trial.bars) - 151, len(trial.bars) - 313):
-        if where := trial.first_difference(trial.values(trial.bars.slice(0, cut)), trial.batch[:cut]):
+        if where := trial.difference(trial.values(trial.bars.slice(0, cut)), trial.batch[:cut]):
             raise trial.broken(f"looks ahead: {where} changes when the bars from {cut} on are taken away")
 
 
@@ -289,7 +290,7 @@ def _features_stream(trial: _Trial) -> None:
                 trial.call("a feature's state", stream.update_higher, timeframe, *_frame(higher, next_one))
                 taken[timeframe] += 1
         values = np.array(trial.call("a feature's state", stream.update, *_frame(bars, t)))
-        if where := trial.first_difference(values[None], trial.batch[t : t + 1]):
+        if where := trial.difference(values[None], trial.batch[t : t + 1]):
             raise trial.broken(f"trains on other values than it trades on: bar by bar, {where} differs")
 
 
@@ -334,7 +335,11 @@ def _actions_become_weights(trial: _Trial) -> None:
         given = action.copy()
         weights = trial.call(who, scheme.weights, given)
         if not isinstance(weights, np.ndarray) or weights.shape != (len(action), count) or weights.dtype != np.float64:
-            what = f"{weights.dtype} of shape {weights.shape}" if isinstance(weights, np.ndarray) else type(weights)
+            what = (
+                f"{weights.dtype} of shape {weights.shape}"
+                if isinstance(weights, np.ndarray)
+                else type(weights).__name__
+            )
             raise trial.broken(f"has an {who} that gives {what}: let it be float64 of shape {(len(action), count)}")
         if not np.array_equal(given, action):
             raise trial.broken(f"has an {who} that writes into the actions: let it leave them as they are")
@@ -366,7 +371,7 @@ def _reward_is_sound(trial: _Trial) -> None:
                 if not np.isfinite(array).all():
                     raise trial.broken(f"has a reward whose c.state[{name!r}] is not finite, which live cannot store")
             given = step.of(_EVERYONE, trial.features.names)
-            trial.call(f"its reward, for {count} instruments", engine, given)
+            trial.call(f"its reward (A = {count})", engine, given)
             kept = step.of(_EVERYONE, trial.features.names)
             for name in _ARRAYS:
                 if not np.array_equal(getattr(given, name), getattr(kept, name), equal_nan=True):

@@ -169,7 +169,7 @@ def reward_id(instance: Reward) -> str:
     """
     if not hasattr(instance, "version"):
         raise RewardError(f'reward {_name(instance)} has no version: decorate its class with @reward(version="1")')
-    parameters = dataclasses.asdict(instance) if dataclasses.is_dataclass(instance) else {}  # type: ignore[arg-type]
+    parameters: dict[str, object] = dataclasses.asdict(instance) if dataclasses.is_dataclass(instance) else {}
     what = _definition(instance)
     try:
         text = json.dumps([what.__module__, what.__qualname__, instance.version, parameters], sort_keys=True)
@@ -215,7 +215,8 @@ class RewardEngine:
         # One reduction finds what is not finite: a NaN or an infinity survives the sum.
         if not np.isfinite(total.sum()):
             bad = [name for name, part in self.components.items() if not np.isfinite(part).all()]
-            raise self._error(f"returned a value that is not finite in {', '.join(bad) or 'the sum of its components'}")
+            where = ", ".join(bad) or "the sum of its components"
+            raise self._error(f"returned a value that is not finite in {where}: guard its divisions and logarithms")
         if len(self.state) != len(self._own) or any(self.state.get(name) is not own for name, own in self._own.items()):
             raise self._error(
                 "changed what its state consists of: declare each name in initial_state, "
