@@ -13,11 +13,13 @@ def print_topics(markdown: bool) -> None:
         print(as_markdown(), end="")
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("topic", "carries", "key", "written by", "read by", box=None)
+    # Names are there to be copied: they fit 80 columns in full.
+    headers = ("topic", "carries", "key", "written by", "read by")
+    table = Table(*(Column(header, no_wrap=True) for header in headers), box=None, padding=(0, 1, 0, 0))
     for topic in CATALOGUE.values():
-        readers, writers = ", ".join(topic.readers), ", ".join(topic.writers)
+        readers, writers = "\n".join(topic.readers), "\n".join(topic.writers)
         table.add_row(topic.name, topic.message.__name__, topic.key, writers, readers)
     Console().print(table)
 

@@ -32,6 +32,8 @@ class Inference(Handler):
         """`strategies` gives a strategy by name, `make_actor` makes a policy answer."""
         self._models, self._make_actor = models, make_actor
         self._held = Held()
+        self._decided: list[Message] = []
+        """Not yet given back: what some desks decided before another one of the same call could not."""
         self._desks = {p.name: self._desk(p, strategies(p.strategy)) for p in portfolios}
         self._by_features: dict[tuple[str, str], list[Desk]] = {}
         for desk in self._desks.values():
@@ -41,14 +43,14 @@ class Inference(Handler):
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
         """Raises `Unavailable` when a model's store cannot be reached, ValueError when a model does not fit."""
         if isinstance(message, FeaturesComputed):
-            desks = self._by_features.get((message.universe, message.feature_set), ())
-            return [signal for desk in desks for signal in desk.on_features(message, position)]
-        if isinstance(message, PortfolioMarked):
-            desk = self._desks.get(message.portfolio)
-            return desk.on_mark(message, position) if desk else ()
-        if isinstance(message, ModelReady):
+            for desk in self._by_features.get((message.universe, message.feature_set), ()):
+                self._decided += desk.on_features(message, position)
+        elif isinstance(message, PortfolioMarked) and message.portfolio in self._desks:
+            self._decided += self._desks[message.portfolio].on_mark(message, position)
+        elif isinstance(message, ModelReady):
             self._on_model_ready(message)
-        return ()
+        decided, self._decided = self._decided, []
+        return decided
 
     def held(self) -> Collection[Position]:
         return self._held.positions()

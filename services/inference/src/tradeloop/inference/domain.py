@@ -35,6 +35,10 @@ class ActiveModel:
     model_id: str
     actor: Actor
 
+    def same_as(self, other: ActiveModel | None) -> bool:
+        """Whether both are the same version of the same model, whoever answers for it."""
+        return other is not None and (self.name, self.version) == (other.name, other.version)
+
 
 M = TypeVar("M", FeaturesComputed, PortfolioMarked)
 
@@ -88,8 +92,8 @@ class Desk:
         self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
 
     def activate(self, model: ActiveModel) -> None:
-        """Let a model decide from the next bar on."""
-        self._next_model = model
+        """Let a model decide from the next bar on. The one that decides already just goes on."""
+        self._next_model = None if model.same_as(self._model) else model
 
     def on_features(self, message: FeaturesComputed, position: Position) -> list[Message]:
         """Take features in; those of a bar that went by are dropped."""

@@ -1,0 +1,139 @@
+"""The command as a user meets it: what it says of itself, the topics, and its exit codes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tradeloop.cli import topics
+from tradeloop.cli.main import main
+from tradeloop.common.errors import UserError
+from tradeloop.common.service import Service
+from tradeloop.common.topics import CATALOGUE, topic_of
+from tradeloop.execution.application import Execution
+from tradeloop.inference.application import Inference
+from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.application import Preprocess
+from tradeloop.training.application import Training
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for command in ("demo", "train", "backtest", "topics", "strategy"):
+        assert f"│ {command} " in said
+    assert "Start with tradeloop demo" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "teaches"),
+    [
+        ("demo", ["--bars", "--strategy", "--out", "--seed", "--steps", "byte for byte", "exit 1"]),
+        ("train", ["--bars", "--strategy", "--home", "TRADELOOP_HOME", "champion"]),
+        ("backtest", ["--model", "--home", "baselines", "demo/model"]),
+        ("topics", ["--markdown"]),
+        ("strategy", ["new", "check", "list"]),
+    ],
+)
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str], command: str, teaches: list[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [words for words in teaches if words not in said] == []
+
+
+def test_help_loads_no_heavy_library() -> None:
+    """What makes help answer at once: each of these takes from a tenth of a second to eight."""
+    heavy = {"feast", "mlflow", "numpy", "onnxruntime", "pandas", "polars", "sqlalchemy", "talib", "torch"}
+    code = "import sys; from tradeloop.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {module.partition(".")[0] for module in done.stderr.split()}
+    assert "typer" in loaded
+    assert not heavy & loaded
+
+
+def test_topics_lists_every_topic_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["topics"]) == 0
+    words = capsys.readouterr().out.split()
+    for topic in CATALOGUE.values():
+        assert {topic.name, topic.message.__name__, *topic.writers, *topic.readers} <= set(words)
+
+
+def test_topics_in_markdown_are_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topics", "--markdown"]) == 0
+    assert capsys.readouterr().out == (DOCS / "topics.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("service", [Execution, Inference, Ingest, Preprocess, Training])
+def test_readers_are_those_who_read(service: type[Service]) -> None:
+    read = {topic_of(message).name for message in service.consumes}  # type: ignore[attr-defined]
+    assert read == {topic.name for topic in CATALOGUE.values() if str(service.name) in topic.readers}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Usage"),
+        (["dmeo"], "dmeo"),
+        (["demo", "--setps", "1"], "--setps"),
+        (["demo", "--steps", "many"], "valid integer"),
+        (["demo", "--steps", "0"], "--steps"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["topics", "please"], "please"),
+    ],
+)
+def test_a_usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(arguments) == 2
+    said = "".join(capsys.readouterr())
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("bars.csv: no rows:\n  give a longer file"), 2, "tradeloop: bars.csv: no rows: give a longer file"),
+        (KeyError("lost"), 1, "tradeloop: KeyError: 'lost' (--debug before the command shows more)"),
+    ],
+)
+def test_every_error_is_one_line_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def fail(markdown: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(topics, "print_topics", fail)
+    assert main(["topics"]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_an_interruption_wins_over_what_a_library_makes_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(markdown: bool) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("a worker died") from error
+
+    monkeypatch.setattr(topics, "print_topics", interrupt)
+    assert main(["topics"]) == 130
+    assert capsys.readouterr().err == "tradeloop: interrupted; nothing was left half-written\n"
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(markdown: bool) -> None:
+        raise UserError("by design")
+
+    monkeypatch.setattr(topics, "print_topics", fail)
+    monkeypatch.setenv("TRADELOOP_DEBUG", "")  # what the option sets goes away with the test
+    assert main(["--debug", "topics"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    assert said.endswith("tradeloop: by design\n")
