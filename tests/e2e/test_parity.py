@@ -1,0 +1,456 @@
+"""Parity: the loop of four services bar by bar equals the vectorised backtest, to the last bit.
+
+Also when services go down and come back in the middle, when a run is repeated, and when a model takes over in
+mid-run. No training: the policies are formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tradeloop.common import backtest as backtests
+from tradeloop.common.backtest import BacktestResult, backtest
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.feature_store import MemoryFeatureStore
+from tradeloop.common.market import (
+    EPOCH,
+    BarArrays,
+    Instrument,
+    Timeframe,
+    TimeRange,
+    Universe,
+    align,
+    from_us,
+    resample,
+    to_us,
+)
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    BackfillRequested,
+    FeaturesComputed,
+    Message,
+    ModelActivated,
+    ModelReady,
+    OrderFilled,
+    OrderUpdated,
+    PortfolioMarked,
+    ReplayRequested,
+    SignalGenerated,
+    Transition,
+)
+from tradeloop.common.models import ModelNotFound, Policy, PolicyManifest, RegisteredPolicy
+from tradeloop.common.observations import ObservationBuilder
+from tradeloop.common.portfolio import Costs, Portfolio
+from tradeloop.common.service import Runner, RunPolicy, headers_of
+from tradeloop.common.sql_bars import MemoryBarStore
+from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
+from tradeloop.common.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
+from tradeloop.execution.adapters.memory_ledger import MemoryLedger
+from tradeloop.execution.adapters.paper import PaperVenue
+from tradeloop.execution.application import Execution
+from tradeloop.inference.application import Inference
+from tradeloop.ingest.application import Ingest
+from tradeloop.ingest.ports import FileReport
+from tradeloop.preprocess.application import Preprocess
+
+Floats = NDArray[np.float64]
+M = TypeVar("M", bound=Message)
+BASE, HIGHER = Timeframe.M1, Timeframe.M5
+START_US = 1_767_571_200_000_000  # 2026-01-05 00:00
+HISTORY = 60
+"""Bars that are stored, but not replayed."""
+BARS = 260
+
+
+@reward(version="1")
+class Careful:
+    """Uses all that a reward may: a memory, features, and what trading cost."""
+
+    initial_state = {"seen": 0.0}  # noqa: RUF012  a mapping of defaults, never written
+
+    def __call__(self, c: RewardContext) -> dict[str, Floats]:
+        c.state["seen"][:] += 1.0
+        return {
+            "pnl": np.log(c.equity / c.equity_prev),
+            "turnover": -0.01 * c.turnover,
+            "patience": 1e-6 * c.state["seen"],
+            "momentum": 0.1 * c.features["log_return_1"].mean(axis=1),
+        }
+
+
+STRATEGY = Strategy(
+    "formula",
+    [log_return(1), talib("RSI", timeperiod=5), on("5m", relative(talib("EMA", timeperiod=3)))],
+    Careful(),
+    window=4,
+    actions=TargetPosition(no_trade_band=0.02),
+)
+FEATURES = len(STRATEGY.feature_set.names)
+
+
+class Formula:
+    """A policy whose graph is a number: it follows the last returns that many times, less a part of what it holds."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._gain, self._count = float(policy.onnx), policy.manifest.instruments
+
+    def act(self, observation: NDArray[np.float32]) -> Floats:
+        size = STRATEGY.window * self._count * FEATURES
+        rows = observation[0, :size].astype(np.float64).reshape(STRATEGY.window, self._count, FEATURES)
+        weights = observation[0, size : size + self._count].astype(np.float64)
+        wanted = self._gain * rows[:, :, 0].mean(axis=0) + 0.01 * (rows[-1, :, 1] - 50.0) + 20.0 * rows[-1, :, 2]
+        action: Floats = np.tanh(wanted - 0.3 * weights)
+        return action[None]
+
+
+def policy(portfolio: Portfolio, gain: float) -> Policy:
+    graph, count = repr(gain).encode(), len(portfolio.universe.instruments)
+    manifest = PolicyManifest(
+        strategy=STRATEGY.name,
+        universe=portfolio.universe.name,
+        instruments=count,
+        feature_set=STRATEGY.feature_set.id,
+        feature_names=STRATEGY.feature_set.names,
+        window=STRATEGY.window,
+        observation_size=STRATEGY.observation_size(count),
+        action_scheme=STRATEGY.actions.name,
+        action_size=count,
+        reward_id=STRATEGY.reward_id,
+        algorithm="none",
+        seed=0,
+        steps=0,
+        trained_from="",
+        trained_to="",
+        onnx_max_abs_diff=0.0,
+        onnx_sha256=sha256(graph).hexdigest(),
+    )
+    return Policy(manifest, graph)
+
+
+class Versions:
+    """A model store of two versions; the first is the champion."""
+
+    def __init__(self, *policies: Policy) -> None:
+        self._policies = policies
+
+    def load(self, name: str, reference: str) -> RegisteredPolicy:
+        version = 1 if reference == "champion" else int(reference)
+        return RegisteredPolicy(name, str(version), self._policies[version - 1])
+
+    def register(
+        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+    ) -> RegisteredPolicy:
+        raise NotImplementedError
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        raise ModelNotFound(name)
+
+
+class Market:
+    """Random walks of so many instruments; with several, bars are missing and one is listed late."""
+
+    def __init__(self, instruments: int) -> None:
+        generator = np.random.default_rng(instruments)
+        self.ids = tuple(f"x:{letter}" for letter in "ABCD"[:instruments])
+        grid = START_US + BASE.us * np.flatnonzero(generator.random(BARS + 40) < 0.93)[:BARS]
+        series = []
+        for a in range(instruments):
+            close = 100.0 * np.exp(np.cumsum(generator.normal(0.0, 2e-3, BARS)))
+            opened = np.r_[100.0, close[:-1]] * np.exp(generator.normal(0.0, 2e-4, BARS))
+            kept = generator.random(BARS) > (0.15 if a else 0.0)
+            kept[: (HISTORY + 25) * (a == 3)] = False
+            columns = {
+                "open_us": grid,
+                "open": opened,
+                "high": np.maximum(opened, close) * 1.0003,
+                "low": np.minimum(opened, close) * 0.9997,
+                "close": close,
+                "volume": generator.lognormal(6.0, 1.0, BARS),
+                "funding_rate": np.where(np.arange(BARS) % 50 == 0, 1e-4, 0.0),
+            }
+            series.append({name: column[kept] for name, column in columns.items()})
+        self.bars = align(self.ids, BASE, series)
+        self.universe = Universe(
+            name=f"u{instruments}",
+            instruments=tuple(Instrument(id=one, lot_size=1e-3, tick_size=0.01, taker_bps=3.0) for one in self.ids),
+            timeframe=BASE,
+            higher_timeframes=(HIGHER,),
+        )
+        # A bar trades less than an order sometimes wants, so that some fill in part.
+        costs = Costs(slippage_bps=1.0, impact_bps=8.0, max_participation=0.5)
+        self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
+
+    def read(self, path: str, instrument: Instrument, timeframe: Timeframe | None) -> tuple[BarArrays, FileReport]:
+        """One instrument's bars, as if from a file."""
+        a = self.ids.index(instrument.id)
+        rows = self.bars.present[:, a]
+        names = ("open", "high", "low", "close", "volume", "funding_rate")
+        series = {name: getattr(self.bars, name)[rows, a] for name in names}
+        part = align([instrument.id], BASE, [{"open_us": self.bars.open_us[rows], **series}])
+        return part, FileReport(path, {}, (), "", "", BASE, len(part), 0, EPOCH, EPOCH)
+
+    @property
+    def features(self) -> Floats:
+        bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
+        return STRATEGY.feature_set.compute(bars, BASE).values
+
+    @property
+    def traded(self) -> BarArrays:
+        return self.bars.slice(HISTORY, BARS)
+
+
+class Loop:
+    """Ingest, preprocess, inference and execution over one bus; what is durable survives a restart."""
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+        self.policies = policy(market.portfolio, 150.0), policy(market.portfolio, -150.0)
+        self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US))
+        self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
+        self._makers: dict[str, Callable[[], Any]] = {
+            "ingest": lambda: Ingest(self._bars, market.read, self._clock, chunk_frames=3),
+            "preprocess": lambda: Preprocess(
+                [(market.universe, "formula")], lambda _: STRATEGY, self._bars, self._features
+            ),
+            "inference": lambda: Inference([market.portfolio], lambda _: STRATEGY, Versions(*self.policies), Formula),
+            "execution": lambda: Execution([market.portfolio], lambda _: STRATEGY, PaperVenue, self._ledger),
+        }
+        self.runners = {name: self._start(name) for name in self._makers}
+        self._past: list[Runner] = []
+        self.send(
+            BackfillRequested(request_id="b", universe=market.universe, files=dict.fromkeys(market.ids, "memory"))
+        )
+        self.run()
+        self.send(
+            ReplayRequested(
+                request_id="r",
+                universe=market.universe,
+                range=TimeRange(start=from_us(market.traded.open_us[0]), end=from_us(market.traded.close_us[-1])),
+            )
+        )
+
+    def _start(self, name: str) -> Runner:
+        # Commits every few turns only, so that a kill has something to lose.
+        return Runner(self._makers[name](), self.bus, self._clock, RunPolicy(max_records=8, commit_interval_s=7.0))
+
+    def send(self, message: Message) -> None:
+        topic = topic_of(type(message))
+        self.bus.producer().publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+
+    def run(self, signals: int | None = None) -> Loop:
+        """Until all is quiet, or there are so many signals."""
+        while signals is None or self.count(SignalGenerated) < signals:
+            busy = sum(runner.step() for runner in self.runners.values())
+            self._clock.advance(1.0)
+            if not busy:
+                assert signals is None, f"quiet after {self.count(SignalGenerated)} of {signals} signals"
+                break
+        return self
+
+    def restart(self, name: str, *, killed: bool) -> None:
+        """Close a service, or let it die before it commits; a new one goes on from what is stored."""
+        runner = self.runners[name]
+        if killed:
+            runner.service = _Dying(runner.service)
+        runner.close()
+        self._past.append(runner)
+        self.runners[name] = self._start(name)
+
+    def count(self, kind: type[Message]) -> int:
+        return sum(self.bus.end_offsets(topic_of(kind).name).values())
+
+    def records(self) -> dict[str, list[tuple[int, str, bytes, dict[str, str]]]]:
+        """Every record of every topic, retries and dead letters included."""
+        aside = [
+            of(topic_of(kind).name, runner.service.name)
+            for runner in self.runners.values()
+            for kind in runner.service.consumes
+            for of in (retry_topic, dead_letter_topic)
+        ]
+        found = {}
+        for topic in (*CATALOGUE, *aside):
+            with closing(self.bus.consumer("test", [topic])) as consumer:
+                found[topic] = [(r.partition, r.key, r.value, dict(r.headers)) for r in consumer.poll(1_000_000)]
+        return found
+
+    def read(self, kind: type[M]) -> list[M]:
+        """The messages of a kind, once each: what comes again must be the same."""
+        seen: dict[str, bytes] = {}
+        for _, _, value, headers in self.records()[topic_of(kind).name]:
+            assert seen.setdefault(headers["ce_id"], value) == value
+        return [kind.model_validate_json(value) for value in seen.values()]
+
+    @property
+    def failures(self) -> int:
+        counters = [runner.counters for runner in (*self.runners.values(), *self._past)]
+        return sum(one.retried + one.dead_letters for one in counters)
+
+
+class _Dying:
+    """A service that nothing of is committed any more."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+    def before_commit(self) -> None:
+        raise Unavailable("killed")
+
+
+def live(loop: Loop) -> dict[str, Any]:
+    """What happened, in the arrays of a backtest."""
+    bars = loop.market.traded
+    row = {time_us: t for t, time_us in enumerate(bars.close_us.tolist())}
+    opened = {time_us: t for t, time_us in enumerate(bars.open_us.tolist())}
+    column = {instrument: a for a, instrument in enumerate(bars.instruments)}
+    shape = bars.open.shape
+    arrays: dict[str, Any] = {name: np.zeros(len(bars)) for name in ("cash", "equity", "rewards")}
+    arrays |= {name: np.zeros(shape) for name in ("position", "fill_quantity", "fill_price", "fill_fee")}
+    arrays["weights"] = np.full(shape, np.nan)
+    marks, signals = loop.read(PortfolioMarked), loop.read(SignalGenerated)
+    assert [to_us(mark.time) for mark in marks] == [to_us(signal.time) for signal in signals] == list(row)
+    for t, mark in enumerate(marks):
+        arrays["cash"][t], arrays["equity"][t] = mark.cash, mark.equity
+        arrays["position"][t] = [position.quantity for position in mark.positions]
+    for t, signal in enumerate(signals):
+        if not signal.hold:
+            arrays["weights"][t] = signal.targets
+    for fill in loop.read(OrderFilled):
+        cell = opened[to_us(fill.time)], column[fill.instrument]
+        assert arrays["fill_quantity"][cell] == 0.0, "one fill for each order"
+        arrays["fill_quantity"][cell] = fill.quantity if fill.side == "buy" else -fill.quantity
+        arrays["fill_price"][cell], arrays["fill_fee"][cell] = fill.price, fill.fee
+    for transition in loop.read(Transition):
+        arrays["rewards"][row[to_us(transition.time)]] = transition.reward
+    return arrays
+
+
+def assert_parity(loop: Loop, expected: BacktestResult) -> None:
+    """Exactly equal, in everything that the backtest tells."""
+    for name, values in live(loop).items():
+        np.testing.assert_array_equal(values, getattr(expected, name), err_msg=name)
+    transitions = loop.read(Transition)
+    assert len(transitions) == np.isfinite(expected.weights[:-1]).any(axis=1).sum()
+    assert {t.components["pnl"] for t in transitions} <= set(expected.components["pnl"].tolist())
+    filled = {order.order_id for order in loop.read(OrderUpdated) if order.filled_quantity > 0.0}
+    assert filled == {fill.order_id for fill in loop.read(OrderFilled)}
+    assert loop.failures == 0
+
+
+def expect(loop: Loop) -> BacktestResult:
+    market = loop.market
+    actor = Formula(loop.policies[0])
+    return backtest(market.portfolio, STRATEGY, market.traded, market.features[HISTORY:], actor)
+
+
+@pytest.fixture(params=[1, 4], ids=["one instrument", "four instruments"], scope="module")
+def whole(request: pytest.FixtureRequest) -> Loop:
+    """A run without interruption."""
+    return Loop(Market(request.param)).run()
+
+
+def test_the_loop_equals_the_backtest(whole: Loop) -> None:
+    expected = expect(whole)
+    assert_parity(whole, expected)
+    assert np.count_nonzero(expected.fill_quantity) > 50, "it trades"
+    statuses = {order.status for order in whole.read(OrderUpdated)}
+    assert statuses >= {"working", "filled", "partially_filled"}
+    if len(whole.market.ids) > 1:
+        assert "expired" in statuses, "an order met a bar that was missing"
+        assert not whole.market.traded.present.all()
+
+
+def test_live_features_are_those_of_the_batch(whole: Loop) -> None:
+    computed = whole.read(FeaturesComputed)
+    rows = [[[np.nan if x is None else x for x in row] for row in one.values] for one in computed]
+    np.testing.assert_array_equal(np.array(rows), whole.market.features[HISTORY:])
+
+
+def test_the_same_run_again_gives_the_same_bytes(whole: Loop) -> None:
+    again = Loop(whole.market).run().records()
+    first = whole.records()
+    assert again == first
+    assert {topic for topic in first if first[topic]} < set(CATALOGUE), "nothing was set aside"
+    assert len(first["experience.transitions.v1"]) > 150
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+@pytest.mark.parametrize("service", ["ingest", "preprocess", "execution"])
+def test_a_restart_changes_nothing(whole: Loop, service: str, killed: bool) -> None:
+    """Again and again, at any point of the loop's turn."""
+    loop = Loop(whole.market)
+    for signals in (1, 5, 23, 24, 90, 171):
+        loop.run(signals).restart(service, killed=killed)
+    loop.run()
+    assert_parity(loop, expect(loop))
+    for kind in (OrderUpdated, OrderFilled, PortfolioMarked, SignalGenerated, Transition):
+        assert loop.read(kind) == whole.read(kind)
+
+
+def test_all_but_inference_restart_at_once(whole: Loop) -> None:
+    loop = Loop(whole.market)
+    for signals in (2, 60, 140):
+        loop.run(signals)
+        for service in ("execution", "preprocess", "ingest"):
+            loop.restart(service, killed=signals > 2)
+    loop.run()
+    assert_parity(loop, expect(loop))
+
+
+def test_a_model_that_takes_over_is_recorded_and_honoured_by_the_backtest(whole: Loop) -> None:
+    loop = Loop(whole.market).run(100)
+    universe = loop.market.universe
+    loop.send(
+        ModelReady(
+            request_id="t",
+            strategy="formula",
+            universe=universe.name,
+            model=f"formula-{universe.name}",
+            version="2",
+            alias="champion",
+            model_id=loop.policies[1].model_id,
+            feature_set=STRATEGY.feature_set.id,
+        )
+    )
+    loop.run()
+    first, second = loop.read(ModelActivated)
+    close_us = loop.market.traded.close_us
+    assert to_us(first.time) == close_us[0]
+    # Its mark may have been on the way already.
+    assert to_us(second.time) in close_us[100:102], "the bar after the last one that was decided"
+    assert (first.model_id, second.model_id) == tuple(one.model_id for one in loop.policies)
+    by_model = {signal.time: signal.model_version for signal in loop.read(SignalGenerated) if not signal.hold}
+    assert all(version == ("1" if time < second.time else "2") for time, version in by_model.items())
+
+    features = loop.market.features[HISTORY:]
+    actors = [Formula(one) for one in loop.policies]
+    builder = ObservationBuilder(STRATEGY.window, len(loop.market.ids), FEATURES)
+    actions: list[Floats] = []
+
+    def decide(t: int, account: Floats) -> Floats:
+        if np.isnan(features[t]).any():
+            builder.clear()
+        else:
+            builder.append(features[t])
+        if not builder.ready:
+            actions.append(np.zeros((1, len(loop.market.ids))))
+            return np.full((1, len(loop.market.ids)), np.nan)
+        actions.append(actors[int(close_us[t] >= to_us(second.time))].act(builder.build(account)))
+        return STRATEGY.actions.weights(actions[-1])
+
+    switching = backtests.run(loop.market.portfolio, STRATEGY, loop.market.traded, features, decide, actions)
+    assert_parity(loop, switching)
+    assert switching.final_equity != expect(loop).final_equity
+    completed = loop.read(BackfillCompleted)
+    assert [one.bars for one in completed] == [int(loop.market.bars.present.sum())]
