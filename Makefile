@@ -47,7 +47,7 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
 
 sync: $(UV) ## Bring .venv to what uv.lock says
-	@$(UV) sync --frozen
+	@$(UV) sync --frozen --inexact
 
 clean: ## Remove the environment, the tools and all caches
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

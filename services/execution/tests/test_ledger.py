@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import IntegrityError
 
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
@@ -124,7 +124,7 @@ def test_a_failed_record_leaves_nothing(tmp_path: Path) -> None:
     ledger.load("p")
     ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
     changed = BookRecord(marked_us=9)
-    with pytest.raises(IntegrityError):  # the second fill has the id of the first
+    with pytest.raises(sqlite3.IntegrityError):  # the second fill has the id of the first
         ledger.record("p", "in-2", Effects(changed, orders=[order(2)], fills=[fill(2), fill(1)], outputs=[mark(3.0)]))
     assert same(ledger.load("p"), RECORD)
     assert list(ledger.outputs("p", "in-2")) == []

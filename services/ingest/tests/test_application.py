@@ -315,11 +315,15 @@ def test_replays_of_one_universe_follow_each_other(make: Callable[..., Stand]) -
 def test_speed_throttles(make: Callable[..., Stand]) -> None:
     stand = make()
     stand.store.write(Timeframe.M1, bars(range(100)))
-    stand.pump(replay(0, 100, speed=60.0))
+    stand.send(replay(0, 100, speed=60.0))
+    stand.runner.step()
     for elapsed_s, published in ((0, 1), (0.5, 1), (0.5, 2), (10, 12), (1000, 100)):
+        assert stand.runner.waiting, "a pump must not end here"
         stand.clock.advance(elapsed_s)
-        stand.pump()
+        for _ in range(3):
+            stand.runner.step()
         assert len(stand.frames(Timeframe.M1)) == published
+    assert not stand.runner.waiting
     assert stand.ingest.held() == []
 
 

@@ -20,14 +20,14 @@ class MemoryBus:
     def __init__(self, max_message_bytes: int = 1_000_000) -> None:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
-        self._logs: dict[str, list[list[Record]]] = {}
+        self._logs: dict[str, list[_Log]] = {}
         self._groups: dict[str, _Group] = {}
         self._max_message_bytes = max_message_bytes
 
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         with self._lock:
             for topic, count in partitions.items():
-                self._logs.setdefault(topic, [[] for _ in range(count)])
+                self._logs.setdefault(topic, [_Log() for _ in range(count)])
 
     def partitions(self, topic: str) -> int:
         return len(self._logs.get(topic, ()))
@@ -60,7 +60,7 @@ class MemoryBus:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _log(self, topic: str) -> list[list[Record]]:
+    def _log(self, topic: str) -> list[_Log]:
         try:
             return self._logs[topic]
         except KeyError:
@@ -74,7 +74,15 @@ class MemoryBus:
             number = _partition_of(key, len(logs))
             log = logs[number]
             log.append(Record(topic, number, len(log), key, value, MappingProxyType(dict(headers))))
-            self._arrived.notify_all()
+            if any([reader._has_news(topic, number) for reader in log.readers]):
+                self._arrived.notify_all()
+
+
+class _Log(list[Record]):
+    """A partition, and the consumers that it is assigned to."""
+
+    def __init__(self) -> None:
+        self.readers: list[MemoryConsumer] = []
 
 
 @dataclass
@@ -117,13 +125,20 @@ class MemoryConsumer:
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._generation = 0
         self._positions: dict[Partition, int] = {}
-        self._logs: dict[Partition, list[Record]] = {}
+        self._logs: dict[Partition, _Log] = {}
         self._paused: set[Partition] = set()
-        self._turn = 0
+        self._ready: dict[Partition, None] = {}
+        """Partitions that may have records not yet delivered, the one that has waited longest first."""
+        self._waits = False
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
         with self._bus._arrived:
-            return self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
+            records = self._next(max_records)
+            if not records and timeout_s > 0:
+                self._waits = True
+                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
+                self._waits = False
+            return records
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         with self._bus._lock:
@@ -140,6 +155,7 @@ class MemoryConsumer:
         if partition not in self._positions:
             raise BusError(f"{partition.topic}[{partition.number}] is not assigned to this consumer")
         self._positions[partition] = offset
+        self._ready[partition] = None
 
     def pause(self, partitions: Collection[Partition]) -> None:
         self._paused.update(self._positions.keys() & set(partitions))
@@ -163,20 +179,26 @@ class MemoryConsumer:
         self._rebalance()
         return self._take(max_records)
 
+    def _has_news(self, topic: str, number: int) -> bool:
+        """Note a new record; whether somebody waits for it."""
+        self._ready[Partition(topic, number)] = None
+        return self._waits
+
     def _take(self, max_records: int) -> list[Record]:
-        """Round robin over the partitions, so that none starves, as many as fit."""
+        """As many records as fit; a partition that has more to give goes to the end of the line."""
         taken: list[Record] = []
-        partitions = list(self._positions.items())
-        for i in range(len(partitions)):
-            partition, position = partitions[(self._turn + i) % len(partitions)]
-            log = self._logs[partition]
-            if position < len(log) and partition not in self._paused:
-                chunk = log[position : position + max_records - len(taken)]
-                taken.extend(chunk)
-                self._positions[partition] = position + len(chunk)
-                if len(taken) >= max_records:
-                    self._turn = (self._turn + i + 1) % len(partitions)
-                    break
+        for partition in list(self._ready):
+            if partition in self._paused:
+                continue
+            if len(taken) >= max_records:
+                break
+            position, log = self._positions[partition], self._logs[partition]
+            chunk = log[position : position + max_records - len(taken)]
+            taken.extend(chunk)
+            self._positions[partition] = position + len(chunk)
+            del self._ready[partition]
+            if position + len(chunk) < len(log):
+                self._ready[partition] = None
         return taken
 
     def _rebalance(self) -> None:
@@ -194,8 +216,10 @@ class MemoryConsumer:
         if any(partition in other._positions for other in group.members for partition in wanted):
             return
         for partition in wanted:
-            self._logs[partition] = self._bus._log(partition.topic)[partition.number]
+            log = self._logs[partition] = self._bus._log(partition.topic)[partition.number]
+            log.readers.append(self)
             self._positions[partition] = group.committed.get(partition, 0)
+            self._ready[partition] = None
         try:
             if wanted and self._on_assigned:
                 self._on_assigned(sorted(wanted))
@@ -216,7 +240,10 @@ class MemoryConsumer:
             self._release()
 
     def _release(self) -> None:
+        for log in self._logs.values():
+            log.readers.remove(self)
         self._positions.clear()
         self._logs.clear()
+        self._ready.clear()
         self._paused.clear()
         self._bus._arrived.notify_all()

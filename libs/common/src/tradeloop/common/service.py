@@ -76,6 +76,10 @@ class Service(Protocol):
         """Work that no message starts, such as the next frame of a feed. Called once a step."""
         ...
 
+    def waiting(self) -> bool:
+        """Whether `advance` has work left that only time will free, such as a replay at a given speed."""
+        ...
+
     def held(self) -> Collection[Position]:
         """Messages that were taken in but wait for others; their offsets are not committed."""
         ...
@@ -94,6 +98,9 @@ class Handler:
 
     def advance(self) -> Iterable[Message]:
         return ()
+
+    def waiting(self) -> bool:
+        return False
 
     def held(self) -> Collection[Position]:
         return ()
@@ -154,8 +161,8 @@ class Runner:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is work that only time will free: a retry not yet due, or something unavailable."""
-        return bool(self._backlog or self._delayed)
+        """Whether there is work that only time will free: a retry not yet due, a slow feed, something unavailable."""
+        return bool(self._backlog or self._delayed) or self.service.waiting()
 
     def step(self, timeout_s: float = 0.0) -> int:
         """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out.

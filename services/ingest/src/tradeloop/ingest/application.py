@@ -53,6 +53,9 @@ class Ingest(Handler):
                 if not waiting:
                     del self._replays[universe]
 
+    def waiting(self) -> bool:
+        return bool(self._replays)
+
     def held(self) -> Collection[Position]:
         """A replay's request is settled with its last frame: a crash before that repeats it."""
         return [replay.position for waiting in self._replays.values() for replay in waiting]
