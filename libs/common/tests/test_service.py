@@ -240,16 +240,16 @@ class Holder(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting = Held()
+        self.taken = Held()
         self.positions: list[Position] = []
 
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
-        self.waiting.hold(position)
+        self.taken.hold(position)
         self.positions.append(position)
         return super().handle(message, position)
 
     def held(self) -> Collection[Position]:
-        return self.waiting.positions()
+        return self.taken.positions()
 
 
 def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: MemoryBus, clock: ManualClock) -> None:
@@ -260,7 +260,7 @@ def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: M
     assert service.steps == [0, 1, 2, 3]
     assert runner.step() == 0, "four are held: paused"
     for position in service.positions[:3]:
-        service.waiting.release(position)
+        service.taken.release(position)
     runner.step()
     runner.step()
     assert service.steps[:8] == list(range(8))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, from_us, resample
+from tradeloop.common.market import BarArrays, Calendar, Instrument, Timeframe, TimeRange, Universe, from_us, resample
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.ingest.adapters.files import read_bars
@@ -63,7 +63,7 @@ def open_source(path: Path | None, strategy: Strategy) -> Source:
         symbol = re.sub(r"[^A-Za-z0-9_.\-]+", "-", path.name.split(".")[0]).strip("-") or "bars"
         name = path.name
     bars, report = read_bars(str(path), Instrument(id=f"file:{symbol}"))
-    calendar = "continuous"
+    calendar: Calendar = "continuous"
     if report.timeframe is Timeframe.D1:
         calendar = "sessions"
     elif not (bars.open_us // _DAY_US % 7 == _SATURDAY).any():
