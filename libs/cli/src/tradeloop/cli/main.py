@@ -20,7 +20,8 @@ from tradeloop.common.errors import UserError
 app = typer.Typer(
     name="tradeloop",
     help="Trading with reinforcement learning, from bars to filled orders and rewards.\n\n"
-    "Start with [bold]tradeloop demo[/bold]: it trains a policy, trades it through all five services and writes a report.",
+    "Start with [bold]tradeloop demo[/bold]: it trains a policy, trades it through all five services and writes a "
+    "report.",
     rich_markup_mode="rich",
     no_args_is_help=True,
     add_completion=False,
@@ -117,11 +118,11 @@ def topics(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says which), 130 (interrupted)."""
+    """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says it), 130 (interrupted)."""
     interrupted = _Interruption()
     try:
         app(arguments)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  the last line of defence before a user
         if interrupted or isinstance(error, KeyboardInterrupt):
             return _explain(error, "interrupted; nothing was left half-written", 130)
         if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help

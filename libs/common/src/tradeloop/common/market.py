@@ -71,6 +71,10 @@ _SECONDS = {
 }
 
 
+Calendar = Literal["continuous", "weekdays", "sessions"]
+"""When bars are due: always; Monday to Friday; or in sessions that only the venue knows."""
+
+
 class Instrument(BaseModel):
     """What is traded, and the venue's rules for it. Zero for a step or a minimum means the venue sets none."""
 
@@ -86,8 +90,7 @@ class Instrument(BaseModel):
     maker_bps: float = Field(default=2.0, ge=0)
     taker_bps: float = Field(default=5.0, ge=0)
     """Fee for taking liquidity, in basis points of the notional."""
-    calendar: Literal["continuous", "weekdays", "sessions"] = "continuous"
-    """When bars are due: always; Monday to Friday; or in sessions only the venue knows."""
+    calendar: Calendar = "continuous"
 
 
 class Universe(BaseModel):
