@@ -189,7 +189,9 @@ class Market:
         costs = Costs(slippage_bps=1.0, impact_bps=8.0, max_participation=0.5)
         self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
 
-    def read(self, path: str, instrument: Instrument, timeframe: Timeframe | None) -> tuple[BarArrays, FileReport]:
+    def read(
+        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None
+    ) -> tuple[BarArrays, FileReport]:
         """One instrument's bars, as if from a file."""
         a = self.ids.index(instrument.id)
         rows = self.bars.present[:, a]
