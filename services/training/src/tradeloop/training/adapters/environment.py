@@ -92,12 +92,17 @@ class Episodes:
         ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
         self.walk = Walk(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
         seen = np.ascontiguousarray(features.reshape(len(bars), -1), dtype=np.float32)
-        self._course = Course(market_of(bars), bars.close_us, seen, strategy.window)
+        self._course = Course(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
         self._episode_bars, self._scheme = episode_bars, strategy.actions
-        self._action = np.zeros((books, strategy.actions.size(instruments)))
+        self.action = np.zeros((books, strategy.actions.size(instruments)))
+        self.weights = np.zeros((books, instruments))
+        # SB3 reads an observation until after the next step, and copies it then: one buffer would not do.
+        self._outs = [np.zeros((books, *self.observation_space.shape), dtype=np.float32) for _ in range(2)]
+        self._advances = [self.simulator.bind(self._course, self.walk, self.weights, out) for out in self._outs]
+        self._turn = 0
         # Its arrays are all written in place, so that it is made once.
-        self._context = self.simulator.context(
-            self._action,
+        self.context = self.simulator.context(
+            self.action,
             self.walk.ts_prev,
             self.walk.ts,
             self.walk.terminated,
@@ -105,8 +110,12 @@ class Episodes:
             FeaturesAsOf(strategy.feature_set.names, features, self.walk.rows),
         )
 
-    def start(self, which: Ints, rows: Ints, out: Observations) -> Observations:
-        """Begin new episodes of the books `which` at `rows`. Observes all books into `out` (N, n)."""
+    def start(self, which: Ints, generator: np.random.Generator) -> Observations:
+        """Begin new episodes of the books `which` at random rows. Returns the observations of all books."""
+        return self.start_at(which, self.starts[generator.integers(len(self.starts), size=len(which))])
+
+    def start_at(self, which: Ints, rows: Ints) -> Observations:
+        """Begin new episodes of the books `which` at `rows`. Returns the observations of all books."""
         walk, course = self.walk, self._course
         walk.rows[which] = rows
         walk.ends[which] = rows + self._episode_bars
@@ -115,17 +124,23 @@ class Episodes:
         done = np.zeros(len(walk.rows), dtype=np.bool_)
         done[which] = True
         self.engine.reset(done)
-        return observe(course.seen, course.window, walk.rows, self.simulator.books.account, out)
+        return observe(course.seen, course.window, walk.rows, self.simulator.books.account, self._outs[self._turn])
 
-    def step(self, action: NDArray[Any], out: Observations) -> tuple[Floats, int]:
-        """Act, move on by one bar, and observe into `out` (N, n).
+    def step(self, action: NDArray[Any]) -> tuple[Observations, Floats, int]:
+        """Act, and move on by one bar.
 
-        Returns the rewards (N,) and how many episodes ended; `walk` says which. Raises `RewardError` when the
-        reward breaks its contract.
+        Returns observations (N, n), rewards (N,) and how many episodes ended; `walk` says which. The second step
+        after this one overwrites the observations. Raises `RewardError` when the reward breaks its contract.
         """
-        self._action[:] = action.reshape(self._action.shape)
-        ended = self.simulator.advance(self._course, self.walk, self._scheme.weights(self._action), out)
-        return self.engine(self._context), ended
+        self.action[:] = action.reshape(self.action.shape)
+        self.weights[:] = self._scheme.weights(self.action)
+        out, ended = self.advance()
+        return out, self.engine(self.context), ended
+
+    def advance(self) -> tuple[Observations, int]:
+        """The part of a step that is the market's: move on towards `weights`, without a reward."""
+        self._turn = turn = 1 - self._turn
+        return self._outs[turn], self._advances[turn]()
 
 
 class TradingVecEnv(VecEnv):
@@ -151,9 +166,6 @@ class TradingVecEnv(VecEnv):
         super().__init__(books, self.episodes.observation_space, self.episodes.action_space)
         self._generator = generator
         self._every = np.arange(books)
-        size = strategy.observation_size(len(bars.instruments))
-        # SB3 reads an observation until after the next step, and copies it then.
-        self._buffers = [np.zeros((books, size), dtype=np.float32) for _ in range(2)]
         self._infos: list[dict[str, Any]] = [{} for _ in range(books)]
         self._actions: NDArray[Any] = np.zeros(books)
 
@@ -162,7 +174,7 @@ class TradingVecEnv(VecEnv):
             self._generator = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
         self._reset_options()
-        return self._start(self._every, self._next_buffer())
+        return self.episodes.start(self._every, self._generator)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         self._actions = actions
@@ -172,15 +184,15 @@ class TradingVecEnv(VecEnv):
         return self.step_wait()
 
     def step_wait(self) -> Stepped:
-        walk, observations = self.episodes.walk, self._next_buffer()
-        rewards, ended = self.episodes.step(self._actions, observations)
+        walk = self.episodes.walk
+        observations, rewards, ended = self.episodes.step(self._actions)
         dones = walk.terminated | walk.truncated
         infos = self._infos.copy()
         if ended:
             which = np.flatnonzero(dones)
             for n, last in zip(which.tolist(), observations[which], strict=True):
                 infos[n] = {"terminal_observation": last, "TimeLimit.truncated": bool(walk.truncated[n])}
-            self._start(which, observations)
+            self.episodes.start(which, self._generator)
         return observations, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
@@ -202,14 +214,6 @@ class TradingVecEnv(VecEnv):
     ) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
 
-    def _start(self, which: Ints, out: Observations) -> Observations:
-        starts = self.episodes.starts
-        return self.episodes.start(which, starts[self._generator.integers(len(starts), size=len(which))], out)
-
-    def _next_buffer(self) -> Observations:
-        self._buffers.reverse()
-        return self._buffers[0]
-
 
 class TradingEnv(gym.Env[Observations, Any]):
     """One episode at a time, for anything that speaks Gymnasium.
@@ -224,25 +228,20 @@ class TradingEnv(gym.Env[Observations, Any]):
     ) -> None:
         self.episodes = Episodes(portfolio, strategy, bars, features, books=1, episode_bars=episode_bars)
         self.observation_space, self.action_space = self.episodes.observation_space, self.episodes.action_space
-        self._size = strategy.observation_size(len(bars.instruments))
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
         super().reset(seed=seed)
-        starts = self.episodes.starts
-        row = (options or {}).get("start", None)
+        episodes, book = self.episodes, np.zeros(1, dtype=np.int64)
+        row = (options or {}).get("start")
         if row is None:
-            row = starts[self.np_random.integers(len(starts))]
-        elif row not in starts:
-            raise ValueError(f"no episode may start at row {row}: the first that may is {starts[0]}")
-        self.episodes.start(np.zeros(1, dtype=np.int64), np.array([row]), out := self._buffer())
-        return out[0], {}
+            return episodes.start(book, self.np_random)[0].copy(), {}
+        if row not in episodes.starts:
+            raise ValueError(f"no episode may start at row {row}: the first that may is {episodes.starts[0]}")
+        return episodes.start_at(book, np.array([row]))[0].copy(), {}
 
     def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         walk = self.episodes.walk
-        reward, _ = self.episodes.step(np.asarray(action), out := self._buffer())
-        return out[0], float(reward[0]), bool(walk.terminated[0]), bool(walk.truncated[0]), {}
-
-    def _buffer(self) -> Observations:
-        return np.empty((1, self._size), dtype=np.float32)
+        observations, rewards, _ = self.episodes.step(np.asarray(action))
+        return observations[0].copy(), float(rewards[0]), bool(walk.terminated[0]), bool(walk.truncated[0]), {}
