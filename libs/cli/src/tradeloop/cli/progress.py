@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -51,4 +52,7 @@ class Stages:
 
 def quiet_logs() -> None:
     """Log lines would tear the progress bars: only with `--debug`. What goes wrong is said in the end anyway."""
-    configure_logging("plain", logging.INFO if os.environ.get("TRADELOOP_DEBUG") else logging.CRITICAL)
+    debug = bool(os.environ.get("TRADELOOP_DEBUG"))
+    configure_logging("plain", logging.INFO if debug else logging.CRITICAL)
+    if not debug:
+        warnings.simplefilter("ignore")  # libraries warn each other's authors, not this command's user
