@@ -79,7 +79,8 @@ class TargetPosition:
         share = np.minimum(np.maximum(action, -1.0), 1.0)
         if self.long_only:
             share = (share + 1.0) * 0.5
-        return share * (self.leverage / action.shape[1])
+        weights: NDArray[np.float64] = share * (self.leverage / action.shape[1])
+        return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,8 @@ class Discrete:
         return instruments
 
     def weights(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
-        levels = np.asarray(self.levels)
-        return levels[action.astype(np.int64)] / action.shape[1]
+        weights: NDArray[np.float64] = np.asarray(self.levels)[action.astype(np.int64)] / action.shape[1]
+        return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,8 @@ class PortfolioWeights:
         clipped = np.minimum(np.maximum(action, -1.0), 1.0)
         scores = np.exp((clipped - clipped.max(axis=1, keepdims=True)) / self.temperature)
         # A running sum: unlike `sum`, its bits do not depend on how the array lies in memory.
-        return scores[:, 1:] / np.add.accumulate(scores, axis=1)[:, -1:]
+        weights: NDArray[np.float64] = scores[:, 1:] / np.add.accumulate(scores, axis=1)[:, -1:]
+        return weights
 
 
 def _require(holds: bool, message: str) -> None:
