@@ -15,7 +15,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.rewards import RewardError
 from tradeloop.common.strategy import RewardContext, reward
-from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
+from tradeloop.training.adapters.environment import OneBookReward, TradingEnv, TradingVecEnv
 
 SCHEMES = ["target_position", "discrete", "portfolio_weights"]
 BOOKS = 5
@@ -67,14 +67,25 @@ class Replay:
         return np.asarray(next(self.actions), dtype=np.float64).reshape(1, -1)
 
 
+@reward(version="1")
+class ByInstrument:
+    """Mixes what is per book with what is per instrument."""
+
+    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
+        moved: NDArray[np.float64] = np.abs(c.position - c.position_prev).sum(axis=1)
+        return np.log(c.equity / c.equity_prev) - 0.1 * moved + 0.5 * c.drawdown
+
+
+@pytest.mark.parametrize("rewarded", ["growth", "curious", "by_instrument"])
 @pytest.mark.parametrize("instruments", [1, 3])
 @pytest.mark.parametrize("actions", SCHEMES)
 def test_both_environments_and_the_backtest_are_one_simulation(
-    make_world: Any, curious: Any, actions: str, instruments: int
+    make_world: Any, curious: Any, actions: str, instruments: int, rewarded: str
 ) -> None:
     costs = Costs(slippage_bps=3.0)
     world = make_world(length=120, instruments=instruments, costs=costs, seed=instruments)
-    changes = {"actions": actions, "reward": curious}
+    rewards_of = {"growth": world.strategy().reward, "curious": curious, "by_instrument": ByInstrument()}
+    changes = {"actions": actions, "reward": rewards_of[rewarded]}
     steps = 120 - 4 - 3  # what remains after warm-up and window
     many = vec_env(world, episode_bars=steps, **changes)
     one = single_env(world, episode_bars=steps, **changes)
@@ -103,7 +114,8 @@ def test_both_environments_and_the_backtest_are_one_simulation(
             assert one.episodes.simulator.books.equity[0] == result.equity[t + 7]
             last = t == steps - 1
             assert (terminated, truncated) == (False, last)
-            assert got == result.rewards[t + 7] + (100.0 if last else 0.0), "a backtest is never truncated"
+            told = 100.0 if last and rewarded == "curious" else 0.0  # a backtest is never truncated
+            assert got == result.rewards[t + 7] + told
 
 
 def _then_still(replay: Replay, action: Any) -> Any:
@@ -280,3 +292,59 @@ def test_a_broken_reward_is_named(make_world: Any, kind: str, message: str) -> N
 def test_too_few_bars_are_refused(make_world: Any) -> None:
     with pytest.raises(UserError, match="window of 3 and episodes of 200 bars need 203 bars in a row"):
         vec_env(make_world(), episode_bars=200)
+
+
+@reward(version="1")
+class OnlyArrays:
+    """Floats have no length."""
+
+    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
+        return np.full(len(c.equity), 3.0)
+
+
+@reward(version="1")
+class Divides:
+    """By what is zero most of the time."""
+
+    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(c.fees / c.traded_notional)
+
+
+def test_one_book_is_rewarded_by_floats_only_where_they_give_the_same_bits(make_world: Any, curious: Any) -> None:
+    def floats(reward: Any) -> bool:
+        return isinstance(single_env(make_world(), reward=reward)._reward, OneBookReward)
+
+    assert floats(make_world().strategy().reward)
+    assert floats(ByInstrument())
+    assert floats(Divides())
+    assert not floats(curious), "it has a memory"
+    assert not floats(OnlyArrays())
+
+
+def test_a_float_division_by_zero_is_left_to_arrays(make_world: Any) -> None:
+    env = single_env(make_world(), reward=Divides())
+    env.reset(seed=0)
+    assert env.step(np.array([1.0]))[1] == pytest.approx(1e-4)
+    assert env.step(np.array([1.0]))[1] == 0.0, "nothing traded"
+
+
+@reward(version="1")
+class BreaksLater:
+    """Nothing is wrong with it until a book has fallen by a percent."""
+
+    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
+        return np.where(c.drawdown > 0.01, np.nan, c.equity)
+
+
+def test_a_reward_that_breaks_in_the_single_environment_is_named(make_world: Any) -> None:
+    env = single_env(make_world(), reward=BreaksLater(), episode_bars=190)
+    env._reward = OneBookReward(BreaksLater(), env.episodes)
+    env.reset(seed=0)
+    with pytest.raises(RewardError, match=r"BreaksLater.*not finite"):
+        hold(env, 190)
+
+
+def hold(env: TradingEnv, steps: int) -> None:
+    for _ in range(steps):
+        env.step(np.array([1.0]))
