@@ -1,10 +1,26 @@
-"""Makes the server fixtures of `tests/servers.py` known to every test of the workspace."""
+"""What every test of the workspace shares: the servers of `tests/servers.py`, and logging that does not leak."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))  # `--import-mode=importlib` adds nothing to the path by itself
 
 pytest_plugins = ["tests.servers"]
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_in_its_test() -> Iterator[None]:
+    """The command sets up logging for its process; the next test is to find it as it was."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    structlog.reset_defaults()

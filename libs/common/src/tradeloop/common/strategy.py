@@ -155,7 +155,12 @@ def in_one_line(error: BaseException) -> str:
     """What went wrong inside an author's code: the error, and which line of theirs raised it."""
     # What lies between them and here: this package, and Python's import of theirs.
     between = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(between)]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        # The backport of Python's own importlib.metadata takes its place once any library has imported it.
+        if not frame.filename.startswith(between) and "importlib_metadata" not in Path(frame.filename).parts
+    ]
     theirs = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" ({'/'.join(Path(theirs[-1].filename).parts[-2:])}:{theirs[-1].lineno})" if theirs else ""
     return " ".join(f"{type(error).__name__}: {error}{where}".split())
