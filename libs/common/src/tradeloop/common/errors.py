@@ -1,5 +1,7 @@
 """The two kinds of error that cross module boundaries."""
 
+from __future__ import annotations
+
 
 class Unavailable(Exception):
     """Something outside cannot be reached right now. Trying the same call again is safe, and expected."""
