@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tradeloop.common.market import BarArrays, Instrument
 from tradeloop.common.observations import ObservationBuilder, observation_size
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.simulation import Books, Halt, Market, Simulator, Verdict, market_of, observe
+from tradeloop.common.simulation import Books, Course, Halt, Market, Simulator, Verdict, Walk, market_of, observe
 
 Floats = NDArray[np.float64]
 FREE = Instrument(id="test:X", taker_bps=0.0)
@@ -570,6 +570,59 @@ def test_weights_of_another_shape_are_refused() -> None:
     for shape in ((1, 1), (2, 2), (3, 1), (2,)):
         with pytest.raises(ValueError, match="shape"):
             one.decide(np.zeros(shape))
+
+
+@settings(deadline=None, max_examples=20)
+@given(worlds())
+def test_a_bound_step_is_a_step_and_an_observation(world: World) -> None:
+    books, count, window = world.weights.shape[1], len(world.instruments), 3
+    plain, bound = world.simulator(), world.simulator()
+    seen = np.random.default_rng(0).normal(size=(world.length, 2 * count)).astype(np.float32)
+    close_us = np.arange(world.length, dtype=np.int64) * 60
+    walk, weights = walk_of(books), np.zeros((books, count))
+    out = np.zeros((books, observation_size(window, count, 2)), dtype=np.float32)
+    step = bound.bind(Course(world.market, close_us, seen, window), walk, weights, out)
+    rows = np.full(books, window)
+    walk.rows[:], walk.ends[:] = window, [10, 10, 12, 99]
+    for one, at in ((plain, rows), (bound, walk.rows)):
+        one.reset(world.market, at)
+    for t in range(window, 12):
+        weights[:] = world.weights[t]
+        ended = step()
+        plain.step(world.market, rows, world.weights[t])
+        for name in Books._fields:
+            np.testing.assert_array_equal(getattr(bound.books, name), getattr(plain.books, name), err_msg=name)
+        np.testing.assert_array_equal(walk.rows, rows)
+        np.testing.assert_array_equal(out, observe(seen, window, rows, plain.books.account, np.empty_like(out)))
+        halted = plain.books.halt != 0
+        np.testing.assert_array_equal(walk.terminated, halted)
+        np.testing.assert_array_equal(walk.truncated, (rows == walk.ends) & ~halted)
+        assert ended == np.count_nonzero(halted | (rows == walk.ends))
+        np.testing.assert_array_equal(walk.ts, close_us[rows])
+        np.testing.assert_array_equal(walk.ts_prev, 0 if t == window else close_us[rows - 1])
+
+
+def walk_of(books: int) -> Walk:
+    ints, flags = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
+    return Walk(ints[0], ints[1], ints[2], ints[3], flags[0], flags[1])
+
+
+def test_arrays_that_do_not_fit_are_not_bound() -> None:
+    market = prices([100.0] * 5, [100.0] * 5)
+    one = simulator([FREE], books=2)
+    course = Course(market, np.zeros(5, dtype=np.int64), np.zeros((5, 3), dtype=np.float32), 2)
+    weights, out = np.zeros((2, 1)), np.zeros((2, 2 * 3 + 4), dtype=np.float32)
+    one.bind(course, walk_of(2), weights, out)
+    for wrong in (
+        (course, walk_of(3), weights, out),
+        (course, walk_of(2), weights[:1], out),
+        (course, walk_of(2), weights, out.astype(np.float64)),
+        (course, walk_of(2), weights, np.zeros((2, 20), dtype=np.float32)[:, ::2]),
+        (course._replace(window=3), walk_of(2), weights, out),
+        (course._replace(close_us=np.zeros(4, dtype=np.int64)), walk_of(2), weights, out),
+    ):
+        with pytest.raises(ValueError, match="an array of shape"):
+            one.bind(*wrong)
 
 
 def test_a_reset_of_some_books_leaves_the_others_alone() -> None:
