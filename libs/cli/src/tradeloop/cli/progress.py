@@ -55,4 +55,5 @@ def quiet_logs() -> None:
     debug = bool(os.environ.get("TRADELOOP_DEBUG"))
     configure_logging("plain", logging.INFO if debug else logging.CRITICAL)
     if not debug:
-        warnings.simplefilter("ignore")  # libraries warn each other's authors, not this command's user
+        # Libraries warn each other's authors, not this command's user; some set filters anew when they are imported.
+        warnings.showwarning = lambda *_, **__: None

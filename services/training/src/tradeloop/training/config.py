@@ -26,5 +26,6 @@ class Settings(BaseSettings):
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's online_store section, as JSON, for an online store in Redis."""
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"
-    threads: int = Field(default=2, ge=1)
-    """Threads of PyTorch. Part of what makes a run repeatable: another number gives another policy."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of PyTorch. Part of what makes a run repeatable: another number gives another policy. Networks this
+    small gain little from a second one, and lose most of their speed to it when the cores are not idle."""

@@ -98,6 +98,7 @@ class Episodes:
         self._course = Course(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
         self._episode_bars, self._scheme = episode_bars, strategy.actions
         self.action = np.zeros((books, strategy.actions.size(instruments)))
+        self._given = self.action.reshape(books, *(self.action_space.shape or ()))  # as the space has it
         self.weights = np.zeros((books, instruments))
         size = strategy.observation_size(instruments)
         self.buffers = [np.zeros((books, size), dtype=np.float32) for _ in range(buffers)]
@@ -136,7 +137,7 @@ class Episodes:
         Returns observations (N, n), rewards (N,) and how many episodes ended; `walk` says which. Raises `RewardError`
         when the reward breaks its contract.
         """
-        self.action[:] = action.reshape(self.action.shape)
+        self._given[...] = action
         self.weights[:] = self._scheme.weights(self.action)
         self._turn = turn = (self._turn + 1) % len(self.buffers)
         ended = self.advances[turn]()
