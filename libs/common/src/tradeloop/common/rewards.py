@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
@@ -21,6 +22,8 @@ from tradeloop.common.errors import UserError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+_FLOAT64 = np.dtype(np.float64)
 
 
 @dataclass(slots=True)
@@ -203,7 +206,7 @@ class RewardEngine:
         self.components = dict(answer) if isinstance(answer, Mapping) else {"reward": answer}
         total: Floats | None = None
         for name, part in self.components.items():
-            if not isinstance(part, np.ndarray) or part.shape != self._shape or part.dtype != np.float64:
+            if not isinstance(part, np.ndarray) or part.shape != self._shape or part.dtype != _FLOAT64:
                 what = f"{part.dtype} of shape {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
                 raise self._error(f"returned {what} as {name}: it must be an array of float64 of shape {self._shape}")
             if total is None:
@@ -213,16 +216,20 @@ class RewardEngine:
         if total is None:
             raise self._error("returned no components: return an array, or a mapping of at least one")
         # One reduction finds what is not finite: a NaN or an infinity survives the sum.
-        if not np.isfinite(total.sum()):
+        if not isfinite(np.add.reduce(total)):
             bad = [name for name, part in self.components.items() if not np.isfinite(part).all()]
             where = ", ".join(bad) or "the sum of its components"
             raise self._error(f"returned a value that is not finite in {where}: guard its divisions and logarithms")
-        if len(self.state) != len(self._own) or any(self.state.get(name) is not own for name, own in self._own.items()):
+        if (self.state or self._own) and not self._state_is_kept():
             raise self._error(
                 "changed what its state consists of: declare each name in initial_state, "
                 "and write into the array that is there, c.state[name][:] = ..."
             )
         return total
+
+    def _state_is_kept(self) -> bool:
+        kept = all(self.state.get(name) is own for name, own in self._own.items())
+        return kept and len(self.state) == len(self._own)
 
     def reset(self, done: Bools) -> None:
         """Forget the books whose episode ended."""
