@@ -20,7 +20,7 @@ from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.training.adapters.sb3 import export, hyper_parameters
 from tradeloop.training.domain import fit_scaler
 
-BARS, ROUNDS, BLOCK = 4_000, 40, 500
+BARS, ROUNDS, BLOCK = 4_000, 30, 300
 
 
 def each_us(block: Callable[[int], object], numbers: range) -> list[float]:

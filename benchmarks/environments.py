@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks import kernel, setting
 from benchmarks.measure import Row, in_turns, tell
 from tradeloop.common.market import BarArrays
+from tradeloop.common.strategy import Discrete, Strategy
 from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
 from tradeloop.training.domain import episode_starts
 
@@ -92,9 +94,11 @@ class Bare:
 class Single:
     """`TradingEnv` under random actions, started anew when an episode ends."""
 
-    def __init__(self, bars: BarArrays, features: NDArray[np.float64], actions: NDArray[np.float32]) -> None:
+    def __init__(
+        self, bars: BarArrays, features: NDArray[np.float64], strategy: Strategy, actions: Iterable[object]
+    ) -> None:
         portfolio = setting.portfolio(setting.universe())
-        self._env = TradingEnv(portfolio, setting.example(), bars, features, episode_bars=EPISODE_BARS)
+        self._env = TradingEnv(portfolio, strategy, bars, features, episode_bars=EPISODE_BARS)
         self._env.reset(seed=1)
         self._actions = actions
 
@@ -146,6 +150,11 @@ def gym_trading_env(bars: BarArrays, features: NDArray[np.float64], window: int)
     return env
 
 
+def with_two_choices(strategy: Strategy) -> Strategy:
+    """The same strategy, short or long: the two actions that gym-anytrading has."""
+    return Strategy(strategy.name, strategy.features, strategy.reward, strategy.window, Discrete((-1.0, 1.0)))
+
+
 def check_kernel(bars: BarArrays, features: NDArray[np.float64], actions: NDArray[np.float32]) -> None:
     """Raise unless the bare kernel answers as the environment does, over an episode but its end."""
     portfolio = setting.portfolio(setting.universe())
@@ -168,7 +177,8 @@ def measure() -> None:
     single = generator.uniform(-1.0, 1.0, (STEPS_SINGLE, 1)).astype(np.float32)
     check_kernel(bars, features, single)
     rows = episode_starts(bars, features, strategy.window, EPISODE_BARS)[:: BARS // (BOOKS + 10)][:BOOKS]
-    anytrading = Peer(FeatureStocks(bars, features, strategy.window), generator.integers(2, size=STEPS_SINGLE).tolist())
+    choices = generator.integers(2, size=STEPS_SINGLE).tolist()
+    anytrading = Peer(FeatureStocks(bars, features, strategy.window), choices)
     trading_env = Peer(
         gym_trading_env(bars, features, strategy.window), generator.integers(5, size=STEPS_SLOW).tolist()
     )
@@ -176,7 +186,8 @@ def measure() -> None:
         {
             "vectorised": (Vectorised(bars, features, batch), STEPS_BATCHED * BOOKS),
             "kernel": (Bare(bars, features, batch, rows.copy()), STEPS_BATCHED * BOOKS),
-            "single": (Single(bars, features, single), STEPS_SINGLE),
+            "single": (Single(bars, features, strategy, list(single)), STEPS_SINGLE),
+            "discrete": (Single(bars, features, with_two_choices(strategy), choices), STEPS_SINGLE),
             "gym-anytrading": (anytrading, STEPS_SINGLE),
             "gym-trading-env": (trading_env, STEPS_SLOW),
         },
@@ -194,7 +205,8 @@ def measure() -> None:
             row(f"vectorised environment, N = {BOOKS}", "vectorised", "gym-anytrading", 10.0),
             row(f"vectorised environment, N = {BOOKS}", "vectorised", "gym-trading-env", 45.0),
             row(f"vectorised environment, N = {BOOKS}", "vectorised", "kernel", 0.4),
-            row("Gymnasium environment, N = 1", "single", "gym-anytrading", 1.0),
+            row("Gymnasium environment, N = 1, target position", "single", "gym-anytrading", 1.0),
+            row("Gymnasium environment, N = 1, short or long", "discrete", "gym-anytrading", 1.0),
         ],
         [
             f"Random actions on {BARS:,} synthetic minute bars: window {strategy.window}, 8 features, fee 2 bp, "
@@ -204,7 +216,8 @@ def measure() -> None:
             "a reward only when a trade closes, its fee only in the profit it reports; its observation is a view, "
             "not a copy. gym-trading-env gets the same window and features (and adds two), fees, weights of "
             "-1 to 1 in halves, its log-return reward; it fills at the close decided on, and fills a history table. "
-            "Both run without a reset in the timed part.",
+            "The peers run without a reset in the timed part.",
+            "At N = 1 ours acts by the example's scheme, a number in a Box, and by gym-anytrading's two choices.",
             "The kernel is one fused numba function, called once a step and checked to answer as the environment does: "
             "the same sizing, fill, accounting, reward and observation for one instrument, with nothing pluggable, "
             "checked or recorded, and no VecEnv around it.",
