@@ -1,0 +1,340 @@
+"""`Simulator`: N books, the words for what they hold, and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from math import isnan
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.market import BarArrays, Instrument
+from tradeloop.common.observations import account_size
+from tradeloop.common.portfolio import Costs, RiskLimits
+from tradeloop.common.rewards import RewardContext
+from tradeloop.common.simulation import kernels
+from tradeloop.common.simulation.kernels import Bools, Float32s, Floats, Ints
+
+
+class Verdict(IntEnum):
+    """What became of a target. Names in lower case are the stable codes on `execution.risk.v1`."""
+
+    UNCHANGED = 0
+    """The position is where it should be, within the no-trade band and the venue's smallest order."""
+    ORDERED = 1
+    FLATTENED = 2
+    """The halt closes the position."""
+    STALE_PRICE = 3
+    MAX_ORDER_NOTIONAL = 4
+    MAX_POSITION = 5
+    MAX_LEVERAGE = 6
+    HALTED = 7
+
+
+DENIED = frozenset(
+    {Verdict.STALE_PRICE, Verdict.MAX_ORDER_NOTIONAL, Verdict.MAX_POSITION, Verdict.MAX_LEVERAGE, Verdict.HALTED}
+)
+"""Verdicts that stop an order."""
+
+
+class Halt(IntEnum):
+    """Why a book is halted."""
+
+    NONE = 0
+    DRAWDOWN = 1
+    MARGIN_CALL = 2
+
+
+class Terms(NamedTuple):
+    """What the kernels need to know of instruments, costs and limits. Fractions, not basis points."""
+
+    lot: Floats
+    tick: Floats
+    min_notional: Floats
+    fee: Floats
+    capital: float
+    slippage: float
+    impact: float
+    max_participation: float
+    """0 for no cap."""
+    band: float
+    max_position: float
+    max_leverage: float
+    max_order_notional: float
+    """In quote currency."""
+    max_drawdown: float
+    max_age: float
+    maintenance: float
+
+
+class Market:
+    """Bars as the kernels read them: `open`, `close`, `volume`, `funding_rate` and `present`, (T, A) each.
+
+    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache.
+    """
+
+    __slots__ = ("bars", "close", "funding_rate", "open", "present", "volume")
+
+    def __init__(
+        self, open: Floats, close: Floats, volume: Floats, funding_rate: Floats, present: NDArray[np.bool_]
+    ) -> None:
+        self.bars = np.stack((open, close, volume, funding_rate), axis=-1)
+        self.open, self.close, self.volume, self.funding_rate = np.moveaxis(self.bars, -1, 0)
+        self.present = np.array(present)
+
+
+class Books(NamedTuple):
+    """The state of N books, and what the last step did to them. `_prev` is the mark before the last."""
+
+    cash: Floats
+    equity: Floats
+    equity_prev: Floats
+    peak: Floats
+    drawdown: Floats
+    unrealised: Floats
+    traded: Floats
+    turnover: Floats
+    fees: Floats
+    slippage: Floats
+    funding: Floats
+    position: Floats
+    position_prev: Floats
+    entry: Floats
+    mark: Floats
+    mark_prev: Floats
+    age: Floats
+    """Frames since each instrument's last bar."""
+    holding: Floats
+    pending: Floats
+    """Signed quantities that fill at the next open."""
+    fill_quantity: Floats
+    """Signed; 0 where nothing filled."""
+    fill_price: Floats
+    fill_fee: Floats
+    fill_slippage: Floats
+    halt: NDArray[np.int8]
+    verdict: NDArray[np.int8]
+    account: Floats
+    """The account part of the observation, (N, 3A + 1)."""
+
+
+class Course(NamedTuple):
+    """What the books of a training walk through: bars, and the features that go with them."""
+
+    market: Market
+    close_us: Ints
+    seen: Float32s
+    """Features as the policy sees them, (T, A * F)."""
+    window: int
+    """Bars of features in an observation."""
+
+
+class Walk(NamedTuple):
+    """Where N books are on their course, (N,) each."""
+
+    rows: Ints
+    """The bar at which each is marked."""
+    ends: Ints
+    """The bar at which its episode is truncated."""
+    ts_prev: Ints
+    ts: Ints
+    terminated: Bools
+    truncated: Bools
+
+
+def market_of(bars: BarArrays) -> Market:
+    """Bars as the kernels read them."""
+    return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present)
+
+
+class Simulator:
+    """N books of the same instruments, costs and limits.
+
+    `books` may be read at any time; its arrays are written in place by every call.
+    """
+
+    def __init__(
+        self,
+        books: int,
+        instruments: Sequence[Instrument],
+        *,
+        capital: float,
+        costs: Costs,
+        limits: RiskLimits,
+        no_trade_band: float,
+    ) -> None:
+        count = len(instruments)
+        self._shape = (books, count)
+        self._every = np.arange(books)
+        self.terms = Terms(
+            lot=np.array([i.lot_size for i in instruments]),
+            tick=np.array([i.tick_size for i in instruments]),
+            min_notional=np.array([i.min_notional for i in instruments]),
+            fee=np.array([i.taker_bps * costs.fee_multiplier / 1e4 for i in instruments]),
+            capital=float(capital),
+            slippage=costs.slippage_bps / 1e4,
+            impact=costs.impact_bps / 1e4,
+            max_participation=costs.max_participation or 0.0,
+            band=float(no_trade_band),
+            max_position=limits.max_position,
+            max_leverage=limits.max_leverage,
+            max_order_notional=limits.max_order_notional * capital,
+            max_drawdown=limits.max_drawdown,
+            max_age=float(limits.max_price_age_bars),
+            maintenance=limits.maintenance_margin,
+        )
+        self.sums = np.zeros((11, books))
+        """The fields of `books` that are one amount for each book, in their order."""
+        legs = np.zeros((12, books, count))
+        halt, verdict = np.zeros(books, dtype=np.int8), np.zeros((books, count), dtype=np.int8)
+        account = np.zeros((books, account_size(count)))
+        self.books = Books._make((*self.sums, *legs, halt, verdict, account))
+        self.books.cash[:] = self.books.equity[:] = self.books.peak[:] = capital
+        self.books.mark[:] = np.nan
+        self._memory = (self.sums, legs, halt, verdict, account, np.array(self.terms[:4]), np.array(self.terms[4:]))
+        self._no_weights = np.empty((0, count))
+        self._no_rows = np.empty(0, dtype=np.int64)
+        nothing = self._no_weights
+        self._no_market = Market(nothing, nothing, nothing, nothing, nothing.astype(np.bool_))
+
+    def reset(self, market: Market, rows: Ints, which: Ints | None = None) -> None:
+        """Start the books (all, or `which`) anew, marked at the close of their rows."""
+        self._run(kernels.DO_RESET | kernels.DO_SETTLE, market, rows, which)
+
+    def decide(self, weights: Floats) -> None:
+        """Size every book towards `weights` (N, A); NaN leaves a position as it is. Fills `pending` and `verdict`.
+
+        Raises ValueError for another shape.
+        """
+        self._run(kernels.DO_DECIDE, weights=weights)
+
+    def settle(self, market: Market, rows: Ints) -> None:
+        """Fill what is pending at the open of each book's row, and mark the books at its close."""
+        self._run(kernels.DO_SETTLE, market, rows)
+
+    def fill(self, market: Market, rows: Ints) -> None:
+        """The first half of `settle`, the venue's: `fill_*` say what the pending orders got."""
+        self._run(kernels.DO_FILL, market, rows)
+
+    def account(self, market: Market, rows: Ints) -> None:
+        """The second half of `settle`, the owner's: book what `fill_*` say, and mark."""
+        self._run(kernels.DO_ACCOUNT | kernels.DO_MARK, market, rows)
+
+    def step(self, market: Market, rows: Ints, weights: Floats) -> None:
+        """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
+        self._run(kernels.DO_STEP, market, rows, weights=weights)
+
+    def bind(self, course: Course, walk: Walk, weights: Floats, out: Float32s) -> Callable[[], int]:
+        """A whole step in one cheap call: `step` towards `weights` (N, A) on a course, and observe into `out` (N, n).
+
+        The call returns how many episodes ended; `walk` says which. All arrays are read and written in place.
+        Raises ValueError for arrays that do not fit.
+        """
+        books, count = self._shape
+        market, length, width = course.market, *course.seen.shape
+        size = course.window * width + account_size(count)
+        expected: list[tuple[NDArray[Any], tuple[int, ...], type[np.generic]]] = [
+            (market.bars, (length, count, 4), np.float64),
+            (market.present, (length, count), np.bool_),
+            (course.close_us, (length,), np.int64),
+            (course.seen, (length, width), np.float32),
+            *((array, (books,), np.int64) for array in walk[:4]),
+            *((array, (books,), np.bool_) for array in walk[4:]),
+            (self._every, (books,), np.int64),
+            (weights, (books, count), np.float64),
+            (out, (books, size), np.float32),
+        ]
+        for array, shape, dtype in expected:
+            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+                raise ValueError(f"an array of shape {shape} and type {dtype.__name__} is {array.shape} {array.dtype}")
+        arrays: list[NDArray[Any]] = [*self._memory, *(array for array, _, _ in expected)]
+        table = np.array([books, count, length, width, course.window, size, *(array.ctypes.data for array in arrays)])
+        function, address = kernels.compiled_advance(), table.ctypes.data
+
+        def advance(_alive: object = (table, arrays)) -> int:
+            return function(address)
+
+        return advance
+
+    def _check(self, weights: Floats) -> None:
+        if weights.shape != self._shape:  # the kernels check no bounds
+            raise ValueError(f"weights have the shape {weights.shape}; it must be {self._shape}")
+
+    def _run(
+        self,
+        phases: int,
+        market: Market | None = None,
+        rows: Ints | None = None,
+        which: Ints | None = None,
+        weights: Floats | None = None,
+    ) -> None:
+        if weights is None:
+            weights = self._no_weights
+        else:
+            self._check(weights)
+        market = market or self._no_market
+        kernels.run(
+            phases,
+            *self._memory,
+            market.bars,
+            market.present,
+            self._no_rows if rows is None else rows,
+            self._every if which is None else which,
+            weights,
+        )
+
+    def context(
+        self,
+        action: Floats,
+        ts_prev: Ints,
+        ts: Ints,
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        features: Mapping[str, Floats],
+    ) -> RewardContext:
+        """What the last step did, as a reward sees it. Its arrays are the books' own: valid until the next step."""
+        b = self.books
+        return RewardContext(
+            equity_prev=b.equity_prev,
+            equity=b.equity,
+            position_prev=b.position_prev,
+            position=b.position,
+            action=action,
+            price_prev=b.mark_prev,
+            price=b.mark,
+            traded_notional=b.traded,
+            turnover=b.turnover,
+            fees=b.fees,
+            slippage=b.slippage,
+            funding=b.funding,
+            drawdown=b.drawdown,
+            unrealised=b.unrealised,
+            holding_bars=b.holding,
+            terminated=terminated,
+            truncated=truncated,
+            ts_prev=ts_prev,
+            ts=ts,
+            features=features,
+        )
+
+    def snapshot(self, book: int = 0) -> dict[str, Any]:
+        """Everything that one book remembers from bar to bar, ready for JSON: None is a price not yet known."""
+        remembered = {name: getattr(self.books, name)[book].tolist() for name in _REMEMBERED}
+        return remembered | {"mark": [None if isnan(price) else price for price in remembered["mark"]]}
+
+    def restore(self, snapshot: Mapping[str, Any], book: int = 0) -> None:
+        """Put a book back to where a snapshot was taken."""
+        for name in _REMEMBERED:
+            getattr(self.books, name)[book] = snapshot[name]
+        self._run(kernels.DO_MARK, which=self._every[book : book + 1])
+
+
+def observe(features: Float32s, window: int, rows: Ints, account: Floats, out: Float32s) -> Float32s:
+    """Observations of N books at their rows into `out` (N, n), from features (T, A * F) and accounts (N, 3A + 1)."""
+    kernels.observe(features, window, rows, account, out)
+    return out
+
+
+_REMEMBERED = ("cash", "peak", "halt", "position", "entry", "mark", "age", "holding", "pending", "verdict")
