@@ -76,16 +76,11 @@ class _UniverseMessage(Message):
         return f"{self.universe}|{self.occurred}"
 
 
-# --- ingest ---------------------------------------------------------------------------------------
-
-
-class BackfillRequested(Message):
-    """Load a file of bars into the store."""
+class _UniverseRequest(Message):
+    """A request about a universe, or its answer: both carry the same `request_id`."""
 
     request_id: str
     universe: Universe
-    files: dict[str, str]
-    """Path of the bars of each instrument of the universe, by instrument id."""
 
     @property
     def key(self) -> str:
@@ -96,41 +91,31 @@ class BackfillRequested(Message):
         return self.request_id
 
 
-class BackfillCompleted(Message):
+# --- ingest ---------------------------------------------------------------------------------------
+
+
+class BackfillRequested(_UniverseRequest):
+    """Load a file of bars into the store."""
+
+    files: dict[str, str]
+    """Path of the bars of each instrument of the universe, by instrument id."""
+
+
+class BackfillCompleted(_UniverseRequest):
     """Bars of a range are in the store (the claim-check pattern: the bars themselves are not sent)."""
 
-    request_id: str
-    universe: Universe
     range: TimeRange
     bars: int
     gaps: int
     """Places where the calendar expected bars and there were none."""
 
-    @property
-    def key(self) -> str:
-        return self.universe.name
 
-    @property
-    def identity(self) -> str:
-        return self.request_id
-
-
-class ReplayRequested(Message):
+class ReplayRequested(_UniverseRequest):
     """Publish stored bars of a range as if they closed now."""
 
-    request_id: str
-    universe: Universe
     range: TimeRange
     speed: float | None = Field(default=None, gt=0)
     """Bar time per wall time, e.g. 60 for an hour a minute; None for as fast as the loop settles."""
-
-    @property
-    def key(self) -> str:
-        return self.universe.name
-
-    @property
-    def identity(self) -> str:
-        return self.request_id
 
 
 class BarFrame(_UniverseMessage):
@@ -157,40 +142,20 @@ class BarFrame(_UniverseMessage):
 # --- preprocess -----------------------------------------------------------------------------------
 
 
-class PreprocessRequested(Message):
+class PreprocessRequested(_UniverseRequest):
     """Compute a strategy's features over stored bars, into the offline feature store."""
 
-    request_id: str
-    universe: Universe
     strategy: Name
     range: TimeRange
 
-    @property
-    def key(self) -> str:
-        return self.universe.name
 
-    @property
-    def identity(self) -> str:
-        return self.request_id
-
-
-class PreprocessCompleted(Message):
+class PreprocessCompleted(_UniverseRequest):
     """Features of a range are in the offline feature store."""
 
-    request_id: str
-    universe: Universe
     strategy: Name
     feature_set: str
     range: TimeRange
     rows: int
-
-    @property
-    def key(self) -> str:
-        return self.universe.name
-
-    @property
-    def identity(self) -> str:
-        return self.request_id
 
 
 class FeaturesComputed(_UniverseMessage):
