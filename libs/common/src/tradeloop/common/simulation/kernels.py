@@ -85,7 +85,7 @@ def _decide(
                         quantity, code = 0.0, 3
                     elif abs(quantity) * price > limits[_MAX_ORDER_NOTIONAL]:
                         quantity, code = 0.0, 4
-                    elif _grows(position, target) and abs(target) * price > limits[_MAX_POSITION] * equity:
+                    elif abs(target) * price > limits[_MAX_POSITION] * equity and _grows(position, target):
                         quantity, code = 0.0, 5
                     else:
                         code = 1
@@ -157,7 +157,7 @@ def _fill(legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bo
             if limits[_IMPACT] > 0.0 and volume > 0.0:
                 rate += limits[_IMPACT] * sqrt(abs(quantity) / volume)
             touch, tick = bars[row, a, _OPEN], rules[_TICK, a]
-            price = touch * (1.0 + rate) if quantity > 0.0 else touch * (1.0 - rate)
+            price = touch * (1.0 + copysign(rate, quantity))
             if tick > 0.0:  # against the taker
                 price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
             legs[_FILL_QUANTITY, n, a] = quantity
@@ -184,14 +184,13 @@ def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: B
                 after = position + quantity
                 if abs(after) < 1e-12 * abs(position) or abs(after) < 0.5 * rules[_LOT, a]:
                     after = 0.0  # the dust of adding floats
-                if after == 0.0:
-                    legs[_ENTRY, n, a] = 0.0
-                elif position * after <= 0.0:
-                    legs[_ENTRY, n, a] = price
-                elif abs(after) > abs(position):
-                    legs[_ENTRY, n, a] = (legs[_ENTRY, n, a] * abs(position) + price * abs(quantity)) / abs(after)
-                if position * after <= 0.0:
-                    legs[_HOLDING, n, a] = 0.0
+                # No branches: whether a random policy adds, reduces or flips cannot be predicted.
+                entry = legs[_ENTRY, n, a]
+                mean = (entry * abs(position) + price * abs(quantity)) / abs(after)
+                entry = mean if abs(after) > abs(position) else entry
+                entry = price if position * after <= 0.0 else entry
+                legs[_ENTRY, n, a] = 0.0 if after == 0.0 else entry
+                legs[_HOLDING, n, a] = 0.0 if position * after <= 0.0 else legs[_HOLDING, n, a]
                 legs[_POSITION, n, a] = position = after
                 traded += abs(quantity) * price
                 fees += fee
