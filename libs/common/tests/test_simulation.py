@@ -83,7 +83,7 @@ class Reference:
             return 0.0, Verdict.UNCHANGED
         if leg.missed > self.limits.max_price_age_bars:
             return 0.0, Verdict.STALE_PRICE
-        if value > self.limits.max_order_notional * self.capital:
+        if value > self.limits.max_order_notional * self.capital and self._opens(leg.units, wanted):
             return 0.0, Verdict.MAX_ORDER_NOTIONAL
         if self._opens(leg.units, wanted) and abs(wanted) * leg.last > self.limits.max_position * self.equity:
             return 0.0, Verdict.MAX_POSITION

@@ -284,6 +284,17 @@ def test_the_gate_denies_with_a_stable_code_and_the_measured_value(
     assert not [order for order in of(OrderUpdated, out) if order.instrument == verdict.instrument]
 
 
+def test_what_only_reduces_a_position_is_never_too_large() -> None:
+    bars = walk(3)
+    execution = make(portfolio(limits=RiskLimits(max_order_notional=0.3)), MemoryLedger())
+    out: list[Message] = []
+    for t, weight in enumerate((0.25, 0.5, 0.0)):  # two orders of a quarter each, then one of a half
+        out += execution.handle(frame(bars, t), at(t))
+        out += execution.handle(signal(bars, t, (weight, 0.0)), at(t))
+    assert [order.side for order in of(OrderUpdated, out) if order.status == "working"] == ["buy", "buy", "sell"]
+    assert not of(RiskVerdict, out)
+
+
 def test_a_stale_price_is_denied() -> None:
     bars = walk(3)
     bars = replace(bars, present=np.array([[True, True], [True, False], [True, False]]))

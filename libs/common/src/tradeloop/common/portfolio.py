@@ -36,7 +36,8 @@ class RiskLimits(BaseModel):
     max_leverage: float = Field(default=1.05, gt=0)
     """Largest sum of absolute position values, as a multiple of equity."""
     max_order_notional: float = Field(default=2.5, gt=0)
-    """Largest value of one order, as a multiple of the portfolio's capital. A flip from long to short needs 2."""
+    """Largest value of an order that opens exposure, as a multiple of the portfolio's capital. A flip from long to
+    short needs 2; what only reduces a position is never too large."""
     max_drawdown: float = Field(default=0.5, gt=0, le=1)
     """Fall from the peak of equity, unrealised included, that flattens the book and halts it."""
     max_price_age_bars: int = Field(default=0, ge=0)

@@ -83,7 +83,7 @@ def _decide(
                         quantity = 0.0
                     elif legs[_AGE, n, a] > limits[_MAX_AGE]:
                         quantity, code = 0.0, 3
-                    elif abs(quantity) * price > limits[_MAX_ORDER_NOTIONAL]:
+                    elif abs(quantity) * price > limits[_MAX_ORDER_NOTIONAL] and _grows(position, target):
                         quantity, code = 0.0, 4
                     elif abs(target) * price > limits[_MAX_POSITION] * equity and _grows(position, target):
                         quantity, code = 0.0, 5
