@@ -58,7 +58,7 @@ def never_pause(self: MemoryConsumer, partitions: Collection[Partition]) -> None
 
 
 def stay_put(self: MemoryConsumer, partition: Partition, offset: int) -> None:
-    self._positions[partition] = len(self._logs[partition])
+    self._positions[partition] = self._logs[partition].end
 
 
 def read_everything(self: MemoryConsumer, topic: str, number: int) -> bool:

@@ -127,8 +127,8 @@ class Stand:
 
     def sent(self, message: type[Message]) -> Iterator[Message]:
         """What went out, partition by partition, in order."""
-        for log in self.bus._logs[topic_of(message).name]:
-            for record in log:
+        for partition, end in self.bus.end_offsets(topic_of(message).name).items():
+            for record in self.bus.read(partition, 0, end):
                 yield message.model_validate_json(record.value)
 
     def frames(self, timeframe: Timeframe | None = None) -> list[BarFrame]:

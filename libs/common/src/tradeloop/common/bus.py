@@ -128,6 +128,28 @@ class Bus(Protocol):
         """
         ...
 
+    def begin_offsets(self, topic: str) -> Mapping[Partition, int]:
+        """The first offset that each partition still holds; its end offset when it holds nothing.
+
+        Raises `BusUnavailable`, or `BusError` for a topic that does not exist.
+        """
+        ...
+
+    def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
+        """The records with `start <= offset < end` that the bus still holds, in order, without any group.
+
+        What is not yet there is not waited for. Raises `BusUnavailable`, or `BusError` for a partition that does
+        not exist.
+        """
+        ...
+
+    def drop_before(self, partition: Partition, offset: int) -> None:
+        """Forget the records before an offset, as retention does in time. Whoever stands there goes on behind them.
+
+        Raises `BusUnavailable`, or `BusError` for a partition that does not exist.
+        """
+        ...
+
     def producer(self) -> Producer:
         """A new producer."""
         ...

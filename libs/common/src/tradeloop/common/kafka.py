@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
@@ -131,7 +131,7 @@ class KafkaBus:
         for _ in range(100):
             try:
                 if missing <= self._topics().keys():
-                    self._ends({topic: partitions[topic] for topic in missing})
+                    self._bounds(Partition(topic, n) for topic in missing for n in range(partitions[topic]))
                     return
             except BusUnavailable:
                 _log.info("Kafka: the leaders of new topics do not answer yet")
@@ -144,10 +144,46 @@ class KafkaBus:
         return self._topics().get(topic, 0)
 
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
-        count = self.partitions(topic)
-        if not count:
-            raise _no_topic(topic)
-        return self._ends({topic: count})
+        return self._bounds(self._all_of(topic))
+
+    def begin_offsets(self, topic: str) -> Mapping[Partition, int]:
+        return self._bounds(self._all_of(topic), latest=False)
+
+    def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
+        doing = f"cannot read {partition.topic}[{partition.number}] from {start} to {end}"
+        if partition not in self._all_of(partition.topic):
+            raise BusError(f"Kafka: {doing}: there is no such partition")
+        with _translated(doing), closing(self._reader()) as reader:
+            return self._read(reader, partition, start, end)
+
+    def _read(self, reader: Client, partition: Partition, start: int, end: int) -> list[Record]:
+        timeout_s = self._settings.request_timeout_s
+        place = TopicPartition(partition.topic, partition.number)
+        low, high = reader.get_watermark_offsets(place, timeout_s)
+        reached, end = max(start, low), min(end, high)
+        records: list[Record] = []
+        if reached < end:
+            reader.assign([TopicPartition(partition.topic, partition.number, reached)])
+        while reached < end:
+            if (first := reader.poll(timeout_s)) is None:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            for message in (first, *reader.consume(1000, 0)):
+                error, offset = message.error(), message.offset() or 0
+                if error is None:
+                    records.append(_record(message, partition.topic, partition.number, offset))
+                    reached = offset + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    reached = end  # the last records of the range may be missing: compaction, aborted transactions
+                elif error.code() not in _RECOVERING:
+                    raise KafkaException(error)
+        return [record for record in records if record.offset < end]
+
+    def drop_before(self, partition: Partition, offset: int) -> None:
+        place = TopicPartition(partition.topic, partition.number, offset)
+        with _translated(f"cannot drop records of {partition.topic}[{partition.number}]"):
+            dropped = self._admin.delete_records([place], request_timeout=self._settings.request_timeout_s)
+            for future in dropped.values():
+                future.result()
 
     def producer(self) -> KafkaProducer:
         return KafkaProducer(self, self._settings)
@@ -169,12 +205,34 @@ class KafkaBus:
     def close(self) -> None:
         """Producers and consumers are closed by who asked for them; what the bus holds has nothing to lose."""
 
-    def _ends(self, partitions: Mapping[str, int]) -> dict[Partition, int]:
-        places = [TopicPartition(topic, n) for topic, count in partitions.items() for n in range(count)]
-        latest = {place: OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
-        with _translated("cannot read the ends of topics"):
-            ends = self._admin.list_offsets(latest, request_timeout=self._settings.request_timeout_s)
-            return {Partition(end.topic, end.partition): future.result().offset for end, future in ends.items()}
+    def _all_of(self, topic: str) -> list[Partition]:
+        count = self.partitions(topic)
+        if not count:
+            raise _no_topic(topic)
+        return [Partition(topic, n) for n in range(count)]
+
+    def _bounds(self, partitions: Iterable[Partition], *, latest: bool = True) -> dict[Partition, int]:
+        which = OffsetSpec.latest() if latest else OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+        asked = dict.fromkeys(_places(partitions), which)
+        with _translated("cannot read the bounds of topics"):
+            bounds = self._admin.list_offsets(asked, request_timeout=self._settings.request_timeout_s)
+            return {Partition(each.topic, each.partition): future.result().offset for each, future in bounds.items()}
+
+    def _reader(self) -> Client:
+        """Reads without being a member: it only assigns itself, and the group that the client asks for never is."""
+        return Client(
+            self._settings.client(
+                {
+                    "group.id": self._settings.client_id,
+                    "auto.offset.reset": "earliest",  # should what it reads expire meanwhile
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "enable.partition.eof": True,
+                    "allow.auto.create.topics": False,
+                }
+            ),
+            logger=_log,
+        )
 
     @cached_property
     def _admin(self) -> AdminClient:

@@ -34,7 +34,21 @@ class MemoryBus:
 
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
         with self._lock:
-            return {Partition(topic, n): len(log) for n, log in enumerate(self._log(topic))}
+            return {Partition(topic, n): log.end for n, log in enumerate(self._topic(topic))}
+
+    def begin_offsets(self, topic: str) -> Mapping[Partition, int]:
+        with self._lock:
+            return {Partition(topic, n): log.begin for n, log in enumerate(self._topic(topic))}
+
+    def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
+        with self._lock:
+            return self._log(partition).slice(start, end)
+
+    def drop_before(self, partition: Partition, offset: int) -> None:
+        with self._lock:
+            log = self._log(partition)
+            kept = log.slice(offset, log.end)
+            log.begin, log.records = log.end - len(kept), kept
 
     def producer(self) -> MemoryProducer:
         return MemoryProducer(self)
@@ -49,7 +63,7 @@ class MemoryBus:
     ) -> MemoryConsumer:
         with self._lock:
             for topic in topics:
-                self._log(topic)
+                self._topic(topic)
             consumer = MemoryConsumer(self, group, tuple(topics), on_assigned, on_revoked)
             members = self._groups.setdefault(group, _Group())
             members.members.append(consumer)
@@ -60,29 +74,45 @@ class MemoryBus:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _log(self, topic: str) -> list[_Log]:
+    def _topic(self, topic: str) -> list[_Log]:
         try:
             return self._logs[topic]
         except KeyError:
             raise BusError(f"topic {topic} does not exist") from None
 
+    def _log(self, partition: Partition) -> _Log:
+        logs = self._topic(partition.topic)
+        if not 0 <= partition.number < len(logs):
+            raise BusError(f"{partition.topic} has no partition {partition.number}")
+        return logs[partition.number]
+
     def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         if len(value) > self._max_message_bytes:
             raise MessageTooLarge(f"{topic}: a message of {len(value)} bytes; the limit is {self._max_message_bytes}")
         with self._lock:
-            logs = self._log(topic)
+            logs = self._topic(topic)
             number = _partition_of(key, len(logs))
             log = logs[number]
-            log.append(Record(topic, number, len(log), key, value, MappingProxyType(dict(headers))))
+            log.records.append(Record(topic, number, log.end, key, value, MappingProxyType(dict(headers))))
             if any([reader._has_news(topic, number) for reader in log.readers]):
                 self._arrived.notify_all()
 
 
-class _Log(list[Record]):
-    """A partition, and the consumers that it is assigned to."""
+class _Log:
+    """A partition: the records it still holds, and the consumers that it is assigned to."""
 
     def __init__(self) -> None:
+        self.begin = 0
+        self.records: list[Record] = []
         self.readers: list[MemoryConsumer] = []
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.records)
+
+    def slice(self, start: int, end: int) -> list[Record]:
+        """What it holds of `start <= offset < end`."""
+        return self.records[max(start - self.begin, 0) : max(end - self.begin, 0)]
 
 
 @dataclass
@@ -192,12 +222,13 @@ class MemoryConsumer:
                 continue
             if len(taken) >= max_records:
                 break
-            position, log = self._positions[partition], self._logs[partition]
-            chunk = log[position : position + max_records - len(taken)]
+            log = self._logs[partition]
+            position = max(self._positions[partition], log.begin)
+            chunk = log.slice(position, position + max_records - len(taken))
             taken.extend(chunk)
             self._positions[partition] = position + len(chunk)
             del self._ready[partition]
-            if position + len(chunk) < len(log):
+            if position + len(chunk) < log.end:
                 self._ready[partition] = None
         return taken
 
@@ -210,13 +241,13 @@ class MemoryConsumer:
         wanted = [
             Partition(topic, n)
             for topic in self._topics
-            for n in range(len(self._bus._log(topic)))
+            for n in range(self._bus.partitions(topic))
             if self._reads(topic, n)
         ]
         if any(partition in other._positions for other in group.members for partition in wanted):
             return
         for partition in wanted:
-            log = self._logs[partition] = self._bus._log(partition.topic)[partition.number]
+            log = self._logs[partition] = self._bus._log(partition)
             log.readers.append(self)
             self._positions[partition] = group.committed.get(partition, 0)
             self._ready[partition] = None

@@ -305,6 +305,45 @@ def _the_end_is_the_next_offset(bus: Bus) -> None:
     assert bus.end_offsets(topic) == {Partition(topic, 0): 0, Partition(topic, 1): 2}, "the end is not the next offset"
 
 
+def _a_partition_is_read_back_without_a_group(bus: Bus) -> None:
+    topic = _topic(bus, partitions=2)
+    here, other = Partition(topic, 0), Partition(topic, 1)
+    assert not bus.read(here, 0, 10), "an empty partition holds records"
+    _publish(bus, topic, *(f"a{n}" for n in range(5)), key=_key_in(0, 2))
+    _publish(bus, topic, *(f"b{n}" for n in range(5)), key=_key_in(1, 2))
+    with _reading(bus, topic) as consumer:
+        delivered = {Partition(r.topic, r.partition): r for r in _read(consumer, 10)}
+        records = bus.read(here, 1, 4)
+        assert [r.offset for r in records] == [1, 2, 3], "what is read back is not what was asked for"
+        assert _values(records) == ["a1", "a2", "a3"], "what is read back is another record"
+        assert [*bus.read(here, 4, 5)] == [delivered[here]], "a record read back differs from the one delivered"
+        assert not consumer.committed(consumer.assignment()), "reading back moved a group"
+    assert _values(bus.read(other, 3, 100)) == ["b3", "b4"], "what is not there yet is not left out"
+    assert not bus.read(here, 5, 100), "records are read that do not exist"
+    assert not bus.read(here, 3, 3), "an empty range holds records"
+    _refuses(lambda: bus.read(Partition(topic, 7), 0, 1), "reading a partition that does not exist")
+    _refuses(lambda: bus.read(Partition(_fresh("missing"), 0), 0, 1), "reading a missing topic")
+
+
+def _what_was_dropped_is_gone(bus: Bus) -> None:
+    topic, group = _topic(bus, partitions=2), _fresh("group")
+    old, other = Partition(topic, 0), Partition(topic, 1)
+    _refuses(lambda: bus.begin_offsets(_fresh("missing")), "the begin of a missing topic")
+    _publish(bus, topic, "a", "b", "c", "d", key=_key_in(0, 2))
+    with _reading(bus, topic, group=group) as consumer:
+        consumer.commit(_after(_read(consumer, 4)[:1]))
+    bus.drop_before(old, 3)
+    assert bus.begin_offsets(topic) == {old: 3, other: 0}, "the begin is not the first offset still held"
+    assert bus.end_offsets(topic) == {old: 4, other: 0}, "dropping moved the end"
+    assert _values(bus.read(old, 0, 10)) == ["d"], "what was dropped is read back"
+    with _reading(bus, topic, group=group) as consumer:
+        assert _values(_read(consumer, 1)) == ["d"], "a group whose next record was dropped does not go on behind it"
+    bus.drop_before(old, 4)
+    assert bus.begin_offsets(topic) == {old: 4, other: 0}, "the begin of what is all dropped is not its end"
+    _publish(bus, topic, "e", key=_key_in(0, 2))
+    assert [(r.offset, r.value) for r in bus.read(old, 0, 10)] == [(4, b"e")], "offsets start again"
+
+
 def _a_flush_stores_everything(bus: Bus) -> None:
     topic = _topic(bus)
     with closing(bus.producer()) as producer:
@@ -335,6 +374,8 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     _topics_are_created_once,
     _a_message_too_large_spares_the_others,
     _the_end_is_the_next_offset,
+    _a_partition_is_read_back_without_a_group,
+    _what_was_dropped_is_gone,
     _a_flush_stores_everything,
 )
 """The contract of a bus, promise by promise: for test runners that want to name each one."""
