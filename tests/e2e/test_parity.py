@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common import backtest as backtests
 from tradeloop.common.backtest import BacktestResult, backtest
+from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.feature_store import MemoryFeatureStore
@@ -57,6 +58,7 @@ from tradeloop.common.topics import CATALOGUE, dead_letter_topic, retry_topic, t
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
+from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.ports import FileReport
@@ -223,7 +225,9 @@ class Loop:
             "preprocess": lambda: Preprocess(
                 [(market.universe, "formula")], lambda _: STRATEGY, self._bars, self._features
             ),
-            "inference": lambda: Inference([market.portfolio], lambda _: STRATEGY, Versions(*self.policies), Formula),
+            "inference": lambda: Inference(
+                [market.portfolio], lambda _: STRATEGY, Versions(*self.policies), Formula, BusHistory(self.bus)
+            ),
             "execution": lambda: Execution([market.portfolio], lambda _: STRATEGY, PaperVenue, self._ledger),
         }
         self.runners = {name: self._start(name) for name in self._makers}
@@ -306,7 +310,7 @@ class _Dying:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
 
-    def before_commit(self) -> None:
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         raise Unavailable("killed")
 
 
@@ -388,7 +392,7 @@ def test_the_same_run_again_gives_the_same_bytes(whole: Loop) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
-@pytest.mark.parametrize("service", ["ingest", "preprocess", "execution"])
+@pytest.mark.parametrize("service", ["ingest", "preprocess", "inference", "execution"])
 def test_a_restart_changes_nothing(whole: Loop, service: str, killed: bool) -> None:
     """Again and again, at any point of the loop's turn."""
     loop = Loop(whole.market)
@@ -400,11 +404,11 @@ def test_a_restart_changes_nothing(whole: Loop, service: str, killed: bool) -> N
         assert loop.read(kind) == whole.read(kind)
 
 
-def test_all_but_inference_restart_at_once(whole: Loop) -> None:
+def test_all_restart_at_once(whole: Loop) -> None:
     loop = Loop(whole.market)
     for signals in (2, 60, 140):
         loop.run(signals)
-        for service in ("execution", "preprocess", "ingest"):
+        for service in ("execution", "inference", "preprocess", "ingest"):
             loop.restart(service, killed=signals > 2)
     loop.run()
     assert_parity(loop, expect(loop))

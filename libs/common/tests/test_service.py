@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
 import pytest
 
+from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.memory import MemoryBus
@@ -60,7 +61,7 @@ class Recorder(Handler):
             ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(message.step), model_id="x")
         ]
 
-    def before_commit(self) -> None:
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         self.committed += 1
 
 
@@ -121,7 +122,7 @@ def test_without_a_commit_everything_is_delivered_again_with_the_same_outputs(
     bus: MemoryBus, clock: ManualClock
 ) -> None:
     class NeverDurable(Recorder):
-        def before_commit(self) -> None:
+        def before_commit(self, offsets: Mapping[Partition, int]) -> None:
             raise Unavailable("the store went away before the commit")
 
     crashed = Runner(NeverDurable(), bus, clock, POLICY)

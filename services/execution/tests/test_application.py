@@ -26,10 +26,12 @@ from tradeloop.common.messages import (
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.service import Position
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
+from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
-from tradeloop.execution.ports import Effects, LedgerUnavailable
+from tradeloop.execution.domain import BookRecord
+from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
 
 Floats = NDArray[np.float64]
 
@@ -188,7 +190,7 @@ def test_redelivered_messages_publish_the_same_outputs_until_they_left() -> None
         assert list(execution.handle(frame(bars, t), at(t))) == first[f"frame {t}"]
         assert list(execution.handle(signal(bars, t, weights[t]), at(t))) == first[f"signal {t}"]
     assert (ledger.orders, ledger.fills) == (orders, fills), "nothing is ordered or booked twice"
-    execution.before_commit()
+    execution.before_commit({})
     assert list(execution.handle(frame(bars, 5), at(5))) == []
 
 
@@ -213,10 +215,10 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
     class Flaky(MemoryLedger):
         away = False
 
-        def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
+        def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
             if self.away:
                 raise LedgerUnavailable("gone for lunch")
-            super().record(portfolio, input_id, effects)
+            super().record(portfolio, input_id, before, effects)
 
     bars, weights = walk(8), targets(8)
     whole = play(make(portfolio(), MemoryLedger()), bars, weights)
@@ -327,12 +329,81 @@ def test_signals_that_do_not_fit_are_refused() -> None:
     bars = walk(3)
     execution = make(portfolio(), MemoryLedger())
     execution.handle(frame(bars, 0), at(0))
-    with pytest.raises(ValueError, match="not marked yet"):
-        execution.handle(signal(bars, 1, (0.1, 0.1)), at(0))
     wrong = signal(bars, 0, (0.1, 0.1)).model_copy(update={"instruments": ("x:A", "x:C")})
     with pytest.raises(ValueError, match="the signal is for"):
         execution.handle(wrong, at(0))
     assert of(OrderUpdated, list(execution.handle(signal(bars, 0, (0.1, 0.1)), at(0)))), "the book is unharmed"
+
+
+def test_signals_that_come_before_their_frames_wait_for_them() -> None:
+    bars, weights = walk(6), targets(6)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    execution = make(portfolio(), MemoryLedger())
+    out: list[Message] = []
+    for t in range(6):
+        out += execution.handle(signal(bars, t, weights[t]), at(t))
+    assert out == []
+    assert len(execution.held()) == 6
+    for t in range(6):
+        out += execution.handle(frame(bars, t), at(t))
+    assert out == whole
+    assert not execution.held()
+
+
+def test_a_signal_for_a_time_that_is_no_bar_is_let_go() -> None:
+    bars, weights = walk(3), targets(3)
+    execution = make(portfolio(), MemoryLedger())
+    stray = signal(bars, 1, weights[1]).model_copy(update={"time": from_us(bars.close_us[1] - 1)})
+    execution.handle(stray, at(7))
+    assert len(execution.held()) == 1
+    play(execution, bars, weights)
+    assert not execution.held()
+
+
+def test_two_processes_that_own_one_book_do_not_both_write_it() -> None:
+    bars, weights = walk(8), targets(8)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    ledger = MemoryLedger()
+    inputs = [message for t in range(8) for message in (frame(bars, t), signal(bars, t, weights[t]))]
+    stale, owner = make(portfolio(), ledger), make(portfolio(), ledger)
+    for message in inputs[:6]:
+        stale.handle(message, at(0))
+    out: list[Message] = []
+    for message in inputs[:10]:
+        out += owner.handle(message, at(0))
+    with pytest.raises(LedgerConflict):
+        stale.handle(inputs[6], at(0))
+    assert list(stale.handle(inputs[6], at(0))) == list(ledger.outputs("book", event_id(inputs[6])))
+    for message in inputs[10:]:
+        out += owner.handle(message, at(0))
+    assert out == whole
+
+
+def test_a_partition_that_was_with_another_process_goes_on_where_that_one_stood() -> None:
+    bars, weights = walk(9), targets(9)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    inputs = [message for t in range(9) for message in (frame(bars, t), signal(bars, t, weights[t]))]
+    ledger = MemoryLedger()
+    here, there = make(portfolio(), ledger), make(portfolio(), ledger)
+    out = [output for message in inputs[:7] for output in here.handle(message, at(0))]
+    here.revoked()
+    out += [output for message in inputs[7:12] for output in there.handle(message, at(0))]
+    there.revoked()
+    out += [output for message in inputs[12:] for output in here.handle(message, at(0))]
+    assert out == whole
+
+
+def test_a_ledger_older_than_what_was_committed_is_brought_up_to_date() -> None:
+    frames, signals = (Partition(topic_of(kind).name, 3) for kind in (BarFrame, SignalGenerated))
+    ledger = MemoryLedger()
+    execution = make(portfolio(), ledger)
+    execution.before_commit({frames: 40, signals: 39})
+    assert execution.assigned({frames: 40, signals: 39}) == {}
+    assert execution.assigned({frames: 41, signals: 39}) == {frames: 40}
+    assert execution.assigned({frames: 7}) == {}, "the group stands before the ledger: messages come again"
+    lost = make(portfolio(), MemoryLedger())
+    assert lost.assigned({frames: 41, signals: 39}) == {frames: 0, signals: 0}
+    assert lost.assigned({}) == {}, "a group that is new begins where it wants"
 
 
 def test_other_universes_timeframes_and_portfolios_are_ignored() -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from tradeloop.common.bus import Partition
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, Ledger, LedgerUnavailable
+from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, LedgerUnavailable
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Reopen = Callable[[], Ledger]
@@ -90,7 +91,7 @@ def test_a_new_portfolio_has_an_empty_book(reopen: Reopen) -> None:
 def test_a_record_comes_back_to_the_last_bit(reopen: Reopen) -> None:
     ledger = reopen()
     ledger.load("p")
-    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)]))
+    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)]))
     back = reopen().load("p")
     assert same(back, RECORD)
 
@@ -99,7 +100,7 @@ def test_portfolios_are_apart(reopen: Reopen) -> None:
     ledger = reopen()
     ledger.load("p")
     ledger.load("q")
-    ledger.record("p", "in-1", Effects(RECORD))
+    ledger.record("p", "in-1", BookRecord(), Effects(RECORD))
     assert ledger.load("q") == BookRecord()
     assert ledger.outputs("q", "in-1") == ()
 
@@ -108,24 +109,46 @@ def test_outputs_come_back_the_same_until_they_left(reopen: Reopen) -> None:
     ledger = reopen()
     ledger.load("p")
     outputs = [order(1), fill(1), mark(0.1 + 0.2)]
-    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)], fills=[fill(1)], outputs=outputs))
-    ledger.record("p", "in-2", Effects(RECORD, outputs=[mark(2.0)]))
+    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)], fills=[fill(1)], outputs=outputs))
+    ledger.record("p", "in-2", RECORD, Effects(RECORD, outputs=[mark(2.0)]))
     again = reopen().outputs("p", "in-1")
     assert list(again) == outputs
     assert [message.encode() for message in again] == [message.encode() for message in outputs]
-    ledger.published([("p", "in-1")])
+    ledger.settle([("p", "in-1")], {})
     assert list(reopen().outputs("p", "in-1")) == []
     assert list(reopen().outputs("p", "in-2")) == [mark(2.0)]
     assert list(ledger.outputs("p", "never seen")) == []
 
 
+def test_a_book_that_another_process_went_on_with_is_not_written(reopen: Reopen) -> None:
+    slow, quick = reopen(), reopen()
+    before = slow.load("p")
+    quick.record("p", "in-1", before, Effects(RECORD, orders=[order(1)]))
+    with pytest.raises(LedgerConflict, match="portfolio p"):
+        slow.record("p", "in-1", before, Effects(BookRecord(marked_us=9), orders=[order(2)], outputs=[mark(3.0)]))
+    assert same(slow.load("p"), RECORD)
+    assert list(slow.outputs("p", "in-1")) == []
+    slow.record("p", "in-2", RECORD, Effects(BookRecord(marked_us=9)))
+    assert quick.load("p").marked_us == 9
+
+
+def test_offsets_never_go_back(reopen: Reopen) -> None:
+    ledger, first, second = reopen(), Partition("t", 0), Partition("t", 1)
+    assert ledger.offsets() == {}
+    ledger.settle([], {first: 5, second: 7})
+    ledger.settle([], {first: 3, second: 8})
+    assert reopen().offsets() == {first: 5, second: 8}
+
+
 def test_a_failed_record_leaves_nothing(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.load("p")
-    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
+    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
     changed = BookRecord(marked_us=9)
     with pytest.raises(sqlite3.IntegrityError):  # the second fill has the id of the first
-        ledger.record("p", "in-2", Effects(changed, orders=[order(2)], fills=[fill(2), fill(1)], outputs=[mark(3.0)]))
+        ledger.record(
+            "p", "in-2", RECORD, Effects(changed, orders=[order(2)], fills=[fill(2), fill(1)], outputs=[mark(3.0)])
+        )
     assert same(ledger.load("p"), RECORD)
     assert list(ledger.outputs("p", "in-2")) == []
     ledger.close()
@@ -137,8 +160,8 @@ def test_a_failed_record_leaves_nothing(tmp_path: Path) -> None:
 def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.load("p")
-    ledger.record("p", "in-1", Effects(RECORD, orders=[order(1)]))
-    ledger.record("p", "in-2", Effects(RECORD, orders=[order(1, "filled", 1.5)], fills=[fill(1)]))
+    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)]))
+    ledger.record("p", "in-2", RECORD, Effects(RECORD, orders=[order(1, "filled", 1.5)], fills=[fill(1)]))
     ledger.close()
     with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
         rows = connection.execute(text("select status, filled_quantity from execution_orders")).all()
@@ -147,5 +170,6 @@ def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None
 
 
 def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
     with pytest.raises(LedgerUnavailable, match="ledger"):
-        SqlLedger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
+        ledger.load("p")

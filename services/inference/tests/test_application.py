@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
+from tradeloop.common.features import FeatureSet
 from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.market import Instrument, Timeframe, Universe
 from tradeloop.common.memory import MemoryBus
@@ -38,7 +39,7 @@ from tradeloop.common.models import (
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Position, Runner, RunPolicy, headers_of, pump
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
-from tradeloop.common.topics import dead_letter_topic, topic_of
+from tradeloop.common.topics import dead_letter_topic, event_id, topic_of
 from tradeloop.inference.application import Inference
 
 WINDOW = 3
@@ -119,12 +120,27 @@ class Shelf:
         raise NotImplementedError
 
 
+class NoHistory:
+    """Nothing was published before."""
+
+    def features_before(
+        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        return ()
+
+    def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
 def portfolio(name: str = "book", **changes: Any) -> Portfolio:
     return Portfolio(name=name, universe=UNIVERSE, strategy="test", **changes)
 
 
 def make(models: Shelf | LocalModelStore, *books: Portfolio) -> Inference:
-    return Inference(books or [portfolio()], lambda _: STRATEGY, models, Gain)
+    return Inference(books or [portfolio()], lambda _: STRATEGY, models, Gain, NoHistory())
 
 
 def time(t: int) -> datetime:
@@ -237,8 +253,6 @@ def test_arrival_order_changes_nothing(
     for t in range(12):
         if t in with_features:
             seen = seen + 1 if t not in unknown else 0
-        elif t in decided:
-            seen = 0
         if t in decided:
             expected.append("no_features" if t not in with_features else "policy" if seen >= WINDOW else "warming_up")
     assert reasons(out) == expected
@@ -280,14 +294,68 @@ def test_bars_without_a_mark_fill_the_window() -> None:
     assert signals(out)[0].time == time(2)
 
 
-def test_missing_features_hold_and_restart_the_window() -> None:
+def test_a_bar_without_features_holds_and_the_window_goes_on() -> None:
     inference = make(Shelf(policy(1.0)))
     assert reasons(give(inference, *bars(0, 1, 2), mark(3))) == ["warming_up", "warming_up", "policy"]
     assert set(inference.held()) == {at(mark(3))}
     out = give(inference, features(4), mark(4))
-    assert reasons(out) == ["no_features", "warming_up"]
+    assert reasons(out) == ["no_features", "policy"]
     assert signals(out)[0].targets == (0.04, -0.04)
     assert not inference.held()
+
+
+class Remembered(NoHistory):
+    """What one service published, for the next one."""
+
+    def __init__(self, published: Sequence[Message], rows: Sequence[FeaturesComputed] = ()) -> None:
+        self._activations = [message for message in published if isinstance(message, ModelActivated)]
+        self._rows = rows
+
+    def features_before(
+        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        assert (universe, feature_set.id) == (UNIVERSE, SET.id)
+        return [one for one in self._rows if one.time < first.time][-rows:]
+
+    def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
+        return [one for one in self._activations if one.portfolio == portfolio]
+
+
+@pytest.mark.parametrize("again_from", range(9))
+def test_after_a_crash_the_same_is_decided_by_the_same_models(again_from: int) -> None:
+    """Whatever was not committed comes again; meanwhile the alias has moved on."""
+    shelf = Shelf(policy(1.0), policy(-1.0), policy(5.0))
+    told = [*bars(0, 1, 2, 3), ready("2"), *bars(4, 5, 6, 7)]
+    before = give(make(shelf), *told)
+    assert activations(before) == [("1", time(0)), ("2", time(4))]
+    shelf.champion = 3
+    history = Remembered(before, [features(t) for t in range(12)])
+    restarted = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, history)
+    after = give(restarted, ready("2"), *bars(*range(again_from, 10)))
+    assert signals(after)[: 8 - again_from] == signals(before)[again_from:]
+    assert {signal.model_version for signal in signals(after) if signal.time >= time(8)} == {"2"}
+    assert activations(after) == []
+    assert not restarted.held()
+
+
+def test_a_promotion_that_no_decision_followed_is_held_until_one_does() -> None:
+    shelf = Shelf(policy(1.0), policy(-1.0))
+    inference = make(shelf)
+    give(inference, *bars(0, 1, 2), ready("2"))
+    assert list(inference.held()) == [ANYWHERE]
+    out = give(inference, *bars(3))
+    assert activations(out) == [("2", time(3))]
+    assert [message.cause for message in out if isinstance(message, ModelActivated)] == [event_id(ready("2"))]
+    assert not inference.held()
+
+
+def test_a_revoked_partition_leaves_nothing_behind() -> None:
+    inference = make(Shelf(policy(1.0)))
+    give(inference, *bars(0, 1), features(2), ready("1"))
+    assert inference.held()
+    inference.revoked()
+    assert not inference.held()
+    assert reasons(give(inference, *bars(2, 3, 4))) == ["warming_up", "warming_up", "policy"]
 
 
 def test_without_a_model_it_holds_until_one_is_ready() -> None:

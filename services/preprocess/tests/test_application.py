@@ -259,14 +259,14 @@ def test_the_newest_features_go_online_once() -> None:
     bars = market(2, 40)
     features = CountingFeatureStore()
     preprocess = service(stored(bars), features)
-    preprocess.before_commit()
+    preprocess.before_commit({})
     assert features.online == []
     messages = published(preprocess, feed(bars, 0, 30))
-    preprocess.before_commit()
-    preprocess.before_commit()
+    preprocess.before_commit({})
+    preprocess.before_commit({})
     assert len(features.online) == 1
     published(preprocess, feed(bars, 10, 12))  # redelivery must not set the clock back
-    preprocess.before_commit()
+    preprocess.before_commit({})
     current = features.read_online(SET.id, "u", UNIVERSE.ids)
     assert current.time_us.tolist() == [to_us(messages[-1].time)]
     assert same(current.values, values_of(messages[-1:]))

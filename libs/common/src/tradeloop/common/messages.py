@@ -223,7 +223,10 @@ class TrainingProgressed(Message):
 
 
 class ModelReady(Message):
-    """A policy is registered and may be activated."""
+    """A policy is registered and may be activated.
+
+    Its key is the universe, so that it reaches whoever decides for that universe.
+    """
 
     request_id: str
     strategy: Name
@@ -238,7 +241,7 @@ class ModelReady(Message):
 
     @property
     def key(self) -> str:
-        return self.strategy
+        return self.universe
 
     @property
     def identity(self) -> str:
@@ -256,6 +259,8 @@ class ModelActivated(_UniverseMessage):
     model: Name
     version: str
     model_id: str
+    cause: str = ""
+    """Id of the event that promoted the model; empty when the portfolio's alias named it."""
 
     @property
     def occurred(self) -> datetime:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from tradeloop.common.bus import Bus, MessageTooLarge, Partition, Record
+from tradeloop.common.bus import Bus, Consumer, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
@@ -84,8 +84,26 @@ class Service(Protocol):
         """Messages that were taken in but wait for others; their offsets are not committed."""
         ...
 
-    def before_commit(self) -> None:
-        """Make every effect durable that the messages handled so far have. May raise `Unavailable`."""
+    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Partitions arrive. `committed` has the position from which each goes on, where there is one.
+
+        Gives back the positions that must be earlier, because what the service stores is older than what the
+        group committed: a database restored from a backup. May raise `Unavailable`, to be asked again.
+        """
+        ...
+
+    def revoked(self) -> None:
+        """All partitions are gone, perhaps to another process: forget everything that was kept of their messages.
+
+        What comes back comes with the messages that were not committed.
+        """
+        ...
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Make every effect durable that the messages handled so far have; `offsets` are committed next.
+
+        May raise `Unavailable`.
+        """
         ...
 
     def close(self) -> None:
@@ -105,7 +123,13 @@ class Handler:
     def held(self) -> Collection[Position]:
         return ()
 
-    def before_commit(self) -> None:
+    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        return {}
+
+    def revoked(self) -> None:
+        """Nothing is kept."""
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing is buffered."""
 
     def close(self) -> None:
@@ -119,7 +143,7 @@ class RunPolicy:
     max_records: int = 500
     """Records of one poll."""
     max_held: int = 1000
-    """Messages a service may hold before its partitions are paused."""
+    """Messages of one partition that may wait, for others or for their next attempt, before it is paused."""
     commit_interval_s: float = 0.5
     attempts: int = 3
     """How often a message is handled before it is dead-lettered."""
@@ -150,14 +174,18 @@ class Runner:
         self._origin_of = dict(zip(retries, topics, strict=True))
         bus.create_topics(_partition_counts(topics, service.name))
         self._producer = bus.producer()
-        self._consumer = bus.consumer(service.name, [*topics, *retries], on_revoked=self._revoked) if topics else None
+        self._consumer: Consumer | None = None
+        if topics:
+            self._consumer = bus.consumer(
+                service.name, [*topics, *retries], on_assigned=self._assigned, on_revoked=self._revoked
+            )
         self._backlog: deque[Record] = deque()
         self._delayed: list[tuple[int, Record]] = []
         self._next_offset: dict[Partition, int] = {}
         self._committed: dict[Partition, int] = {}
         self._commit_due = 0.0
         self._blocked_until = 0.0
-        self._paused: frozenset[Partition] = frozenset()
+        self._paused: set[Partition] = set()
 
     @property
     def waiting(self) -> bool:
@@ -198,12 +226,9 @@ class Runner:
         """
         self._commit_due = self._clock.monotonic() + self._policy.commit_interval_s
         self._producer.flush()
-        self.service.before_commit()
-        if self._consumer is None:
-            return
-        offsets = self._settled()
-        news = {p: offset for p, offset in offsets.items() if self._committed.get(p) != offset}
-        if news:
+        news = {p: offset for p, offset in self._settled().items() if self._committed.get(p) != offset}
+        self.service.before_commit(news)
+        if self._consumer is not None and news:
             self._consumer.commit(news)
             self._committed.update(news)
 
@@ -298,18 +323,17 @@ class Runner:
         return self._clock.now().timestamp() * 1000
 
     def _regulate(self) -> None:
-        """Pause the partitions of a service that holds too much, and go on when it has caught up."""
-        if self._consumer is None:
-            return
+        """Pause each partition of which too much waits, and go on with it when half of that is settled."""
         held = self.service.held()
-        if not self._paused and len(held) < self._policy.max_held:
+        if self._consumer is None or not (self._paused or len(held) + len(self._delayed) >= self._policy.max_held):
             return
-        if self._paused and len(held) <= self._policy.max_held // 2:
-            self._consumer.resume(self._paused)
-            self._paused = frozenset()
-        elif not self._paused:
-            self._paused = frozenset(position.partition for position in held)
-            self._consumer.pause(self._paused)
+        waiting = Counter(position.partition for position in held)
+        waiting.update(_position(record).partition for _, record in self._delayed)
+        full, half = self._policy.max_held, self._policy.max_held // 2
+        paused = {p for p, count in waiting.items() if count >= full or (count > half and p in self._paused)}
+        self._consumer.pause(paused - self._paused)
+        self._consumer.resume(self._paused - paused)
+        self._paused = paused
 
     def _settled(self) -> dict[Partition, int]:
         """Per partition the offset before which everything is settled."""
@@ -321,18 +345,32 @@ class Runner:
                 offsets[position.partition] = position.offset
         return offsets
 
+    def _assigned(self, partitions: Collection[Partition]) -> None:
+        if self._consumer is None:
+            raise AssertionError("partitions came before their consumer")
+        committed = self._consumer.committed(partitions)
+        for partition, offset in self.service.assigned(committed).items():
+            log.warning(
+                "reads again what was committed: the store is older",
+                service=self.service.name,
+                partition=f"{partition.topic}/{partition.number}",
+                committed=committed.get(partition),
+                reads_from=offset,
+            )
+            self._consumer.seek(partition, offset)
+
     def _revoked(self, partitions: Collection[Partition]) -> None:
+        """Let go of everything: a rebalance revokes all that a member has, even what it is given again."""
         try:
             self.commit()
         except Unavailable as error:
             log.warning("not committed, the next owner repeats it", service=self.service.name, error=str(error))
-        gone = set(partitions)
-        self._backlog = deque(r for r in self._backlog if Partition(r.topic, r.partition) not in gone)
-        self._delayed = [(at, r) for at, r in self._delayed if Partition(r.topic, r.partition) not in gone]
-        self._paused -= gone
-        for partition in gone:
-            self._next_offset.pop(partition, None)
-            self._committed.pop(partition, None)
+        self.service.revoked()
+        self._backlog.clear()
+        self._delayed.clear()
+        self._paused.clear()
+        self._next_offset.clear()
+        self._committed.clear()
 
 
 def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:

@@ -45,7 +45,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("preprocess.features.v1", m.FeaturesComputed, "universe", ("preprocess",), ("inference",)),
     Topic("training.requested.v1", m.TrainingRequested, "strategy", ("cli",), ("training",)),
     Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
-    Topic("training.model_ready.v1", m.ModelReady, "strategy", ("training",), ("inference", "cli"), retention_days=365),
+    Topic("training.model_ready.v1", m.ModelReady, "universe", ("training",), ("inference", "cli"), retention_days=365),
     Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
     Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=365),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),

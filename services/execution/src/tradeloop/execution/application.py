@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
+import structlog
+
+from tradeloop.common.bus import Partition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BarFrame, Message, SignalGenerated
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Handler, Held, Position
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import event_id
+from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.domain import Book, BookRecord, FrameReader
-from tradeloop.execution.ports import Effects, Ledger, Venue
+from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
+
+log = structlog.get_logger(__name__)
 
 
 class Desk:
-    """One portfolio: its book, its venue, and the frames that wait for a decision."""
+    """One portfolio: its book, its venue, and the frames and signals that wait for each other."""
 
     def __init__(self, portfolio: Portfolio, strategy: Strategy, venue: Venue, ledger: Ledger, held: Held) -> None:
         self.inputs: list[tuple[str, str]] = []
@@ -26,77 +33,108 @@ class Desk:
         self._reader = FrameReader(portfolio.universe.ids)
         self._venue, self._ledger, self._held = venue, ledger, held
         self._frames: deque[tuple[int, BarFrame, Position]] = deque()
-        self._record = BookRecord()
-        self._restored = False
+        self._signals: dict[int, tuple[SignalGenerated, Position]] = {}
+        """Decisions on bars that are not marked yet, by their time."""
+        self._record: BookRecord | None = None
+        """Where the ledger stands; None when it must be asked."""
 
     def on_frame(self, frame: BarFrame, position: Position) -> list[Message]:
         """Take a frame in; it is processed when the decision before it is settled."""
-        self._restore()
         self.inputs.clear()
+        self._restore()
         time_us = to_us(frame.close_time)
         if time_us <= self._book.marked_us:
             return self._again(event_id(frame))
         if not self._frames or time_us > self._frames[-1][0]:
             self._frames.append((time_us, frame, position))
             self._held.hold(position)
-        return self._process_frames()
+        return self._go_on()
 
-    def on_signal(self, signal: SignalGenerated) -> list[Message]:
+    def on_signal(self, signal: SignalGenerated, position: Position) -> list[Message]:
         """Settle a decision, then go on with the frames that waited for it.
 
-        Raises ValueError for a decision on a bar that this book has not seen.
+        One on a bar that this book has not marked waits for its frame: both are read anew, each from its own topic,
+        when the ledger is older than what was committed.
         """
-        self._restore()
         self.inputs.clear()
+        self._restore()
         time_us = to_us(signal.time)
-        if time_us > self._book.marked_us:
-            raise ValueError(f"portfolio {self.portfolio.name}: a signal for {signal.time}, which is not marked yet")
-        settled = time_us <= self._book.decided_us
-        outputs = self._again(event_id(signal)) if settled else self._decide(signal)
-        return outputs + self._process_frames()
+        if time_us <= self._book.decided_us:
+            return self._again(event_id(signal))
+        self._book.check(signal)
+        if time_us not in self._signals:
+            self._signals[time_us] = signal, position
+            self._held.hold(position)
+        return self._go_on()
 
     def _restore(self) -> None:
-        if not self._restored:
+        if self._record is None:
             self._record = self._ledger.load(self.portfolio.name)
-            self._go_back()
-            self._restored = True
+            self._go_back(self._record)
 
-    def _go_back(self) -> None:
+    def _go_back(self, record: BookRecord) -> None:
         """Return to what is recorded. The venue gets its orders again: after a crash it may never have got them."""
-        self._book.restore(self._record)
-        self._venue.submit(self._record.working)
+        self._book.restore(record)
+        self._venue.submit(record.working)
+
+    def _go_on(self) -> list[Message]:
+        """Do all that can be done: decide when the decision is there, settle the next frame when nothing is open."""
+        outputs: list[Message] = []
+        while True:
+            if self._book.awaits_decision:
+                waiting = self._signals.get(self._book.marked_us)
+                if waiting is None:
+                    return outputs
+                outputs += self._decide(waiting[0])
+                del self._signals[self._book.marked_us]
+                self._held.release(waiting[1])
+            elif self._frames:
+                self._drop_signals()
+                time_us, frame, position = self._frames[0]
+                outputs += self._settle(frame) if time_us > self._book.marked_us else self._again(event_id(frame))
+                self._frames.popleft()
+                self._held.release(position)
+            else:
+                return outputs
+
+    def _drop_signals(self) -> None:
+        """Let go of decisions on times that were no bars of this book: no frame can come for them any more."""
+        for time_us in [time_us for time_us in self._signals if time_us <= self._book.marked_us]:
+            signal, position = self._signals.pop(time_us)
+            self._held.release(position)
+            log.error("signal for a bar that was never marked", portfolio=self.portfolio.name, time=signal.time)
 
     def _decide(self, signal: SignalGenerated) -> list[Message]:
-        try:
+        with self._recorded() as keep:
             orders, verdicts = self._book.decide(signal)
             outputs: list[Message] = [*verdicts, *orders]
-            self._keep(event_id(signal), Effects(self._book.record(), orders=orders, outputs=outputs))
-        except BaseException:
-            self._go_back()
-            raise
+            keep(event_id(signal), Effects(self._book.record(), orders=orders, outputs=outputs))
         self._venue.submit(orders)
-        return outputs
-
-    def _process_frames(self) -> list[Message]:
-        outputs: list[Message] = []
-        while self._frames and not self._book.awaits_decision:
-            _, frame, position = self._frames[0]
-            outputs += self._settle(frame)
-            self._frames.popleft()
-            self._held.release(position)
         return outputs
 
     def _settle(self, frame: BarFrame) -> list[Message]:
         bar = self._reader.read(frame)
-        try:
+        with self._recorded() as keep:
             orders, fills, verdicts, transition, mark = self._book.settle(frame, bar, self._venue.fills(bar))
             reward = [] if transition is None else [transition]
             outputs: list[Message] = [*orders, *fills, *verdicts, *reward, mark]
-            self._keep(event_id(frame), Effects(self._book.record(), orders=orders, fills=fills, outputs=outputs))
-        except BaseException:
-            self._go_back()
-            raise
+            keep(event_id(frame), Effects(self._book.record(), orders=orders, fills=fills, outputs=outputs))
         return outputs
+
+    @contextmanager
+    def _recorded(self) -> Iterator[Callable[[str, Effects], None]]:
+        """A change of the book that is undone unless the ledger keeps it."""
+        before = self._record
+        if before is None:
+            raise AssertionError("a book changes only after it was restored")
+        try:
+            yield partial(self._keep, before)
+        except LedgerConflict:
+            self._record = None  # whoever went on with it knows better
+            raise
+        except BaseException:
+            self._go_back(before)
+            raise
 
     def _again(self, input_id: str) -> list[Message]:
         """The outputs of an input that was handled before, unless they left for certain."""
@@ -105,10 +143,13 @@ class Desk:
             self.inputs.append((self.portfolio.name, input_id))
         return outputs
 
-    def _keep(self, input_id: str, effects: Effects) -> None:
-        self._ledger.record(self.portfolio.name, input_id, effects)
+    def _keep(self, before: BookRecord, input_id: str, effects: Effects) -> None:
+        self._ledger.record(self.portfolio.name, input_id, before, effects)
         self._record = effects.record
         self.inputs.append((self.portfolio.name, input_id))
+
+
+_INPUTS = frozenset(topic_of(kind).name for kind in (BarFrame, SignalGenerated))
 
 
 class Execution(Handler):
@@ -125,13 +166,20 @@ class Execution(Handler):
         ledger: Ledger,
     ) -> None:
         """`strategies` gives a strategy by name, `venues` the venue of a portfolio."""
-        self._ledger = ledger
+        self._venues, self._ledger = venues, ledger
+        self._portfolios = [(portfolio, strategies(portfolio.strategy)) for portfolio in portfolios]
+        self._begin()
+
+    def _begin(self) -> None:
+        """Desks that know nothing yet."""
         self._held = Held()
         self._handed_over: list[tuple[str, str]] = []
-        self._desks = {p.name: Desk(p, strategies(p.strategy), venues(p), ledger, self._held) for p in portfolios}
+        self._desks: dict[str, Desk] = {}
         self._by_universe: dict[str, list[Desk]] = {}
-        for desk in self._desks.values():
-            self._by_universe.setdefault(desk.portfolio.universe.name, []).append(desk)
+        for portfolio, strategy in self._portfolios:
+            desk = Desk(portfolio, strategy, self._venues(portfolio), self._ledger, self._held)
+            self._desks[portfolio.name] = desk
+            self._by_universe.setdefault(portfolio.universe.name, []).append(desk)
 
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
         """Raises `Unavailable` when the ledger cannot be reached; the book is then as it was."""
@@ -144,7 +192,7 @@ class Execution(Handler):
             outputs = [output for desk in desks for output in desk.on_frame(message, position)]
         elif isinstance(message, SignalGenerated) and message.portfolio in self._desks:
             desks = [self._desks[message.portfolio]]
-            outputs = desks[0].on_signal(message)
+            outputs = desks[0].on_signal(message, position)
         else:
             return ()
         for desk in desks:
@@ -155,9 +203,17 @@ class Execution(Handler):
     def held(self) -> Collection[Position]:
         return self._held.positions()
 
-    def before_commit(self) -> None:
+    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Messages that were committed and whose effects the ledger lacks are read again."""
+        kept = self._ledger.offsets()
+        return {p: kept.get(p, 0) for p, offset in committed.items() if p.topic in _INPUTS and kept.get(p, 0) < offset}
+
+    def revoked(self) -> None:
+        self._begin()
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         # What was handed over has been flushed by now.
-        self._ledger.published(self._handed_over)
+        self._ledger.settle(self._handed_over, {p: offset for p, offset in offsets.items() if p.topic in _INPUTS})
         self._handed_over.clear()
 
     def close(self) -> None:

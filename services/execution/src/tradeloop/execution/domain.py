@@ -65,6 +65,10 @@ class BookRecord:
     working: tuple[OrderUpdated, ...] = ()
     """Orders at the venue."""
 
+    def stands_at(self, other: BookRecord) -> bool:
+        """Whether both have seen the same bars and decisions."""
+        return (self.marked_us, self.decided_us) == (other.marked_us, other.decided_us)
+
 
 class FrameReader:
     """Turns frames into the arrays (1, A) that the simulator reads. The arrays are reused."""
@@ -141,14 +145,18 @@ class Book:
             working=self.working,
         )
 
-    def decide(self, signal: SignalGenerated) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
-        """Size a decision's orders and pass them through the risk gate. They are working from here on.
-
-        Raises ValueError when the signal is not about this book's instruments.
-        """
+    def check(self, signal: SignalGenerated) -> None:
+        """Raises ValueError when the signal is not about this book's instruments."""
         if signal.instruments != self._instruments:
             mine, theirs = self._instruments, signal.instruments
             raise ValueError(f"portfolio {self.portfolio.name} trades {mine}, the signal is for {theirs}")
+
+    def decide(self, signal: SignalGenerated) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
+        """Size a decision's orders and pass them through the risk gate. They are working from here on.
+
+        Raises ValueError as `check` does.
+        """
+        self.check(signal)
         weights = np.full((1, len(self._instruments)), np.nan) if signal.hold else np.array([signal.targets])
         self._simulator.decide(weights)
         books = self._simulator.books

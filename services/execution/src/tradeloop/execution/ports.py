@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tradeloop.common.bus import Partition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.simulation import Market
@@ -14,6 +15,10 @@ from tradeloop.execution.domain import BookRecord, VenueFill
 
 class LedgerUnavailable(Unavailable):
     """The ledger cannot be reached. Nothing was written; trying again is safe."""
+
+
+class LedgerConflict(Unavailable):
+    """Another process has gone on with this book. Nothing was written; load the book and look again."""
 
 
 class Venue(Protocol):
@@ -41,25 +46,36 @@ class Effects:
 
 
 class Ledger(Protocol):
-    """Books, orders and fills, and the outputs that may have to be published again."""
+    """Books, orders and fills, the outputs that may have to be published again, and how far all that goes.
+
+    Each call may raise `LedgerUnavailable`.
+    """
 
     def load(self, portfolio: str) -> BookRecord:
-        """The book as it was recorded last; a new one when there is none. Raises `LedgerUnavailable`."""
+        """The book as it was recorded last; a new one when there is none."""
         ...
 
-    def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
-        """Store the effects of an input, durably, in one transaction. Raises `LedgerUnavailable`."""
+    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+        """Store the effects of an input on a book that stands at `before`, durably, in one transaction.
+
+        Raises `LedgerConflict` when the book does not stand there: two processes that both believe to own it
+        cannot both write.
+        """
         ...
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         """What an input published; nothing when it is unknown, or was published for certain."""
         ...
 
-    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         """The outputs of these inputs, (portfolio, input id) each, have left for certain and need not be kept.
 
-        Raises `LedgerUnavailable`.
+        All messages before `offsets` have their effects in the ledger. Offsets never go back.
         """
+        ...
+
+    def offsets(self) -> Mapping[Partition, int]:
+        """The highest offsets that were given to `settle`."""
         ...
 
     def close(self) -> None:

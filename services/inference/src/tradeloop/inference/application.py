@@ -6,14 +6,68 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
-from tradeloop.common.messages import FeaturesComputed, Message, ModelReady, PortfolioMarked
-from tradeloop.common.models import ModelNotFound, ModelStore, Policy, RegisteredPolicy, model_name
+from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
+from tradeloop.common.models import ModelNotFound, ModelStore, Policy, model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Handler, Held, Position
 from tradeloop.common.strategy import Strategy
 from tradeloop.inference.domain import ActiveModel, Actor, Desk
+from tradeloop.inference.ports import History
 
 log = structlog.get_logger(__name__)
+
+
+class DeskMemory:
+    """What one desk has to know, from the history and the model store of the service."""
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        strategy: Strategy,
+        models: ModelStore,
+        make_actor: Callable[[Policy], Actor],
+        history: History,
+    ) -> None:
+        self._portfolio, self._strategy = portfolio, strategy
+        self._models, self._make_actor, self._history = models, make_actor, history
+
+    def features_before(self, first: FeaturesComputed, position: Position) -> Sequence[FeaturesComputed]:
+        strategy, universe = self._strategy, self._portfolio.universe
+        rows = strategy.window - 1
+        return self._history.features_before(first, position, universe, strategy.feature_set, rows)
+
+    def activations(self) -> Sequence[ModelActivated]:
+        return self._history.activations(self._portfolio.universe, self._portfolio.name)
+
+    def champion(self) -> ActiveModel | None:
+        name, alias = model_name(self._portfolio.strategy, self._portfolio.universe.name), self._portfolio.model_alias
+        try:
+            return self.model(name, alias)
+        except ModelNotFound:
+            log.info("no model yet", portfolio=self._portfolio.name, model=name, alias=alias)
+            return None
+
+    def model(self, name: str, reference: str) -> ActiveModel:
+        """Raises ValueError when the model does not fit the portfolio."""
+        registered = self._models.load(name, reference)
+        manifest = registered.policy.manifest
+        here = {
+            "feature_set": self._strategy.feature_set.id,
+            "window": self._strategy.window,
+            "instruments": len(self._portfolio.universe.instruments),
+            "action_scheme": self._strategy.actions.name,
+        }
+        for field, expected in here.items():
+            if (trained := getattr(manifest, field)) != expected:
+                raise ValueError(
+                    f"model {registered.name} version {registered.version} was trained with {field} {trained}, "
+                    f"portfolio {self._portfolio.name} has {expected}: train it again, or install the strategy it was "
+                    "made by"
+                )
+        log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
+        return ActiveModel(
+            registered.name, registered.version, registered.policy.model_id, self._make_actor(registered.policy)
+        )
 
 
 class Inference(Handler):
@@ -28,68 +82,48 @@ class Inference(Handler):
         strategies: Callable[[str], Strategy],
         models: ModelStore,
         make_actor: Callable[[Policy], Actor],
+        history: History,
     ) -> None:
         """`strategies` gives a strategy by name, `make_actor` makes a policy answer."""
-        self._models, self._make_actor = models, make_actor
-        self._held = Held()
+        self._history = history
+        self._portfolios = [(portfolio, strategies(portfolio.strategy)) for portfolio in portfolios]
+        self._memories = {
+            portfolio.name: DeskMemory(portfolio, strategy, models, make_actor, history)
+            for portfolio, strategy in self._portfolios
+        }
         self._decided: list[Message] = []
         """Not yet given back: what some desks decided before another one of the same call could not."""
-        self._desks = {p.name: self._desk(p, strategies(p.strategy)) for p in portfolios}
-        self._by_features: dict[tuple[str, str], list[Desk]] = {}
-        for desk in self._desks.values():
-            key = (desk.portfolio.universe.name, desk.strategy.feature_set.id)
-            self._by_features.setdefault(key, []).append(desk)
+        self._begin()
 
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
-        """Raises `Unavailable` when a model's store cannot be reached, ValueError when a model does not fit."""
+        """Raises `Unavailable` when a store cannot be reached, ValueError when a model does not fit."""
         if isinstance(message, FeaturesComputed):
             for desk in self._by_features.get((message.universe, message.feature_set), ()):
                 self._decided += desk.on_features(message, position)
         elif isinstance(message, PortfolioMarked) and message.portfolio in self._desks:
             self._decided += self._desks[message.portfolio].on_mark(message, position)
         elif isinstance(message, ModelReady):
-            self._on_model_ready(message)
+            for desk in self._desks.values():
+                desk.on_model_ready(message, position)
         decided, self._decided = self._decided, []
         return decided
 
     def held(self) -> Collection[Position]:
         return self._held.positions()
 
-    def _desk(self, portfolio: Portfolio, strategy: Strategy) -> Desk:
-        name = model_name(portfolio.strategy, portfolio.universe.name)
+    def revoked(self) -> None:
+        self._begin()
 
-        def find_model() -> ActiveModel | None:
-            try:
-                return self._active(self._models.load(name, portfolio.model_alias), portfolio, strategy)
-            except ModelNotFound:
-                log.info("no model yet", portfolio=portfolio.name, model=name, alias=portfolio.model_alias)
-                return None
+    def close(self) -> None:
+        self._history.close()
 
-        return Desk(portfolio, strategy, self._held, find_model)
-
-    def _on_model_ready(self, ready: ModelReady) -> None:
-        for desk in self._desks.values():
-            portfolio = desk.portfolio
-            wanted = (portfolio.strategy, portfolio.universe.name, portfolio.model_alias)
-            if wanted == (ready.strategy, ready.universe, ready.alias):
-                registered = self._models.load(ready.model, ready.version)
-                desk.activate(self._active(registered, portfolio, desk.strategy))
-                log.info("model ready", portfolio=portfolio.name, model=ready.model, version=ready.version)
-
-    def _active(self, registered: RegisteredPolicy, portfolio: Portfolio, strategy: Strategy) -> ActiveModel:
-        manifest = registered.policy.manifest
-        here = {
-            "feature_set": strategy.feature_set.id,
-            "window": strategy.window,
-            "instruments": len(portfolio.universe.instruments),
-            "action_scheme": strategy.actions.name,
-        }
-        for field, expected in here.items():
-            if (trained := getattr(manifest, field)) != expected:
-                raise ValueError(
-                    f"model {registered.name} version {registered.version} was trained with {field} {trained}, "
-                    f"portfolio {portfolio.name} has {expected}: train it again, or install the strategy it was made by"
-                )
-        return ActiveModel(
-            registered.name, registered.version, registered.policy.model_id, self._make_actor(registered.policy)
-        )
+    def _begin(self) -> None:
+        """Desks that know nothing yet."""
+        self._held = Held()
+        self._decided.clear()
+        self._desks: dict[str, Desk] = {}
+        self._by_features: dict[tuple[str, str], list[Desk]] = {}
+        for portfolio, strategy in self._portfolios:
+            desk = Desk(portfolio, strategy, self._held, self._memories[portfolio.name])
+            self._desks[portfolio.name] = desk
+            self._by_features.setdefault((portfolio.universe.name, strategy.feature_set.id), []).append(desk)

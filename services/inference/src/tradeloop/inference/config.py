@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tradeloop.common.kafka import KafkaSettings
@@ -17,4 +18,6 @@ class Settings(BaseSettings):
 
     portfolios: tuple[Portfolio, ...] = ()
     """The portfolios to decide for, as JSON."""
+    database_url: SecretStr | None = None
+    """SQLAlchemy URL of the bar store: features whose records have expired are computed again from bars."""
     mlflow_tracking_uri: str = "sqlite:///mlflow.db"

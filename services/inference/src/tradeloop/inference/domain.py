@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.market import to_us
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, PortfolioMarked, SignalGenerated
+from tradeloop.common.messages import (
+    FeaturesComputed,
+    Message,
+    ModelActivated,
+    ModelReady,
+    PortfolioMarked,
+    SignalGenerated,
+)
 from tradeloop.common.observations import ObservationBuilder, account_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Held, Position
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.topics import event_id
 
 
 class Actor(Protocol):
@@ -73,30 +81,88 @@ class _Side(Generic[M]):
         return message
 
 
-class Desk:
-    """Decides for one portfolio, bar by bar: features(t) and portfolio(t) in, signal(t) out."""
+class Memory(Protocol):
+    """What a desk has to know of what happened before. Each call may raise `Unavailable`."""
 
-    def __init__(
-        self, portfolio: Portfolio, strategy: Strategy, held: Held, find_model: Callable[[], ActiveModel | None]
-    ) -> None:
-        """`find_model` is asked before the first decision which model is in force; it may raise `Unavailable`."""
+    def features_before(self, first: FeaturesComputed, position: Position) -> Sequence[FeaturesComputed]:
+        """The window's features of the bars before that of `first`, in the order of time; fewer if never published."""
+        ...
+
+    def activations(self) -> Sequence[ModelActivated]:
+        """Which models were activated, in the order of time."""
+        ...
+
+    def model(self, name: str, version: str) -> ActiveModel:
+        """A model that was activated."""
+        ...
+
+    def champion(self) -> ActiveModel | None:
+        """The model that the portfolio's alias names, or None."""
+        ...
+
+
+class _Promoted(NamedTuple):
+    """A model that takes over at the next decision, the event that said so, and where that stands."""
+
+    model: ActiveModel
+    cause: str
+    position: Position
+
+
+class Desk:
+    """Decides for one portfolio, bar by bar: features(t) and portfolio(t) in, signal(t) out.
+
+    What decides is a function of what was published: the window is the last features before t, the model is the
+    one whose activation was recorded last. So a desk that is new, after a crash or in another process, decides
+    what the old one would have.
+    """
+
+    def __init__(self, portfolio: Portfolio, strategy: Strategy, held: Held, memory: Memory) -> None:
         self.portfolio, self.strategy = portfolio, strategy
         self._features: _Side[FeaturesComputed] = _Side(held)
         self._marks: _Side[PortfolioMarked] = _Side(held)
-        self._find_model: Callable[[], ActiveModel | None] | None = find_model
+        self._held, self._memory = held, memory
         self._model: ActiveModel | None = None
-        self._next_model: ActiveModel | None = None
+        self._promoted: _Promoted | None = None
+        self._recorded: deque[ModelActivated] | None = None
+        """Activations that are recorded, from the first one that is not yet repeated; None before they were read."""
+        self._causes: frozenset[str] = frozenset()
+        """The events whose models were activated, as far as recorded."""
+        self._ask_champion = False
+        self._window_known = False
         self._decided_us = -1
         self._decision: list[Message] = []
         count = len(portfolio.universe.instruments)
         self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
 
-    def activate(self, model: ActiveModel) -> None:
-        """Let a model decide from the next bar on. The one that decides already just goes on."""
-        self._next_model = None if model.same_as(self._model) else model
+    def on_model_ready(self, ready: ModelReady, position: Position) -> None:
+        """Let a model decide from the next decision on, if it is for this portfolio.
+
+        The message is held until then, so that a crash brings it again.
+        """
+        portfolio, cause = self.portfolio, event_id(ready)
+        wanted = (portfolio.strategy, portfolio.universe.name, portfolio.model_alias)
+        if wanted != (ready.strategy, ready.universe, ready.alias):
+            return
+        self._recall()
+        if cause in self._causes:
+            return
+        promoted = _Promoted(self._memory.model(ready.model, ready.version), cause, position)
+        self._settle_promotion()
+        self._held.hold(position)
+        self._promoted = promoted
+
+    def _settle_promotion(self) -> None:
+        if self._promoted is not None:
+            self._held.release(self._promoted.position)
+            self._promoted = None
 
     def on_features(self, message: FeaturesComputed, position: Position) -> list[Message]:
         """Take features in; those of a bar that went by are dropped."""
+        if not self._window_known:
+            for earlier in self._memory.features_before(message, position):
+                self._see(earlier)
+            self._window_known = True
         self._features.put(to_us(message.time), message, position)
         return self._join()
 
@@ -115,11 +181,10 @@ class Desk:
                 # No mark comes for this bar any more: it belongs to the window, not to a decision.
                 self._see(self._features.pop())
                 continue
-            # Ask for the model first: when its store is unavailable, nothing has changed yet.
-            activated = self._activation(self._marks.first)
+            # Choose the model first: when its store is unavailable, nothing has changed yet.
+            activated = self._choose_model(self._marks.first)
             mark = self._marks.pop()
             if features_us > mark_us:
-                self._builder.clear()
                 self._decision = [*activated, self._hold(mark, "no_features")]
             else:
                 features = self._features.pop()
@@ -129,23 +194,41 @@ class Desk:
             messages += self._decision
         return messages
 
-    def _activation(self, mark: PortfolioMarked) -> list[Message]:
-        """Switch to the model that is due, if any, and record from which bar on it decides."""
-        if self._find_model is not None:
-            if self._next_model is None:
-                self._next_model = self._find_model()
-            self._find_model = None
-        if self._next_model is None:
+    def _recall(self) -> deque[ModelActivated]:
+        if self._recorded is None:
+            activations = self._memory.activations()
+            self._causes = frozenset(activation.cause for activation in activations if activation.cause)
+            self._ask_champion = not activations
+            self._recorded = deque(activations)
+        return self._recorded
+
+    def _choose_model(self, mark: PortfolioMarked) -> list[Message]:
+        """Bring the model in force up to a decision: as it was recorded, then what was promoted since."""
+        recorded = self._recall()
+        while recorded and recorded[0].time <= mark.time:
+            self._model = self._memory.model(recorded[0].model, recorded[0].version)
+            recorded.popleft()
+        if recorded:
+            return []  # this decision was made before, and so was the next change
+        model, cause = self._model, ""
+        if self._promoted is not None:
+            model, cause = self._promoted.model, self._promoted.cause
+        elif self._ask_champion:
+            model = self._memory.champion()
+        self._ask_champion = False
+        self._settle_promotion()
+        if model is None or model.same_as(self._model):
             return []
-        self._model, self._next_model = self._next_model, None
+        self._model = model
         return [
             ModelActivated(
                 universe=mark.universe,
                 portfolio=mark.portfolio,
                 time=mark.time,
-                model=self._model.name,
-                version=self._model.version,
-                model_id=self._model.model_id,
+                model=model.name,
+                version=model.version,
+                model_id=model.model_id,
+                cause=cause,
             )
         ]
 

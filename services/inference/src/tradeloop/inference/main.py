@@ -7,16 +7,20 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.service import Runner, serve
+from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
+from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.inference.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
-    """The service, with its model registry. It needs nothing of the bus but what its runner does."""
+    """The service, with its model registry and its memory of what was published."""
     from tradeloop.common.mlflow_models import MlflowModelStore  # importing MLflow takes seconds
 
-    return Inference(settings.portfolios, load, MlflowModelStore(settings.mlflow_tracking_uri), OnnxPolicy)
+    bars = SqlBarStore(settings.database_url.get_secret_value(), clock) if settings.database_url else None
+    models = MlflowModelStore(settings.mlflow_tracking_uri)
+    return Inference(settings.portfolios, load, models, OnnxPolicy, BusHistory(bus, bars))
 
 
 def main() -> None:

@@ -60,6 +60,10 @@ class Ingest(Handler):
         """A replay's request is settled with its last frame: a crash before that repeats it."""
         return [replay.position for waiting in self._replays.values() for replay in waiting]
 
+    def revoked(self) -> None:
+        """Replays end; their requests come again to whoever gets the partition."""
+        self._replays.clear()
+
     def close(self) -> None:
         self._store.close()
 
@@ -105,8 +109,6 @@ class Ingest(Handler):
             self._write(timeframe, resample(bars, base, timeframe, closed_us))
 
     def _request(self, request: ReplayRequested, position: Position) -> None:
-        if position in self.held():
-            return  # it came again after a rebalance, and its replay goes on
         universe, start_us, end_us = request.universe, to_us(request.range.start), to_us(request.range.end)
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
         if not len(last) or last.open_us[0] < start_us:

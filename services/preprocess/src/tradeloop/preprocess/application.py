@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import structlog
 
 from tradeloop.common.bars import BarStore
+from tradeloop.common.bus import Partition
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import FeatureRows, FeatureStore
-from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values
-from tradeloop.common.market import BarArrays, Series, Timeframe, Universe, align, to_us
+from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values, bars_with_history, compute_stored
+from tradeloop.common.market import Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.service import Handler, Position
 from tradeloop.common.strategy import Strategy
@@ -52,7 +53,13 @@ class Preprocess(Handler):
             return [computed for feed in feeds for computed in feed.take(message)]
         raise TypeError(f"preprocess does not read {type(message).__name__}")
 
-    def before_commit(self) -> None:
+    def revoked(self) -> None:
+        """The streams read their bars anew: others may have gone on with them meanwhile."""
+        for feeds in self._feeds.values():
+            for feed in feeds.values():
+                feed.forget()
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Write the newest features online: values in between were never current by the time they could be read."""
         for universe, feeds in self._feeds.items():
             for feature_set, feed in feeds.items():
@@ -67,21 +74,10 @@ class Preprocess(Handler):
         self._features.close()
 
     def _preprocess(self, request: PreprocessRequested) -> PreprocessCompleted:
-        universe, base = request.universe, request.universe.timeframe
+        universe = request.universe
         feature_set = self._feature_set(universe, request.strategy)
         start_us, end_us = to_us(request.range.start), to_us(request.range.end)
-        bars = {base: _with_history(self._bars, feature_set, universe, base, start_us, end_us)}
-        first = int(np.searchsorted(bars[base].open_us, start_us))
-        if first == len(bars[base]):
-            raise UserError(
-                f"no {base} bars of {universe.name} are stored from {request.range.start.isoformat()} to "
-                f"{request.range.end.isoformat()}: backfill them first"
-            )
-        for higher in feature_set.timeframes:
-            closed_us = start_us + base.us - higher.us + 1  # what opens before has closed at the first base close
-            bars[higher] = _with_history(self._bars, feature_set, universe, higher, closed_us, max(closed_us, end_us))
-        computed = feature_set.compute(bars, base)
-        rows = FeatureRows(computed.instruments, computed.names, computed.time_us[first:], computed.values[first:])
+        rows = compute_stored(self._bars, feature_set, universe, start_us, end_us)
         self._define(feature_set)
         self._features.write_offline(feature_set.id, universe.name, rows)
         log.info("preprocessed", universe=universe.name, strategy=request.strategy, rows=len(rows.time_us))
@@ -140,6 +136,10 @@ class _Feed:
     def forget_newest(self) -> None:
         self._newest = None
 
+    def forget(self) -> None:
+        """Begin as new."""
+        self._last = self._newest = None
+
     def take(self, frame: BarFrame) -> Iterator[FeaturesComputed]:
         """Features as of a base frame; nothing for a higher frame or a correction."""
         open_us, close_us = to_us(frame.open_time), to_us(frame.close_time)
@@ -167,14 +167,7 @@ class _Feed:
         self._higher.clear()
         if self._newest is None or self._newest[0] <= close_us:
             self._newest = close_us, values
-        return FeaturesComputed(
-            universe=self._universe.name,
-            feature_set=self.feature_set.id,
-            time=frame.close_time,
-            instruments=self._universe.ids,
-            names=self.feature_set.names,
-            values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
-        )
+        return self.feature_set.message(self._universe, frame.close_time, values)
 
     def _rows(self, frame: BarFrame) -> list[Row | None]:
         rows: dict[str, Row] = {
@@ -208,36 +201,8 @@ class _Feed:
         before_us = {self._base: open_us} | {t: close_us - t.us + 1 for t in self.feature_set.timeframes}
         self._stream.open(
             {
-                timeframe: _with_history(self._store, self.feature_set, self._universe, timeframe, end_us, end_us)
+                timeframe: bars_with_history(self._store, self.feature_set, self._universe, timeframe, end_us, end_us)
                 for timeframe, end_us in before_us.items()
             }
         )
         log.info("opened", universe=self._universe.name, feature_set=self.feature_set.id, before=open_us)
-
-
-def _with_history(
-    store: BarStore, feature_set: FeatureSet, universe: Universe, timeframe: Timeframe, start_us: int, end_us: int
-) -> BarArrays:
-    """Bars that opened in `[start_us, end_us)`, and before them what of each instrument the features need.
-
-    Instruments are read one by one: in frames of all of them, one that trades seldom would have too few bars.
-    """
-    return align(
-        universe.ids,
-        timeframe,
-        [
-            _series(store, instrument, timeframe, start_us, end_us, feature_set.history(timeframe))
-            for instrument in universe.ids
-        ],
-    )
-
-
-def _series(store: BarStore, instrument: str, timeframe: Timeframe, start_us: int, end_us: int, history: int) -> Series:
-    parts = [store.read_before([instrument], timeframe, start_us, history)]
-    if start_us < end_us:
-        parts.append(store.read([instrument], timeframe, start_us, end_us))
-    columns = {
-        name: np.concatenate([getattr(part, name)[:, 0] for part in parts])
-        for name in ("open", "high", "low", "close", "volume", "funding_rate")
-    }
-    return {"open_us": np.concatenate([part.open_us for part in parts]), **columns}

@@ -20,6 +20,7 @@ from tradeloop.common.features.definitions import (
     windowed,
 )
 from tradeloop.common.features.feature_set import FeatureSet
+from tradeloop.common.features.stored import bars_with_history, compute_stored
 from tradeloop.common.features.stream import FeatureStream, Values
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "FeatureStream",
     "Row",
     "Values",
+    "bars_with_history",
+    "compute_stored",
     "log_return",
     "on",
     "relative",

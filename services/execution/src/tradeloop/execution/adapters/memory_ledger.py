@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from tradeloop.common.bus import Partition
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects
+from tradeloop.execution.ports import Effects, LedgerConflict
 
 
 class MemoryLedger:
@@ -17,11 +18,14 @@ class MemoryLedger:
         self.fills: dict[str, OrderFilled] = {}
         self._books: dict[str, BookRecord] = {}
         self._outputs: dict[tuple[str, str], Sequence[Message]] = {}
+        self._offsets: dict[Partition, int] = {}
 
     def load(self, portfolio: str) -> BookRecord:
         return self._books.get(portfolio, BookRecord())
 
-    def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
+    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+        if not self.load(portfolio).stands_at(before):
+            raise LedgerConflict(f"portfolio {portfolio}: another process has gone on with its book")
         self._books[portfolio] = effects.record
         self.orders.update((order.order_id, order) for order in effects.orders)
         self.fills.update((fill.fill_id, fill) for fill in effects.fills)
@@ -30,9 +34,14 @@ class MemoryLedger:
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return self._outputs.get((portfolio, input_id), ())
 
-    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         for one in inputs:
             self._outputs.pop(one, None)
+        for partition, offset in offsets.items():
+            self._offsets[partition] = max(offset, self._offsets.get(partition, 0))
+
+    def offsets(self) -> Mapping[Partition, int]:
+        return dict(self._offsets)
 
     def close(self) -> None:
         """Nothing is held open."""

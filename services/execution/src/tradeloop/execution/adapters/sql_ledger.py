@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Executable,
     Float,
     Index,
+    Integer,
     MetaData,
     String,
     Table,
@@ -23,13 +24,15 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from tradeloop.common.bus import Partition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.topics import CATALOGUE, topic_of
 from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, LedgerUnavailable
+from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
 
 metadata = MetaData()
 
@@ -78,11 +81,22 @@ outbox = Table(
     Column("input_id", String(36), primary_key=True),
     Column("messages", Text, nullable=False),
 )
+positions = Table(
+    "execution_offsets",
+    metadata,
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
 
-_BOOK = books.update().where(books.c.portfolio == bindparam("of"))
+_BOOK = books.update().where(
+    books.c.portfolio == bindparam("of"),
+    books.c.marked_us == bindparam("was_marked_us"),
+    books.c.decided_us == bindparam("was_decided_us"),
+)
 _UPDATE_BOOK = _BOOK.values({name: bindparam(name) for name in ("marked_us", "decided_us", "state")})
-_UPDATE_SIGNAL = _BOOK.values(signal=bindparam("signal"))
-_INSERT_BOOK, _INSERT_ORDER, _INSERT_FILL = books.insert(), orders.insert(), fills.insert()
+_UPDATE_SIGNAL = books.update().where(books.c.portfolio == bindparam("of")).values(signal=bindparam("signal"))
+_INSERT_ORDER, _INSERT_FILL = orders.insert(), fills.insert()
 _UPDATE_ORDER = (
     orders.update()
     .where(orders.c.order_id == bindparam("of"))
@@ -94,7 +108,9 @@ _DROP_OUTPUTS = outbox.delete().where(outbox.c.portfolio == bindparam("of"), out
 
 
 class SqlLedger:
-    """A ledger behind a SQLAlchemy URL; its tables are created when missing. One thread, one connection."""
+    """A ledger behind a SQLAlchemy URL; connects on first use, and creates its tables when missing.
+
+    One thread, one connection."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url)
@@ -105,15 +121,24 @@ class SqlLedger:
         self._prepared: dict[Executable, _Prepared] = {}
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
+        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        self._insert_book = dialect.insert(books).on_conflict_do_nothing()
+        insert = dialect.insert(positions)
+        self._upsert_position = insert.on_conflict_do_update(
+            index_elements=[positions.c.topic, positions.c.partition],
+            set_={"next_offset": insert.excluded.next_offset},
+            where=positions.c.next_offset < insert.excluded.next_offset,
+        )
         self._connection: Connection | None = None
-        with self._transaction() as connection:
-            metadata.create_all(connection)
+        self._created = False
 
     def load(self, portfolio: str) -> BookRecord:
         with self._transaction() as connection:
             row = connection.execute(books.select().where(books.c.portfolio == portfolio)).mappings().first()
             if row is None:
-                self._run(connection, _INSERT_BOOK, {"portfolio": portfolio, "signal": "", **_book_row(BookRecord())})
+                self._run(
+                    connection, self._insert_book, {"portfolio": portfolio, "signal": "", **_book_row(BookRecord())}
+                )
                 return BookRecord()
         state = json.loads(row["state"])
         return BookRecord(
@@ -125,11 +150,13 @@ class SqlLedger:
             working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
         )
 
-    def record(self, portfolio: str, input_id: str, effects: Effects) -> None:
+    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
         new = [order for order in effects.orders if order.status == "working"]
         changed = [order for order in effects.orders if order.status != "working"]
         with self._transaction() as connection:
-            self._run(connection, _UPDATE_BOOK, {"of": portfolio, **_book_row(effects.record)})
+            was = {"was_marked_us": before.marked_us, "was_decided_us": before.decided_us}
+            if not self._run(connection, _UPDATE_BOOK, {"of": portfolio, **was, **_book_row(effects.record)}):
+                raise LedgerConflict(f"portfolio {portfolio}: another process has gone on with its book")
             if effects.record.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
                 self._run(connection, _UPDATE_SIGNAL, {"of": portfolio, "signal": effects.record.signal.decode()})
             self._run(connection, _INSERT_ORDER, *(_order_row(order) for order in new))
@@ -151,22 +178,31 @@ class SqlLedger:
         lines = (line.split(" ", 1) for line in row["messages"].split("\n") if line)
         return [CATALOGUE[topic].message.model_validate_json(body) for topic, body in lines]
 
-    def published(self, inputs: Sequence[tuple[str, str]]) -> None:
+    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
+        if not inputs and not offsets:
+            return
         with self._transaction() as connection:
             self._run(connection, _DROP_OUTPUTS, *({"of": portfolio, "input": one} for portfolio, one in inputs))
+            rows = [{"topic": p.topic, "partition": p.number, "next_offset": o} for p, o in offsets.items()]
+            self._run(connection, self._upsert_position, *rows)
+
+    def offsets(self) -> Mapping[Partition, int]:
+        with self._transaction() as connection:
+            rows = connection.execute(positions.select()).all()
+        return {Partition(row.topic, row.partition): row.next_offset for row in rows}
 
     def close(self) -> None:
         self._disconnect()
         self._engine.dispose()
 
-    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> None:
-        """Execute a statement for each row."""
+    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> int:
+        """Execute a statement for each row. Returns how many rows of the table it changed."""
         if not rows:
-            return
+            return 0
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = _Prepared(statement, connection)
-        prepared.run(connection, rows)
+        return prepared.run(connection, rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -174,7 +210,10 @@ class SqlLedger:
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
+                if not self._created:
+                    metadata.create_all(self._connection)
                 yield self._connection
+            self._created = True
         except self._unavailable as error:
             self._disconnect()
             cause = getattr(error, "orig", error)
@@ -197,10 +236,12 @@ class _Prepared:
         self._sql = str(compiled)
         self._order: Sequence[str] | None = getattr(compiled, "positiontup", None)
 
-    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> int:
         order = self._order
         taken = rows if order is None else [tuple(row[name] for name in order) for row in rows]
-        connection.connection.cursor().executemany(self._sql, taken)
+        cursor = connection.connection.cursor()
+        cursor.executemany(self._sql, taken)
+        return cursor.rowcount
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

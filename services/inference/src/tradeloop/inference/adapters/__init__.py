@@ -1,0 +1,1 @@
+"""How inference knows what was published before it started."""

@@ -1,0 +1,32 @@
+"""What inference needs from outside, beside models: what was published before it started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tradeloop.common.features import FeatureSet
+from tradeloop.common.market import Universe
+from tradeloop.common.messages import FeaturesComputed, ModelActivated
+from tradeloop.common.service import Position
+
+
+class History(Protocol):
+    """What was published about a universe, to go on from after a restart. Each call may raise `Unavailable`."""
+
+    def features_before(
+        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        """The last features, so many at most, of bars before that of `first`, which stands at `position`.
+
+        One message for each bar, in the order of time. Fewer when so many were never published.
+        """
+        ...
+
+    def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
+        """Every recorded activation for a portfolio, in the order of time."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
