@@ -10,7 +10,7 @@ import pytest
 from tradeloop.common.bus import Partition, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
-from tradeloop.common.market import EPOCH, Instrument, Timeframe, Universe, align, from_us
+from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated
 from tradeloop.common.service import Position
@@ -30,7 +30,7 @@ TOPIC = topic_of(FeaturesComputed).name
 @pytest.fixture(scope="module")
 def bars() -> MemoryBarStore:
     generator = np.random.default_rng(0)
-    series = []
+    series: list[Series] = []
     for _ in UNIVERSE.ids:
         open_us = START_US + M1.us * np.flatnonzero(generator.random(BARS) < 0.9)
         close = 100.0 * np.exp(np.cumsum(generator.normal(0.0, 1e-3, len(open_us))))

@@ -61,15 +61,11 @@ class EmbeddedStack:
         services: list[Service] = [
             build_ingest(IngestSettings(database_url=bars), self.bus, clock),
             build_preprocess(
-                PreprocessSettings(
-                    pairs=tuple((p.universe, p.strategy) for p in books), database_url=bars, feature_root=features
-                ),
+                PreprocessSettings(portfolios=books, database_url=bars, feature_root=features),
                 self.bus,
                 clock,
             ),
-            build_inference(
-                InferenceSettings(portfolios=tuple(portfolios), mlflow_tracking_uri=mlflow), self.bus, clock
-            ),
+            build_inference(InferenceSettings(portfolios=books, mlflow_tracking_uri=mlflow), self.bus, clock),
             build_execution(
                 ExecutionSettings(portfolios=books, ledger_url=ledger),
                 self.bus,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tradeloop.common.errors import UserError
 from tradeloop.common.market import Name, Universe
 
 
@@ -61,3 +65,45 @@ class Portfolio(BaseModel):
     mode: Literal["paper"] = "paper"
     costs: Costs = Costs()
     limits: RiskLimits = RiskLimits()
+
+
+class PortfolioSettings(BaseModel):
+    """The portfolios of a service, as part of its settings."""
+
+    portfolios: tuple[Portfolio, ...] = ()
+    """Portfolios, as JSON."""
+    portfolio_folder: Path | None = None
+    """A folder of more portfolios, one YAML file each."""
+
+    def read_portfolios(self) -> tuple[Portfolio, ...]:
+        """All portfolios: the given ones, then those of the folder by file name. Raises `UserError`."""
+        found = list(self.portfolios)
+        if self.portfolio_folder is not None:
+            if not self.portfolio_folder.is_dir():
+                raise UserError(
+                    f"{self.portfolio_folder}: no such folder: make it, with a YAML file for each portfolio"
+                )
+            found += [read_portfolio(path) for path in sorted(self.portfolio_folder.glob("*.yaml"))]
+        twice = [name for name, count in Counter(portfolio.name for portfolio in found).items() if count > 1]
+        if twice:
+            raise UserError(f"portfolio {twice[0]} is there twice: give each portfolio a name of its own")
+        return tuple(found)
+
+
+def read_portfolio(path: Path) -> Portfolio:
+    """A portfolio from its YAML file. Raises `UserError`, one line that names the file, the field and what is wrong."""
+    try:
+        return Portfolio.model_validate(yaml.safe_load(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']}") from error
+
+
+def portfolio_yaml(portfolio: Portfolio) -> str:
+    """A portfolio as its YAML file: what differs from the defaults."""
+    return yaml.safe_dump(portfolio.model_dump(mode="json", exclude_defaults=True), sort_keys=False)

@@ -6,17 +6,15 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tradeloop.common.kafka import KafkaSettings
-from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.portfolio import PortfolioSettings
 
 
-class Settings(BaseSettings):
+class Settings(PortfolioSettings, BaseSettings):
     """Environment variables start with `EXECUTION_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="EXECUTION_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     kafka: KafkaSettings = KafkaSettings()
 
-    portfolios: tuple[Portfolio, ...] = ()
-    """The portfolios to trade, as JSON."""
     ledger_url: SecretStr = SecretStr("sqlite:///ledger.db")
     """SQLAlchemy URL of the order ledger."""

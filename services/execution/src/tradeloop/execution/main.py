@@ -15,7 +15,7 @@ from tradeloop.execution.config import Settings
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
     """The service, with a paper venue for each portfolio. It needs nothing of the bus but what its runner does."""
-    return Execution(settings.portfolios, load, PaperVenue, SqlLedger(settings.ledger_url.get_secret_value()))
+    return Execution(settings.read_portfolios(), load, PaperVenue, SqlLedger(settings.ledger_url.get_secret_value()))
 
 
 def main() -> None:

@@ -9,16 +9,14 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tradeloop.common.kafka import KafkaSettings
-from tradeloop.common.market import Name, Universe
+from tradeloop.common.portfolio import PortfolioSettings
 
 
-class Settings(BaseSettings):
+class Settings(PortfolioSettings, BaseSettings):
     """Environment variables start with `PREPROCESS_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="PREPROCESS_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    pairs: tuple[tuple[Universe, Name], ...] = ()
-    """Universes and strategies whose features are computed frame by frame, as JSON: `[[universe, strategy], ...]`."""
     kafka: KafkaSettings = KafkaSettings()
     database_url: SecretStr = SecretStr("sqlite:///bars.db")
     """SQLAlchemy URL of the bar store."""

@@ -23,7 +23,8 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
         online_store=settings.feature_online_store,
     )
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
-    return Preprocess(settings.pairs, load, bars, features)
+    pairs = [(portfolio.universe, portfolio.strategy) for portfolio in settings.read_portfolios()]
+    return Preprocess(pairs, load, bars, features)
 
 
 def main() -> None:

@@ -1,0 +1,69 @@
+"""Portfolios as YAML files: what is read is what was written, and a wrong file is told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.portfolio import Costs, Portfolio, PortfolioSettings, RiskLimits, portfolio_yaml, read_portfolio
+
+UNIVERSE = Universe(
+    name="majors",
+    instruments=(Instrument(id="binance:BTC/USDT", lot_size=1e-5), Instrument(id="binance:ETH/USDT")),
+    timeframe=Timeframe.M1,
+    higher_timeframes=(Timeframe.M5, Timeframe.H1),
+)
+
+
+def book(name: str = "book") -> Portfolio:
+    limits = RiskLimits(max_leverage=2.0)
+    return Portfolio(
+        name=name, universe=UNIVERSE, strategy="example", costs=Costs(slippage_bps=0.1 + 0.2), limits=limits
+    )
+
+
+def test_a_portfolio_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "book.yaml"
+    path.write_text(portfolio_yaml(book()))
+    assert read_portfolio(path) == book()
+    assert "capital" not in path.read_text(), "what is as it is by default need not be said"
+
+
+def test_a_service_has_those_of_its_variable_and_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(portfolio_yaml(book("b")))
+    (tmp_path / "a.yaml").write_text(portfolio_yaml(book("a")))
+    (tmp_path / "readme.txt").write_text("not a portfolio")
+    settings = PortfolioSettings(portfolios=(book("z"),), portfolio_folder=tmp_path)
+    assert [portfolio.name for portfolio in settings.read_portfolios()] == ["z", "a", "b"]
+    twice = PortfolioSettings(portfolios=(book("a"),), portfolio_folder=tmp_path)
+    with pytest.raises(UserError, match="portfolio a is there twice"):
+        twice.read_portfolios()
+    with pytest.raises(UserError, match="no such folder"):
+        PortfolioSettings(portfolio_folder=tmp_path / "missing").read_portfolios()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: [unclosed", "no valid YAML"),
+        ("", "the file: Input should be a valid dictionary"),
+        ("name: book\nstrategy: example", "universe: Field required"),
+        (portfolio_yaml(book()) + "capitol: 5\n", "capitol: Extra inputs are not permitted"),
+        (portfolio_yaml(book()) + "capital: -5\n", "capital: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "book.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_portfolio(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml: No such file"):
+        read_portfolio(tmp_path / "nothing.yaml")
