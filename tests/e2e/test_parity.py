@@ -60,6 +60,7 @@ from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
+from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.ports import FileReport
 from tradeloop.preprocess.application import Preprocess
@@ -221,7 +222,7 @@ class Loop:
         self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
-            "ingest": lambda: Ingest(self._bars, market.read, self._clock, chunk_frames=3),
+            "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),
             "preprocess": lambda: Preprocess(
                 [(market.universe, "formula")], lambda _: STRATEGY, self._bars, self._features
             ),

@@ -27,6 +27,7 @@ from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarF
 from tradeloop.common.service import Position, Runner, RunPolicy, pump
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.topics import event_id, topic_of
+from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 from tradeloop.ingest.domain import frames
@@ -443,3 +444,37 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.database_url.get_secret_value().endswith("hidden@host/bars")
     assert settings.kafka.bootstrap_servers == "kafka:9092"
     assert "hidden" not in repr(settings)
+
+
+class Seen:
+    """Says what was published."""
+
+    def __init__(self) -> None:
+        self.newest_us: int | None = None
+
+    def newest_since(self, request: Position, universe: Universe) -> int | None:
+        return self.newest_us
+
+
+def test_a_replay_goes_on_behind_what_it_published_before_a_crash(make: Callable[..., Stand]) -> None:
+    stand = make(chunk_frames=10_000)
+    stand.store.write(Timeframe.M1, bars([*range(40), *range(45, 200)]))
+    seen = Seen()
+
+    def replayed() -> list[Message]:
+        ingest = Ingest(stand.store, read_bars, seen, stand.clock, chunk_frames=10_000)
+        assert list(ingest.handle(replay(5, 190), HERE)) == []
+        published = list(ingest.advance())
+        assert list(ingest.advance()) == []
+        assert not ingest.held()
+        return published
+
+    whole = replayed()
+    base = [n for n, one in enumerate(whole) if isinstance(one, BarFrame) and one.timeframe is Timeframe.M1]
+    for cut in (base[0], base[33], base[34], base[54], base[-2], base[-1]):
+        last = whole[cut]
+        assert isinstance(last, BarFrame)
+        seen.newest_us = to_us(last.open_time)
+        assert replayed() == whole[cut + 1 :]
+    seen.newest_us = to_us(START)  # before the range: another replay's
+    assert replayed() == whole

@@ -15,7 +15,7 @@ from tradeloop.common.market import BarArrays, Timeframe, TimeRange, Universe, f
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
 from tradeloop.common.service import Handler, Position
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
-from tradeloop.ingest.ports import BarSource
+from tradeloop.ingest.ports import BarSource, Published
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +30,11 @@ class Ingest(Handler):
     name = "ingest"
     consumes: tuple[type[Message], ...] = (BackfillRequested, ReplayRequested)
 
-    def __init__(self, store: BarStore, read_bars: BarSource, clock: Clock, chunk_frames: int = 64) -> None:
-        self._store, self._read_bars, self._clock, self._chunk_frames = store, read_bars, clock, chunk_frames
+    def __init__(
+        self, store: BarStore, read_bars: BarSource, published: Published, clock: Clock, chunk_frames: int = 64
+    ) -> None:
+        self._store, self._read_bars, self._published = store, read_bars, published
+        self._clock, self._chunk_frames = clock, chunk_frames
         self._replays: dict[str, deque[_Replay]] = {}
         """By universe, in the order of their requests: one universe's frames must not be mixed."""
 
@@ -116,14 +119,16 @@ class Ingest(Handler):
                 f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
                 f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"
             )
-        self._replays.setdefault(universe.name, deque()).append(_Replay(self._store, request, position))
+        self._replays.setdefault(universe.name, deque()).append(
+            _Replay(self._store, self._published, request, position)
+        )
 
 
 class _Replay:
-    """A replay under way."""
+    """A replay under way. One that was begun before a crash goes on behind what it published."""
 
-    def __init__(self, store: BarStore, request: ReplayRequested, position: Position) -> None:
-        self._store, self.request, self.position = store, request, position
+    def __init__(self, store: BarStore, published: Published, request: ReplayRequested, position: Position) -> None:
+        self._store, self._published, self.request, self.position = store, published, request, position
         self._universe = request.universe
         self._next_us, self._end_us = to_us(request.range.start), to_us(request.range.end)
         self._resampler: Resampler | None = None
@@ -154,6 +159,10 @@ class _Replay:
     def _take_next(self, now_s: float) -> None:
         """Make the next base frame due, unless it is too early or there is none."""
         if self._resampler is None:
+            newest_us = self._published.newest_since(self.position, self._universe)
+            if newest_us is not None and self._next_us <= newest_us < self._end_us:
+                self._next_us = newest_us + 1
+                log.info("goes on", universe=self._universe.name, behind=from_us(newest_us).isoformat())
             self._resampler = resumed(self._store, self._universe, self._next_us)
         while not self._read and self._next_us < self._end_us:
             until_us = min(self._next_us + _BLOCK_FRAMES * self._universe.timeframe.us, self._end_us)

@@ -9,15 +9,16 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.service import Runner, serve
 from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
-    """The service, with its store. It needs nothing of the bus but what its runner does."""
+    """The service, with its store, and the bus to see what it published."""
     store = SqlBarStore(settings.database_url.get_secret_value(), clock)
-    return Ingest(store, partial(read_bars, min_rows=settings.min_rows), clock, settings.chunk_frames)
+    return Ingest(store, partial(read_bars, min_rows=settings.min_rows), BusFrames(bus), clock, settings.chunk_frames)
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from tradeloop.common.market import BarArrays, Instrument, Timeframe
+from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
+from tradeloop.common.service import Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +41,16 @@ class BarSource(Protocol):
         """All bars of the file, checked. The timeframe is inferred where none is given.
 
         Raises `UserError`, one line that names the file, the row and the remedy; then nothing of it is usable.
+        """
+        ...
+
+
+class Published(Protocol):
+    """What has been published already. Adapter: `bus_frames.BusFrames`."""
+
+    def newest_since(self, request: Position, universe: Universe) -> int | None:
+        """Open time, in microseconds since the epoch, of the newest base frame that was published after a request.
+
+        None when there is none. May raise `Unavailable`.
         """
         ...
