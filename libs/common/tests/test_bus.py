@@ -17,6 +17,7 @@ from tradeloop.common.bus import Bus, BusUnavailable, MessageTooLarge, Partition
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.memory import MemoryBus, MemoryConsumer
 from tradeloop.common.testing import BUS_CHECKS, check_bus
+from tradeloop.common.topics import TopicSpec
 
 FAST = {"heartbeat.interval.ms": "100"}
 """Members learn of a rebalance sooner than production needs."""
@@ -99,7 +100,7 @@ def test_murmur2_is_that_of_the_java_client(key: str, expected: int) -> None:
 
 
 def test_a_waiting_poll_wakes_for_its_own_records_only(memory_bus: MemoryBus) -> None:
-    memory_bus.create_topics({"bars": 1, "noise": 1})
+    memory_bus.create_topics([TopicSpec("bars"), TopicSpec("noise")])
     consumer = memory_bus.consumer("g", ["bars"])
     assert consumer.poll() == []
 
@@ -138,7 +139,7 @@ def test_an_unreachable_kafka_is_unavailable() -> None:
     with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1"):
         bus.partitions("market.bars.v1")
     with pytest.raises(BusUnavailable):
-        bus.create_topics({"market.bars.v1": 1})
+        bus.create_topics([TopicSpec("market.bars.v1")])
     with pytest.raises(BusUnavailable):
         bus.consumer("g", ["market.bars.v1"])
     with closing(bus.producer()) as producer, pytest.raises(BusUnavailable):
@@ -210,7 +211,7 @@ def test_a_static_member_that_restarts_takes_its_place_again(kafka: str) -> None
 
 def fresh_topic(bus: Bus) -> str:
     topic = f"topic-{secrets.token_hex(6)}"
-    bus.create_topics({topic: 1})
+    bus.create_topics([TopicSpec(topic, partitions=1)])
     return topic
 
 

@@ -27,7 +27,7 @@ from tradeloop.common.service import (
     pump,
     serve,
 )
-from tradeloop.common.topics import CATALOGUE, dead_letter_topic, event_id, retry_topic, topic_of
+from tradeloop.common.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 
 SOURCE = topic_of(TrainingProgressed).name
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ class Recorder(Handler):
 @pytest.fixture
 def bus() -> MemoryBus:
     bus = MemoryBus()
-    bus.create_topics({name: topic.partitions for name, topic in CATALOGUE.items()})
+    bus.create_topics(specs({}))
     return bus
 
 

@@ -15,7 +15,7 @@ from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated
 from tradeloop.common.service import Position
 from tradeloop.common.sql_bars import MemoryBarStore
-from tradeloop.common.topics import CATALOGUE, topic_of
+from tradeloop.common.topics import specs, topic_of
 from tradeloop.inference.adapters.bus_history import BusHistory
 
 M1 = Timeframe.M1
@@ -53,7 +53,7 @@ def computed(bars: MemoryBarStore) -> list[FeaturesComputed]:
 @pytest.fixture
 def bus() -> MemoryBus:
     bus = MemoryBus()
-    bus.create_topics({name: topic.partitions for name, topic in CATALOGUE.items()})
+    bus.create_topics(specs({}))
     return bus
 
 

@@ -28,7 +28,7 @@ from tradeloop.common.rewards import RewardError
 from tradeloop.common.service import Position, Runner, RunPolicy
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.strategy import RewardContext, Strategy, reward
-from tradeloop.common.topics import CATALOGUE, dead_letter_topic, topic_of
+from tradeloop.common.topics import dead_letter_topic, specs, topic_of
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer
 from tradeloop.training.application import Training
@@ -78,7 +78,7 @@ class House:
         self.features.define(feature_set.id, feature_set.names)
         rows = FeatureRows(world.bars.instruments, feature_set.names, world.bars.close_us, world.features)
         self.features.write_offline(feature_set.id, world.portfolio.universe.name, rows)
-        self.bus.create_topics({name: topic.partitions for name, topic in CATALOGUE.items()})
+        self.bus.create_topics(specs({}))
 
     def service(self, publish: Callable[[Message], None] | None = None) -> Training:
         return Training(

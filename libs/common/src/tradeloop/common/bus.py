@@ -6,11 +6,12 @@ Adapters: `memory.MemoryBus` (one process, deterministic) and `kafka.KafkaBus`. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.topics import TopicSpec
 
 
 class BusError(Exception):
@@ -113,8 +114,8 @@ class Consumer(Protocol):
 class Bus(Protocol):
     """A source of producers and consumers, and of the topics themselves."""
 
-    def create_topics(self, partitions: Mapping[str, int]) -> None:
-        """Create the topics that do not exist, with so many partitions. Raises `BusUnavailable`."""
+    def create_topics(self, topics: Iterable[TopicSpec]) -> None:
+        """Create the topics that do not exist; those that exist stay as they are. Raises `BusUnavailable`."""
         ...
 
     def partitions(self, topic: str) -> int:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
 from tradeloop.common.bus import BusError, MessageTooLarge, Partition, Record, partition_for
+from tradeloop.common.topics import TopicSpec
 
 _Callback = Callable[[Collection[Partition]], None]
 _partition_of = lru_cache(maxsize=4096)(partition_for)
 
 
 class MemoryBus:
-    """Topics as lists in memory. `max_message_bytes` refuses what Kafka would refuse."""
+    """Topics as lists in memory, kept for ever. `max_message_bytes` refuses what Kafka would refuse."""
 
     def __init__(self, max_message_bytes: int = 1_000_000) -> None:
         self._lock = threading.RLock()
@@ -24,10 +25,10 @@ class MemoryBus:
         self._groups: dict[str, _Group] = {}
         self._max_message_bytes = max_message_bytes
 
-    def create_topics(self, partitions: Mapping[str, int]) -> None:
+    def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         with self._lock:
-            for topic, count in partitions.items():
-                self._logs.setdefault(topic, [_Log() for _ in range(count)])
+            for spec in topics:
+                self._logs.setdefault(spec.name, [_Log() for _ in range(spec.partitions)])
 
     def partitions(self, topic: str) -> int:
         return len(self._logs.get(topic, ()))

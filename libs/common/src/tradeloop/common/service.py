@@ -31,7 +31,7 @@ from tradeloop.common.bus import Bus, Consumer, MessageTooLarge, Partition, Reco
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
-from tradeloop.common.topics import CATALOGUE, Topic, dead_letter_topic, event_id, retry_topic, topic_of
+from tradeloop.common.topics import CATALOGUE, Topic, dead_letter_topic, event_id, retry_topic, specs, topic_of
 
 log = structlog.get_logger(__name__)
 
@@ -172,7 +172,7 @@ class Runner:
         topics = [topic_of(message).name for message in service.consumes]
         retries = [retry_topic(topic, service.name) for topic in topics]
         self._origin_of = dict(zip(retries, topics, strict=True))
-        bus.create_topics(_partition_counts(topics, service.name))
+        bus.create_topics(specs({service.name: topics}))
         self._producer = bus.producer()
         self._consumer: Consumer | None = None
         if topics:
@@ -424,14 +424,6 @@ def _trace_id(trace: str) -> str:
 
 def _position(record: Record) -> Position:
     return Position(Partition(record.topic, record.partition), record.offset)
-
-
-def _partition_counts(topics: Iterable[str], group: str) -> dict[str, int]:
-    """Every topic of the catalogue, and this group's retry and dead-letter topics, with their partitions."""
-    counts = {name: topic.partitions for name, topic in CATALOGUE.items()}
-    for topic in topics:
-        counts[retry_topic(topic, group)] = counts[dead_letter_topic(topic, group)] = CATALOGUE[topic].partitions
-    return counts
 
 
 class Held:

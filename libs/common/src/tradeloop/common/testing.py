@@ -21,6 +21,7 @@ from tradeloop.common.bus import (
 )
 from tradeloop.common.checks import check_strategy
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.topics import TopicSpec
 
 __all__ = ["BUS_CHECKS", "check_bus", "check_strategy"]
 
@@ -274,8 +275,8 @@ def _a_missing_topic_is_an_error(bus: Bus) -> None:
 def _topics_are_created_once(bus: Bus) -> None:
     old, new = _topic(bus, partitions=3), _fresh("topic")
     _publish(bus, old, "a")
-    bus.create_topics({old: 5, new: 2})
-    bus.create_topics({})
+    bus.create_topics([TopicSpec(old, 5), TopicSpec(new, 2)])
+    bus.create_topics([])
     assert bus.partitions(old) == 3, "an existing topic changed"
     assert bus.partitions(new) == 2, "a new topic did not appear"
     assert sum(bus.end_offsets(old).values()) == 1, "creating a topic again emptied it"
@@ -388,7 +389,7 @@ def _fresh(word: str) -> str:
 
 def _topic(bus: Bus, partitions: int = 1) -> str:
     topic = _fresh("topic")
-    bus.create_topics({topic: partitions})
+    bus.create_topics([TopicSpec(topic, partitions)])
     return topic
 
 

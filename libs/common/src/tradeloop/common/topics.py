@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,6 +21,18 @@ PARTITIONS = 12
 
 
 @dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a bus needs to know of a topic to create it."""
+
+    name: str
+    partitions: int = PARTITIONS
+    retention_days: int | None = 7
+    """How long messages are kept at least; None is for ever."""
+    compacted: bool = False
+    """Whether the latest message of each key is kept for ever instead, and older ones go."""
+
+
+@dataclass(frozen=True, slots=True)
 class Topic(Generic[M_co]):
     """A named stream of one message type."""
 
@@ -31,8 +43,12 @@ class Topic(Generic[M_co]):
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     partitions: int = PARTITIONS
-    retention_days: int = 7
+    retention_days: int | None = 7
     compacted: bool = False
+
+    @property
+    def spec(self) -> TopicSpec:
+        return TopicSpec(self.name, self.partitions, self.retention_days, self.compacted)
 
 
 _ALL: tuple[Topic[m.Message], ...] = (
@@ -47,7 +63,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
     Topic("training.model_ready.v1", m.ModelReady, "universe", ("training",), ("inference", "cli"), retention_days=365),
     Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
-    Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=365),
+    Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=None),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
     Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
@@ -93,3 +109,17 @@ def retry_topic(topic: str, group: str) -> str:
 def dead_letter_topic(topic: str, group: str) -> str:
     """Where a consumer group puts a message that it gave up on."""
     return f"{topic}.dlq.{group}"
+
+
+def aside(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
+    """A consumer group's retry and dead-letter topics: what failed keeps its key, and therefore its partition."""
+    return (
+        TopicSpec(retry_topic(topic.name, group), topic.partitions, retention_days=30),
+        TopicSpec(dead_letter_topic(topic.name, group), topic.partitions, retention_days=365),
+    )
+
+
+def specs(groups: Mapping[str, Collection[str]]) -> list[TopicSpec]:
+    """Every topic of the catalogue, and what each consumer group puts aside of the topics that it reads."""
+    asides = (aside(CATALOGUE[topic].spec, group) for group, topics in groups.items() for topic in topics)
+    return [topic.spec for topic in CATALOGUE.values()] + [spec for pair in asides for spec in pair]

@@ -1,0 +1,193 @@
+"""Reads messages from Kafka as a member of a consumer group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from tradeloop.common.bus import BusError, Partition, Record
+from tradeloop.common.kafka.errors import NOT_A_MEMBER, RECOVERING, as_bus_error, log, translated
+from tradeloop.common.kafka.settings import FETCHING, KafkaSettings
+from tradeloop.common.kafka.wire import Names, record_of
+
+_Callback = Callable[[Collection[Partition]], None]
+
+
+class KafkaConsumer:
+    """A group member. It keeps positions and pauses itself: librdkafka's own would outlive a rebalance."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str,
+        topics: Sequence[str],
+        on_assigned: _Callback | None,
+        on_revoked: _Callback | None,
+    ) -> None:
+        self._settings, self._names = settings, Names(settings.prefix)
+        self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self._positions: dict[Partition, int] = {}
+        """Where each owned partition goes on: `OFFSET_STORED` (the committed offset) until it was read or sought."""
+        self._paused: set[Partition] = set()
+        self._arriving: list[Partition] = []
+        """What the group gave and `on_assigned` has not yet accepted."""
+        self._sought = False
+        self._trouble: KafkaError | None = None
+        static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
+        self._client = Consumer(
+            settings.client(
+                {
+                    **static,
+                    **FETCHING,
+                    "group.id": self._names.outer(group),
+                    "partition.assignment.strategy": "range",
+                    "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
+                }
+            ),
+            error_cb=self._complained,
+            logger=log,
+        )
+        with translated(f"cannot join group {group}"):
+            self._client.subscribe(
+                [self._names.outer(topic) for topic in topics],
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._lost,
+            )
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        if self._arriving:
+            self._accept()
+        elif self._sought:
+            self._start()
+        # `consume` alone would wait the whole timeout for a full batch.
+        doing = f"cannot read from {self._settings.bootstrap_servers}"
+        with translated(doing):
+            first = self._client.poll(timeout_s)
+            messages = [] if first is None else [first, *self._client.consume(max_records - 1, 0)]
+        records = self._records(messages) if messages else []
+        if self._trouble and not records:
+            trouble, self._trouble = self._trouble, None
+            raise as_bus_error(doing, trouble)
+        return records
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        owned = {partition: offset for partition, offset in offsets.items() if partition in self._positions}
+        if not owned:
+            return
+        # Asked first because it gives up in time. The client's commit does not, and would keep `close` waiting too: it
+        # waits for as long as the group's coordinator is gone.
+        self.committed(owned)
+        with translated("cannot commit", ignore=NOT_A_MEMBER):
+            for place in self._client.commit(offsets=self._names.offsets(owned), asynchronous=False):
+                if place.error is not None:
+                    raise KafkaException(place.error)
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        with translated("cannot read committed offsets"):
+            found = self._client.committed(self._names.places(partitions), timeout=self._settings.request_timeout_s)
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+        return {self._names.partition(each): each.offset for each in found if each.offset >= 0}
+
+    def assignment(self) -> frozenset[Partition]:
+        return frozenset(self._positions)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        if partition not in self._positions:
+            raise BusError(f"{partition.topic}[{partition.number}] is not assigned to this consumer")
+        # Done by the next poll, by assigning anew: the client's own seek fails until a partition is being fetched.
+        self._positions[partition] = offset
+        self._sought = True
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        fresh = self._positions.keys() & set(partitions) - self._paused
+        self._paused |= fresh
+        if not self._arriving:
+            self._client.pause(self._names.places(fresh))
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        paused = self._paused.intersection(partitions)
+        self._paused -= paused
+        if not self._arriving:
+            self._client.resume(self._names.places(paused))
+
+    def close(self) -> None:
+        try:
+            # Not left to the client: once it closes, it answers no questions any more and so no commit succeeds.
+            if self._positions:
+                self._give_up()
+        finally:
+            self._client.close()
+
+    def _records(self, messages: Iterable[Message]) -> list[Record]:
+        owned = {(self._names.outer(p.topic), p.number): p for p in self._positions}
+        records: list[Record] = []
+        ends: dict[Partition, int] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._complained(error)
+                continue
+            # A batch is taken in two calls, and a rebalance may come with the second.
+            if partition := owned.get((message.topic() or "", message.partition() or 0)):
+                offset = message.offset() or 0
+                records.append(record_of(message, partition, offset))
+                ends[partition] = offset + 1
+        self._positions.update(ends)
+        return records
+
+    def _assigned(self, client: Consumer, places: list[TopicPartition]) -> None:
+        self._arriving = sorted(map(self._names.partition, places))
+        self._accept()
+
+    def _accept(self) -> None:
+        """Ask `on_assigned`; when it fails nothing is owned, and the next poll asks again."""
+        self._positions = dict.fromkeys(self._arriving, OFFSET_STORED)
+        try:
+            if self._on_assigned and self._arriving:
+                self._on_assigned(self._arriving)
+        except BaseException:
+            self._positions.clear()
+            self._paused.clear()
+            self._client.assign([])
+            raise
+        self._arriving = []
+        self._start()
+
+    def _start(self) -> None:
+        """Read from the positions held here. A pause outlives an assignment inside the client, hence the dance."""
+        self._client.resume(self._names.places(self._paused))
+        self._client.assign(self._names.offsets(self._positions))
+        self._client.pause(self._names.places(self._paused))
+        self._sought = False
+
+    def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        revoked = sorted(self._positions)
+        try:
+            if self._on_revoked and revoked:
+                self._on_revoked(revoked)
+        finally:
+            self._release()
+
+    def _lost(self, client: Consumer, places: list[TopicPartition]) -> None:
+        lost = sorted(self._positions)
+        self._release()  # first, so that a commit in the callback is dropped: another member may be ahead already
+        if self._on_revoked and lost:
+            self._on_revoked(lost)
+
+    def _release(self) -> None:
+        self._client.resume(self._names.places(self._paused))
+        self._client.unassign()
+        self._positions.clear()
+        self._paused.clear()
+        self._arriving = []
+        self._sought = False
+
+    def _complained(self, error: KafkaError) -> None:
+        if error.code() not in RECOVERING:
+            self._trouble = error

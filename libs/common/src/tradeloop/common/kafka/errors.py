@@ -1,0 +1,81 @@
+"""The one place where the client's errors become the port's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tradeloop.common.bus import BusError, BusUnavailable, MessageTooLarge
+
+log = logging.getLogger("tradeloop.common.kafka")
+"""Also takes what the client itself logs."""
+
+RECOVERING = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED})
+"""One connection, one name or one membership lost: the client repairs these, and says so when no broker is left."""
+
+_UNAVAILABLE = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+NOT_A_MEMBER = frozenset(
+    {
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.UNKNOWN_MEMBER_ID,
+    }
+)
+
+
+def no_topic(topic: str) -> BusError:
+    """What to raise for a topic that does not exist."""
+    return BusError(f"topic {topic} does not exist")
+
+
+@contextmanager
+def translated(doing: str, ignore: Collection[int] = ()) -> Iterator[None]:
+    """Exceptions of the client leave as the port's. Codes to ignore are logged."""
+    try:
+        yield
+    except KafkaException as exception:
+        error: KafkaError = exception.args[0]
+        if error.code() not in ignore:
+            raise as_bus_error(doing, error) from exception
+        log.info("Kafka: %s: %s", doing, error.str())
+
+
+def as_bus_error(doing: str, error: KafkaError) -> BusError:
+    """The port's error for one of the client's: whether trying again may help is its type."""
+    kind: type[BusError] = BusError
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        kind = MessageTooLarge
+    elif error.code() in _UNAVAILABLE and not error.fatal():
+        kind = BusUnavailable
+    return kind(f"Kafka: {doing}: {error.str()}")

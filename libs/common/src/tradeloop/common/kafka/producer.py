@@ -1,0 +1,81 @@
+"""Sends messages to Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from tradeloop.common.bus import BusUnavailable
+from tradeloop.common.kafka.errors import as_bus_error, log, no_topic, translated
+from tradeloop.common.kafka.settings import KafkaSettings
+from tradeloop.common.kafka.wire import Names
+
+
+class KafkaProducer:
+    """An idempotent producer: what is stored is stored once and in order, by all in-sync replicas."""
+
+    def __init__(self, settings: KafkaSettings, exists: Callable[[str], object]) -> None:
+        self._names, self._exists, self._servers = Names(settings.prefix), exists, settings.bootstrap_servers
+        self._known: set[str] = set()
+        self._refused: list[KafkaError] = []
+        self._complaint = ""
+        self._client = Producer(
+            settings.client(
+                {
+                    "enable.idempotence": True,  # includes acks=all
+                    "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
+                    "compression.type": "lz4",
+                    "linger.ms": 1,  # a flush does not wait for it
+                    "queue.buffering.max.kbytes": 65_536,  # of the client's own 1 GB
+                }
+            ),
+            error_cb=self._complained,
+            logger=log,
+        )
+
+    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        if topic not in self._known:
+            # Asked once: the client itself would hold messages for half a minute before it says so.
+            if not self._exists(topic):
+                raise no_topic(topic)
+            self._known.add(topic)
+        try:
+            self._produce(topic, key, value, headers)
+        except BufferError:  # the client's queue is full
+            self.flush()
+            self._produce(topic, key, value, headers)
+
+    def _produce(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        with translated(f"cannot publish {len(value)} bytes to {topic}"):
+            self._client.produce(
+                self._names.outer(topic), value, key, headers=dict(headers), on_delivery=self._delivered
+            )
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        pending = self._client.flush(timeout_s)
+        if pending:
+            # They will be published again, so they must not also arrive later by themselves.
+            self._client.purge()
+            self._client.flush(timeout_s)
+            self._refused.clear()
+            cause = f": {self._complaint}" if self._complaint else ""
+            raise BusUnavailable(
+                f"Kafka at {self._servers} did not confirm {pending} messages within {timeout_s:g} s{cause}"
+            )
+        if self._refused:
+            errors = [as_bus_error(f"{len(self._refused)} messages were not stored", each) for each in self._refused]
+            self._refused.clear()
+            # What can be tried again goes first: what cannot will be refused again, and then be alone.
+            raise min(errors, key=lambda error: not isinstance(error, BusUnavailable))
+
+    def close(self) -> None:
+        self._client.purge()
+        self._client.close()
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._refused.append(error)
+
+    def _complained(self, error: KafkaError) -> None:
+        self._complaint = error.str()

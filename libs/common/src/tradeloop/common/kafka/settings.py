@@ -1,0 +1,67 @@
+"""Where Kafka is, how to sign in, and what the clients are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+FETCHING: Mapping[str, str | int] = MappingProxyType(
+    {
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "allow.auto.create.topics": False,
+        "fetch.wait.max.ms": 50,  # a partition that is resumed or sought waits for the fetch under way
+        # What is fetched ahead. The first bounds it as the application sees it and is checked before a fetch, not
+        # after it; the others bound a fetch, in compressed bytes. A backlog of small JSON messages then costs 80 MB,
+        # where the client's own defaults take 300 MB, and several times that where it compresses well.
+        "queued.max.messages.kbytes": 16_384,
+        "fetch.max.bytes": 2_097_152,
+        "fetch.message.max.bytes": 131_072,
+    }
+)
+"""Properties of whatever reads."""
+
+
+class KafkaSettings(BaseModel):
+    """Where Kafka is and how to sign in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap_servers: str = "localhost:9092"
+    """`host:port`, separated by commas."""
+    prefix: str = Field(default="", max_length=100, pattern=r"^[a-zA-Z0-9._-]*$")
+    """Stands before the name of every topic and group, unseen by who uses the bus: a replay's own topics."""
+    client_id: str = "tradeloop"
+    group_instance_id: str | None = None
+    """A stable name of this process among its group (a StatefulSet's pod name): a restart within the session
+    timeout then keeps its partitions. Such a member does not leave its group when it closes."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: str | None = None
+    """Path of the CA bundle; the system's own when absent."""
+    ssl_certificate_location: str | None = None
+    ssl_key_location: str | None = None
+    request_timeout_s: float = Field(default=10.0, gt=0)
+    """How long one question may go unanswered before Kafka counts as unavailable."""
+    extra: dict[str, str] = Field(default={}, repr=False)
+    """Further librdkafka properties by their own names; they win over everything that is set here."""
+
+    def client(self, own: Mapping[str, str | int] = _NONE) -> dict[str, str | int | float | bool]:
+        """The properties of one librdkafka client: the shared ones, its own, and `extra`. Secrets are in the clear."""
+        shared = self.model_dump(
+            exclude={"extra", "group_instance_id", "prefix", "request_timeout_s", "sasl_password"}, exclude_none=True
+        )
+        properties: dict[str, str | int | float | bool] = {
+            name.replace("_", "."): value for name, value in shared.items()
+        }
+        if self.sasl_password is not None:
+            properties["sasl.password"] = self.sasl_password.get_secret_value()
+        return {**properties, **own, **self.extra}
