@@ -37,7 +37,7 @@ def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureF
         ("demo", ["--bars", "--strategy", "--out", "--seed", "--steps", "byte for byte", "exit 1"]),
         ("train", ["--bars", "--strategy", "--home", "TRADELOOP_HOME", "champion"]),
         ("backtest", ["--model", "--home", "baselines", "demo/model"]),
-        ("topics", ["--markdown"]),
+        ("topics", ["--markdown", "apply", "diff"]),
         ("strategy", ["new", "check", "list"]),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli import strategy
+from tradeloop.cli import strategy, topics
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(strategy.app, name="strategy")
+app.add_typer(topics.app, name="topics")
 
 Bars = Annotated[
     Path | None,
@@ -105,16 +106,6 @@ def backtest(
     from tradeloop.cli.backtest import run_backtest
 
     run_backtest(bars, strategy_name, model, home)
-
-
-@app.command()
-def topics(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/topics.md.")] = False,
-) -> None:
-    """List the topics: what they carry, who writes and reads them."""
-    from tradeloop.cli.topics import print_topics
-
-    print_topics(markdown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

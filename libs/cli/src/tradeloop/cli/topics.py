@@ -1,10 +1,76 @@
-"""`tradeloop topics`: the catalogue, for the terminal and as docs/topics.md."""
+"""`tradeloop topics`: the catalogue, for the terminal, as docs/topics.md, and on a Kafka."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tradeloop.common.topics import CATALOGUE, TopicSpec, aside
+import typer
+
+from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.kafka import Difference
+    from tradeloop.common.topics import TopicSpec
+
+app = typer.Typer(help="List the topics; create them on a Kafka, or compare them with it.")
+
+Servers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers",
+        help="Where Kafka is, `host:port`; else the environment says it: TRADELOOP_KAFKA__BOOTSTRAP_SERVERS.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def catalogue(
+    context: typer.Context,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/topics.md.")] = False,
+) -> None:
+    """List the topics: what they carry, who writes and reads them."""
+    if context.invoked_subcommand is None:
+        print_topics(markdown)
+
+
+@app.command("diff")
+def diff(bootstrap_servers: Servers = None) -> None:
+    """Compare the topics of a Kafka with the catalogue: exit 1 where they differ."""
+    from tradeloop.cli.settings import kafka_bus
+    from tradeloop.common.topics import SERVICE_TOPICS, specs
+
+    with kafka_bus(bootstrap_servers) as bus:
+        differences = bus.differences(specs(SERVICE_TOPICS))
+    for line in dict.fromkeys(map(_told, differences)):
+        typer.echo(line)
+    if differences:
+        raise typer.Exit(1)
+
+
+@app.command("apply")
+def apply(bootstrap_servers: Servers = None) -> None:
+    """Create what is missing on a Kafka and set what is configured otherwise. Never touches a message or a partition.
+
+    May run again, and twice at the same time.
+    """
+    from tradeloop.cli.settings import kafka_bus
+    from tradeloop.common.topics import SERVICE_TOPICS, specs
+
+    wanted = specs(SERVICE_TOPICS)
+    with kafka_bus(bootstrap_servers) as bus:
+        differences = bus.differences(wanted)
+        existing = [each for each in differences if each.found is not None]
+        if partitions := [each for each in existing if each.setting == "partitions"]:
+            raise UserError(
+                f"{'; '.join(map(_told, partitions))}: another number would move keys to other partitions and end "
+                "their order, so nothing was changed; delete the topic when its messages are no longer needed, then "
+                "apply again"
+            )
+        bus.create_topics(wanted)
+        bus.configure(existing)
+    for line in dict.fromkeys(map(_told, differences)):
+        typer.echo(line)
+    typer.echo(f"{len(wanted)} topics are as the catalogue says")
 
 
 def print_topics(markdown: bool) -> None:
@@ -14,6 +80,8 @@ def print_topics(markdown: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Column, Table
+
+    from tradeloop.common.topics import CATALOGUE
 
     # Names are there to be copied: they fit 80 columns in full.
     headers = ("topic", "carries", "key", "written by", "read by")
@@ -26,6 +94,8 @@ def print_topics(markdown: bool) -> None:
 
 def as_markdown() -> str:
     """The text of docs/topics.md."""
+    from tradeloop.common.topics import CATALOGUE, TopicSpec, aside
+
     retry, dead = aside(TopicSpec("<topic>"), "<service>")
     lines = [
         "# Topics",
@@ -55,6 +125,12 @@ def as_markdown() -> str:
         for name, field in topic.message.model_fields.items():
             lines.append(f"| `{name}` | `{_type_name(field.annotation)}` |")
     return "\n".join(lines) + "\n"
+
+
+def _told(difference: Difference) -> str:
+    if difference.found is None:
+        return f"{difference.topic} was missing"
+    return f"{difference.topic}: {difference.setting} was {difference.found or 'not set'}, is to be {difference.wanted}"
 
 
 def _kept(topic: TopicSpec) -> str:

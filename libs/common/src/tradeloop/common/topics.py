@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -73,6 +73,12 @@ _ALL: tuple[Topic[m.Message], ...] = (
 
 CATALOGUE: Mapping[str, Topic[m.Message]] = {topic.name: topic for topic in _ALL}
 """Every topic by its name."""
+
+SERVICE_TOPICS: Mapping[str, Sequence[str]] = {
+    service: [topic.name for topic in _ALL if service in topic.readers]
+    for service in ("ingest", "preprocess", "training", "inference", "execution")
+}
+"""What each service reads, by the name that is also its consumer group."""
 
 _BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
 

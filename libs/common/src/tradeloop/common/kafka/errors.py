@@ -12,6 +12,7 @@ from tradeloop.common.bus import BusError, BusUnavailable, MessageTooLarge
 
 log = logging.getLogger("tradeloop.common.kafka")
 """Also takes what the client itself logs."""
+log.addHandler(logging.NullHandler())  # a command that configures no logging is not to show each lost connection
 
 RECOVERING = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED})
 """One connection, one name or one membership lost: the client repairs these, and says so when no broker is left."""
