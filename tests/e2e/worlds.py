@@ -1,0 +1,144 @@
+"""Universes with bars in files, and policies that trade them: what the proofs over real servers run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.backtest import BacktestResult, backtest
+from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, align, from_us, resample
+from tradeloop.common.messages import BackfillRequested, ReplayRequested
+from tradeloop.common.models import Policy, PolicyManifest, model_name
+from tradeloop.common.observations import account_size
+from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
+from tradeloop.common.strategy import load
+from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
+from tradeloop.training.domain import Scaler
+
+BASE, HIGHER = Timeframe.H1, Timeframe.H4
+START_US = 1_735_689_600_000_000  # 2025-01-01
+HISTORY = 400
+"""Bars that are stored and not traded, enough for the slowest feature of the example strategy."""
+STRATEGY = load("probe")
+
+
+@dataclass(frozen=True)
+class World:
+    """A universe of random walks: its files, its portfolio, its policy, and what must come out."""
+
+    name: str
+    instruments: int
+    traded: int
+    """How many bars are traded."""
+    folder: Path
+
+    @cached_property
+    def universe(self) -> Universe:
+        letters = "ABCDEFGH"[: self.instruments]
+        return Universe(
+            name=self.name,
+            instruments=tuple(Instrument(id=f"{self.name}:{x}", lot_size=1e-3, taker_bps=0.3) for x in letters),
+            timeframe=BASE,
+            higher_timeframes=(HIGHER,),
+        )
+
+    @cached_property
+    def portfolio(self) -> Portfolio:
+        costs, limits = Costs(slippage_bps=0.1, impact_bps=1.0, max_participation=0.5), RiskLimits(max_drawdown=1.0)
+        return Portfolio(name=f"{self.name}-book", universe=self.universe, strategy="probe", costs=costs, limits=limits)
+
+    @cached_property
+    def bars(self) -> BarArrays:
+        """All bars; with several instruments some are missing."""
+        generator = np.random.default_rng([self.instruments, len(self.name), *self.name.encode()])
+        total = HISTORY + self.traded
+        series = []
+        for a in range(self.instruments):
+            close = 100.0 * np.exp(np.cumsum(generator.normal(0.0, 4e-3, total)))
+            opened = np.r_[100.0, close[:-1]] * np.exp(generator.normal(0.0, 2e-4, total))
+            kept = generator.random(total) > (0.05 if a else 0.0)
+            columns = {
+                "open_us": START_US + BASE.us * np.arange(total),
+                "open": opened,
+                "high": np.maximum(opened, close) * 1.0003,
+                "low": np.minimum(opened, close) * 0.9997,
+                "close": close,
+                "volume": generator.lognormal(8.0, 1.0, total),
+            }
+            series.append({name: column[kept] for name, column in columns.items()})
+        return align(self.universe.ids, BASE, series)
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
+        return STRATEGY.feature_set.compute(bars, BASE).values
+
+    @cached_property
+    def policy(self) -> Policy:
+        """Random weights on standardised features: it changes its mind every few bars."""
+        count, window = self.instruments, STRATEGY.window
+        flat = self.features[HISTORY - window :].reshape(-1, count * len(STRATEGY.feature_set.names))
+        account = account_size(count)
+        mean = np.r_[np.tile(flat.mean(axis=0), window), np.zeros(account)].astype(np.float32)
+        scale = np.r_[np.tile(1.0 / flat.std(axis=0), window), np.ones(account)].astype(np.float32)
+        weight = np.random.default_rng(self.instruments).normal(0.0, 1.5 / np.sqrt(len(mean)), (count, len(mean)))
+        layer = Layer(weight.astype(np.float32), np.zeros(count, dtype=np.float32), None)
+        graph = policy_graph(Scaler(mean, scale), [layer], kind="box", choices=0, actions=count)
+        manifest = PolicyManifest(
+            strategy=STRATEGY.name,
+            universe=self.name,
+            instruments=count,
+            feature_set=STRATEGY.feature_set.id,
+            feature_names=STRATEGY.feature_set.names,
+            window=window,
+            observation_size=len(mean),
+            action_scheme=STRATEGY.actions.name,
+            action_size=count,
+            reward_id=STRATEGY.reward_id,
+            algorithm="none",
+            seed=0,
+            steps=0,
+            trained_from="",
+            trained_to="",
+            onnx_max_abs_diff=0.0,
+            onnx_sha256=sha256(graph).hexdigest(),
+        )
+        return Policy(manifest, graph)
+
+    @property
+    def model(self) -> str:
+        return model_name(STRATEGY.name, self.name)
+
+    def backfill(self) -> BackfillRequested:
+        """Load all bars, from files that are written here."""
+        files = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for a, instrument in enumerate(self.universe.ids):
+            path = self.folder / f"{self.name}-{a}.csv"
+            rows = self.bars.present[:, a]
+            columns = [self.bars.open_us[rows] // 1_000_000]
+            columns += [getattr(self.bars, name)[rows, a] for name in ("open", "high", "low", "close", "volume")]
+            lines = [",".join(map(repr, row)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+            path.write_text("\n".join(["time,open,high,low,close,volume", *lines]))
+            files[instrument] = str(path)
+        return BackfillRequested(request_id=f"backfill-{self.name}", universe=self.universe, files=files)
+
+    def replay(self, speed: float | None = None) -> ReplayRequested:
+        """Trade the bars after the history."""
+        span = TimeRange(start=from_us(int(self.bars.open_us[HISTORY])), end=from_us(self.last_us))
+        return ReplayRequested(request_id=f"replay-{self.name}", universe=self.universe, range=span, speed=speed)
+
+    @property
+    def last_us(self) -> int:
+        return int(self.bars.close_us[-1])
+
+    @cached_property
+    def expected(self) -> BacktestResult:
+        bars = self.bars.slice(HISTORY, len(self.bars))
+        return backtest(self.portfolio, STRATEGY, bars, self.features[HISTORY:], OnnxPolicy(self.policy))
