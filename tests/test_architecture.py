@@ -25,6 +25,7 @@ COMMON = {
     "feast_offline": {"feast", "pandas", "polars", "prometheus_client", "pyarrow"},
     "feast_store": {"feast", "pandas", "polars", "pyarrow"},
     "features": {"talib"},
+    "health": {"prometheus_client", "structlog"},
     "kafka": {"confluent_kafka"},
     "mlflow_models": {"mlflow"},
     "onnx_policy": {"onnxruntime"},

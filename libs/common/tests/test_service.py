@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -25,7 +23,6 @@ from tradeloop.common.service import (
     RunPolicy,
     headers_of,
     pump,
-    serve,
 )
 from tradeloop.common.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 
@@ -290,26 +287,3 @@ def test_pump_runs_services_until_all_are_quiet(bus: MemoryBus, clock: ManualClo
     pump([Runner(echo, bus, clock, POLICY), Runner(recorder, bus, clock, POLICY)])
     assert echo.seen == 3
     assert recorder.steps == [1, 1, 2]
-
-
-def test_sigterm_drains(bus: MemoryBus, clock: ManualClock) -> None:
-    """What was taken is finished and committed before the process goes."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-
-    class Terminated(Recorder):
-        def handle(self, message: Message, position: Position) -> Iterable[Message]:
-            os.kill(os.getpid(), signal.SIGTERM)  # in the middle of a batch
-            return super().handle(message, position)
-
-    service = Terminated()
-    send(bus, progress(1), progress(2), progress(3))
-    try:
-        serve(Runner(service, bus, clock, POLICY))
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    assert service.steps == [1, 2, 3]
-    again = Recorder()
-    Runner(again, bus, clock, POLICY).step()
-    assert again.steps == []
-    assert len(read(bus, topic_of(ModelActivated).name)) == 3

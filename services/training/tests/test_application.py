@@ -16,7 +16,6 @@ from tradeloop.common.bus import BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
-from tradeloop.common.kafka import KafkaSettings
 from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.market import TimeRange, from_us
 from tradeloop.common.memory import MemoryBus
@@ -32,8 +31,9 @@ from tradeloop.common.topics import dead_letter_topic, specs, topic_of
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer
 from tradeloop.training.application import Training
+from tradeloop.training.config import Settings
 from tradeloop.training.domain import Scaler
-from tradeloop.training.main import patient, publisher
+from tradeloop.training.main import publisher
 from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
 
 SMALL: Mapping[str, object] = {"books": 16, "n_steps": 16, "episode_bars": 40, "net_arch": (8,)}
@@ -255,7 +255,9 @@ def test_a_model_store_that_is_away_is_tried_again(house: House, monkeypatch: py
     assert list(service.handle(house.request(), HERE))
 
 
-def test_a_busy_consumer_is_not_taken_for_dead() -> None:
-    assert patient(KafkaSettings()).extra == {"max.poll.interval.ms": "86400000"}
-    own = KafkaSettings(client_id="x", extra={"max.poll.interval.ms": "1", "debug": "all"})
-    assert patient(own) == own, "what is set wins"
+def test_a_busy_service_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINING_KAFKA__BOOTSTRAP_SERVERS", "kafka:19092")
+    monkeypatch.setenv("TRAINING_HTTP__PORT", "8080")
+    settings = Settings()
+    assert (settings.kafka.bootstrap_servers, settings.http.port) == ("kafka:19092", 8080)
+    assert settings.kafka.longest_step_s == settings.http.live_within_s == 86_400

@@ -166,7 +166,8 @@ class Bus(Protocol):
         """A new member of a group. A group without a committed position starts at the beginning.
 
         Topics of equal partition counts are co-partitioned: partition n of each goes to the same member.
-        `on_assigned` may seek and pause; when it raises, nothing is owned and the next `poll` calls it again.
+        `on_assigned` may seek and pause; when it raises, nothing is owned and the next `poll` calls it again. It is
+        told so, with nothing, when the other members have all partitions.
         `on_revoked` runs while the partitions are still owned, so what was handled can be committed; it may name
         partitions that `on_assigned` gives back at once. Raises `BusError` for a topic that does not exist.
         """

@@ -253,7 +253,7 @@ class MemoryConsumer:
             self._positions[partition] = group.committed.get(partition, 0)
             self._ready[partition] = None
         try:
-            if wanted and self._on_assigned:
+            if self._on_assigned:
                 self._on_assigned(sorted(wanted))
         except BaseException:
             self._release()

@@ -8,26 +8,25 @@ What happens to a record whose handling fails:
 
 - `Unavailable` (a store, the bus): nothing is skipped. The record waits at the head of the line and is tried
   again after a pause; no later record overtakes it and no offset passes it.
-- anything else (it cannot be decoded, the handler raises): it goes to `<topic>.retry.<group>`, is tried again
-  after a delay, and after the last attempt goes to `<topic>.dlq.<group>` with its error, attempts and original
-  position in headers. The partition goes on.
+- anything else (it cannot be decoded, the handler raises, an output is too large): it goes to
+  `<topic>.retry.<group>`, is tried again after a delay, and after the last attempt goes to `<topic>.dlq.<group>`
+  with its error, attempts and original position in headers. The partition goes on.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from types import FrameType
 from typing import NamedTuple, Protocol
 
 import structlog
 
-from tradeloop.common.bus import Bus, Consumer, MessageTooLarge, Partition, Record
+from tradeloop.common.bus import Bus, BusError, Consumer, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
@@ -99,6 +98,14 @@ class Service(Protocol):
         """
         ...
 
+    def not_ready(self) -> Iterable[str]:
+        """What is missing, in words, for it to do its work: a model, a migration. Nothing when it is ready.
+
+        Asked by the run loop every few seconds, so that an idle service, too, notices that a store is away: raise
+        `Unavailable` then.
+        """
+        ...
+
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Make every effect durable that the messages handled so far have; `offsets` are committed next.
 
@@ -129,6 +136,9 @@ class Handler:
     def revoked(self) -> None:
         """Nothing is kept."""
 
+    def not_ready(self) -> Iterable[str]:
+        return ()
+
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing is buffered."""
 
@@ -151,6 +161,12 @@ class RunPolicy:
     """Before the second attempt; doubles with each further one."""
     unavailable_delay_s: float = 0.5
     """Pause before a call that found something unavailable is tried again."""
+    check_interval_s: float = 5.0
+    """How often the service is asked whether it is ready."""
+
+
+LATENCIES_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
+"""Upper bounds by which the times to handle a message are counted."""
 
 
 @dataclass(slots=True)
@@ -161,29 +177,51 @@ class Counters:
     published: int = 0
     retried: int = 0
     dead_letters: int = 0
+    handle_s: float = 0.0
+    """Seconds spent in handling messages and publishing what came of it."""
+    handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
+    """How many messages took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
+
+    def took(self, seconds: float) -> None:
+        """Count one message."""
+        self.handled += 1
+        self.handle_s += seconds
+        self.handled_within[bisect_left(LATENCIES_S, seconds)] += 1
 
 
 class Runner:
-    """Steps one service over one bus. Not shared between threads."""
+    """Steps one service over one bus. Not shared between threads, but for what it tells of itself: the attributes
+    without an underscore, each of which is replaced and never changed in place, and `not_ready`."""
 
     def __init__(self, service: Service, bus: Bus, clock: Clock, policy: RunPolicy | None = None) -> None:
-        self.service, self._clock, self._policy = service, clock, policy or RunPolicy()
+        self.service, self.bus, self.clock, self._policy = service, bus, clock, policy or RunPolicy()
         self.counters = Counters()
+        self.active = clock.monotonic()
+        """When the last step or message began, on the monotonic clock."""
+        self.assigned: frozenset[Partition] | None = None if service.consumes else frozenset()
+        """What it reads; None while it waits for the group to say."""
+        self.committed: Mapping[Partition, int] = {}
+        """From where each assigned partition would be read again; one that was never committed is left out."""
+        self.held = 0
+        """How many messages the service waits with."""
+        self.last_message: Message | None = None
+        self._trouble: tuple[str, ...] = ("it has not started",)
         topics = [topic_of(message).name for message in service.consumes]
         retries = [retry_topic(topic, service.name) for topic in topics]
+        self.topics: Sequence[str] = (*topics, *retries)
         self._origin_of = dict(zip(retries, topics, strict=True))
         bus.create_topics(specs({service.name: topics}))
         self._producer = bus.producer()
         self._consumer: Consumer | None = None
         if topics:
             self._consumer = bus.consumer(
-                service.name, [*topics, *retries], on_assigned=self._assigned, on_revoked=self._revoked
+                service.name, self.topics, on_assigned=self._assigned, on_revoked=self._revoked
             )
         self._backlog: deque[Record] = deque()
         self._delayed: list[tuple[int, Record]] = []
         self._next_offset: dict[Partition, int] = {}
-        self._committed: dict[Partition, int] = {}
         self._commit_due = 0.0
+        self._check_due = 0.0
         self._blocked_until = 0.0
         self._paused: set[Partition] = set()
 
@@ -199,7 +237,8 @@ class Runner:
         the runner itself.
         """
         before = self.counters.handled + self.counters.published
-        if self._clock.monotonic() < self._blocked_until:
+        self.active = self.clock.monotonic()
+        if self.active < self._blocked_until:
             return 0
         try:
             self._requeue_due()
@@ -210,27 +249,36 @@ class Runner:
                 self._backlog.popleft()
             self._publish(self.service.advance())
             self._regulate()
-            if self._clock.monotonic() >= self._commit_due:
+            if self.clock.monotonic() >= self._commit_due:
                 self.commit()
+            if self.clock.monotonic() >= self._check_due:
+                self._check()
         except Unavailable as error:
-            self._blocked_until = self._clock.monotonic() + self._policy.unavailable_delay_s
+            self._trouble = (str(error),)
+            self._check_due = 0.0  # what was unavailable is ready again only when the service has said so
+            self._blocked_until = self.clock.monotonic() + self._policy.unavailable_delay_s
             log.warning(
                 "unavailable", service=self.service.name, error=str(error), retry_s=self._policy.unavailable_delay_s
             )
         return self.counters.handled + self.counters.published - before
+
+    def not_ready(self) -> Sequence[str]:
+        """What is in the way of handling messages now, in words; nothing when it is ready."""
+        joining = ("waits for its partitions",) if self.assigned is None else ()
+        return (*joining, *self._trouble)
 
     def commit(self) -> None:
         """Flush outputs, make effects durable, then commit the offsets of everything settled.
 
         Raises `Unavailable`; then nothing is committed, and the next call tries again.
         """
-        self._commit_due = self._clock.monotonic() + self._policy.commit_interval_s
+        self._commit_due = self.clock.monotonic() + self._policy.commit_interval_s
         self._producer.flush()
-        news = {p: offset for p, offset in self._settled().items() if self._committed.get(p) != offset}
+        news = {p: offset for p, offset in self._settled().items() if self.committed.get(p) != offset}
         self.service.before_commit(news)
         if self._consumer is not None and news:
             self._consumer.commit(news)
-            self._committed.update(news)
+            self.committed = {**self.committed, **news}
 
     def run(self, stop: threading.Event) -> None:
         """Step until told to stop, then finish what was taken, commit and leave."""
@@ -254,20 +302,21 @@ class Runner:
     def _take(self, record: Record) -> None:
         partition = Partition(record.topic, record.partition)
         self._next_offset[partition] = max(self._next_offset.get(partition, 0), record.offset + 1)
-        not_before_ms = int(record.headers.get(NOT_BEFORE, "0"))
-        if not_before_ms > self._now_ms():
+        topic = self._origin_of.get(record.topic, record.topic)
+        if topic != record.topic and (not_before_ms := _number(record, NOT_BEFORE)) > self._now_ms():
             self._delayed.append((not_before_ms, record))
             return
-        topic = self._origin_of.get(record.topic, record.topic)
+        self.active = self.clock.monotonic()
         try:
-            message = CATALOGUE[topic].message.model_validate_json(record.value)
+            self.last_message = message = CATALOGUE[topic].message.model_validate_json(record.value)
             outputs = list(self.service.handle(message, _position(record)))
             self._publish(outputs)
-        except Unavailable:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a message does to its handler, the partition goes on
+        except Exception as error:
+            # Whatever a message does to its handler, the partition goes on. What is the fault of no message stops it.
+            if isinstance(error, (Unavailable, BusError)) and not isinstance(error, MessageTooLarge):
+                raise
             self._set_aside(topic, record, error)
-        self.counters.handled += 1
+        self.counters.took(self.clock.monotonic() - self.active)
 
     def _publish(self, outputs: Iterable[Message]) -> None:
         for message in outputs:
@@ -278,7 +327,7 @@ class Runner:
             self.counters.published += 1
 
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
-        attempt = int(record.headers.get(ATTEMPT, "0")) + 1
+        attempt = _number(record, ATTEMPT) + 1
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         headers = {
             **record.headers,
@@ -290,24 +339,28 @@ class Runner:
             delay_s = self._policy.retry_delay_s * 2 ** (attempt - 1)
             headers[NOT_BEFORE] = str(int(self._now_ms() + delay_s * 1000))
             target = retry_topic(topic, self.service.name)
-            self.counters.retried += 1
         else:
             target = dead_letter_topic(topic, self.service.name)
+        self._send_aside(target, record, headers)
+        if attempt < self._policy.attempts:
+            self.counters.retried += 1
+        else:
             self.counters.dead_letters += 1
         log.error(
             "message failed", service=self.service.name, origin=headers[ORIGIN], attempt=attempt, to=target, error=cause
         )
-        self._send_aside(target, record, headers)
 
     def _send_aside(self, target: str, record: Record, headers: Mapping[str, str]) -> None:
+        self._producer.flush()  # what it reports below is then about this message alone
         try:
             self._producer.publish(target, record.key, record.value, headers)
+            self._producer.flush()
         except MessageTooLarge:
             # Its headers pushed it over the limit. What it was and where it stands must not be lost with it.
             self._producer.publish(
                 target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"}
             )
-        self._producer.flush()
+            self._producer.flush()
 
     def _requeue_due(self) -> None:
         """Move records of the retry topics whose delay has passed to the line."""
@@ -320,11 +373,16 @@ class Runner:
             self._backlog.extend(due)
 
     def _now_ms(self) -> float:
-        return self._clock.now().timestamp() * 1000
+        return self.clock.now().timestamp() * 1000
+
+    def _check(self) -> None:
+        self._trouble = tuple(self.service.not_ready())
+        self._check_due = self.clock.monotonic() + self._policy.check_interval_s
 
     def _regulate(self) -> None:
         """Pause each partition of which too much waits, and go on with it when half of that is settled."""
         held = self.service.held()
+        self.held = len(held)
         if self._consumer is None or not (self._paused or len(held) + len(self._delayed) >= self._policy.max_held):
             return
         waiting = Counter(position.partition for position in held)
@@ -348,6 +406,9 @@ class Runner:
     def _assigned(self, partitions: Collection[Partition]) -> None:
         if self._consumer is None:
             raise AssertionError("partitions came before their consumer")
+        self.assigned, self.committed = frozenset(partitions), {}
+        if not partitions:
+            return  # other members have them all
         committed = self._consumer.committed(partitions)
         for partition, offset in self.service.assigned(committed).items():
             log.warning(
@@ -358,6 +419,7 @@ class Runner:
                 reads_from=offset,
             )
             self._consumer.seek(partition, offset)
+        self.committed = committed
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Let go of everything: a rebalance revokes all that a member has, even what it is given again."""
@@ -365,12 +427,12 @@ class Runner:
             self.commit()
         except Unavailable as error:
             log.warning("not committed, the next owner repeats it", service=self.service.name, error=str(error))
+        self.assigned, self.committed = None, {}
         self.service.revoked()
         self._backlog.clear()
         self._delayed.clear()
         self._paused.clear()
         self._next_offset.clear()
-        self._committed.clear()
 
 
 def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:
@@ -380,22 +442,6 @@ def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None
             if not any(runner.waiting for runner in runners):
                 return
             threading.Event().wait(0.01)
-
-
-def serve(runner: Runner, stop: threading.Event | None = None) -> None:
-    """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
-
-    The signals set `stop`, for a service that can cut short what it is doing.
-    """
-    stop = stop or threading.Event()
-
-    def request_stop(signum: int, frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(signum).name)
-        stop.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, request_stop)
-    runner.run(stop)
 
 
 def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str, str]:
@@ -420,6 +466,12 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
 @lru_cache(maxsize=4096)
 def _trace_id(trace: str) -> str:
     return blake2b(trace.encode(), digest_size=16).hexdigest()
+
+
+def _number(record: Record, header: str) -> int:
+    """The number in one of a record's headers; 0 where there is none, or something else."""
+    text = record.headers.get(header, "")
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _position(record: Record) -> Position:

@@ -180,6 +180,21 @@ def _members_share_partitions_by_number(bus: Bus) -> None:
             assert places == member.assignment(), "a record went to a member that does not own its partition"
 
 
+def _a_member_that_gets_nothing_is_told_so(bus: Bus) -> None:
+    topic, group = _topic(bus), _fresh("group")
+    told: dict[int, frozenset[Partition]] = {}
+
+    def member(number: int) -> Consumer:
+        def assigned(partitions: Collection[Partition]) -> None:
+            told[number] = frozenset(partitions)
+
+        return bus.consumer(group, [topic], on_assigned=assigned)
+
+    with closing(member(0)) as one, closing(member(1)) as other:
+        _settle(one, other, lambda: sorted(map(len, told.values())) == [0, 1])
+        assert told == {0: one.assignment(), 1: other.assignment()}, "on_assigned does not tell what is assigned"
+
+
 def _members_with_other_topics_take_no_part(bus: Bus) -> None:
     bars, features = _topic(bus, partitions=2), _topic(bus, partitions=2)
     group = _fresh("group")
@@ -367,6 +382,7 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     _a_seek_during_assignment_sets_the_start,
     _a_paused_partition_delivers_nothing,
     _members_share_partitions_by_number,
+    _a_member_that_gets_nothing_is_told_so,
     _members_with_other_topics_take_no_part,
     _revocation_lets_a_member_commit,
     _a_pause_ends_with_the_assignment,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.health import HttpSettings
 from tradeloop.common.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 
@@ -15,6 +16,7 @@ class Settings(PortfolioSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EXECUTION_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     kafka: KafkaSettings = KafkaSettings()
+    http: HttpSettings = HttpSettings()
 
     ledger_url: SecretStr = SecretStr("sqlite:///ledger.db")
     """SQLAlchemy URL of the order ledger."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.service import Runner, serve
+from tradeloop.common.service import Runner
 from tradeloop.common.strategy import load
+from tradeloop.common.telemetry import configure_logging
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution
@@ -20,9 +22,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
+    configure_logging()
     settings, clock = Settings(), SystemClock()
     bus = KafkaBus(settings.kafka)
-    serve(Runner(build(settings, bus, clock), bus, clock))
+    serve(Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.health import HttpSettings
 from tradeloop.common.kafka import KafkaSettings
 
 
@@ -14,6 +15,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INGEST_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     kafka: KafkaSettings = KafkaSettings()
+    http: HttpSettings = HttpSettings()
     database_url: SecretStr = SecretStr("sqlite:///bars.db")
     """SQLAlchemy URL of the bar store."""
     min_rows: int = Field(default=10, ge=2)

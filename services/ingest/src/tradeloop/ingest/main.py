@@ -6,9 +6,11 @@ from functools import partial
 
 from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.service import Runner, serve
+from tradeloop.common.service import Runner
 from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.telemetry import configure_logging
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
@@ -23,9 +25,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
+    configure_logging()
     settings, clock = Settings(), SystemClock()
     bus = KafkaBus(settings.kafka)
-    serve(Runner(build(settings, bus, clock), bus, clock))
+    serve(Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

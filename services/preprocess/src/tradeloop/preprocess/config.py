@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.health import HttpSettings
 from tradeloop.common.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 
@@ -18,6 +19,7 @@ class Settings(PortfolioSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PREPROCESS_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     kafka: KafkaSettings = KafkaSettings()
+    http: HttpSettings = HttpSettings()
     database_url: SecretStr = SecretStr("sqlite:///bars.db")
     """SQLAlchemy URL of the bar store."""
     feature_root: Path = Path("features")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.service import Runner, serve
+from tradeloop.common.service import Runner
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
+from tradeloop.common.telemetry import configure_logging
 from tradeloop.preprocess.application import Preprocess
 from tradeloop.preprocess.config import Settings
 
@@ -29,9 +31,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
+    configure_logging()
     settings, clock = Settings(), SystemClock()
     bus = KafkaBus(settings.kafka)
-    serve(Runner(build(settings, bus, clock), bus, clock))
+    serve(Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,26 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tradeloop.common.health import HttpSettings
 from tradeloop.common.kafka import KafkaSettings
+
+LONGEST_RUN_S = 86_400.0
+"""How long one training may keep the service from all else. It neither polls nor steps meanwhile."""
 
 
 class Settings(BaseSettings):
     """Environment variables start with `TRAINING_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="TRAINING_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="TRAINING_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        frozen=True,
+        extra="forbid",
+    )
 
-    kafka: KafkaSettings = KafkaSettings()
+    kafka: KafkaSettings = KafkaSettings(longest_step_s=LONGEST_RUN_S)
+    http: HttpSettings = HttpSettings(live_within_s=LONGEST_RUN_S)
     database_url: SecretStr = SecretStr("sqlite:///bars.db")
     """SQLAlchemy URL of the bar store."""
     feature_root: Path = Path("features")

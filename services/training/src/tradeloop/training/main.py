@@ -6,20 +6,18 @@ import threading
 
 from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.health import serve
+from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.messages import Message
 from tradeloop.common.onnx_policy import OnnxPolicy
-from tradeloop.common.service import Runner, headers_of, serve
+from tradeloop.common.service import Runner, headers_of
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
+from tradeloop.common.telemetry import configure_logging
 from tradeloop.common.topics import topic_of
 from tradeloop.training.application import Training
 from tradeloop.training.config import Settings
 from tradeloop.training.ports import Progress, Publish, Task, Trained
-
-LONGEST_RUN_MS = 86_400_000
-"""The longest time between two polls that Kafka's client allows. A consumer that trains does not poll meanwhile,
-and must not be taken for dead."""
 
 
 def build(settings: Settings, bus: Bus, clock: Clock, stop: threading.Event | None = None) -> Training:
@@ -69,16 +67,12 @@ def publisher(bus: Bus) -> Publish:
     return publish
 
 
-def patient(settings: KafkaSettings) -> KafkaSettings:
-    """The same settings for a consumer that may be busy with one message for a day."""
-    return settings.model_copy(update={"extra": {"max.poll.interval.ms": str(LONGEST_RUN_MS), **settings.extra}})
-
-
 def main() -> None:
     """Run against Kafka until SIGTERM."""
+    configure_logging()
     settings, clock, stop = Settings(), SystemClock(), threading.Event()
-    bus = KafkaBus(patient(settings.kafka))
-    serve(Runner(build(settings, bus, clock, stop), bus, clock), stop)
+    bus = KafkaBus(settings.kafka)
+    serve(Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
 
 
 if __name__ == "__main__":

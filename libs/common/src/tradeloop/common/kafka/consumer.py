@@ -42,6 +42,7 @@ class KafkaConsumer:
                     **FETCHING,
                     "group.id": self._names.outer(group),
                     "partition.assignment.strategy": "range",
+                    "max.poll.interval.ms": round(settings.longest_step_s * 1000),
                     "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
                 }
             ),
@@ -146,7 +147,7 @@ class KafkaConsumer:
         """Ask `on_assigned`; when it fails nothing is owned, and the next poll asks again."""
         self._positions = dict.fromkeys(self._arriving, OFFSET_STORED)
         try:
-            if self._on_assigned and self._arriving:
+            if self._on_assigned:
                 self._on_assigned(self._arriving)
         except BaseException:
             self._positions.clear()

@@ -28,6 +28,19 @@ FETCHING: Mapping[str, str | int] = MappingProxyType(
 """Properties of whatever reads."""
 
 
+_PASSED_ON = {
+    "bootstrap_servers",
+    "client_id",
+    "sasl_mechanism",
+    "sasl_username",
+    "security_protocol",
+    "ssl_ca_location",
+    "ssl_certificate_location",
+    "ssl_key_location",
+}
+"""Settings that have the client's own names, but for its dots."""
+
+
 class KafkaSettings(BaseModel):
     """Where Kafka is and how to sign in."""
 
@@ -49,6 +62,8 @@ class KafkaSettings(BaseModel):
     """Path of the CA bundle; the system's own when absent."""
     ssl_certificate_location: str | None = None
     ssl_key_location: str | None = None
+    longest_step_s: float = Field(default=300.0, gt=0)
+    """How long a member may go without asking for messages, before its partitions go to others."""
     request_timeout_s: float = Field(default=10.0, gt=0)
     """How long one question may go unanswered before Kafka counts as unavailable."""
     extra: dict[str, str] = Field(default={}, repr=False)
@@ -56,9 +71,7 @@ class KafkaSettings(BaseModel):
 
     def client(self, own: Mapping[str, str | int] = _NONE) -> dict[str, str | int | float | bool]:
         """The properties of one librdkafka client: the shared ones, its own, and `extra`. Secrets are in the clear."""
-        shared = self.model_dump(
-            exclude={"extra", "group_instance_id", "prefix", "request_timeout_s", "sasl_password"}, exclude_none=True
-        )
+        shared = self.model_dump(include=_PASSED_ON, exclude_none=True)
         properties: dict[str, str | int | float | bool] = {
             name.replace("_", "."): value for name, value in shared.items()
         }

@@ -1,0 +1,314 @@
+"""What a service tells of itself: alive, ready, metrics, build; and how it stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from tradeloop.common.bus import BusUnavailable, Partition
+from tradeloop.common.clock import ManualClock, SystemClock
+from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.health import Health, HttpSettings, listening, serve
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
+from tradeloop.common.service import Handler, Position, Runner, RunPolicy
+from tradeloop.common.telemetry import configure_logging
+from tradeloop.common.topics import PARTITIONS, topic_of
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+SOURCE = topic_of(ModelActivated).name
+POLICY = RunPolicy(commit_interval_s=0.0, attempts=1)
+
+
+def activation(version: int) -> ModelActivated:
+    return ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(version), model_id="x")
+
+
+class Counting(Handler):
+    """Answers each message with one; fails as told."""
+
+    name = "counting"
+    consumes: tuple[type[Message], ...] = (ModelActivated,)
+
+    def __init__(self) -> None:
+        self.lacks: Sequence[str] = ()
+        self.down = False
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        assert isinstance(message, ModelActivated)
+        if message.version == "13":
+            raise ValueError("bad luck")
+        return [TrainingProgressed(run_id="r", strategy="s", step=int(message.version), total=100)]
+
+    def not_ready(self) -> Iterable[str]:
+        if self.down:
+            raise Unavailable("the store is away")
+        return self.lacks
+
+
+class Outage(MemoryBus):
+    """A bus that can be cut off from whoever asks it something."""
+
+    away = False
+
+    def end_offsets(self, topic: str) -> Mapping[Partition, int]:
+        if self.away:
+            raise BusUnavailable("no broker answers")
+        return super().end_offsets(topic)
+
+
+class Stand:
+    """A service with its health, in one thread."""
+
+    def __init__(self) -> None:
+        self.clock, self.bus, self.service, self.stop = ManualClock(T0), Outage(), Counting(), threading.Event()
+        self.runner = Runner(self.service, self.bus, self.clock, POLICY)
+        self.health = Health(self.runner, HttpSettings(commit="abc"), self.stop)
+
+    def send(self, *versions: int) -> None:
+        producer = self.bus.producer()
+        for each in versions:
+            producer.publish(SOURCE, "u", activation(each).encode(), {})
+
+    def step(self, seconds: float = 10.0) -> None:
+        self.clock.advance(seconds)
+        self.runner.step()
+
+    def reasons(self) -> list[str]:
+        page = self.health.ready()
+        content = json.loads(page.body)
+        assert content["ready"] == (not content["reasons"]) == (page.status == 200)
+        return list(content["reasons"])
+
+    def metric(self, name: str, **labels: str) -> float:
+        text = self.health.metrics().body.decode()
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        found = [each.value for each in samples if each.name == name and labels.items() <= each.labels.items()]
+        assert len(found) == 1, (name, found)
+        return found[0]
+
+
+@pytest.fixture
+def stand() -> Stand:
+    return Stand()
+
+
+def test_ready_means_that_messages_are_handled_now(stand: Stand) -> None:
+    assert stand.reasons() == ["waits for its partitions", "it has not started"]
+    stand.step()
+    assert stand.reasons() == []
+    stand.service.lacks = ["no model is loaded for u"]
+    stand.step()
+    assert stand.reasons() == ["no model is loaded for u"]
+    stand.service.lacks, stand.service.down = (), True
+    stand.step()
+    assert stand.reasons() == ["the store is away"]
+    stand.step()
+    assert stand.reasons() == ["the store is away"], "an idle step does not make it ready"
+    stand.service.down = False
+    stand.step()
+    assert stand.reasons() == []
+    stand.stop.set()
+    assert stand.reasons() == ["it stops"]
+
+
+def test_a_service_asks_itself_only_now_and_then(stand: Stand) -> None:
+    stand.step()
+    stand.service.lacks = ["a model"]
+    stand.step(1.0)
+    assert stand.reasons() == []
+
+
+def test_a_member_without_partitions_is_ready(stand: Stand) -> None:
+    """The others have them all: it stands by."""
+    runners = [Runner(Counting(), stand.bus, stand.clock, POLICY) for _ in range(PARTITIONS)]
+    for _ in range(3):
+        for runner in (stand.runner, *runners):
+            runner.step()
+    assert {len(runner.assigned or ()) for runner in (stand.runner, *runners)} == {0, 2}
+    assert [runner.not_ready() for runner in (stand.runner, *runners)] == [()] * (PARTITIONS + 1)
+
+
+def test_a_bus_that_is_away_is_noticed_by_an_idle_service(stand: Stand) -> None:
+    stand.step()
+    stand.health.sample()
+    assert stand.reasons() == []
+    stand.bus.away = True
+    stand.health.sample()
+    assert stand.reasons() == ["no broker answers"]
+    stand.bus.away = False
+    stand.health.sample()
+    assert stand.reasons() == []
+
+
+def test_alive_is_who_moves_on(stand: Stand) -> None:
+    stand.step()
+    assert stand.health.live().status == 200
+    stand.clock.advance(121.0)
+    page = stand.health.live()
+    assert (page.status, json.loads(page.body)) == (503, {"live": False, "idle_s": 121.0})
+    stand.service.down = True  # what waits for others is no less alive
+    for _ in range(5):
+        stand.step(100.0)
+        assert stand.health.live().status == 200
+
+
+def test_metrics(stand: Stand) -> None:
+    stand.step()
+    stand.send(1, 2, 13, 4)
+    stand.health.sample()
+    partition = next(p for p, end in stand.bus.end_offsets(SOURCE).items() if end)
+    where = {"topic": SOURCE, "partition": str(partition.number)}
+    assert stand.metric("tradeloop_consumer_lag", **where) == 4
+    stand.step()
+    stand.health.sample()
+    assert stand.metric("tradeloop_consumer_lag", **where) == 0
+    assert stand.metric("tradeloop_messages_handled_total") == 4
+    assert stand.metric("tradeloop_messages_published_total") == 3
+    assert stand.metric("tradeloop_messages_retried_total") == 0
+    assert stand.metric("tradeloop_messages_dead_lettered_total") == 1
+    assert stand.metric("tradeloop_handle_seconds_count") == 4
+    assert stand.metric("tradeloop_handle_seconds_bucket", le="+Inf") == 4
+    assert stand.metric("tradeloop_messages_held") == 0
+    assert stand.metric("tradeloop_assigned_partitions", topic=SOURCE) == PARTITIONS
+    assert stand.metric("tradeloop_last_event_timestamp_seconds") == T0.timestamp()
+    assert stand.metric("tradeloop_ready") == 1
+    assert stand.metric("tradeloop_build_info", service="counting", version="unknown", commit="abc") == 1
+    assert stand.metric("process_resident_memory_bytes") > 1_000_000
+
+
+def test_lag_counts_from_what_the_bus_still_holds(stand: Stand) -> None:
+    stand.send(*range(10))
+    partition = next(p for p, end in stand.bus.end_offsets(SOURCE).items() if end)
+    stand.bus.drop_before(partition, 4)
+    stand.service.down = True
+    stand.runner._assigned([partition])
+    stand.health.sample()
+    where = {"topic": SOURCE, "partition": str(partition.number)}
+    assert stand.metric("tradeloop_consumer_lag", **where) == 6
+
+
+def test_times_are_counted_by_how_long_they_took(stand: Stand) -> None:
+    for seconds in (0.0001, 0.002, 0.5, 100.0):
+        stand.runner.counters.took(seconds)
+    assert stand.metric("tradeloop_handle_seconds_bucket", le="0.0001") == 1
+    assert stand.metric("tradeloop_handle_seconds_bucket", le="0.003") == 2
+    assert stand.metric("tradeloop_handle_seconds_bucket", le="60.0") == 3
+    assert stand.metric("tradeloop_handle_seconds_bucket", le="+Inf") == 4
+    assert stand.metric("tradeloop_handle_seconds_sum") == pytest.approx(100.5021)
+
+
+def ask(port: int | None, path: str, method: str = "GET") -> tuple[int, str, bytes]:
+    assert port is not None
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.headers["Content-Type"], answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def port(stand: Stand) -> Iterator[int | None]:
+    with listening(stand.runner, HttpSettings(port=0, commit="abc"), stand.stop) as port:
+        yield port
+
+
+def test_it_answers_over_http(stand: Stand, port: int) -> None:
+    status, kind, body = ask(port, "/ready")
+    assert (status, kind, json.loads(body)["ready"]) == (503, "application/json", False)
+    stand.step()
+    assert ask(port, "/ready?verbose=1")[0] == 200
+    assert ask(port, "/live")[0] == 200
+    assert ask(port, "/live", "HEAD")[::2] == (200, b"")
+    status, kind, body = ask(port, "/metrics")
+    assert (status, kind.partition(";")[0]) == (200, "text/plain")
+    assert b"tradeloop_ready 1.0" in body
+    assert json.loads(ask(port, "/build")[2]) == {"service": "counting", "version": "unknown", "commit": "abc"}
+    assert ask(port, "/etc/passwd")[0] == 404
+    assert ask(port, "/live", "POST")[0] == 501
+
+
+def test_who_asks_and_says_nothing_keeps_nobody_waiting(stand: Stand) -> None:
+    with listening(stand.runner, HttpSettings(port=0), stand.stop) as port:
+        assert port is not None
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        assert ask(port, "/live")[0] == 200
+    for each in silent:
+        each.close()
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, "/live")
+
+
+def test_nothing_is_served_without_a_port(stand: Stand) -> None:
+    before = threading.active_count()
+    with listening(stand.runner, HttpSettings(), stand.stop) as port:
+        assert port is None
+        assert threading.active_count() == before
+
+
+def test_a_port_that_is_taken_is_the_users_affair(stand: Stand, port: int) -> None:
+    taken = pytest.raises(UserError, match=rf"cannot listen on 127\.0\.0\.1, port {port}: ")
+    with taken, listening(stand.runner, HttpSettings(port=port), stand.stop):
+        pass
+
+
+def test_the_commit_comes_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HttpSettings().commit == "unknown"
+    monkeypatch.setenv("TRADELOOP_COMMIT", "0123abc")
+    assert HttpSettings().commit == "0123abc"
+
+
+def test_sigterm_drains() -> None:
+    """What was taken is finished and committed before the process goes; meanwhile it is not ready."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    stand, handled = Stand(), []
+
+    class Terminated(Counting):
+        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+            os.kill(os.getpid(), signal.SIGTERM)  # in the middle of a batch
+            handled.append(message)
+            return super().handle(message, position)
+
+    stand.send(1, 2, 3)
+    stop = threading.Event()
+    try:
+        serve(Runner(Terminated(), stand.bus, SystemClock(), POLICY), HttpSettings(port=0), stop)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert stop.is_set()
+    assert len(handled) == 3
+    stand.runner.step()
+    assert stand.runner.counters.handled == 0
+    assert sum(stand.bus.end_offsets(topic_of(TrainingProgressed).name).values()) == 3
+
+
+def test_every_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    configure_logging()
+    structlog.get_logger("a").info("ours", universe="u")
+    logging.getLogger("confluent").warning("theirs: %s", "FAIL [thrd]")
+    try:
+        raise KeyError("lost")
+    except KeyError as error:
+        sys.excepthook(KeyError, error, error.__traceback__)
+    ours, theirs, last = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (ours["event"], ours["universe"], ours["level"]) == ("ours", "u", "info")
+    assert (theirs["event"], theirs["logger"], theirs["level"]) == ("theirs: FAIL [thrd]", "confluent", "warning")
+    assert (last["event"], last["level"]) == ("failed", "critical")
+    assert last["exception"].endswith("KeyError: 'lost'")
+    assert all(line["timestamp"].endswith("Z") for line in (ours, theirs, last))
