@@ -1,94 +1,153 @@
-"""The real servers that tests talk to: one session-scoped fixture each, that gives an address.
+"""The real servers that tests talk to: session-scoped fixtures that give addresses, and the servers behind them.
 
-A server is found on the first road that leads to one: an address in the environment, then a native process
-started for this session. A road is a function that returns None where it cannot be taken, so that another one
-is one more entry in a fixture's table. What no road leads to fails the tests that need it, in CI and at a desk.
+A server is found on the first of three roads: an address in the environment, `TRADELOOP_TEST_<SERVER>`; a container,
+where a Docker engine answers and has or can get the image; a native process. What no road leads to fails the tests
+that need it, in CI and at a desk.
+
+PostgreSQL comes in levels. `postgres` and `database` are as high as their server: `community` or `apache`, by the
+license of its TimescaleDB, which is created in the database already. `plain_postgres` and `plain_database` are on a
+server that has no TimescaleDB.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
-import subprocess
+import secrets
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal, Protocol
 
+import psycopg
 import pytest
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from psycopg import sql
+from sqlalchemy import make_url
 
-Road = Callable[[], AbstractContextManager[str] | None]
-"""Returns a context that gives an address and stops the server at its end, or None."""
+from deploy.native.kafka import kafka as kafka_program
+from deploy.native.mlflow import mlflow as mlflow_program
+from deploy.native.postgres import best_installation, driver_url, system_installation
+from deploy.native.postgres import postgres as postgres_program
+from deploy.native.redis import redis as redis_program
+from deploy.native.server import Program, Server, ServerError, free_ports
 
-CACHE = Path(__file__).parent.parent / ".servers"
-"""What the native servers need and the system's packages do not have. Ignored by git."""
-
-KAFKA_VERSION = "4.1.1"
-START_TIMEOUT_S = 60.0
+Level = Literal["plain", "apache", "community"]
 
 _ROADS_TAKEN = pytest.StashKey[dict[str, str]]()
 
-_KAFKA_POM = """\
-<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>tradeloop</groupId>
-  <artifactId>kafka-for-tests</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId>
-      <artifactId>kafka_2.13</artifactId>
-      <version>{version}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.slf4j</groupId>
-      <artifactId>slf4j-simple</artifactId>
-      <version>1.7.36</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
 
-_KAFKA_PROPERTIES = """\
-process.roles=broker,controller
-node.id=1
-listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=BROKER://127.0.0.1:{port}
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=BROKER
-controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
-log.dirs={folder}/data
-auto.create.topics.enable=false
-group.initial.rebalance.delay.ms=0
-offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-"""
+class RealServer(Protocol):
+    """A server of the tests' own. Who stops or kills it starts it again before the test ends."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def running(self) -> bool: ...
+
+    def start(self) -> None:
+        """Start it on its port and with its data, unless it runs; returns when it serves clients."""
+        ...
+
+    def stop(self) -> None:
+        """As an operator would; returns when it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """As a crash would."""
+        ...
 
 
-class ServerError(Exception):
-    """A server could not be had. The message ends with the remedy, or with the server's own last words."""
+Road = Callable[[], AbstractContextManager[RealServer] | None]
+"""Returns a server that runs for the time of the context, or None where the road cannot be taken."""
 
 
 @pytest.fixture(scope="session")
-def kafka(pytestconfig: pytest.Config) -> Iterator[str]:
+def kafka(request: pytest.FixtureRequest) -> str:
     """The bootstrap address, `host:port`, of an Apache Kafka without TLS that creates no topics by itself."""
-    yield from _take(
-        pytestconfig,
-        "kafka",
-        {"TRADELOOP_TEST_KAFKA": lambda: from_environment("TRADELOOP_TEST_KAFKA"), "native": native_kafka},
-    )
+    return _address(request, "kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
+    with _server(pytestconfig, "kafka", container=_container("kafka"), native=lambda: _native(kafka_program)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The SQLAlchemy URL of a database for this session, as a superuser; its level is the best that can be had."""
+    with fresh_database(_address(request, "postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Like `postgres`, for one test alone."""
+    with fresh_database(_address(request, "postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
+    """Its address is the URL of an empty database that `fresh_database` takes."""
+
+    def native() -> AbstractContextManager[RealServer]:
+        return _native(lambda folder, port: postgres_program(folder, port, best_installation(), durable=False))
+
+    with _server(pytestconfig, "postgres", container=_container("postgres"), native=native) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The SQLAlchemy URL of a database for this session on a PostgreSQL without TimescaleDB, as a superuser."""
+    with fresh_database(_address(request, "plain_postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def plain_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Like `plain_postgres`, for one test alone."""
+    with fresh_database(_address(request, "plain_postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def plain_postgres_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
+    def native() -> AbstractContextManager[RealServer]:
+        installation = system_installation()
+        if installation.timescaledb:
+            raise ServerError(f"{installation.name} has TimescaleDB: set TRADELOOP_TEST_PLAIN_POSTGRES to one without")
+        return _native(lambda folder, port: postgres_program(folder, port, installation, durable=False))
+
+    with _server(pytestconfig, "plain_postgres", container=_container("plain_postgres"), native=native) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(request: pytest.FixtureRequest) -> str:
+    """The address, `host:port`, of a Redis without a password."""
+    return _address(request, "redis")
+
+
+@pytest.fixture(scope="session")
+def redis_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
+    """Keeps nothing over a restart."""
+    with _server(pytestconfig, "redis", container=_container("redis"), native=lambda: _native(redis_program)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow(request: pytest.FixtureRequest) -> str:
+    """The HTTP URL of an MLflow tracking server that serves artifacts itself."""
+    return _address(request, "mlflow")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
+    with _server(pytestconfig, "mlflow", native=lambda: _native(mlflow_program)) as server:
+        yield server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -96,129 +155,80 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"server {server}: {road}")
 
 
-def _take(config: pytest.Config, server: str, roads: Mapping[str, Road]) -> Iterator[str]:
-    try:
-        for road, lead in roads.items():
-            if context := lead():
-                with context as address:
-                    config.stash.setdefault(_ROADS_TAKEN, {})[server] = f"{road}, {address}"
-                    yield address
-                return
-        raise ServerError(f"none of {', '.join(roads)} leads to one")
-    except ServerError as error:
-        raise pytest.fail.Exception(f"no {server} for the tests: {error}", pytrace=False) from None
-
-
-def from_environment(variable: str) -> AbstractContextManager[str] | None:
-    """The address that an environment variable names; that server is neither started nor stopped."""
-    address = os.environ.get(variable)
-    return nullcontext(address) if address else None
-
-
 @contextmanager
-def native_kafka() -> Iterator[str]:
-    """Apache Kafka on Java: one KRaft node on free ports of 127.0.0.1, with its data in a temporary folder."""
-    classpath = f"{_kafka_jars()}/*"
-    with tempfile.TemporaryDirectory(prefix="tradeloop-kafka-") as folder:
-        port, controller_port = free_ports(2)
-        properties = Path(folder, "server.properties")
-        properties.write_text(_KAFKA_PROPERTIES.format(port=port, controller_port=controller_port, folder=folder))
-        # A session is too short for the optimising compiler to pay.
-        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", classpath]
-        cluster_id = "tradeloop-tests-kafka0"  # 16 bytes in base64, as Kafka wants it
-        format_options = ["--standalone", "--cluster-id", cluster_id, "--config", str(properties)]
-        _run([*java, "kafka.tools.StorageTool", "format", *format_options])
-        address = f"127.0.0.1:{port}"
-        with process([*java, "kafka.Kafka", str(properties)], Path(folder, "kafka.log"), lambda: _kafka_answers(port)):
-            yield address
-
-
-def _kafka_answers(port: int) -> bool:
-    if not listens(port):
-        return False
+def fresh_database(server: str) -> Iterator[str]:
+    """A new database, with TimescaleDB where the server has it, on the server of a superuser's SQLAlchemy URL."""
+    name = sql.Identifier(f"test_{secrets.token_hex(6)}")
+    url = make_url(server).set(drivername="postgresql+psycopg", database=name.as_string().strip('"'))
+    fresh = url.render_as_string(hide_password=False)
+    with psycopg.connect(driver_url(server), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
     try:
-        AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}).list_topics(timeout=5)
-    except KafkaException:
-        return False
-    return True
-
-
-def _kafka_jars() -> Path:
-    """The folder of the broker's jars, resolved by Maven once per version."""
-    jars = CACHE / "kafka" / KAFKA_VERSION
-    wanted = ("java",) if jars.is_dir() else ("java", "mvn")
-    need(wanted, ["openjdk-17-jre-headless", "maven"])
-    if not jars.is_dir():
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not at all, and two sessions may do this at once: so beside its place, then renamed.
-        with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
-            Path(folder, "pom.xml").write_text(_KAFKA_POM.format(version=KAFKA_VERSION))
-            copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"]
-            _run(["mvn", "-q", "-B", *copy], cwd=folder)
-            if not jars.is_dir():
-                Path(folder, "lib").rename(jars)
-    return jars
-
-
-def need(commands: Sequence[str], packages: Sequence[str]) -> None:
-    """Make sure that commands exist: install Debian packages where this may be done, else say what to run."""
-    missing = [command for command in commands if shutil.which(command) is None]
-    if not missing:
-        return
-    update, install = ["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        remedy = f"apt-get update && {' '.join(install)}"
-        raise ServerError(f"{' and '.join(missing)} not found; run as root: {remedy}")
-    _run(update)
-    _run(install)
-
-
-@contextmanager
-def process(command: Sequence[str], log: Path, answers: Callable[[], bool]) -> Iterator[None]:
-    """A server for the time of the context; it does not outlive this interpreter, however that ends.
-
-    Raises `ServerError`, with the end of its log, when it stops before it answers or does not answer in time.
-    """
-    # The shell kills the server as soon as its own standard input closes, which even a `kill -9` of us does.
-    guard = 'exec 3<&0; "$@" </dev/null & server=$!; { read _ <&3; kill -9 $server; } 2>/dev/null & wait $server'
-    with log.open("wb") as output:
-        shell = subprocess.Popen(
-            ["sh", "-c", guard, "sh", *command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        with shell:
-            try:
-                deadline = time.monotonic() + START_TIMEOUT_S
-                while not answers():
-                    if shell.poll() is not None or time.monotonic() > deadline:
-                        said = log.read_text(errors="replace")[-4000:]
-                        raise ServerError(f"{command[0]} did not start; the end of its log:\n{said}")
-                    time.sleep(0.05)
-                yield
-            finally:
-                os.killpg(shell.pid, signal.SIGKILL)  # what it stored goes with it
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 on which nothing listens now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
+        with psycopg.connect(driver_url(fresh), autocommit=True) as owner:
+            available = "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
+            if owner.execute(available).fetchone():
+                owner.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        yield fresh
     finally:
-        for each in sockets:
-            each.close()
+        with psycopg.connect(driver_url(server), autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
-def listens(port: int) -> bool:
-    """Whether something accepts connections on a port of 127.0.0.1."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def level_of(database: str) -> Level:
+    """What a database, by its SQLAlchemy URL, offers beyond PostgreSQL."""
+    with psycopg.connect(driver_url(database), autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
+            return "plain"
+        row = connection.execute("SHOW timescaledb.license").fetchone()
+        return "apache" if row == ("apache",) else "community"
 
 
-def _run(command: Sequence[str], cwd: str | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ServerError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-4000:]}")
+def _address(request: pytest.FixtureRequest, server: str) -> str:
+    """What the environment says, or else the address of a server that is started for it."""
+    variable = f"TRADELOOP_TEST_{server.upper()}"
+    if not (given := os.environ.get(variable)):
+        started: RealServer = request.getfixturevalue(f"{server}_server")
+        return started.address
+    _take_note(request.config, server, variable, given)
+    return given
+
+
+@contextmanager
+def _server(config: pytest.Config, server: str, **roads: Road) -> Iterator[RealServer]:
+    with ExitStack() as running:
+        try:
+            for road, lead in roads.items():
+                if context := lead():
+                    started = running.enter_context(context)
+                    _take_note(config, server, road, started.address)
+                    break
+            else:
+                raise ServerError(f"none of {', '.join(roads)} leads to one")
+        except ServerError as error:
+            raise pytest.fail.Exception(f"no {server} for the tests: {error}", pytrace=False) from None
+        yield started
+
+
+def _take_note(config: pytest.Config, server: str, road: str, address: str) -> None:
+    note = f"{road}, {make_url(address) if '://' in address else address}"  # such a URL prints without its password
+    if address.startswith("postgresql"):
+        with fresh_database(address) as database:
+            note += f", {level_of(database)}"
+    config.stash.setdefault(_ROADS_TAKEN, {})[server] = note
+
+
+def _container(server: str) -> Road:
+    def road() -> AbstractContextManager[RealServer] | None:
+        from tests import containers  # the engine's client takes a while to import
+
+        return containers.container(server) if containers.obtainable(containers.IMAGES[server]) else None
+
+    return road
+
+
+@contextmanager
+def _native(program: Callable[[Path, int], Program]) -> Iterator[RealServer]:
+    with tempfile.TemporaryDirectory(prefix="tradeloop-") as folder:
+        [port] = free_ports(1)
+        with Server(program(Path(folder), port), Path(folder)) as server:
+            yield server

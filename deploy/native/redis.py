@@ -1,0 +1,28 @@
+"""Redis from the system's packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis as client
+
+from deploy.native.server import Program, need
+
+
+def redis(folder: Path, port: int) -> Program:
+    """A server on 127.0.0.1 that keeps nothing: the stream writes the latest features anew. Its address is `host:port`.
+
+    Raises `ServerError`.
+    """
+    need(["redis-server"], ["redis-server"])
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
+    return Program("redis", ("redis-server", *options), f"127.0.0.1:{port}", lambda: redis_answers("127.0.0.1", port))
+
+
+def redis_answers(host: str, port: int) -> bool:
+    """Whether the server there answers a ping."""
+    with client.Redis(host=host, port=port, socket_timeout=5) as connection:
+        try:
+            return bool(connection.ping())
+        except client.ConnectionError:
+            return False

@@ -1,0 +1,242 @@
+"""`Server`: a program as a process that can be killed and started again on its port, with its data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Self
+
+CACHE = Path(__file__).parents[2] / ".servers"
+"""What the servers need and the system's packages do not have. Ignored by git."""
+
+_STOP_TIMEOUT_S = 30.0
+
+
+class ServerError(Exception):
+    """A server could not be had. The message ends with the remedy, or with the server's own last words."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, with its data folder prepared; running it again later finds the same data."""
+
+    name: str
+    command: Sequence[str]
+    address: str = field(repr=False)
+    """What its clients are told; may hold a password."""
+    answers: Callable[[], bool]
+    """Whether it serves clients now."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Added to this process's own."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    start_timeout_s: float = 60.0
+
+
+class Identity(NamedTuple):
+    """A process, told apart from a later one of the same number by when it started, in ticks since boot."""
+
+    pid: int
+    started: int
+
+    @property
+    def lives(self) -> bool:
+        stat = _stat(self.pid)
+        return stat is not None and stat.started == self.started and stat.state not in "ZX"
+
+
+class Server:
+    """A program as a process group of its own. `folder` gets its log, `<name>.log`, and its identity, `<name>.pid`.
+
+    A leashed one does not outlive this interpreter, however that ends. Any other is found again by its identity: a
+    later `Server` of the same program and folder is the same server.
+    """
+
+    def __init__(self, program: Program, folder: Path, *, leashed: bool = True) -> None:
+        self.program = program
+        self.log = folder / f"{program.name}.log"
+        self._leashed = leashed
+        self._identity_file = folder / f"{program.name}.pid"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._leash: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return self.program.address
+
+    @property
+    def running(self) -> bool:
+        identity = recorded(self._identity_file)
+        return identity is not None and identity.lives
+
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it answers.
+
+        Raises `ServerError`, with the end of its log, when it stops before it answers or does not answer in time.
+        """
+        if self.running:
+            return
+        program = self.program
+        with self.log.open("ab") as output:
+            said_before = output.tell()
+            self._child = subprocess.Popen(
+                program.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **program.environment},
+            )
+        pid = self._child.pid
+        if self._leashed:
+            # Its standard input closes when this interpreter ends, which even a `kill -9` brings about.
+            hold = ["sh", "-c", 'read _; kill -9 -- "-$0"', str(pid)]
+            self._leash = subprocess.Popen(hold, stdin=subprocess.PIPE, start_new_session=True)
+        stat = _stat(pid)
+        self._identity_file.write_text(f"{pid} {stat.started if stat else 0}\n")
+        deadline = time.monotonic() + program.start_timeout_s
+        while not program.answers():
+            failed = self._child.poll() is not None
+            if failed or time.monotonic() > deadline:
+                self.kill()
+                said = self.log.read_bytes()[said_before:].decode(errors="replace")[-4000:]
+                how = f"ended with {self._child.returncode}" if failed else "did not answer in time"
+                raise ServerError(f"{program.name} {how}; the end of {self.log}:\n{said}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has; what does not end in time is killed."""
+        identity = recorded(self._identity_file)
+        if identity is not None and identity.lives:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(identity.pid, self.program.stop_signal)
+            _wait_for_end([identity], self._reap, _STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and all its children at once, as a crash would."""
+        if self._leash is not None:
+            self._leash.kill()
+            self._leash.communicate()
+            self._leash = None
+        identity = recorded(self._identity_file)
+        if identity is not None and identity.lives:
+            family = [identity, *_descendants(identity.pid)]
+            for each in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.pid, signal.SIGKILL)
+            # Children that started meanwhile are still of its group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(identity.pid, signal.SIGKILL)
+            _wait_for_end(family, self._reap, _STOP_TIMEOUT_S)
+        if self._child is not None:
+            self._child.wait(_STOP_TIMEOUT_S)
+        self._identity_file.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            self._child.poll()
+
+
+def recorded(file: Path) -> Identity | None:
+    """The identity that a server's file holds; None without one."""
+    try:
+        pid, started = map(int, file.read_text().split())
+    except (FileNotFoundError, ValueError):  # a file that was being written names no process yet
+        return None
+    return Identity(pid, started)
+
+
+class _Stat(NamedTuple):
+    state: str
+    parent: int
+    started: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # a command's name may hold anything
+    return _Stat(fields[0], int(fields[1]), int(fields[19]))
+
+
+def _descendants(pid: int) -> list[Identity]:
+    """Children and theirs, those that left the group of their parent too (PostgreSQL's do)."""
+    children: dict[int, list[Identity]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := _stat(int(entry.name))):
+            children.setdefault(stat.parent, []).append(Identity(int(entry.name), stat.started))
+
+    def below(parent: int) -> Iterator[Identity]:
+        for child in children.get(parent, []):
+            yield child
+            yield from below(child.pid)
+
+    return list(below(pid))
+
+
+def _wait_for_end(processes: Sequence[Identity], reap: Callable[[], None], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while any(each.lives for each in processes) and time.monotonic() < deadline:
+        reap()
+        time.sleep(0.02)
+
+
+def need(commands: Sequence[str], packages: Sequence[str]) -> None:
+    """Make sure that commands exist: install Debian packages where this may be done, else say what to run.
+
+    Raises `ServerError`.
+    """
+    missing = [command for command in commands if shutil.which(command) is None]
+    if not missing:
+        return
+    update, install = ["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        remedy = f"apt-get update && {' '.join(install)}"
+        raise ServerError(f"{' and '.join(missing)} not found; run as root: {remedy}")
+    run(update)
+    run(install)
+
+
+def run(command: Sequence[str], *, stdin: str = "", cwd: str | None = None) -> str:
+    """Run a command to its end and return its output. Raises `ServerError` with the end of it when it fails."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        raise ServerError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-4000:]}")
+    return done.stdout
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 on which nothing listens now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
