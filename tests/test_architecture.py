@@ -27,11 +27,13 @@ COMMON = {
     "features": {"talib"},
     "health": {"prometheus_client", "structlog"},
     "kafka": {"confluent_kafka"},
+    "migrations": {"alembic", "sqlalchemy"},
     "mlflow_models": {"mlflow"},
     "onnx_policy": {"onnxruntime"},
     "service": {"structlog"},
     "simulation": {"numba"},
-    "sql_bars": {"sqlalchemy"},
+    "sql": {"sqlalchemy"},
+    "sql_bars": {"alembic", "psycopg", "sqlalchemy", "structlog"},
     "telemetry": {"structlog"},
 }
 """Third parties of the modules of `tradeloop.common`, beyond `INNER`: each heavy library has its one home."""

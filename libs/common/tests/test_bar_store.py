@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from tests.levels import database_for, execute
 from tradeloop.common.bars import BarStore, BarStoreUnavailable
-from tradeloop.common.clock import Clock, ManualClock
+from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Series, Timeframe, align, to_us
-from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
+from tradeloop.common.migrations import migrate
+from tradeloop.common.sql_bars import SCHEMA, Level, MemoryBarStore, SqlBarStore
 
 MINUTE = Timeframe.M1.us
 EVER = 2**62
 START = datetime(2022, 1, 1, tzinfo=UTC)
 A, B = "x:A", "x:B"
 
-ADAPTERS: dict[str, Callable[[Path, Clock], BitemporalStore]] = {
-    "memory": lambda folder, clock: MemoryBarStore(clock),
-    "sqlite": lambda folder, clock: SqlBarStore(f"sqlite:///{folder}/bars.db", clock),
-}
+ADAPTERS = ("memory", *Level)
+"""Each level of a database is tested as an adapter of its own."""
 
 
 class BitemporalStore(BarStore, Protocol):
@@ -51,9 +51,27 @@ def clock() -> ManualClock:
     return ManualClock(START)
 
 
-@pytest.fixture(params=ADAPTERS)
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[BitemporalStore]:
-    store = ADAPTERS[request.param](tmp_path, clock)
+@pytest.fixture(scope="module", params=ADAPTERS)
+def adapter(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a migrated database, or the name of an adapter that needs none."""
+    if request.param in ("memory", Level.SQLITE):
+        yield request.param
+        return
+    with database_for(request, request.param) as url:
+        migrate(url, SCHEMA)
+        yield url
+
+
+@pytest.fixture
+def store(adapter: str, tmp_path: Path, clock: ManualClock) -> Iterator[BitemporalStore]:
+    store: BitemporalStore
+    if adapter == "memory":
+        store = MemoryBarStore(clock)
+    elif adapter == Level.SQLITE:
+        store = SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)
+    else:
+        execute(adapter, "TRUNCATE bars")
+        store = SqlBarStore(adapter, clock)
     yield store
     store.close()
 

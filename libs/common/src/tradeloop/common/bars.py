@@ -1,4 +1,4 @@
-"""The port to stored bars. Adapters: `sql_bars.SqlBarStore` (SQLite, PostgreSQL), `MemoryBarStore` in it for tests."""
+"""The port to stored bars. Adapters, all in `sql_bars`: `SqlBarStore` (PostgreSQL, SQLite), `MemoryBarStore`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""Migrations of the platform's tables in PostgreSQL, by Alembic, for `tradeloop db migrate`.
+
+A migration is one transaction under a lock of the database: it happens as a whole or not at all, and of several that
+start together one does the work and the others find it done. It never breaks the release before it (what is added
+may be missing, what is dropped was unused), so that replicas can be replaced one by one. There are no downgrades: to
+go back, run the older release on the migrated database, or restore the backup that was made before
+(`pg_dump --format=custom DATABASE`, then `pg_restore --clean --if-exists`; with TimescaleDB between
+`SELECT timescaledb_pre_restore()` and `SELECT timescaledb_post_restore()`).
+
+SQLite is not migrated: stores make their tables in it by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.sql import Schema, address, cause, open_engine, version
+
+
+class MigrationFailed(Unavailable):
+    """The database cannot be reached, or refused. It is as it was; trying again is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Of the tables of one schema: `before` a migration and `after` it; None for no tables."""
+
+    before: str | None
+    after: str | None
+
+
+def migrate(url: str, schema: Schema) -> Versions:
+    """Bring a PostgreSQL database to the newest version of a schema. Doing it again changes nothing.
+
+    Raises `MigrationFailed`, and `UserError` for an address that is none of PostgreSQL.
+    """
+    # Importing Alembic takes a while, which services that import this package for nothing else do not wait for.
+    from alembic import command
+    from alembic.config import Config
+
+    with _transaction(url, schema) as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": crc32(b"tradeloop db migrate")})
+        before = version(connection, schema)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent))
+        config.set_main_option("path_separator", "newline")
+        config.set_main_option("version_locations", str(schema.versions))
+        config.attributes |= {"connection": connection, "version_table": f"{schema.name}_version"}
+        if before is None or before < schema.head:
+            command.upgrade(config, "head")
+        schema.improve(connection)
+        return Versions(before, version(connection, schema))
+
+
+def current(url: str, schema: Schema) -> str | None:
+    """The version of a schema's tables, None for no tables. Raises as `migrate` does."""
+    with _transaction(url, schema) as connection:
+        return version(connection, schema)
+
+
+@contextmanager
+def _transaction(url: str, schema: Schema) -> Iterator[Connection]:
+    engine = open_engine(url, f"{schema.name} database")
+    if engine.dialect.name == "sqlite":
+        raise UserError(f"{schema.name} database: {address(engine.url)} needs no migration: give one in PostgreSQL")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise MigrationFailed(f"{schema.name} database {address(engine.url)}: {cause(error)}") from error
+    finally:
+        engine.dispose()

@@ -1,0 +1,91 @@
+"""How the platform's stores open an SQL database: bounded waits, no password in a message, tables of a known version.
+
+Needs the extra `bars`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from tradeloop.common.errors import UserError
+
+_POSTGRESQL = "postgresql+psycopg"
+_WAITS = {
+    # Of libpq. A server that is gone without a word is noticed within half a minute, whether we wait or send.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of one store, and how PostgreSQL gets them: Alembic's migrations in a folder."""
+
+    name: str
+    """Names the table that holds the version: `<name>_version`."""
+    versions: Path
+    head: str
+    """The version that this code needs. Versions are digits of one length, so that they compare as text."""
+    improve: Callable[[Connection], None] = lambda connection: None
+    """Brings the migrated tables to the best that the server can do; called by every migration, after its versions."""
+
+
+def open_engine(url: str, what: str) -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`; it connects on first use.
+
+    Waits for PostgreSQL are bounded unless the URL says otherwise. Raises `UserError` for any other URL; `what`
+    names the store in it.
+    """
+    try:
+        engine = create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, ModuleNotFoundError) as error:
+        raise UserError(f"{what}: {error}: {_remedy()}") from error
+    if engine.dialect.name == "sqlite":
+        return engine
+    if engine.url.drivername != _POSTGRESQL:
+        raise UserError(f"{what}: {address(engine.url)} is no address for it: {_remedy()}")
+    waits = {name: value for name, value in _WAITS.items() if name not in engine.url.query}
+    return create_engine(url, pool_pre_ping=True, connect_args=waits)
+
+
+def address(url: URL) -> str:
+    """What may be logged of an address: neither its password nor its options."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def cause(error: Exception) -> str:
+    """What a database or its driver said, on one line."""
+    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+
+
+def version(connection: Connection, schema: Schema) -> str | None:
+    """The version of a schema's tables; None where no migration ever ran."""
+    table = f"{schema.name}_version"
+    if not inspect(connection).has_table(table):
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))
+    return found
+
+
+def complaint(connection: Connection, schema: Schema) -> str | None:
+    """Why a store cannot work on this PostgreSQL yet, and the remedy; None when it can.
+
+    Tables newer than this code are taken: a migration never breaks the release before it.
+    """
+    found = version(connection, schema)
+    if found is not None and found >= schema.head:
+        return None
+    state = "it has no tables yet" if found is None else f"its tables have version {found}, {schema.head} is needed"
+    return f"{state}; run: tradeloop db migrate"
+
+
+def _remedy() -> str:
+    return f"give sqlite:///FILE or {_POSTGRESQL}://USER:PASSWORD@HOST/NAME, and install the driver"

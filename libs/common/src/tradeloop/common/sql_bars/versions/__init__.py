@@ -1,0 +1,1 @@
+"""Migrations of the bars, in the order of their names."""
