@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
 import pytest
 
-from tradeloop.common.bus import Partition
+from tradeloop.common.bus import BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.memory import MemoryBus
+from tradeloop.common.memory import MemoryBus, MemoryProducer
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.service import (
     ATTEMPT,
@@ -46,6 +47,7 @@ class Recorder(Handler):
         self.poison: set[int] = set()
         self.down = False
         self.committed = 0
+        self.forgot = 0
 
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
         assert isinstance(message, TrainingProgressed)
@@ -60,6 +62,9 @@ class Recorder(Handler):
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         self.committed += 1
+
+    def revoked(self) -> None:
+        self.forgot += 1
 
 
 @pytest.fixture
@@ -146,6 +151,55 @@ def test_unavailable_waits_in_place_and_loses_nothing(bus: MemoryBus, clock: Man
     runner.step()
     assert service.steps == [1, 2]
     assert runner.counters.dead_letters == runner.counters.retried == 0
+
+
+class Leaky(MemoryBus):
+    """A bus that is away for a while: what was published since the last flush is then gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+
+    def producer(self) -> MemoryProducer:
+        return LeakyProducer(self)
+
+
+class LeakyProducer(MemoryProducer):
+    def __init__(self, bus: Leaky) -> None:
+        super().__init__(bus)
+        self._leaky = bus
+        self._pending: list[tuple[str, str, bytes, Mapping[str, str]]] = []
+
+    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        self._pending.append((topic, key, value, headers))
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        pending, self._pending = self._pending, []
+        if pending and self._leaky.away:
+            raise BusUnavailable("gone for lunch")
+        for one in pending:
+            super().publish(*one)
+
+
+def test_what_was_published_to_a_bus_that_went_away_is_published_again(clock: ManualClock) -> None:
+    bus = Leaky()
+    bus.create_topics(specs({}))
+    source = MemoryProducer(bus)
+    runner = Runner(service := Recorder(), bus, clock, RunPolicy(commit_interval_s=2.5, unavailable_delay_s=1.0))
+    for step in range(12):
+        message = progress(step)
+        source.publish(SOURCE, message.key, message.encode(), headers_of(message, topic_of(TrainingProgressed), "test"))
+        bus.away = 4 <= step <= 8
+        runner.step()
+        clock.advance(1.0)
+    runner.step()
+    runner.close()
+    published = [json.loads(value)["version"] for value, _ in read(bus, topic_of(ModelActivated).name)]
+    assert sorted(set(map(int, published))) == list(range(12)), "nothing is lost"
+    assert service.forgot >= 1
+    again = Recorder()
+    Runner(again, bus, clock, POLICY).step()
+    assert again.steps == [], "all of it is committed"
 
 
 def test_a_poisonous_message_is_retried_after_its_delay_then_dead_lettered(bus: MemoryBus, clock: ManualClock) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from tradeloop.common.bus import Bus, BusError, Consumer, MessageTooLarge, Partition, Record
+from tradeloop.common.bus import Bus, BusError, BusUnavailable, Consumer, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
@@ -224,6 +224,8 @@ class Runner:
         self._check_due = 0.0
         self._blocked_until = 0.0
         self._paused: set[Partition] = set()
+        self._outputs_lost = False
+        """Whether the bus gave up on something published: the messages that led to it must be handled again."""
 
     @property
     def waiting(self) -> bool:
@@ -241,6 +243,8 @@ class Runner:
         if self.active < self._blocked_until:
             return 0
         try:
+            if self._outputs_lost:
+                self._rewind()
             self._requeue_due()
             if self._consumer is not None and not self._backlog:
                 self._backlog.extend(self._consumer.poll(self._policy.max_records, timeout_s))
@@ -273,7 +277,9 @@ class Runner:
         Raises `Unavailable`; then nothing is committed, and the next call tries again.
         """
         self._commit_due = self.clock.monotonic() + self._policy.commit_interval_s
-        self._producer.flush()
+        if self._outputs_lost:
+            raise BusUnavailable(f"{self.service.name}: outputs were not stored, their messages are handled again")
+        self._flush()
         news = {p: offset for p, offset in self._settled().items() if self.committed.get(p) != offset}
         self.service.before_commit(news)
         if self._consumer is not None and news:
@@ -321,10 +327,22 @@ class Runner:
     def _publish(self, outputs: Iterable[Message]) -> None:
         for message in outputs:
             topic = topic_of(type(message))
-            self._producer.publish(
-                topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name)
-            )
+            self._send(topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name))
             self.counters.published += 1
+
+    def _send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        try:
+            self._producer.publish(topic, key, value, headers)
+        except BusUnavailable:
+            self._outputs_lost = True
+            raise
+
+    def _flush(self) -> None:
+        try:
+            self._producer.flush()
+        except BusUnavailable:
+            self._outputs_lost = True
+            raise
 
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
         attempt = _number(record, ATTEMPT) + 1
@@ -351,16 +369,14 @@ class Runner:
         )
 
     def _send_aside(self, target: str, record: Record, headers: Mapping[str, str]) -> None:
-        self._producer.flush()  # what it reports below is then about this message alone
+        self._flush()  # what it reports below is then about this message alone
         try:
-            self._producer.publish(target, record.key, record.value, headers)
-            self._producer.flush()
+            self._send(target, record.key, record.value, headers)
+            self._flush()
         except MessageTooLarge:
             # Its headers pushed it over the limit. What it was and where it stands must not be lost with it.
-            self._producer.publish(
-                target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"}
-            )
-            self._producer.flush()
+            self._send(target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"})
+            self._flush()
 
     def _requeue_due(self) -> None:
         """Move records of the retry topics whose delay has passed to the line."""
@@ -376,6 +392,8 @@ class Runner:
         return self.clock.now().timestamp() * 1000
 
     def _check(self) -> None:
+        if self._trouble and self.topics:
+            self.bus.partitions(self.topics[0])  # an idle consumer cannot tell a bus that is away from a quiet one
         self._trouble = tuple(self.service.not_ready())
         self._check_due = self.clock.monotonic() + self._policy.check_interval_s
 
@@ -428,11 +446,34 @@ class Runner:
         except Unavailable as error:
             log.warning("not committed, the next owner repeats it", service=self.service.name, error=str(error))
         self.assigned, self.committed = None, {}
+        self._paused.clear()
+        self._forget()
+
+    def _rewind(self) -> None:
+        """Go back to what was committed, as after a crash: some of what was published since is lost."""
+        if self._consumer is not None:
+            partitions = self._consumer.assignment()
+            committed = self._consumer.committed(partitions)
+            begins: dict[Partition, int] = {}
+            for topic in {partition.topic for partition in partitions}:
+                begins |= self.bus.begin_offsets(topic)
+            for partition in partitions:
+                self._consumer.seek(partition, committed.get(partition, begins[partition]))
+            self._consumer.resume(self._paused)
+            self._paused.clear()
+            self._forget()
+            if partitions:
+                self._assigned(partitions)
+        self._outputs_lost = False
+        log.warning("handles again what was not committed", service=self.service.name)
+
+    def _forget(self) -> None:
+        """Be as new."""
         self.service.revoked()
         self._backlog.clear()
         self._delayed.clear()
-        self._paused.clear()
         self._next_offset.clear()
+        self._outputs_lost = False
 
 
 def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:
