@@ -134,6 +134,14 @@ def test_the_password_shows_nowhere(kafka: str, caplog: pytest.LogCaptureFixture
     assert "hunter" not in f"{settings!r} {refused.value!r} {caplog.text}"
 
 
+def test_the_log_does_not_repeat_every_attempt_to_connect(caplog: pytest.LogCaptureFixture) -> None:
+    bus = KafkaBus(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_s=1.5))
+    for _ in range(2):
+        with pytest.raises(BusUnavailable):
+            bus.partitions("market.bars.v1")
+    assert [record.getMessage().count("Connection refused") for record in caplog.records] == [1]
+
+
 def test_an_unreachable_kafka_is_unavailable() -> None:
     bus = KafkaBus(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_s=0.5))
     with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:1"):

@@ -68,6 +68,11 @@ class Outage(MemoryBus):
             raise BusUnavailable("no broker answers")
         return super().end_offsets(topic)
 
+    def partitions(self, topic: str) -> int:
+        if self.away:
+            raise BusUnavailable("no broker answers")
+        return super().partitions(topic)
+
 
 class Stand:
     """A service with its health, in one thread."""
@@ -150,6 +155,25 @@ def test_a_bus_that_is_away_is_noticed_by_an_idle_service(stand: Stand) -> None:
     assert stand.reasons() == ["no broker answers"]
     stand.bus.away = False
     stand.health.sample()
+    assert stand.reasons() == []
+
+
+def test_who_found_the_bus_away_is_ready_again_when_it_answers(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client complains once about an outage; then it reads nothing, as from a quiet topic."""
+    stand.step()
+    stand.bus.away = True
+
+    def complain() -> None:
+        raise BusUnavailable("1/1 brokers are down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stand.runner, "commit", complain)
+        stand.step()
+    assert stand.reasons() == ["1/1 brokers are down"]
+    stand.step()
+    assert stand.reasons() == ["no broker answers"]
+    stand.bus.away = False
+    stand.step()
     assert stand.reasons() == []
 
 

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tradeloop.common.bus import BusUnavailable, Partition
+from tradeloop.common.bus import BusError, BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.memory import MemoryBus, MemoryProducer
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.service import (
     ATTEMPT,
+    BODY,
     ERROR,
     ORIGIN,
     Handler,
@@ -267,6 +268,54 @@ def test_what_cannot_be_decoded_is_dead_lettered(bus: MemoryBus, clock: ManualCl
     assert [value for value, _ in read(bus, dead_letter_topic(SOURCE, "recorder"))] == [body]
 
 
+class Flaky(MemoryBus):
+    """A bus that refuses what goes aside."""
+
+    refusal: Exception | None = None
+
+    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        if self.refusal and (".retry." in topic or ".dlq." in topic):
+            raise self.refusal
+        super()._append(topic, key, value, headers)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_what_cannot_be_put_aside_stays_where_it_is(clock: ManualClock, attempts: int) -> None:
+    bus, service = Flaky(), Recorder()
+    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, attempts=attempts))
+    send(bus, progress(1), progress(2), progress(3))
+    service.poison, bus.refusal = {2}, BusUnavailable("no broker")
+    for _ in range(3):
+        clock.advance(1.0)
+        runner.step()
+        assert service.steps == [1]
+        assert runner.not_ready() == ("no broker",)
+        assert (runner.counters.retried, runner.counters.dead_letters) == (0, 0)
+        assert not runner.committed
+    bus.refusal = None
+    clock.advance(1.0)
+    runner.step()
+    assert service.steps == [1, 3]
+    assert (runner.counters.retried, runner.counters.dead_letters) == ((1, 0) if attempts > 1 else (0, 1))
+
+
+def test_a_bus_that_refuses_for_good_is_not_the_messages_fault(clock: ManualClock) -> None:
+    """Or else a missing permission would carry a whole topic to the dead letters."""
+
+    class Forbidden(Recorder):
+        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+            raise BusError("not authorized")
+
+    bus = MemoryBus()
+    runner = Runner(Forbidden(), bus, clock, POLICY)
+    send(bus, progress(1))
+    for _ in range(2):
+        with pytest.raises(BusError, match="not authorized"):
+            runner.step()
+    assert not runner.committed
+    assert not read(bus, retry_topic(SOURCE, "recorder"))
+
+
 def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: ManualClock) -> None:
     class Small(MemoryBus):
         def _append(self, topic: str, key: str, value: bytes, headers: object) -> None:
@@ -285,7 +334,8 @@ def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: Manu
     value, headers = read(bus, dead_letter_topic(SOURCE, "recorder"))[0]
     assert value == b""
     assert headers[ORIGIN].startswith(SOURCE)
-    assert "too large" in headers[ERROR]
+    assert headers[BODY] == headers[ORIGIN]
+    assert headers[ERROR] == "ValueError: cannot stand 1"
 
 
 class Holder(Recorder):

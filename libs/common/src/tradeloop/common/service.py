@@ -40,6 +40,8 @@ ATTEMPT = "tl_attempt"
 """Header: how often it was tried."""
 ERROR = "tl_error"
 """Header: the last error, one line."""
+BODY = "tl_body"
+"""Header: where the body of a dead letter stands that was too large to be put away, as `topic/partition/offset`."""
 NOT_BEFORE = "tl_not_before_ms"
 """Header: when to try again, wall-clock milliseconds since the epoch."""
 
@@ -353,30 +355,27 @@ class Runner:
             ATTEMPT: str(attempt),
             ERROR: cause,
         }
-        if attempt < self._policy.attempts:
+        again = attempt < self._policy.attempts
+        if again:
             delay_s = self._policy.retry_delay_s * 2 ** (attempt - 1)
             headers[NOT_BEFORE] = str(int(self._now_ms() + delay_s * 1000))
-            target = retry_topic(topic, self.service.name)
-        else:
-            target = dead_letter_topic(topic, self.service.name)
-        self._send_aside(target, record, headers)
-        if attempt < self._policy.attempts:
+        target = (retry_topic if again else dead_letter_topic)(topic, self.service.name)
+        self._producer.flush()  # what it reports below is then about this message alone
+        try:
+            self._producer.publish(target, record.key, record.value, headers)
+            self._producer.flush()
+        except MessageTooLarge:
+            # With these headers, that is. There is no use in trying it without its body, which still stands elsewhere.
+            again, target = False, dead_letter_topic(topic, self.service.name)
+            self._producer.publish(target, record.key, b"", {**headers, BODY: headers[ORIGIN]})
+            self._producer.flush()
+        if again:
             self.counters.retried += 1
         else:
             self.counters.dead_letters += 1
         log.error(
             "message failed", service=self.service.name, origin=headers[ORIGIN], attempt=attempt, to=target, error=cause
         )
-
-    def _send_aside(self, target: str, record: Record, headers: Mapping[str, str]) -> None:
-        self._flush()  # what it reports below is then about this message alone
-        try:
-            self._send(target, record.key, record.value, headers)
-            self._flush()
-        except MessageTooLarge:
-            # Its headers pushed it over the limit. What it was and where it stands must not be lost with it.
-            self._send(target, record.key, b"", {**headers, ERROR: f"{headers[ERROR]} (body too large, see origin)"})
-            self._flush()
 
     def _requeue_due(self) -> None:
         """Move records of the retry topics whose delay has passed to the line."""

@@ -118,6 +118,26 @@ class KafkaBus:
             with translated(f"cannot configure topic {resource.name}"):
                 future.result()
 
+    def delete_topics(self, topics: Collection[str]) -> None:
+        """Delete topics with all that they hold, and what groups committed there; returns when they are gone.
+
+        What does not exist is none. Raises `BusUnavailable`.
+        """
+        existing = self._topics()
+        doomed = [self._names.outer(topic) for topic in topics if topic in existing]
+        if not doomed:
+            return
+        with translated("cannot delete topics"):
+            deleted = self._admin.delete_topics(doomed, request_timeout=self._settings.request_timeout_s)
+        for topic, future in deleted.items():
+            with translated(f"cannot delete topic {topic}", ignore=(KafkaError.UNKNOWN_TOPIC_OR_PART,)):
+                future.result()
+        for _ in range(100):  # brokers learn of it a moment later
+            if not self._topics().keys() & set(topics):
+                return
+            self._admin.poll(0.1)
+        raise BusUnavailable(f"Kafka: topics {', '.join(sorted(topics))} were deleted, but are still there")
+
     def partitions(self, topic: str) -> int:
         return self._topics().get(topic, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -10,8 +11,29 @@ from confluent_kafka import KafkaError, KafkaException
 
 from tradeloop.common.bus import BusError, BusUnavailable, MessageTooLarge
 
+_REPEAT_S = 10.0
+
+
+class _NotAgain(logging.Filter):
+    """Lets one line of each of the client's threads pass in a while: it reports every attempt to connect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        who = re.match(r"\w+ \[.*?\] \[.*?\]", record.getMessage())
+        if who is None:
+            return True
+        due = record.created >= self._last.get(who[0], 0.0) + _REPEAT_S
+        if due:
+            self._last[who[0]] = record.created
+        return due
+
+
 log = logging.getLogger("tradeloop.common.kafka")
 """Also takes what the client itself logs."""
+log.addFilter(_NotAgain())
 log.addHandler(logging.NullHandler())  # a command that configures no logging is not to show each lost connection
 
 RECOVERING = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED})

@@ -28,6 +28,9 @@ FETCHING: Mapping[str, str | int] = MappingProxyType(
 """Properties of whatever reads."""
 
 
+_PATIENCE: Mapping[str, int] = MappingProxyType({"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000})
+"""A server that is away is not asked twenty times a second, and one that is back not found ten seconds late."""
+
 _PASSED_ON = {
     "bootstrap_servers",
     "client_id",
@@ -77,4 +80,4 @@ class KafkaSettings(BaseModel):
         }
         if self.sasl_password is not None:
             properties["sasl.password"] = self.sasl_password.get_secret_value()
-        return {**properties, **own, **self.extra}
+        return {**_PATIENCE, **properties, **own, **self.extra}

@@ -1,0 +1,225 @@
+"""What cannot be handled, on a real Kafka: it is tried again, then put away whole, and nothing waits for it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from tradeloop.common.bus import BusError, Partition, Record
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
+from tradeloop.common.service import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN, Handler, Position, Runner, RunPolicy
+from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
+
+SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+CLOCK = SystemClock()
+POLICY = RunPolicy(commit_interval_s=0.0, attempts=3, retry_delay_s=0.2, unavailable_delay_s=0.1)
+PREFIX = f"{secrets.token_hex(4)}."
+FAST = {"heartbeat.interval.ms": "100"}
+
+
+@pytest.fixture(scope="module")
+def bus(kafka: str) -> Iterator[KafkaBus]:
+    with closing(KafkaBus(KafkaSettings(bootstrap_servers=kafka, prefix=PREFIX, extra=FAST))) as bus:
+        bus.create_topics(specs({}))
+        yield bus
+
+
+def progress(step: int) -> TrainingProgressed:
+    return TrainingProgressed(run_id="run", strategy="s", step=step, total=100)
+
+
+@dataclass
+class Picky(Handler):
+    """Answers each message with one; raises, or answers too much, as told."""
+
+    name: str = field(default_factory=lambda: f"picky-{secrets.token_hex(4)}")
+    consumes: tuple[type[Message], ...] = (TrainingProgressed,)
+    handled: list[int] = field(default_factory=list)
+    tried: list[tuple[int, float]] = field(default_factory=list)
+    poison: int | None = None
+    verbose: int | None = None
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        assert isinstance(message, TrainingProgressed)
+        self.tried.append((message.step, CLOCK.now().timestamp()))
+        if message.step == self.poison:
+            raise ValueError(f"cannot stand {message.step}")
+        self.handled.append(message.step)
+        why = "because " * 150_000 if message.step == self.verbose else ""
+        return [ModelActivated(universe="u", portfolio="p", time=T0, model="m", version="1", model_id="x", cause=why)]
+
+
+@contextmanager
+def running(bus: KafkaBus, service: Picky, policy: RunPolicy = POLICY) -> Iterator[Runner]:
+    """A runner whose group starts at the end of what other tests left."""
+    with closing(bus.consumer(service.name, [SOURCE])) as member:
+        until(lambda: bool(member.poll(timeout_s=0.1)) or bool(member.assignment()))
+        member.commit(bus.end_offsets(SOURCE))
+    with closing(Runner(service, bus, CLOCK, policy)) as runner:
+        until(lambda: runner.step(timeout_s=0.05) == 0 and runner.assigned is not None)
+        yield runner
+
+
+def until(happened: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = CLOCK.monotonic() + timeout_s
+    while not happened():
+        assert CLOCK.monotonic() < deadline, "it did not happen in time"
+
+
+def send(bus: KafkaBus, *values: bytes, headers: dict[str, str] | None = None) -> None:
+    with closing(bus.producer()) as producer:
+        for value in values:
+            producer.publish(SOURCE, "run", value, headers or {})
+        producer.flush()
+
+
+def everything(bus: KafkaBus, topic: str) -> list[Record]:
+    return [record for place, end in bus.end_offsets(topic).items() for record in bus.read(place, 0, end)]
+
+
+def source_end(bus: KafkaBus) -> tuple[Partition, int]:
+    """Where messages of the one key stand, and the offset that the next one gets."""
+    return max(bus.end_offsets(SOURCE).items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\xff\xfe\x00 not text", id="bytes"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(progress(9).encode()[:-7], id="cut off"),
+        pytest.param(b'{"run_id": "r", "progress": {"step": 9}}', id="another version"),
+        pytest.param(b"[" * 100_000, id="deep"),
+    ],
+)
+def test_what_cannot_be_read_is_put_away_whole(bus: KafkaBus, body: bytes) -> None:
+    service = Picky()
+    with running(bus, service) as runner:
+        send(bus, progress(1).encode())
+        place, offset = source_end(bus)
+        send(bus, body, progress(2).encode(), headers={"ce_id": "7"})
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
+        assert service.handled == [1, 2]
+        assert runner.counters.retried == 2
+        runner.commit()
+        assert runner.committed[place] == offset + 2, "the partition goes on"
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert (dead.value, dead.key, dead.partition) == (body, "run", place.number)
+    assert dead.headers["ce_id"] == "7"
+    assert dead.headers[ATTEMPT] == "3"
+    assert dead.headers[ORIGIN] == f"{SOURCE}/{place.number}/{offset}"
+    assert dead.headers[ERROR].startswith("ValidationError: ")
+    assert "\n" not in dead.headers[ERROR]
+
+
+def test_fields_that_were_added_later_do_no_harm(bus: KafkaBus) -> None:
+    service = Picky()
+    with running(bus, service) as runner:
+        send(bus, progress(5).encode()[:-1] + b', "added": {"later": [1, 2]}}')
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and service.handled)
+    assert service.handled == [5]
+    assert not everything(bus, retry_topic(SOURCE, service.name))
+
+
+def test_a_handler_that_raises_is_asked_again_when_the_delay_is_over(bus: KafkaBus) -> None:
+    service = Picky(poison=2)
+    with running(bus, service) as runner:
+        send(bus, *(progress(n).encode() for n in (1, 2, 3)))
+        until(lambda: runner.step(timeout_s=0.02) >= 0 and len(service.tried) == 4)
+        service.poison = None
+        until(lambda: runner.step(timeout_s=0.02) >= 0 and 2 in service.handled)
+        assert runner.counters.dead_letters == 0
+    assert service.handled == [1, 3, 2]
+    retries = everything(bus, retry_topic(SOURCE, service.name))
+    first, second, third = (at for step, at in service.tried if step == 2)
+    assert [int(record.headers[ATTEMPT]) for record in retries] == [1, 2]
+    due = [int(record.headers[NOT_BEFORE]) / 1000 for record in retries]
+    assert second >= due[0] > first + 0.199
+    assert third >= due[1] > second + 0.399, "the delay doubles"
+
+
+def test_an_output_above_the_limit_is_its_inputs_fault(bus: KafkaBus) -> None:
+    service = Picky(verbose=2)
+    with running(bus, service) as runner:
+        before = len(everything(bus, OUTPUT))
+        send(bus, *(progress(n).encode() for n in (1, 2, 3)))
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert dead.value == progress(2).encode()
+    assert dead.headers[ERROR].startswith("MessageTooLarge: ")
+    assert len(everything(bus, OUTPUT)) == before + 2
+
+
+def test_a_message_that_the_error_makes_too_large_leaves_its_place(bus: KafkaBus) -> None:
+    """It fits, but not with its error beside it: the original still stands where the headers say."""
+    service = Picky()
+    with running(bus, service) as runner:
+        _, offset = source_end(bus)
+        send(bus, b"x" * 999_800, progress(2).encode())
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters and service.handled)
+        assert service.handled == [2]
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert dead.value == b""
+    assert dead.headers[BODY] == dead.headers[ORIGIN] == f"{SOURCE}/{dead.partition}/{offset}"
+    assert "Invalid JSON: expected value" in dead.headers[ERROR]
+    [original] = bus.read(Partition(SOURCE, dead.partition), offset, offset + 1)
+    assert original.value == b"x" * 999_800
+
+
+def test_headers_of_others_are_no_commands(bus: KafkaBus) -> None:
+    """Neither does a message of somebody else wait for ever, nor does a number that is none stop the partition."""
+    service = Picky()
+    with running(bus, service) as runner:
+        send(bus, progress(1).encode(), headers={NOT_BEFORE: "99999999999999", ATTEMPT: "many"})
+        send(bus, b"?", headers={NOT_BEFORE: "soon", ATTEMPT: "-5"})
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
+    assert service.handled == [1]
+    assert runner.counters.retried == 2
+
+
+def test_nothing_is_committed_when_the_retry_topic_refuses(kafka: str, bus: KafkaBus) -> None:
+    service = Picky(poison=2)
+    with running(bus, service) as runner:
+        # By its own clock a message is older than the broker's now, always.
+        configure(kafka, retry_topic(SOURCE, service.name), "CreateTime", "0")
+        place, offset = source_end(bus)
+        send(bus, *(progress(n).encode() for n in (1, 2, 3)))
+
+        for _ in range(2):  # again it is as before
+            with pytest.raises(BusError, match="timestamp"):
+                until(lambda: runner.step(timeout_s=0.05) < 0)
+            assert service.handled == [1], "nothing overtakes it"
+        assert runner.committed[place] == offset
+        assert (runner.counters.retried, runner.counters.dead_letters) == (0, 0)
+        configure(kafka, retry_topic(SOURCE, service.name), "LogAppendTime", "9223372036854775807")
+        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
+        runner.commit()
+        assert runner.committed[place] == offset + 3
+    assert service.handled == [1, 3]
+
+
+def configure(kafka: str, topic: str, timestamps: str, age_ms: str) -> None:
+    """How old a message may be when it arrives, by whose clock."""
+    settings = {"message.timestamp.type": timestamps, "message.timestamp.before.max.ms": age_ms}
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
+    ]
+    admin = AdminClient({"bootstrap.servers": kafka})
+    resource = ConfigResource(ResourceType.TOPIC, PREFIX + topic, incremental_configs=entries)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
