@@ -63,7 +63,7 @@ share.coordinator.state.topic.min.isr=1
 def kafka(folder: Path, port: int) -> Program:
     """A node on 127.0.0.1 without TLS, that creates no topics by itself. Its address is `host:port`."""
     # Faster to start, and fast enough for one machine, than with the optimising compiler.
-    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{_jars()}/*"]
+    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars()}/*"]
     properties = folder / "server.properties"
     [controller_port] = free_ports(1)
     properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, folder=folder))
@@ -86,7 +86,7 @@ def kafka_answers(host: str, port: int) -> bool:
     return True
 
 
-def _jars() -> Path:
+def jars() -> Path:
     """The folder of the broker's jars, resolved by Maven once per version."""
     jars = CACHE / "kafka" / VERSION
     wanted = ("java",) if jars.is_dir() else ("java", "mvn")
