@@ -26,7 +26,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for command in ("demo", "train", "backtest", "topics", "strategy"):
+    for command in ("demo", "train", "backtest", "replay", "portfolio", "topics", "strategy"):
         assert f"│ {command} " in said
     assert "Start with tradeloop demo" in said
 

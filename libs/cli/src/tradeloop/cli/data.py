@@ -33,10 +33,12 @@ class Source:
     bars: BarArrays
     report: FileReport
     universe: Universe
+    given: Portfolio | None = None
+    """The portfolio that the bars were opened for."""
 
     def portfolio(self, strategy: Strategy) -> Portfolio:
-        """A paper portfolio of the platform's default capital, costs and limits."""
-        return Portfolio(name=self.universe.name, universe=self.universe, strategy=strategy.name)
+        """The given portfolio, or a paper one of the platform's default capital, costs and limits."""
+        return self.given or Portfolio(name=self.universe.name, universe=self.universe, strategy=strategy.name)
 
     def features(self, strategy: Strategy) -> NDArray[np.float64]:
         """The strategy's features (T, A, F) over all of the bars, computed in one go."""
@@ -52,8 +54,8 @@ class Source:
         return TimeRange(start=from_us(self.bars.open_us[start]), end=from_us(end))
 
 
-def open_source(path: Path | None, strategy: Strategy) -> Source:
-    """Read and check a file of bars; the installed one without a path.
+def open_source(path: Path | None, strategy: Strategy, portfolio: Portfolio | None = None) -> Source:
+    """Read and check a file of bars; the installed one without a path. A portfolio says which instrument they are of.
 
     Raises `UserError`, one line that names the file, the row and the remedy.
     """
@@ -62,26 +64,35 @@ def open_source(path: Path | None, strategy: Strategy) -> Source:
     else:
         symbol = re.sub(r"[^A-Za-z0-9_.\-]+", "-", path.name.split(".")[0]).strip("-") or "bars"
         name = path.name
+    universe = _derived(path, symbol, strategy) if portfolio is None else portfolio.universe
+    if len(universe.instruments) > 1:
+        raise UserError(
+            f"universe {universe.name} has {len(universe.instruments)} instruments and {name} the bars of one: give a "
+            "portfolio of one instrument"
+        )
+    bars, report = read_bars(str(path), universe.instruments[0], universe.timeframe)
+    if strategy.feature_set.requires_volume and np.isnan(bars.volume).any():
+        raise UserError(
+            f"{path}: strategy {strategy.name} has a feature that needs volumes and the file lacks them: "
+            "choose another strategy, or a file with a volume column"
+        )
+    return Source(path.absolute(), name, bars, report, universe, portfolio)
+
+
+def _derived(path: Path, symbol: str, strategy: Strategy) -> Universe:
+    """The universe of a file's instrument: its timeframe and calendar as its rows show them."""
     bars, report = read_bars(str(path), Instrument(id=f"file:{symbol}"))
     calendar: Calendar = "continuous"
     if report.timeframe is Timeframe.D1:
         calendar = "sessions"
     elif not (bars.open_us // _DAY_US % 7 == _SATURDAY).any():
         calendar = "weekdays"
-    instrument = Instrument(id=f"file:{symbol}", lot_size=1e-6, taker_bps=2.0, calendar=calendar)
-    bars, report = read_bars(str(path), instrument, report.timeframe)
-    universe = Universe(
+    return Universe(
         name=re.sub(r"[^a-z0-9_\-]+", "-", symbol.lower()).strip("-_") or "bars",
-        instruments=(instrument,),
+        instruments=(Instrument(id=f"file:{symbol}", lot_size=1e-6, taker_bps=2.0, calendar=calendar),),
         timeframe=report.timeframe,
         higher_timeframes=strategy.feature_set.timeframes,
     )
-    if strategy.feature_set.requires_volume and np.isnan(bars.volume).any():
-        raise UserError(
-            f"{path}: strategy {strategy.name} has a feature that needs volumes and the file lacks them: "
-            "choose another strategy, or a file with a volume column"
-        )
-    return Source(path, name, bars, report, universe)
 
 
 def split(source: Source, strategy: Strategy, train_share: float = 0.7) -> int:

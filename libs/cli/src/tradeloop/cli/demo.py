@@ -15,10 +15,12 @@ from rich.table import Table
 
 from tradeloop.cli.baselines import baselines
 from tradeloop.cli.data import Source, open_source, split
-from tradeloop.cli.embedded import EmbeddedStack, Failed, embedded
+from tradeloop.cli.embedded import EmbeddedStack, embedded
+from tradeloop.cli.parity import PARITY
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import write_report
 from tradeloop.cli.run_files import Run, stage, write_run
+from tradeloop.cli.stack import Failed
 from tradeloop.cli.train import train
 from tradeloop.common.backtest import BacktestResult, backtest
 from tradeloop.common.checks import check_strategy
@@ -36,9 +38,6 @@ from tradeloop.common.models import RegisteredPolicy, model_name, write_policy
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.strategy import Strategy, load
 from tradeloop.common.topics import derived_id
-
-PARITY = 1e-9
-"""Largest relative difference of equity between backtest and live that passes."""
 
 
 def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps: int) -> None:

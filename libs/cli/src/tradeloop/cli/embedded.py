@@ -11,18 +11,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import SecretStr
 
+from tradeloop.cli.stack import M, OnProgress, given_up
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.errors import UserError
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, TrainingProgressed
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.models import ModelStore
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import ERROR, ORIGIN, Runner, RunPolicy, Service, headers_of
+from tradeloop.common.service import Runner, RunPolicy, Service, headers_of
 from tradeloop.common.topics import dead_letter_topic, topic_of
 from tradeloop.execution.config import Settings as ExecutionSettings
 from tradeloop.execution.main import build as build_execution
@@ -35,14 +34,7 @@ from tradeloop.preprocess.main import build as build_preprocess
 from tradeloop.training.config import Settings as TrainingSettings
 from tradeloop.training.main import build as build_training
 
-M = TypeVar("M", bound=Message)
-
 _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
-_USERS_FAULT = ("UserError: ", "RewardError: ", "FeatureError: ", "ModelNotFound: ")
-
-
-class Failed(Exception):
-    """A service gave up on a message, and it is nobody's input that is wrong."""
 
 
 class EmbeddedStack:
@@ -100,9 +92,7 @@ class EmbeddedStack:
         topic = topic_of(type(message))
         self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
 
-    def ask(
-        self, request: Message, answer: type[M], on_progress: Callable[[TrainingProgressed], None] | None = None
-    ) -> M:
+    def ask(self, request: Message, answer: type[M], on_progress: OnProgress | None = None) -> M:
         """Send a request and run the stack until its answer arrives.
 
         Raises `UserError` when a service refused the request, `Failed` when it could not do it.
@@ -171,12 +161,8 @@ class EmbeddedStack:
                 consumer = self.bus.consumer("cli looks for dead letters", [topic])
                 records = consumer.poll()
                 consumer.close()
-                for record in records:
-                    error, origin = record.headers[ERROR], record.headers[ORIGIN]
-                    for prefix in _USERS_FAULT:
-                        if error.startswith(prefix):
-                            raise UserError(error.removeprefix(prefix))
-                    raise Failed(f"{runner.service.name} gave up on {origin}: {error}")
+                if records:
+                    raise given_up(runner.service.name, records[0])
 
 
 @contextmanager

@@ -8,13 +8,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from tradeloop.cli import strategy, topics
+from tradeloop.cli import portfolio, strategy, topics
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
 
@@ -48,6 +50,13 @@ Home = Annotated[
 ]
 DEFAULT_HOME = Path(".tradeloop")
 DEFAULT_STEPS = 400_000
+
+
+class Which(StrEnum):
+    """A stack."""
+
+    embedded = "embedded"
+    running = "running"
 
 
 @app.callback()
@@ -78,16 +87,39 @@ def demo(
 
 @app.command()
 def train(
-    bars: Bars = None,
-    strategy_name: StrategyName = "example",
+    bars: Annotated[
+        Path | None,
+        typer.Option(
+            "--bars",
+            help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, installed with Tradeloop. "
+            "Ingest of a running stack reads the file itself: it must see it under the same path.",
+        ),
+    ] = None,
+    strategy_name: Annotated[
+        str | None,
+        typer.Option("--strategy", help="An installed strategy; else the portfolio's, else `example`."),
+    ] = None,
+    portfolio_file: Annotated[
+        Path | None,
+        typer.Option("--portfolio", help="YAML file of the portfolio to train for; else one is made for the bars."),
+    ] = None,
     seed: Seed = 0,
     steps: Steps = DEFAULT_STEPS,
     home: Home = DEFAULT_HOME,
+    stack: Annotated[
+        Which | None,
+        typer.Option(
+            "--stack",
+            help="Train in this process, or ask the running stack. Without it: the running one where "
+            "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS says where Kafka is.",
+        ),
+    ] = None,
 ) -> None:
-    """Train a policy on all of the bars and register it in the home's MLflow as `champion`."""
+    """Train a policy on all of the bars and register it as `champion`: in the home's MLflow, or the running stack's."""
     from tradeloop.cli.train import run_train
 
-    run_train(bars, strategy_name, seed, steps, home)
+    on_running = None if stack is None else stack is Which.running
+    run_train(bars, strategy_name, portfolio_file, seed, steps, home, on_running)
 
 
 @app.command()
@@ -108,6 +140,59 @@ def backtest(
     run_backtest(bars, strategy_name, model, home)
 
 
+@app.command()
+def replay(
+    portfolio_file: Annotated[
+        Path | None, typer.Option("--portfolio", help="YAML file of the portfolio whose universe is replayed.")
+    ] = None,
+    universe: Annotated[
+        str | None,
+        typer.Option("--universe", help="A universe: all of its portfolios in the --portfolios folder."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
+    ] = None,
+    bars: Annotated[
+        Path | None,
+        typer.Option("--bars", help="Load this file into the stack first; ingest must see it under the same path."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Open time of the first bar, ISO 8601, UTC. Without it: all bars.")
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", help="Bars that open at this time or later are left out."),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option("--speed", help="Bar time per wall time, such as 60. Without it: as fast as they are decided."),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", help="Trade again beside the stack, on topics of this name, and compare with live."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="With --prefix: the folder for its ledger, PREFIX.ledger.db.")
+    ] = Path(),
+    ledger_url: Annotated[
+        str | None, typer.Option("--ledger-url", help="With --prefix: SQLAlchemy URL of an empty ledger instead.")
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="With --prefix: first delete its topics and ledger file of last time."),
+    ] = False,
+) -> None:
+    """Trade stored bars on the running stack; or with --prefix once more beside it, and hold that against live.
+
+    Kafka, bars and models are where TRADELOOP_KAFKA__BOOTSTRAP_SERVERS, TRADELOOP_DATABASE_URL and
+    TRADELOOP_MLFLOW_TRACKING_URI say. Exit 1 when a message was given up on, or when the two differ.
+    """
+    from tradeloop.cli.replay import run_replay
+
+    run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says it), 130 (interrupted)."""
     interrupted = _Interruption()
@@ -115,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(arguments)
     except BaseException as error:  # noqa: BLE001  the last line of defence before a user
         if interrupted or isinstance(error, KeyboardInterrupt):
-            return _explain(error, "interrupted; nothing was left half-written", 130)
+            told = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            return _explain(error, told or "interrupted; nothing was left half-written", 130)
         if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error, UserError):

@@ -11,12 +11,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from tradeloop.common.telemetry import configure_logging
 
 Report = Callable[[int], None]
 """Says how much of a stage is done."""
+
+
+class _Rate(ProgressColumn):
+    """How much is done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
 class Stages:
@@ -28,6 +45,7 @@ class Stages:
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
+            _Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
@@ -48,6 +66,10 @@ class Stages:
             self._progress.stop()
         if not self._console.is_terminal:
             print(f"{text}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """One line, above the stage that is under way."""
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def quiet_logs() -> None:

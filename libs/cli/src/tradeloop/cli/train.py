@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from tradeloop.cli.data import Source, open_source
-from tradeloop.cli.embedded import EmbeddedStack, embedded
+from tradeloop.cli.portfolio import strategy_of
 from tradeloop.cli.progress import Stages, quiet_logs
+from tradeloop.cli.settings import load_settings
+from tradeloop.cli.stack import Stack
 from tradeloop.common.checks import check_strategy
 from tradeloop.common.market import TimeRange
 from tradeloop.common.messages import (
@@ -20,25 +24,58 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
+from tradeloop.common.portfolio import Portfolio, read_portfolio
 from tradeloop.common.strategy import Strategy, load
 from tradeloop.common.topics import derived_id
 
 
-def run_train(path: Path | None, strategy_name: str, seed: int, steps: int, home: Path) -> None:
-    """Train on all bars of a file; see `tradeloop train --help`. Raises `UserError` for wrong input."""
+def run_train(
+    path: Path | None,
+    strategy_name: str | None,
+    portfolio_file: Path | None,
+    seed: int,
+    steps: int,
+    home: Path,
+    on_running: bool | None,
+) -> None:
+    """Train on all bars of a file; see `tradeloop train --help`. Raises `UserError` for wrong input.
+
+    `on_running` says whether the running stack does it; None leaves that to the settings.
+    """
     quiet_logs()
     stages = Stages()
-    strategy = load(strategy_name)
+    portfolio = None if portfolio_file is None else read_portfolio(portfolio_file)
+    strategy = load(strategy_of(portfolio, strategy_name))
     with stages.stage("Checking bars and strategy"):
-        source = open_source(path, strategy)
+        source = open_source(path, strategy, portfolio)
         check_strategy(strategy)
-    with embedded(home, [source.portfolio(strategy)]) as stack:
+    with _stack(stages, home, source.portfolio(strategy), on_running) as (stack, place):
         ready = train(stack, stages, source, strategy, source.range(0, len(source.bars)), seed, steps)
-    Console().print(f"{ready.model} version {ready.version} is now {ready.alias} in {home}", soft_wrap=True)
+    Console().print(f"{ready.model} version {ready.version} is now {ready.alias} in {place}", soft_wrap=True)
+
+
+@contextmanager
+def _stack(stages: Stages, home: Path, portfolio: Portfolio, on_running: bool | None) -> Iterator[tuple[Stack, str]]:
+    """The stack that trains, and where its models are; says which one it is."""
+    settings = load_settings()
+    if on_running is None:
+        on_running = "bootstrap_servers" in settings.kafka.model_fields_set
+    if on_running:
+        from tradeloop.cli.running import running
+
+        stages.say(f"The running stack trains: Kafka at {settings.kafka.bootstrap_servers}")
+        with running(stages.say) as stack:
+            yield stack, "the stack's registry"
+    else:
+        from tradeloop.cli.embedded import embedded
+
+        stages.say(f"This process trains and keeps everything in {home}")
+        with embedded(home, [portfolio]) as stack:
+            yield stack, str(home)
 
 
 def train(
-    stack: EmbeddedStack,
+    stack: Stack,
     stages: Stages,
     source: Source,
     strategy: Strategy,

@@ -1,0 +1,219 @@
+"""The client of a running stack, over a bus in memory: answers, refusals, silence, interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tradeloop.cli.running import RunningStack, Tail, backwards, forwards
+from tradeloop.cli.stack import Failed
+from tradeloop.common.bus import BusUnavailable
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import EPOCH, Instrument, Timeframe, TimeRange, Universe
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    BackfillRequested,
+    Message,
+    ModelActivated,
+    ModelReady,
+    TrainingProgressed,
+    TrainingRequested,
+)
+from tradeloop.common.service import Handler, Position, Runner, RunPolicy, headers_of
+from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
+
+UNIVERSE = Universe(name="gold", instruments=(Instrument(id="file:gold"),), timeframe=Timeframe.H1)
+RANGE = TimeRange(start=EPOCH, end=EPOCH + timedelta(hours=9))
+BACKFILL = BackfillRequested(request_id="b1", universe=UNIVERSE, files={"file:gold": "gold.csv"})
+TRAIN = TrainingRequested(request_id="t1", strategy="example", universe=UNIVERSE, range=RANGE, steps=10)
+
+
+def completed(request_id: str) -> BackfillCompleted:
+    return BackfillCompleted(request_id=request_id, universe=UNIVERSE, range=RANGE, bars=9, gaps=0)
+
+
+def ready(request_id: str) -> ModelReady:
+    return ModelReady(
+        request_id=request_id,
+        strategy="example",
+        universe="gold",
+        model="example-gold",
+        version="3",
+        alias="champion",
+        model_id="c0ffee",
+        feature_set="f",
+    )
+
+
+class Answering(Handler):
+    """A service that does what a test wants."""
+
+    def __init__(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
+        self.name, self.consumes, self._answer = name, (kind,), answer
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        return self._answer(message)
+
+
+class World:
+    """A bus with a client, and a service that is stepped whenever the client waits."""
+
+    def __init__(self) -> None:
+        self.bus, self.clock = MemoryBus(), ManualClock(EPOCH)
+        self.bus.create_topics(specs(SERVICE_TOPICS))
+        self.said: list[str] = []
+        self.runners: list[Runner] = []
+        self.on_wait: Callable[[], None] = lambda: None
+        self.stack = RunningStack(self.bus, self.clock, self.said.append, self.wait)
+
+    def serve(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
+        policy = RunPolicy(attempts=2, retry_delay_s=0.1)
+        self.runners.append(Runner(Answering(name, kind, answer), self.bus, self.clock, policy))
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.on_wait()
+        for runner in self.runners:
+            runner.step()
+        assert self.clock.monotonic() < 100, "it waits for ever"
+
+    def publish(self, *messages: Message) -> None:
+        producer = self.bus.producer()
+        for message in messages:
+            topic = topic_of(type(message))
+            producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_it_takes_the_answer_to_its_own_request_and_none_that_was_there_before(world: World) -> None:
+    world.publish(completed("b1").model_copy(update={"bars": 1}))
+    world.serve("ingest", BackfillRequested, lambda asked: [completed("another"), completed(asked.request_id)])
+    assert world.stack.ask(BACKFILL, BackfillCompleted).bars == 9
+    assert world.said == []
+
+
+def test_it_shows_the_progress_of_its_own_training(world: World) -> None:
+    def train(asked: TrainingRequested) -> Iterable[Message]:
+        for run in ("t0", asked.request_id):
+            yield TrainingProgressed(run_id=run, strategy="example", step=5, total=10)
+        yield ready(asked.request_id)
+
+    world.serve("training", TrainingRequested, train)
+    shown: list[TrainingProgressed] = []
+    assert world.stack.ask(TRAIN, ModelReady, shown.append) == ready("t1")
+    assert [progress.run_id for progress in shown] == ["t1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (UserError("gold.csv: line 3: no price"), UserError, "^gold.csv: line 3: no price$"),
+        (RuntimeError("out of memory"), Failed, "^ingest gave up on ingest.backfill_requested.v1/.*out of memory$"),
+    ],
+)
+def test_it_raises_what_made_the_service_give_up(
+    world: World, error: Exception, kind: type[Exception], says: str
+) -> None:
+    def refuse(asked: BackfillRequested) -> Iterable[Message]:
+        raise error
+
+    world.serve("ingest", BackfillRequested, refuse)
+    with pytest.raises(kind, match=says):
+        world.stack.ask(BACKFILL, BackfillCompleted)
+
+
+def test_dead_letters_of_others_and_of_earlier_do_not_count(world: World) -> None:
+    def choosy(asked: BackfillRequested) -> Iterable[Message]:
+        if asked.request_id != "b1":
+            raise UserError("not this one")
+        return [completed("b1")]
+
+    world.serve("ingest", BackfillRequested, choosy)
+    world.publish(BACKFILL.model_copy(update={"request_id": "b0"}))
+    assert world.stack.ask(BACKFILL, BackfillCompleted).request_id == "b1"
+    world.publish(BACKFILL.model_copy(update={"request_id": "b0"}))
+    assert world.stack.ask(BACKFILL, BackfillCompleted).request_id == "b1"
+
+
+def test_it_says_once_whose_answer_does_not_come(world: World) -> None:
+    def late() -> None:
+        if world.clock.monotonic() > 40 and not world.runners:
+            world.serve("ingest", BackfillRequested, lambda asked: [completed("b1")])
+
+    world.on_wait = late
+    assert world.stack.ask(BACKFILL, BackfillCompleted).bars == 9
+    assert world.said == ["still waiting for ingest, silent for 15 s: is it running?"]
+
+
+def test_it_waits_for_a_kafka_that_went_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = world.bus.end_offsets
+
+    def away(topic: str) -> Any:
+        if world.clock.monotonic() < 5 and world.clock.monotonic() > 0:
+            raise BusUnavailable("Kafka: nobody answers")
+        return whole(topic)
+
+    monkeypatch.setattr(world.bus, "end_offsets", away)
+    world.serve("ingest", BackfillRequested, lambda asked: [completed("b1")])
+    assert world.stack.ask(BACKFILL, BackfillCompleted).bars == 9
+    assert world.said == ["still waiting: Kafka: nobody answers"]
+
+
+def test_an_interruption_says_that_the_service_goes_on(world: World) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    world.on_wait = interrupt
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; training goes on with what it was asked for$"):
+        world.stack.ask(TRAIN, ModelReady)
+
+
+def test_a_kafka_without_topics_is_a_line_with_the_remedy(world: World) -> None:
+    stack = RunningStack(MemoryBus(), world.clock, world.said.append)
+    with pytest.raises(UserError, match=r"has no topic .*tradeloop topics apply"):
+        stack.ask(BACKFILL, BackfillCompleted)
+
+
+def activations(universe: str, count: int) -> list[ModelActivated]:
+    return [
+        ModelActivated(
+            universe=universe,
+            portfolio="book",
+            time=EPOCH + timedelta(hours=hour),
+            model="m",
+            version=str(hour),
+            model_id="id",
+        )
+        for hour in range(count)
+    ]
+
+
+def test_it_reads_a_universe_from_both_ends_past_what_cannot_be_decoded(world: World) -> None:
+    mine, others = activations("gold", 5000), activations("silver", 10)
+    world.publish(*mine[:100], *others, *mine[100:])
+    world.bus.producer().publish(topic_of(ModelActivated).name, "gold", b"?", {})
+    assert [message for _, message in forwards(world.bus, ModelActivated, "gold")] == mine
+    assert list(backwards(world.bus, ModelActivated, "gold")) == mine[::-1]
+    assert world.stack.newest(ModelActivated, "gold", lambda one: one.version < "2") == mine[1999]
+    assert world.stack.newest(ModelActivated, "copper") is None
+    offsets = [offset for offset, _ in forwards(world.bus, ModelActivated, "gold")]
+    assert offsets == sorted(offsets)
+
+
+def test_a_tail_begins_at_the_end_and_keeps_to_its_key(world: World) -> None:
+    name = topic_of(ModelActivated).name
+    world.publish(*activations("gold", 3))
+    tail = Tail(world.bus, {name: "gold"})
+    assert tail.new() == []
+    world.publish(*activations("gold", 4), *activations("silver", 4))
+    assert [record.key for record in tail.new()] == ["gold"] * 4
+    assert tail.new() == []
