@@ -31,6 +31,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.version import VERSION
 
 from tradeloop.common.models import (
     ModelNotFound,
@@ -167,7 +168,8 @@ def _describe(folder: Path, manifest: PolicyManifest, run_id: str) -> None:
     )
     model.add_flavor("onnx", data="policy.onnx", providers=["CPUExecutionProvider"])
     model.save(str(folder / "MLmodel"))
-    requirements = [f"{package}=={installed(package)}" for package in ("mlflow", "numpy", "onnx", "onnxruntime")]
+    # MLflow itself may be installed as its small twin, mlflow-skinny, which has the same version.
+    requirements = [f"mlflow=={VERSION}", *(f"{name}=={installed(name)}" for name in ("numpy", "onnx", "onnxruntime"))]
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
 
 
