@@ -9,15 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
-
-from tradeloop.common.bus import BusError, Partition, Record
+from tradeloop.common.bus import Partition, Record
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
@@ -186,40 +178,10 @@ def test_headers_of_others_are_no_commands(bus: KafkaBus) -> None:
     service = Picky()
     with running(bus, service) as runner:
         send(bus, progress(1).encode(), headers={NOT_BEFORE: "99999999999999", ATTEMPT: "many"})
-        send(bus, b"?", headers={NOT_BEFORE: "soon", ATTEMPT: "-5"})
+        place, offset = source_end(bus)
+        send(bus, b"?", headers={NOT_BEFORE: "soon", ATTEMPT: "-5", ORIGIN: "elsewhere"})
         until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert dead.headers[ORIGIN] == f"{SOURCE}/{place.number}/{offset}"
     assert service.handled == [1]
     assert runner.counters.retried == 2
-
-
-def test_nothing_is_committed_when_the_retry_topic_refuses(kafka: str, bus: KafkaBus) -> None:
-    service = Picky(poison=2)
-    with running(bus, service) as runner:
-        # By its own clock a message is older than the broker's now, always.
-        configure(kafka, retry_topic(SOURCE, service.name), "CreateTime", "0")
-        place, offset = source_end(bus)
-        send(bus, *(progress(n).encode() for n in (1, 2, 3)))
-
-        for _ in range(2):  # again it is as before
-            with pytest.raises(BusError, match="timestamp"):
-                until(lambda: runner.step(timeout_s=0.05) < 0)
-            assert service.handled == [1], "nothing overtakes it"
-        assert runner.committed[place] == offset
-        assert (runner.counters.retried, runner.counters.dead_letters) == (0, 0)
-        configure(kafka, retry_topic(SOURCE, service.name), "LogAppendTime", "9223372036854775807")
-        until(lambda: runner.step(timeout_s=0.05) >= 0 and runner.counters.dead_letters)
-        runner.commit()
-        assert runner.committed[place] == offset + 3
-    assert service.handled == [1, 3]
-
-
-def configure(kafka: str, topic: str, timestamps: str, age_ms: str) -> None:
-    """How old a message may be when it arrives, by whose clock."""
-    settings = {"message.timestamp.type": timestamps, "message.timestamp.before.max.ms": age_ms}
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
-    ]
-    admin = AdminClient({"bootstrap.servers": kafka})
-    resource = ConfigResource(ResourceType.TOPIC, PREFIX + topic, incremental_configs=entries)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result()

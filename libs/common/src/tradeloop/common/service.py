@@ -347,11 +347,13 @@ class Runner:
             raise
 
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
-        attempt = _number(record, ATTEMPT) + 1
+        retried = topic != record.topic  # who else writes such headers gives no orders here
+        attempt = _number(record, ATTEMPT) + 1 if retried else 1
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        here = f"{record.topic}/{record.partition}/{record.offset}"
         headers = {
             **record.headers,
-            ORIGIN: record.headers.get(ORIGIN, f"{topic}/{record.partition}/{record.offset}"),
+            ORIGIN: record.headers.get(ORIGIN, here) if retried else here,
             ATTEMPT: str(attempt),
             ERROR: cause,
         }
@@ -360,15 +362,15 @@ class Runner:
             delay_s = self._policy.retry_delay_s * 2 ** (attempt - 1)
             headers[NOT_BEFORE] = str(int(self._now_ms() + delay_s * 1000))
         target = (retry_topic if again else dead_letter_topic)(topic, self.service.name)
-        self._producer.flush()  # what it reports below is then about this message alone
+        self._flush()  # what it reports below is then about this message alone
         try:
-            self._producer.publish(target, record.key, record.value, headers)
-            self._producer.flush()
+            self._send(target, record.key, record.value, headers)
+            self._flush()
         except MessageTooLarge:
             # With these headers, that is. There is no use in trying it without its body, which still stands elsewhere.
             again, target = False, dead_letter_topic(topic, self.service.name)
-            self._producer.publish(target, record.key, b"", {**headers, BODY: headers[ORIGIN]})
-            self._producer.flush()
+            self._send(target, record.key, b"", {**headers, BODY: headers[ORIGIN]})
+            self._flush()
         if again:
             self.counters.retried += 1
         else:

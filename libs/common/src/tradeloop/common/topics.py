@@ -118,9 +118,12 @@ def dead_letter_topic(topic: str, group: str) -> str:
 
 
 def aside(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
-    """A consumer group's retry and dead-letter topics: what failed keeps its key, and therefore its partition."""
+    """A consumer group's retry and dead-letter topics: what failed keeps its key, and therefore its partition.
+
+    Both keep it as long, because the retry topic is also the record of which dead letters were replayed.
+    """
     return (
-        TopicSpec(retry_topic(topic.name, group), topic.partitions, retention_days=30),
+        TopicSpec(retry_topic(topic.name, group), topic.partitions, retention_days=365),
         TopicSpec(dead_letter_topic(topic.name, group), topic.partitions, retention_days=365),
     )
 
