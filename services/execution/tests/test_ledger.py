@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.levels import execute
 from tradeloop.common.bus import Partition
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
+from tradeloop.common.migrations import migrate
+from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
-from tradeloop.execution.adapters.sql_ledger import SqlLedger
+from tradeloop.execution.adapters.sql_ledger import SqlLedger, metadata
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, LedgerUnavailable
 
@@ -23,17 +26,22 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Reopen = Callable[[], Ledger]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     """Opens the same ledger anew, as a restarted process does; a memory ledger stays what it is."""
     if request.param == "memory":
         ledger = MemoryLedger()
         yield lambda: ledger
         return
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("plain_postgres")
+        migrate(url, SCHEMA)
+        execute(url, f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
     opened: list[Ledger] = []
 
     def open_sql() -> Ledger:
-        opened.append(SqlLedger(f"sqlite:///{tmp_path}/ledger.db"))
+        opened.append(SqlLedger(url))
         return opened[-1]
 
     yield open_sql

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli import portfolio, strategy, topics
+from tradeloop.cli import db, portfolio, strategy, topics
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
+app.add_typer(db.app, name="db")
 
 Bars = Annotated[
     Path | None,

@@ -35,7 +35,9 @@ class Schema:
     head: str
     """The version that this code needs. Versions are digits of one length, so that they compare as text."""
     improve: Callable[[Connection], None] = lambda connection: None
-    """Brings the migrated tables to the best that the server can do; called by every migration, after its versions."""
+    """Brings the tables to the best that the server can do; called by every migration, after its versions."""
+    level: Callable[[Connection], str] = lambda connection: connection.dialect.name
+    """What that is now."""
 
 
 def open_engine(url: str, what: str) -> Engine:

@@ -30,40 +30,48 @@ class MigrationFailed(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Versions:
-    """Of the tables of one schema: `before` a migration and `after` it; None for no tables."""
+class State:
+    """Of the tables of one schema in one database."""
 
-    before: str | None
-    after: str | None
+    version: str | None
+    """None for no tables."""
+    level: str
 
 
-def migrate(url: str, schema: Schema) -> Versions:
-    """Bring a PostgreSQL database to the newest version of a schema. Doing it again changes nothing.
+def migrate(url: str, schema: Schema) -> tuple[State, State]:
+    """Bring a PostgreSQL database to the newest version of a schema. Returns what was and what is.
 
-    Raises `MigrationFailed`, and `UserError` for an address that is none of PostgreSQL.
+    Doing it again changes nothing. Raises `MigrationFailed`, and `UserError` for an address that is none of
+    PostgreSQL.
     """
-    # Importing Alembic takes a while, which services that import this package for nothing else do not wait for.
+    # Importing Alembic takes a while, and services never need it.
     from alembic import command
     from alembic.config import Config
 
     with _transaction(url, schema) as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": crc32(b"tradeloop db migrate")})
-        before = version(connection, schema)
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent))
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", str(schema.versions))
-        config.attributes |= {"connection": connection, "version_table": f"{schema.name}_version"}
-        if before is None or before < schema.head:
+        before = _state(connection, schema)
+        if before.version is None or before.version < schema.head:
+            config = Config()
+            # Options of an ini file, in which a single percent sign would mean another option.
+            options = {"script_location": Path(__file__).parent, "version_locations": schema.versions}
+            for name, value in options.items():
+                config.set_main_option(name, str(value).replace("%", "%%"))
+            config.set_main_option("path_separator", "newline")
+            config.attributes |= {"connection": connection, "version_table": f"{schema.name}_version"}
             command.upgrade(config, "head")
         schema.improve(connection)
-        return Versions(before, version(connection, schema))
+        return before, _state(connection, schema)
 
 
-def current(url: str, schema: Schema) -> str | None:
-    """The version of a schema's tables, None for no tables. Raises as `migrate` does."""
+def current(url: str, schema: Schema) -> State:
+    """What is in a PostgreSQL database. Raises as `migrate` does."""
     with _transaction(url, schema) as connection:
-        return version(connection, schema)
+        return _state(connection, schema)
+
+
+def _state(connection: Connection, schema: Schema) -> State:
+    return State(version(connection, schema), schema.level(connection))
 
 
 @contextmanager

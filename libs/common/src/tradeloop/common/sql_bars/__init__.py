@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tradeloop.common.sql_bars.levels import Level
 from tradeloop.common.sql_bars.memory import MemoryBarStore
-from tradeloop.common.sql_bars.postgresql import SCHEMA
 from tradeloop.common.sql_bars.store import SqlBarStore
+from tradeloop.common.sql_bars.versions import SCHEMA
 
 __all__ = ["SCHEMA", "Level", "MemoryBarStore", "SqlBarStore"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -13,12 +12,11 @@ from sqlalchemy import Connection, Engine, event, text
 
 from tradeloop.common.bars import BarStoreUnavailable
 from tradeloop.common.market import BarArrays, Series, Timeframe
-from tradeloop.common.sql import Schema, address, complaint
+from tradeloop.common.sql import address, complaint
 from tradeloop.common.sql_bars.grid import EVER_US, columns_of, rows_of
-from tradeloop.common.sql_bars.levels import raise_level
 from tradeloop.common.sql_bars.table import VALUES
+from tradeloop.common.sql_bars.versions import SCHEMA
 
-SCHEMA = Schema("bars", Path(__file__).parent / "versions", head="0001", improve=raise_level)
 _SETTINGS = {
     # For the short queries here compiling takes longer than running, and skipping duplicates longer than reading them.
     "jit": "off",

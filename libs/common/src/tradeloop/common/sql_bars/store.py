@@ -78,7 +78,7 @@ class SqlBarStore:
             with self._engine.begin() as connection:
                 if not self._ready:
                     self._bars.find_table(connection)
-                    log.info("bar store", database=address(self._engine.url), level=level_of(connection).value)
+                    log.info("bar store", database=address(self._engine.url), storage=level_of(connection).value)
                 yield connection
             self._ready = True
         except (IntegrityError, DataError, driver.IntegrityError, driver.DataError):

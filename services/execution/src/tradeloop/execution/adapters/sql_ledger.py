@@ -21,7 +21,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    create_engine,
     event,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,7 +29,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from tradeloop.common.bus import Partition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
+from tradeloop.common.sql import address, cause, complaint, open_engine
 from tradeloop.common.topics import CATALOGUE, topic_of
+from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
 
@@ -108,12 +109,14 @@ _DROP_OUTPUTS = outbox.delete().where(outbox.c.portfolio == bindparam("of"), out
 
 
 class SqlLedger:
-    """A ledger behind a SQLAlchemy URL; connects on first use, and creates its tables when missing.
+    """A ledger behind a SQLAlchemy URL. One thread, one connection.
 
-    One thread, one connection."""
+    It connects on first use. SQLite gets its tables when they are missing; a PostgreSQL that is not migrated is
+    `LedgerUnavailable`. Raises `UserError` for a URL that names no known database.
+    """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+        self._engine = open_engine(url, "ledger")
         driver: Any = self._engine.dialect.loaded_dbapi
         self._unavailable = (OperationalError, InterfaceError, driver.OperationalError, driver.InterfaceError)
         self._signals: dict[str, bytes] = {}
@@ -130,7 +133,7 @@ class SqlLedger:
             where=positions.c.next_offset < insert.excluded.next_offset,
         )
         self._connection: Connection | None = None
-        self._created = False
+        self._ready = False
 
     def load(self, portfolio: str) -> BookRecord:
         with self._transaction() as connection:
@@ -210,14 +213,19 @@ class SqlLedger:
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
-                if not self._created:
-                    metadata.create_all(self._connection)
+                if not self._ready:
+                    self._find_tables(self._connection)
                 yield self._connection
-            self._created = True
+            self._ready = True
         except self._unavailable as error:
             self._disconnect()
-            cause = getattr(error, "orig", error)
-            raise LedgerUnavailable(f"ledger {self._engine.url!r}: {cause}") from error
+            raise LedgerUnavailable(f"ledger {address(self._engine.url)}: {cause(error)}") from error
+
+    def _find_tables(self, connection: Connection) -> None:
+        if self._engine.dialect.name == "sqlite":
+            metadata.create_all(connection)
+        elif lacking := complaint(connection, SCHEMA):
+            raise LedgerUnavailable(f"ledger {address(self._engine.url)}: {lacking}")
 
     def _disconnect(self) -> None:
         if self._connection is not None:
