@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from tests.levels import database_for, execute
+from tests.servers import RealServer, fresh_database
 from tradeloop.common.bars import BarStore, BarStoreUnavailable
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
@@ -98,6 +100,26 @@ def test_what_was_written_is_read_to_the_bit(store: BarStore) -> None:
     store.write(Timeframe.M1, written)
     assert_equal(store.read([A, B], Timeframe.M1, -EVER, EVER), written)
     assert store.read([B, A], Timeframe.M1, -EVER, EVER).instruments == (B, A)
+
+
+def test_many_bars_written_by_many_at_once_are_each_there_once(store: BarStore) -> None:
+    """As many as a database loads in bulk; of some the volume is not known."""
+    written = bars({A: list(range(0, 3000, 2)), B: list(range(1000, 2500))})
+    written.volume[::7] = np.nan
+    corrected = bars({A: list(range(0, 3000, 2))}, price=7.0)
+    with ThreadPoolExecutor(4) as pool:
+        first = [pool.submit(store.write, Timeframe.M1, written) for _ in range(3)]
+        second = pool.submit(store.write, Timeframe.M1, corrected, 1)
+        for done in (*first, second):
+            done.result()
+    found = store.read([A, B], Timeframe.M1, -EVER, EVER)
+    np.testing.assert_array_equal(found.close[found.present[:, 0], 0], corrected.close[:, 0])
+    for name in ("open", "high", "low", "close", "volume", "funding_rate"):
+        there = found.present[:, 1]
+        np.testing.assert_array_equal(
+            getattr(found, name)[there, 1], getattr(written, name)[written.present[:, 1], 1], err_msg=name
+        )
+    assert_equal(store.read_before([B], Timeframe.M1, EVER, 1500), store.read([B], Timeframe.M1, -EVER, EVER))
 
 
 def test_a_volume_that_is_not_known_stays_so(store: BarStore) -> None:
@@ -240,6 +262,40 @@ def test_a_store_out_of_reach_says_so_and_comes_back(tmp_path: Path, clock: Manu
     (tmp_path / "later").mkdir()
     store.write(Timeframe.M1, bars({A: [0]}))
     assert len(store.read([A], Timeframe.M1, 0, EVER)) == 1
+    store.close()
+
+
+def test_a_server_that_dies_is_unavailable_and_comes_back(
+    plain_postgres_server: RealServer, clock: ManualClock
+) -> None:
+    with fresh_database(plain_postgres_server.address) as url:
+        migrate(url, SCHEMA)
+        store = SqlBarStore(url, clock)
+        store.write(Timeframe.M1, bars({A: [0]}))
+        plain_postgres_server.kill()
+        try:
+            for _ in range(2):
+                with pytest.raises(BarStoreUnavailable, match="bar store postgresql"):
+                    store.write(Timeframe.M1, bars({A: [1]}))
+                with pytest.raises(BarStoreUnavailable, match="bar store postgresql"):
+                    store.read([A], Timeframe.M1, 0, EVER)
+        finally:
+            plain_postgres_server.start()
+        store.write(Timeframe.M1, bars({A: [1]}))
+        assert store.read([A], Timeframe.M1, 0, EVER).open_us.tolist() == [0, MINUTE]
+        store.close()
+
+
+@pytest.mark.parametrize("count", [2, 2000])  # in one statement, and in bulk
+def test_a_database_refuses_what_is_no_price(plain_database: str, clock: ManualClock, count: int) -> None:
+    migrate(plain_database, SCHEMA)
+    store = SqlBarStore(plain_database, clock)
+    for wrong in (math.nan, math.inf):
+        broken = bars({A: list(range(count)), B: [0, 1]})
+        broken.close[1, 1] = wrong
+        with pytest.raises((IntegrityError, psycopg.IntegrityError), match="bars_have_prices"):
+            store.write(Timeframe.M1, broken)
+        assert len(store.read([A, B], Timeframe.M1, -EVER, EVER)) == 0
     store.close()
 
 

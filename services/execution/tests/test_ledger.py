@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.levels import execute
+from tests.servers import RealServer, fresh_database
 from tradeloop.common.bus import Partition
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.common.migrations import migrate
@@ -181,3 +182,31 @@ def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
     with pytest.raises(LedgerUnavailable, match="ledger"):
         ledger.load("p")
+
+
+def test_a_server_that_dies_is_unavailable_and_comes_back(plain_postgres_server: RealServer) -> None:
+    with fresh_database(plain_postgres_server.address) as url:
+        migrate(url, SCHEMA)
+        ledger = SqlLedger(url)
+        before = ledger.load("p")
+        plain_postgres_server.kill()
+        try:
+            for _ in range(2):
+                with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
+                    ledger.record("p", "in-1", before, Effects(RECORD))
+                with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
+                    ledger.load("p")
+        finally:
+            plain_postgres_server.start()
+        ledger.record("p", "in-1", before, Effects(RECORD))
+        assert same(ledger.load("p"), RECORD)
+        ledger.close()
+
+
+def test_a_ledger_waits_for_the_migration(plain_database: str) -> None:
+    ledger = SqlLedger(plain_database)
+    with pytest.raises(LedgerUnavailable, match="it has no tables yet; run: tradeloop db migrate"):
+        ledger.load("p")
+    migrate(plain_database, SCHEMA)
+    assert ledger.load("p") == BookRecord()
+    ledger.close()
