@@ -49,23 +49,29 @@ class Identity(NamedTuple):
     @property
     def lives(self) -> bool:
         stat = _stat(self.pid)
-        return stat is not None and stat.started == self.started and stat.state not in "ZX"
+        if stat is None or stat.started != self.started:
+            return False
+        try:
+            return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:  # another's child, that its parent may not have asked for yet
+            return stat.state not in "ZX"
 
 
 class Server:
-    """A program as a process group of its own. `folder` gets its log, `<name>.log`, and its identity, `<name>.pid`.
+    """A program as a process group of its own. `folder` gets its identity, `<name>.pid`, and `logs`, which is the same
+    folder unless given, its log, `<name>.log`.
 
     A leashed one does not outlive this interpreter, however that ends. Any other is found again by its identity: a
-    later `Server` of the same program and folder is the same server.
+    later `Server` of the same name and folder is the same server.
     """
 
-    def __init__(self, program: Program, folder: Path, *, leashed: bool = True) -> None:
+    def __init__(self, program: Program, folder: Path, *, logs: Path | None = None, leashed: bool = True) -> None:
         self.program = program
-        self.log = folder / f"{program.name}.log"
+        self.log = (logs or folder) / f"{program.name}.log"
         self._leashed = leashed
         self._identity_file = folder / f"{program.name}.pid"
-        self._child: subprocess.Popen[bytes] | None = None
         self._leash: subprocess.Popen[bytes] | None = None
+        self._said_before = 0
 
     @property
     def address(self) -> str:
@@ -73,51 +79,63 @@ class Server:
 
     @property
     def running(self) -> bool:
-        identity = recorded(self._identity_file)
+        identity = _recorded(self._identity_file)
         return identity is not None and identity.lives
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers.
+        """Start it, unless it runs, and wait until it answers. Raises `ServerError` as `wait` does."""
+        self.launch()
+        self.wait()
 
-        Raises `ServerError`, with the end of its log, when it stops before it answers or does not answer in time.
-        """
+    def launch(self) -> None:
+        """Start it, unless it runs. Raises `OSError` where its command cannot be run."""
         if self.running:
             return
-        program = self.program
+        command = self.program.command
         with self.log.open("ab") as output:
-            said_before = output.tell()
-            self._child = subprocess.Popen(
-                program.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **program.environment},
+            self._said_before = output.tell()
+            # Not by `Popen`, which complains of a process that shall outlive it.
+            pid = os.posix_spawnp(
+                command[0],
+                list(command),
+                {**os.environ, **self.program.environment},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores, and children would too
             )
-        pid = self._child.pid
         if self._leashed:
             # Its standard input closes when this interpreter ends, which even a `kill -9` brings about.
-            hold = ["sh", "-c", 'read _; kill -9 -- "-$0"', str(pid)]
+            hold = ["sh", "-c", 'read _; kill -9 "-$0"', str(pid)]
             self._leash = subprocess.Popen(hold, stdin=subprocess.PIPE, start_new_session=True)
-        stat = _stat(pid)
-        self._identity_file.write_text(f"{pid} {stat.started if stat else 0}\n")
-        deadline = time.monotonic() + program.start_timeout_s
-        while not program.answers():
-            failed = self._child.poll() is not None
-            if failed or time.monotonic() > deadline:
+        if stat := _stat(pid):
+            self._identity_file.write_text(f"{pid} {stat.started}\n")
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        When it ends before that, or does not answer in time, kills it and raises `ServerError` with the end of its log.
+        """
+        deadline = time.monotonic() + self.program.start_timeout_s
+        while not self.program.answers():
+            ended = not self.running
+            if ended or time.monotonic() > deadline:
                 self.kill()
-                said = self.log.read_bytes()[said_before:].decode(errors="replace")[-4000:]
-                how = f"ended with {self._child.returncode}" if failed else "did not answer in time"
-                raise ServerError(f"{program.name} {how}; the end of {self.log}:\n{said}")
+                said = self.log.read_bytes()[self._said_before :].decode(errors="replace")[-4000:]
+                how = "ended" if ended else f"did not answer within {self.program.start_timeout_s:.0f} s"
+                raise ServerError(f"{self.program.name} {how}; the end of {self.log}:\n{said}")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has; what does not end in time is killed."""
-        identity = recorded(self._identity_file)
+        identity = _recorded(self._identity_file)
         if identity is not None and identity.lives:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(identity.pid, self.program.stop_signal)
-            _wait_for_end([identity], self._reap, _STOP_TIMEOUT_S)
+            _wait_for_end([identity])
         self.kill()
 
     def kill(self) -> None:
@@ -126,7 +144,7 @@ class Server:
             self._leash.kill()
             self._leash.communicate()
             self._leash = None
-        identity = recorded(self._identity_file)
+        identity = _recorded(self._identity_file)
         if identity is not None and identity.lives:
             family = [identity, *_descendants(identity.pid)]
             for each in family:
@@ -135,9 +153,7 @@ class Server:
             # Children that started meanwhile are still of its group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(identity.pid, signal.SIGKILL)
-            _wait_for_end(family, self._reap, _STOP_TIMEOUT_S)
-        if self._child is not None:
-            self._child.wait(_STOP_TIMEOUT_S)
+            _wait_for_end(family)
         self._identity_file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -147,12 +163,8 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def _reap(self) -> None:
-        if self._child is not None:
-            self._child.poll()
 
-
-def recorded(file: Path) -> Identity | None:
+def _recorded(file: Path) -> Identity | None:
     """The identity that a server's file holds; None without one."""
     try:
         pid, started = map(int, file.read_text().split())
@@ -191,10 +203,9 @@ def _descendants(pid: int) -> list[Identity]:
     return list(below(pid))
 
 
-def _wait_for_end(processes: Sequence[Identity], reap: Callable[[], None], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_for_end(processes: Sequence[Identity]) -> None:
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     while any(each.lives for each in processes) and time.monotonic() < deadline:
-        reap()
         time.sleep(0.02)
 
 
@@ -214,10 +225,15 @@ def need(commands: Sequence[str], packages: Sequence[str]) -> None:
     run(install)
 
 
-def run(command: Sequence[str], *, stdin: str = "", cwd: str | None = None) -> str:
-    """Run a command to its end and return its output. Raises `ServerError` with the end of it when it fails."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, env=environment)
+def run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, stdin: str = "", cwd: str = "."
+) -> str:
+    """Run a command to its end and return its output. Raises `ServerError` with the end of it when it fails.
+
+    `environment` is added to this process's own.
+    """
+    added = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **(environment or {})}
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, env=added)
     if done.returncode != 0:
         raise ServerError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return done.stdout

@@ -1,0 +1,245 @@
+"""The whole stack as processes of this machine: servers, topics, tables and the five services.
+
+All state is in one folder: data by server, `log/<name>.log`, `run/<name>.pid`, and `env`, which tells a shell where
+things are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import make_url
+
+from deploy.native.kafka import kafka
+from deploy.native.mlflow import http_answers, mlflow
+from deploy.native.postgres import best_installation, driver_url, postgres, write_secret
+from deploy.native.redis import redis
+from deploy.native.server import Program, Server, ServerError, free_ports, listens, run
+
+PORTS = {
+    "kafka": 9092,
+    "postgres": 5432,
+    "redis": 6379,
+    "mlflow": 5000,
+    "ingest": 8081,
+    "preprocess": 8082,
+    "training": 8083,
+    "inference": 8084,
+    "execution": 8085,
+}
+"""By server and service, in the order in which they start: where it listens unless something else does."""
+SERVERS, SERVICES = tuple(PORTS)[:4], tuple(PORTS)[4:]
+DATABASES = ("bars", "features", "ledger")
+
+_READY_TIMEOUT_S = 180.0
+
+Environment = Mapping[str, str]
+Say = Callable[[str], None]
+
+
+class Stack:
+    """What the folder `home` holds and what runs from it. `say` tells a person."""
+
+    def __init__(self, home: Path, say: Say) -> None:
+        self._home, self._say = home.resolve(), say
+        self._logs, self._run = self._home / "log", self._home / "run"
+
+    def up(self, portfolios: Path) -> None:
+        """Start what does not run yet, and wait until all of it is ready.
+
+        Raises `ServerError` that says what did not start, after stopping what this call started.
+        """
+        books = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
+        if not books:
+            raise ServerError(f"no portfolios in {portfolios}: put a YAML file for each one there")
+        with self._alone(), self._all_or_nothing() as started:
+            self._start_servers(started)
+            urls = self._databases()
+            where = {
+                "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": self._address("kafka"),
+                "TRADELOOP_DATABASE_URL": urls["bars"],
+                "TRADELOOP_LEDGER_URL": urls["ledger"],
+                "TRADELOOP_MLFLOW_TRACKING_URI": self._address("mlflow"),
+            }
+            for arguments in (("topics", "apply"), ("db", "migrate")):
+                self._say(f"tradeloop {' '.join(arguments)}")
+                run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
+            settings = {name: self._settings(name, portfolios.resolve(), urls) for name in SERVICES}
+            self._stop_outdated(json.dumps([settings, books]))
+            self._start_services(settings, started)
+            exports = (f"export {name}={shlex.quote(value)}\n" for name, value in where.items())
+            write_secret(self._home / "env", "".join(exports))
+        for name in PORTS:
+            address = self._address(name)
+            self._say(f"  {name:<12}{make_url(address) if name == 'postgres' else address}")  # prints no password
+
+    def down(self, *, clean: bool = False) -> None:
+        """Stop what runs from this folder, services first; `clean` also removes what it holds."""
+        if not self._home.is_dir():
+            self._say("nothing runs")
+            return
+        with self._alone():
+            if not [name for name in reversed(PORTS) if self._stop(name)]:
+                self._say("nothing runs")
+            if clean:
+                shutil.rmtree(self._home)
+                self._say(f"removed {self._home}")
+
+    def _start_servers(self, started: list[Server]) -> None:
+        self._say_what_runs(SERVERS)
+        recipes: dict[str, Callable[[Path, int], Program]] = {
+            "kafka": kafka,
+            "postgres": lambda folder, port: postgres(folder, port, best_installation()),
+            "redis": redis,
+            "mlflow": mlflow,
+        }
+        for name in self._down(SERVERS):
+            self._say(f"starting {name}")
+            folder = self._home / name
+            folder.mkdir(exist_ok=True)
+            self._launch(recipes[name](folder, self._port(name)), started)
+        for server in started:
+            server.wait()
+
+    def _databases(self) -> dict[str, str]:
+        """Their SQLAlchemy URLs by name; each is there afterwards."""
+        server = self._address("postgres")
+        with psycopg.connect(driver_url(server), autocommit=True) as admin:
+            there = {row[0] for row in admin.execute("SELECT datname FROM pg_database")}
+            for name in DATABASES:
+                if name not in there:
+                    admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        url = make_url(server)
+        return {name: url.set(database=name).render_as_string(hide_password=False) for name in DATABASES}
+
+    def _settings(self, service: str, portfolios: Path, urls: Mapping[str, str]) -> Environment:
+        """What a service is told, as `deploy/docker-compose.yml` does."""
+        feast = {
+            "FEATURE_ROOT": str(self._home / "features"),
+            "FEATURE_REGISTRY": json.dumps({"registry_type": "sql", "path": urls["features"]}),
+            "FEATURE_ONLINE_STORE": json.dumps({"type": "redis", "connection_string": self._address("redis")}),
+        }
+        bars, books = {"DATABASE_URL": urls["bars"]}, {"PORTFOLIO_FOLDER": str(portfolios)}
+        models = {"MLFLOW_TRACKING_URI": self._address("mlflow")}
+        own: dict[str, Environment] = {
+            "ingest": bars,
+            "preprocess": bars | feast | books,
+            "training": bars | feast | models,
+            "inference": bars | models | books,
+            "execution": {"LEDGER_URL": urls["ledger"]} | books,
+        }
+        everyone = {
+            "KAFKA__BOOTSTRAP_SERVERS": self._address("kafka"),
+            "KAFKA__CLIENT_ID": f"tradeloop-{service}",
+            "KAFKA__GROUP_INSTANCE_ID": service,
+        }
+        return {f"{service.upper()}_{name}": value for name, value in {**everyone, **own[service]}.items()}
+
+    def _stop_outdated(self, told: str) -> None:
+        """Stop services that were told something else when they started."""
+        record = self._run / "told"
+        if record.exists() and record.read_text() != told:
+            for name in reversed(SERVICES):
+                self._stop(name)
+        write_secret(record, told)
+
+    def _start_services(self, settings: Mapping[str, Environment], started: list[Server]) -> None:
+        self._say_what_runs(SERVICES)
+        launched = []
+        for name in self._down(SERVICES):
+            self._say(f"starting {name}")
+            port = self._port(name)
+            address = f"http://127.0.0.1:{port}"
+            program = Program(
+                name,
+                (sys.executable, "-m", f"tradeloop.{name}.main"),
+                address,
+                partial(http_answers, f"{address}/ready"),
+                {**settings[name], f"{name.upper()}_HTTP__PORT": str(port)},
+                start_timeout_s=_READY_TIMEOUT_S,
+            )
+            launched.append(self._launch(program, started))
+        for server in launched:
+            server.wait()
+
+    def _launch(self, program: Program, started: list[Server]) -> Server:
+        server = Server(program, self._run, logs=self._logs, leashed=False)
+        write_secret(self._run / f"{program.name}.address", program.address)
+        started.append(server)
+        server.launch()
+        return server
+
+    def _say_what_runs(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if self._found(name).running:
+                self._say(f"{name} runs already")
+
+    def _down(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if not self._found(name).running]
+
+    def _stop(self, name: str) -> bool:
+        """Whether there was something to stop."""
+        server = self._found(name)
+        if running := server.running:
+            self._say(f"stopping {name}")
+            server.stop()
+        return running
+
+    def _found(self, name: str) -> Server:
+        """A server or service that an earlier call may have started: it can be stopped, not started."""
+        end = signal.SIGINT if name == "postgres" else signal.SIGTERM
+        return Server(Program(name, (), "", lambda: False, stop_signal=end), self._run, logs=self._logs, leashed=False)
+
+    def _address(self, name: str) -> str:
+        return (self._run / f"{name}.address").read_text()
+
+    def _port(self, name: str) -> int:
+        """That of the last time, or its own, where nothing listens there."""
+        try:
+            address = self._address(name)
+        except FileNotFoundError:
+            port = PORTS[name]
+        else:
+            port = urlsplit(f"//{address.rpartition('://')[2]}").port or PORTS[name]
+        if not listens(port):
+            return port
+        [free] = free_ports(1)
+        self._say(f"port {port} is taken: {name} gets {free}")
+        return free
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Passable, not readable: PostgreSQL runs as a user of its own. Secrets are files of mode 0600.
+        self._home.mkdir(mode=0o711, exist_ok=True)
+        for folder in (self._logs, self._run):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        with (self._home / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ServerError(f"another command starts or stops {self._home} now: wait for its end") from None
+            yield
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[list[Server]]:
+        started: list[Server] = []
+        try:
+            yield started
+        except BaseException:
+            for server in reversed(started):
+                if server.running:
+                    self._say(f"stopping {server.program.name}")
+                    server.stop()
+            raise

@@ -1,0 +1,198 @@
+"""Processes that are started, found again, stopped and killed; and `make up-native` as a whole."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.native.server import Program, Server, ServerError, free_ports, listens
+from deploy.native.stack import PORTS, SERVERS, SERVICES, Stack
+from tradeloop.cli.data import open_source
+from tradeloop.common.portfolio import read_portfolio
+from tradeloop.common.strategy import load
+
+ROOT = Path(__file__).parents[1]
+LISTEN = "import socket, time; kept = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+
+
+def listener(port: int, before: str = "") -> Program:
+    """A Python process that listens, after some other code."""
+    code = before + LISTEN.format(port=port)
+    return Program("listener", (sys.executable, "-c", code), f"127.0.0.1:{port}", lambda: listens(port))
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture
+def server(tmp_path: Path, port: int) -> Iterator[Server]:
+    with Server(listener(port), tmp_path) as server:
+        yield server
+
+
+def pid_of(folder: Path) -> int:
+    return int((folder / "listener.pid").read_text().split()[0])
+
+
+def test_it_serves_until_stopped_and_again_on_its_port(server: Server, port: int) -> None:
+    for end in (server.stop, server.kill, server.kill):
+        assert server.running
+        assert listens(port)
+        end()
+        assert not server.running
+        assert not listens(port)
+        server.start()
+
+
+def test_to_start_it_twice_changes_nothing(server: Server, tmp_path: Path) -> None:
+    first = pid_of(tmp_path)
+    server.start()
+    assert pid_of(tmp_path) == first
+
+
+def test_it_is_found_again(server: Server, tmp_path: Path) -> None:
+    """By another command, that knows its name and its folder."""
+    found = Server(Program("listener", (), "", lambda: False), tmp_path)
+    assert found.running
+    found.stop()
+    assert not server.running
+
+
+def test_a_process_that_took_its_number_is_left_alone(tmp_path: Path, port: int) -> None:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
+        (tmp_path / "listener.pid").write_text(f"{other.pid} 1\n")
+        server = Server(listener(port), tmp_path)
+        assert not server.running
+        server.stop()
+        server.kill()
+        assert other.poll() is None
+        other.kill()
+
+
+def test_children_that_left_its_group_die_with_it(tmp_path: Path, port: int) -> None:
+    child = tmp_path / "child"
+    fork = (
+        "import os, time, pathlib\n"
+        f"if os.fork() == 0: os.setsid(); pathlib.Path({str(child)!r}).write_text(str(os.getpid())); time.sleep(600)\n"
+        f"while not os.path.exists({str(child)!r}): time.sleep(0.01)\n"
+    )
+    with Server(listener(port, fork), tmp_path):
+        assert eventually(lambda: child.read_text() != "")
+        pid = int(child.read_text())
+        assert lives(pid)
+    assert eventually(lambda: not lives(pid))
+
+
+def test_a_leashed_one_does_not_outlive_a_killed_interpreter(tmp_path: Path, port: int) -> None:
+    command = listener(port).command
+    owner_code = (
+        "import time; from pathlib import Path; from deploy.native.server import Program, Server, listens\n"
+        f"program = Program('listener', {command!r}, '', lambda: listens({port}))\n"
+        f"server = Server(program, Path({str(tmp_path)!r})); server.start()\n"
+        "print('started', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", owner_code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "started\n"
+        pid = pid_of(tmp_path)
+        assert lives(pid)
+        owner.send_signal(signal.SIGKILL)
+    assert eventually(lambda: not lives(pid))
+
+
+def test_what_does_not_start_tells_its_last_words(tmp_path: Path, port: int) -> None:
+    (tmp_path / "listener.log").write_text("of an earlier start\n")
+    server = Server(listener(port, "raise SystemExit('no disk left')\n"), tmp_path)
+    with pytest.raises(ServerError, match="listener ended") as raised:
+        server.start()
+    assert "no disk left" in str(raised.value)
+    assert "of an earlier start" not in str(raised.value)
+    assert not server.running
+
+
+def test_what_never_answers_is_killed(tmp_path: Path) -> None:
+    silent = Program("listener", ("sleep", "600"), "", lambda: False, start_timeout_s=0.2)
+    server = Server(silent, tmp_path)
+    with pytest.raises(ServerError, match="did not answer within"):
+        server.start()
+    assert not server.running
+
+
+def test_the_example_portfolio_fits_the_installed_bars() -> None:
+    strategy = load("example")
+    example = read_portfolio(ROOT / "deploy" / "portfolios" / "eur-usd.yaml")
+    assert example == open_source(None, strategy).portfolio(strategy)
+
+
+def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
+    """One start of everything, then what a second one does, then one that fails."""
+    said: list[str] = []
+    home = tmp_path / "native"
+    stack = Stack(home, said.append)
+    portfolios = tmp_path / "portfolios"
+    with pytest.raises(ServerError, match="no portfolios in"):
+        stack.up(portfolios)
+
+    portfolios.mkdir()
+    example = (ROOT / "deploy" / "portfolios" / "eur-usd.yaml").read_text()
+    (portfolios / "eur-usd.yaml").write_text(example)
+    try:
+        stack.up(portfolios)
+        assert [line for line in said if line.startswith("starting")] == [f"starting {name}" for name in PORTS]
+        pids = {name: int((home / "run" / f"{name}.pid").read_text().split()[0]) for name in PORTS}
+        for name in SERVICES:
+            address = (home / "run" / f"{name}.address").read_text()
+            with urllib.request.urlopen(f"{address}/ready", timeout=10) as answer:
+                assert answer.status == 200
+        secrets = [home / "env", home / "postgres" / "password", home / "run" / "told"]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+        password = (home / "postgres" / "password").read_text()
+        assert not [line for line in said if password in line]
+        use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" topics diff'
+        used = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
+        assert used.returncode == 0, used.stdout + used.stderr
+
+        said.clear()
+        stack.up(portfolios)
+        assert {f"{name} runs already" for name in PORTS} <= set(said)
+        assert not [line for line in said if line.startswith(("starting", "stopping"))]
+
+        said.clear()
+        (portfolios / "eur-usd.yaml").write_text(example.replace("strategy: example", "strategy: lost"))
+        with pytest.raises(ServerError, match=r"(?s)preprocess ended.*lost"):
+            stack.up(portfolios)
+        runs = {name for name in PORTS if Server(Program(name, (), "", lambda: False), home / "run").running}
+        assert runs == set(SERVERS)
+    finally:
+        stack.down()
+    assert said[-len(SERVERS) :] == [f"stopping {name}" for name in reversed(SERVERS)]
+    assert not [name for name in PORTS if lives(pids[name])]
+    stack.down(clean=True)
+    assert said[-2:] == ["nothing runs", f"removed {home}"]
+    assert not home.exists()
