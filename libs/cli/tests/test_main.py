@@ -38,6 +38,7 @@ def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureF
         ("train", ["--bars", "--strategy", "--home", "TRADELOOP_HOME", "champion"]),
         ("backtest", ["--model", "--home", "baselines", "demo/model"]),
         ("topics", ["--markdown", "apply", "diff"]),
+        ("dlq", ["list", "show", "replay"]),
         ("strategy", ["new", "check", "list"]),
     ],
 )

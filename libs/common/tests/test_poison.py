@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
+
 from tradeloop.common.bus import Partition, Record
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.kafka import KafkaBus, KafkaSettings

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli import db, portfolio, strategy, topics
+from tradeloop.cli import db, dlq, portfolio, strategy, topics
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
 app.add_typer(db.app, name="db")
+app.add_typer(dlq.app, name="dlq")
 
 Bars = Annotated[
     Path | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 from pydantic import SecretStr, ValidationError
@@ -37,14 +37,16 @@ def load_settings() -> Settings:
 
 
 @contextmanager
-def kafka_bus(bootstrap_servers: str | None = None) -> Iterator[KafkaBus]:
-    """The Kafka of the settings, or one at other servers.
+def kafka_bus(bootstrap_servers: str | None = None, extra: Mapping[str, str] | None = None) -> Iterator[KafkaBus]:
+    """The Kafka of the settings, or one at other servers; `extra` has properties of the client.
 
     Raises `UserError`, with what to set, where it cannot be reached meanwhile.
     """
     settings = load_settings().kafka
     if bootstrap_servers is not None:
         settings = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
+    if extra is not None:
+        settings = settings.model_copy(update={"extra": {**extra, **settings.extra}})
     try:
         with closing(KafkaBus(settings)) as bus:
             yield bus
