@@ -13,11 +13,11 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo test check bench format sync clean
+.PHONY: help demo up-native down-native test check bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo SEED= STEPS=
 	@set -- --out "$${OUT:-demo}"; \
@@ -26,6 +26,12 @@ demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo S
 	[ -z "$$SEED" ] || set -- "$$@" --seed "$$SEED"; \
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
+
+up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS=deploy/portfolios
+	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)')
+
+down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
+	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
 test: sync ## Run every test
 	$(BIN)/python -m pytest
@@ -51,7 +57,7 @@ sync: $(UV) ## Bring .venv to what uv.lock says
 
 clean: ## Remove the environment, the tools and all caches
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find benchmarks libs services strategies tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks deploy libs services strategies tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Any interpreter that can make a virtual environment, or else one with pip, may install uv; uv then finds Python 3.11 or
 # 3.12 by itself. A name on the PATH proves nothing (pyenv's shims refuse to run), so each candidate is tried.
