@@ -4,6 +4,7 @@ UV_VERSION := 0.13
 UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
+COMPOSE := docker compose --file deploy/docker-compose.yml
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
 # and caches stay: a machine behind a mirror needs them.
@@ -13,7 +14,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up-native down-native test check bench format sync clean
+.PHONY: help demo up down up-native down-native test test-compose check bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -27,6 +28,22 @@ demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo S
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
+up: deploy/.env ## Build and start the whole stack in Docker, and wait until it is ready
+	@docker compose version >/dev/null 2>&1 || { \
+	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
+	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
+	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+
+down: ## Stop that stack; what it stored stays, unless CLEAN=1
+	$(COMPOSE) down $(if $(CLEAN),--volumes)
+
+deploy/.env:
+	@umask 077; while IFS= read -r line; do case "$$line" in \
+	    *_PASSWORD=) echo "$$line$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;; \
+	    *) printf '%s\n' "$$line" ;; \
+	esac; done < deploy/.env.example > $@.new && mv $@.new $@
+	@echo "Wrote $@ from deploy/.env.example, with new passwords"
+
 up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS=deploy/portfolios
 	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)')
 
@@ -35,6 +52,9 @@ down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 
 test: sync ## Run every test
 	$(BIN)/python -m pytest
+
+test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
+	@$(BIN)/python -m deploy.compose_test
 
 check: sync ## Lint, layout, types, import contracts, lock file and generated files
 	$(BIN)/ruff check

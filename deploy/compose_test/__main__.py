@@ -1,0 +1,134 @@
+"""Build, start, trade, kill, compare, take down: `make test-compose`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
+from deploy.compose_test.images import find_images
+from deploy.compose_test.trade import Ports, look, trade
+from deploy.native.server import free_ports
+from tradeloop.cli.data import Source, open_source
+from tradeloop.cli.stack import Failed as ParityBroken
+from tradeloop.common.portfolio import portfolio_yaml
+from tradeloop.common.strategy import load
+
+PROJECT = "tradeloop-test"
+SERVICES = ("ingest", "preprocess", "training", "inference", "execution")
+FRAMES = 400
+BUILD_TIMEOUT_S = 1200
+UP_TIMEOUT_S = 300
+KILL = "import os, signal; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), signal.SIGKILL)"
+"""Ends a service as a crash does. `docker kill` would not do: what an operator kills is not started again."""
+
+
+class Compose:
+    """Compose, for one project, with its files and environment."""
+
+    def __init__(self, command: Sequence[str], files: Sequence[Path], environment: Mapping[str, str]) -> None:
+        self._command = [*command, "--project-name", PROJECT]
+        for file in files:
+            self._command += ["--file", str(file)]
+        self._environment = environment
+
+    def __call__(self, *arguments: str, timeout_s: float = 120.0) -> str:
+        return run([*self._command, *arguments], timeout_s=timeout_s, environment=self._environment)
+
+    def show(self, *arguments: str) -> None:
+        """Let Compose print for itself."""
+        subprocess.run([*self._command, *arguments], env={**os.environ, **self._environment}, check=False)
+
+
+def main() -> int:
+    """0 when the stack did all that is asked of it. Nothing is left running either way."""
+    began = time.monotonic()
+    try:
+        with engine(), find_images() as stack, tempfile.TemporaryDirectory(prefix="tradeloop-compose-") as folder:
+            strategy = load("example")
+            source = open_source(None, strategy)
+            ports, environment = _settings(Path(folder), source)
+            Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(source.portfolio(strategy)))
+            command = compose_command(stack.debian_image)
+            compose = Compose(command, stack.files, {**environment, **stack.environment})
+            with _up(compose):
+                look(ports, environment["COMMIT"])
+                bars_path = f"/bars/{source.path.name}"
+                trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
+                look(ports, environment["COMMIT"])
+        say(f"passed in {time.monotonic() - began:.0f} s")
+    except (Failed, ParityBroken) as error:
+        print(f"test-compose: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _settings(folder: Path, source: Source) -> tuple[Ports, dict[str, str]]:
+    """Free ports, new passwords, and a folder each for portfolios and bars."""
+    for name in ("portfolios", "bars"):
+        (folder / name).mkdir()
+    folder.chmod(0o755)  # the services read it as another user
+    shutil.copy(source.path, folder / "bars")
+    names = ("KAFKA", "MLFLOW", "TIMESCALEDB", "REDIS", *(service.upper() for service in SERVICES))
+    numbers = dict(zip(names, free_ports(len(names)), strict=True))
+    environment = {
+        **{f"{name}_PORT": str(number) for name, number in numbers.items()},
+        "POSTGRES_PASSWORD": secrets.token_hex(16),
+        "REDIS_PASSWORD": secrets.token_hex(16),
+        "PORTFOLIO_FOLDER": str(folder / "portfolios"),
+        "BARS_FOLDER": str(folder / "bars"),
+        "COMMIT": run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip(),
+    }
+    http = {service: numbers[service.upper()] for service in SERVICES}
+    return Ports(numbers["KAFKA"], numbers["MLFLOW"], http), environment
+
+
+@contextmanager
+def _up(compose: Compose) -> Iterator[None]:
+    """The stack, built and ready; gone with its volumes in the end."""
+    began = time.monotonic()
+    compose("build", "--quiet", timeout_s=BUILD_TIMEOUT_S)
+    say(f"images are built, {time.monotonic() - began:.0f} s")
+    began = time.monotonic()
+    try:
+        compose("up", "--detach", "--wait", timeout_s=UP_TIMEOUT_S)
+        say(f"all containers are ready, {time.monotonic() - began:.0f} s")
+        yield
+    except BaseException:
+        compose.show("ps", "--all")
+        compose.show("logs", "--no-color", "--tail", "40")
+        raise
+    finally:
+        compose("down", "--volumes", "--timeout", "20")
+        left = run(["docker", "ps", "--all", "--quiet", f"--filter=label=com.docker.compose.project={PROJECT}"])
+        if left:
+            raise Failed(f"containers are left: {left.split()}")
+        say("containers, network and volumes are gone")
+
+
+def _crash(compose: Compose, service: str) -> None:
+    """Kill a service as a crash would, and see the engine start it again."""
+    container = compose("ps", "--quiet", service).strip()
+    restarts = ["docker", "inspect", "--format", "{{.RestartCount}}", container]
+    before = int(run(restarts))
+    # The kill takes the command that asks for it along.
+    subprocess.run(["docker", "exec", container, "python", "-c", KILL], capture_output=True, timeout=60, check=False)
+    say(f"{service} was killed with SIGKILL")
+    deadline = time.monotonic() + 60
+    while int(run(restarts)) == before:
+        if time.monotonic() > deadline:
+            raise Failed(f"{service} was not started again")
+        time.sleep(0.2)
+    say(f"{service} was started again by the engine")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""What is asked of a running stack, through the ports that it publishes on 127.0.0.1."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka.admin import AdminClient
+
+from deploy.compose_test.engine import Failed, say
+from tradeloop.cli.data import Source
+from tradeloop.cli.demo import parity
+from tradeloop.common.backtest import backtest
+from tradeloop.common.bus import Partition, Record
+from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    BackfillRequested,
+    Message,
+    ModelReady,
+    OrderFilled,
+    OrderUpdated,
+    PortfolioMarked,
+    PreprocessCompleted,
+    PreprocessRequested,
+    ReplayRequested,
+    SignalGenerated,
+    TrainingRequested,
+    Transition,
+)
+from tradeloop.common.mlflow_models import MlflowModelStore
+from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.service import ERROR, headers_of
+from tradeloop.common.strategy import Strategy
+from tradeloop.common.topics import dead_letter_topic, derived_id, event_id, topic_of
+
+M = TypeVar("M", bound=Message)
+
+TRAINING_STEPS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the stack is, on 127.0.0.1."""
+
+    kafka: int
+    mlflow: int
+    http: Mapping[str, int]
+    """Of each service."""
+
+
+class Client:
+    """Publishes requests, and reads topics back."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._server = f"localhost:{ports.kafka}"
+        self._bus = KafkaBus(KafkaSettings(bootstrap_servers=self._server))
+        self._producer = self._bus.producer()
+
+    def send(self, message: Message) -> None:
+        topic = topic_of(type(message))
+        self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
+        self._producer.flush()
+
+    def ask(self, request: Message, answer: type[M], timeout_s: float) -> M:
+        """Send a request and wait for its answer. Raises `Failed` at once where the service gives up on it."""
+        self.send(request)
+        wanted: list[M] = []
+        topic = topic_of(type(request))
+        given_up = [dead_letter_topic(topic.name, reader) for reader in topic.readers]
+
+        def answered() -> bool:
+            for place in given_up:
+                for record in self._records(place):
+                    raise Failed(f"{place}: {record.headers[ERROR]}")
+            wanted.extend(m for m in self.read(answer) if getattr(m, "request_id", "") == request.identity)
+            return bool(wanted)
+
+        eventually(f"{answer.__name__} for {type(request).__name__}", answered, timeout_s)
+        return wanted[0]
+
+    def read(self, kind: type[M]) -> list[M]:
+        """Everything on the topic of a message type, each event once, per key in order.
+
+        Raises `Failed` for two events of one id that differ: redelivery may repeat an event, never change it.
+        """
+        topic = topic_of(kind).name
+        found: dict[str, bytes] = {}
+        for record in self._records(topic):
+            identity = event_id(kind.model_validate_json(record.value))
+            if found.setdefault(identity, record.value) != record.value:
+                raise Failed(f"{topic} has event {identity} twice, and the two differ")
+        return [kind.model_validate_json(value) for value in found.values()]
+
+    def has_read(self, group: str, kind: type[Message]) -> bool:
+        """Whether a consumer group has settled everything on a topic."""
+        topic = topic_of(kind).name
+        [offsets] = (
+            AdminClient({"bootstrap.servers": self._server})
+            .list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+            .values()
+        )
+        settled = {Partition(p.topic, p.partition): p.offset for p in offsets.result(timeout=10).topic_partitions}
+        return all(settled.get(partition, 0) >= end for partition, end in self._bus.end_offsets(topic).items())
+
+    def close(self) -> None:
+        self._producer.close()
+
+    def _records(self, topic: str) -> Iterator[Record]:
+        for partition, end in self._bus.end_offsets(topic).items():
+            if end:
+                yield from self._bus.read(partition, 0, end)
+
+
+def eventually(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until something holds. Raises `Failed` when it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what}: not within {timeout_s:g} s")
+        time.sleep(0.5)
+
+
+def get(port: int, path: str) -> tuple[int, Any]:
+    """Status and body, decoded where it is JSON, of an HTTP endpoint; status 0 where nothing answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    except OSError:
+        return 0, ""
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, body.decode()
+
+
+def look(ports: Ports, commit: str) -> None:
+    """See what each service says about itself."""
+    for service, port in ports.http.items():
+        for path in ("/live", "/ready", "/metrics"):
+            status, body = get(port, path)
+            if status != 200:
+                raise Failed(f"{service} {path}: {status} {body}")
+        status, build = get(port, "/build")
+        if status != 200 or build["service"] != service or build["commit"] != commit:
+            raise Failed(f"{service} /build: {status} {build}, not commit {commit}")
+        say(f"{service} is ready: {build}")
+
+
+def trade(
+    ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
+) -> None:
+    """Train on the first bars and replay the last `frames`, with an interruption; hold all of it against a backtest."""
+    client = Client(ports)
+    try:
+        universe, portfolio = source.universe, source.portfolio(strategy)
+        first = len(source.bars) - frames
+        trained_on = source.range(0, first)
+        began = time.monotonic()
+        request = derived_id("compose", universe.name)
+        backfill = BackfillRequested(
+            request_id=request, universe=universe, files=dict.fromkeys(universe.ids, bars_path)
+        )
+        stored = client.ask(backfill, BackfillCompleted, 120)
+        say(f"ingest stored {stored.bars} bars of {universe.name}")
+        computed = client.ask(
+            PreprocessRequested(request_id=request, universe=universe, strategy=strategy.name, range=trained_on),
+            PreprocessCompleted,
+            180,
+        )
+        say(f"preprocess wrote {computed.rows} rows of features")
+        training = TrainingRequested(
+            request_id=request,
+            strategy=strategy.name,
+            universe=universe,
+            range=trained_on,
+            steps=TRAINING_STEPS,
+            portfolio=portfolio.model_dump_json(),
+        )
+        ready = client.ask(training, ModelReady, 420)
+        say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
+        eventually("inference reads of the new model", lambda: client.has_read("inference", ModelReady), 60)
+
+        began = time.monotonic()
+        replay = ReplayRequested(request_id=request, universe=universe, range=source.range(first, len(source.bars)))
+        client.send(replay)
+        eventually("a third of the frames", lambda: len(client.read(PortfolioMarked)) >= frames // 3, 240)
+        say(f"{len(client.read(PortfolioMarked))} of {frames} frames are marked")
+        interrupt()
+        eventually("execution ready again", lambda: get(ports.http["execution"], "/ready")[0] == 200, 120)
+        say("execution is ready again")
+        eventually("all frames", lambda: len(client.read(PortfolioMarked)) >= frames, 300)
+        eventually("all decisions", lambda: len(client.read(SignalGenerated)) >= frames, 60)
+        say(f"{frames} frames are marked after {time.monotonic() - began:.0f} s")
+
+        model = MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}").load(ready.model, ready.version)
+        traded, features = source.bars.slice(first, len(source.bars)), source.features(strategy)[first:]
+        expected = backtest(portfolio, strategy, traded, features, OnnxPolicy(model.policy))
+        marks, fills, orders = client.read(PortfolioMarked), client.read(OrderFilled), client.read(OrderUpdated)
+        signals, transitions = client.read(SignalGenerated), client.read(Transition)
+        if not len(marks) == len(signals) == frames or len(transitions) != frames - 1 or not fills:
+            raise Failed(
+                f"{frames} frames gave {len(marks)} marks, {len(signals)} signals, {len(transitions)} transitions and "
+                f"{len(fills)} fills: nothing may be missing and nothing doubled"
+            )
+        difference = parity(marks, fills, traded, expected)
+        say(
+            f"{len(marks)} marks, {len(signals)} signals, {len({o.order_id for o in orders})} orders, {len(fills)} "
+            f"fills, {len(transitions)} transitions; equity equals the backtest's to {difference:.1e}"
+        )
+    finally:
+        client.close()

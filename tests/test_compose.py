@@ -1,0 +1,228 @@
+"""docker-compose.yml against what the services really read. `make test-compose` runs it; this says what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+from sqlalchemy import make_url
+
+from tests.containers import IMAGES
+from tradeloop.cli.main import main as tradeloop
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+PASSWORD = "not-a-secret"
+OURS = sorted(folder.name for folder in (ROOT / "services").iterdir())
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:?[-?])(?P<rest>[^}]*))?\}")
+
+
+def interpolated(text: str) -> str:
+    """As Compose fills it in, where nothing is set but the passwords."""
+
+    def value(match: re.Match[str]) -> str:
+        return match["rest"] if match["kind"] in ("-", ":-") else PASSWORD
+
+    return _VARIABLE.sub(value, text).replace("$$", "$")
+
+
+COMPOSE: dict[str, Any] = yaml.safe_load(interpolated((DEPLOY / "docker-compose.yml").read_text()))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def settings_class(service: str) -> type[BaseSettings]:
+    module = "tradeloop.cli.settings" if service == "init" else f"tradeloop.{service}.config"
+    found: type[BaseSettings] = importlib.import_module(module).Settings
+    return found
+
+
+def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The settings that a container's process would have: its own variables and no other."""
+    kind = settings_class(service)
+    for name, value in SERVICES[service]["environment"].items():
+        monkeypatch.setenv(name, value)
+    return kind()
+
+
+def paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The variables that a settings class reads, without its prefix."""
+    for name, field in kind.model_fields.items():
+        yield f"{prefix}{name}".upper()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from paths(field.annotation, f"{prefix}{name}__")
+
+
+def mounts(service: str) -> Mapping[str, str]:
+    """What is mounted where: source by path in the container."""
+    return {target: source for source, target, *_ in (each.split(":") for each in SERVICES[service].get("volumes", ()))}
+
+
+@pytest.mark.parametrize("service", [*OURS, "init"])
+def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = settings_class(service)
+    prefix = kind.model_config["env_prefix"]
+    readable = {f"{prefix}{path}" for path in paths(kind)}
+    assert set(SERVICES[service]["environment"]) <= readable
+    settings_of(service, monkeypatch)
+
+
+def test_every_service_of_the_workspace_is_there_and_starts_its_own_main() -> None:
+    built = {name: service["build"] for name, service in SERVICES.items() if "build" in service}
+    assert set(OURS) == set(built) - {"init", "mlflow"}
+    for service in OURS:
+        assert built[service]["args"]["SERVICE"] == service
+        assert "command" not in SERVICES[service]
+        assert callable(importlib.import_module(f"tradeloop.{service}.main").main)
+    assert 'CMD ["sh", "-c", "exec python -m tradeloop.${SERVICE}.main"]' in DOCKERFILE
+
+
+def test_targets_and_arguments_of_builds_exist() -> None:
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    for service in SERVICES.values():
+        if build := service.get("build"):
+            assert build["target"] in targets
+            assert set(build["args"]) <= arguments
+            assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() == DEPLOY / "Dockerfile"
+            assert build["args"]["BASE_IMAGE"] == re.search(r"^ARG BASE_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)[1]  # type: ignore[index]
+    strategies = {
+        re.search(r'^name = "(.*)"$', file.read_text(), re.MULTILINE)[1]  # type: ignore[index]
+        for file in (ROOT / "strategies").glob("*/pyproject.toml")
+    }
+    assert set(SERVICES["execution"]["build"]["args"]["STRATEGIES"].split()) <= strategies
+
+
+def test_uv_is_the_one_of_the_makefile() -> None:
+    [version] = re.findall(r"^UV_VERSION := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"ARG UV_VERSION={version}." in DOCKERFILE
+
+
+def test_init_runs_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert SERVICES["init"]["entrypoint"] == ["sh", "-ec"]
+    [script] = SERVICES["init"]["command"]
+    for command in script.split(";"):
+        program, *arguments = command.split()
+        assert program == "tradeloop"
+        assert tradeloop([*arguments, "--help"]) == 0
+        assert " ".join(arguments) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_health_is_asked_where_it_is_told(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    http = settings_of(service, monkeypatch).http
+    [published] = SERVICES[service]["ports"]
+    assert published.split(":")[-1] == str(http.port)
+    assert http.host == "0.0.0.0"
+    assert f"http://localhost:{http.port}/ready" in SERVICES[service]["healthcheck"]["test"][-1]
+    assert f"EXPOSE {http.port}\n" in DOCKERFILE
+    assert f"http://localhost:{http.port}/live" in DOCKERFILE
+
+
+def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = SERVICES["kafka"]["environment"]
+    advertised = dict(each.split("://") for each in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    listening = dict(each.split("://") for each in kafka["KAFKA_LISTENERS"].split(","))
+    assert advertised["INSIDE"].split(":") == ["kafka", listening["INSIDE"].removeprefix(":")]
+    assert SERVICES["kafka"]["ports"][0].split(":")[-1] == listening["OUTSIDE"].removeprefix(":")
+    assert f"/dev/tcp/localhost{listening['INSIDE'].replace(':', '/')}" in SERVICES["kafka"]["healthcheck"]["test"][-1]
+
+    postgres = SERVICES["timescaledb"]["environment"]
+    script = (DEPLOY / "timescaledb" / "databases.sql").read_text()
+    databases = {postgres["POSTGRES_DB"], *re.findall(r"^CREATE DATABASE (\w+);$", script, re.MULTILINE)}
+
+    def check_database(url: str, name: str) -> None:
+        parts = make_url(url)
+        assert (parts.drivername, parts.host, parts.port) == ("postgresql+psycopg", "timescaledb", 5432)
+        assert (parts.username, parts.password, parts.database) == (postgres["POSTGRES_USER"], PASSWORD, name)
+        assert name in databases
+
+    redis = f"redis:6379,password={SERVICES['redis']['environment']['REDIS_PASSWORD']}"
+    for service in (*OURS, "init"):
+        settings = settings_of(service, monkeypatch)
+        assert settings.kafka.bootstrap_servers == advertised["INSIDE"]
+        if hasattr(settings, "database_url"):
+            check_database(settings.database_url.get_secret_value(), "bars")
+        if hasattr(settings, "ledger_url"):
+            check_database(settings.ledger_url.get_secret_value(), "ledger")
+        if hasattr(settings, "feature_registry"):
+            check_database(settings.feature_registry["path"], "features")
+            assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
+        if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
+            host = settings.mlflow_tracking_uri.removeprefix("http://")
+            options = dict(option.split("=", 1) for option in SERVICES["mlflow"]["command"][1:])
+            assert host == f"mlflow:{options['--port']}"
+            assert host in options["--allowed-hosts"].split(",")
+    check_database(SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"], "mlflow")
+
+
+def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {source for service in SERVICES for source in mounts(service).values() if not source.startswith(".")}
+    assert used == set(COMPOSE["volumes"])
+    owned = re.search(r"install -d -o tradeloop -g tradeloop ((?:\\\n|[^&\n])*)", DOCKERFILE)[1]  # type: ignore[index]
+    for service in OURS:
+        settings, mounted = settings_of(service, monkeypatch), mounts(service)
+        for path, source in mounted.items():
+            assert source.startswith(".") or path in owned.split(), f"{path} belongs to nobody in the image"
+        assert (str(getattr(settings, "feature_root", None)) in mounted) == hasattr(settings, "feature_root")
+        assert (str(getattr(settings, "portfolio_folder", None)) in mounted) == hasattr(settings, "portfolio_folder")
+    assert "NUMBA_CACHE_DIR=/var/cache/numba" in DOCKERFILE
+    assert {service for service in OURS if "/var/cache/numba" in mounts(service)} == {"training", "execution"}
+    assert "--artifacts-destination=/var/lib/tradeloop/mlflow" in SERVICES["mlflow"]["command"]
+    assert mounts("mlflow") == {"/var/lib/tradeloop/mlflow": "mlflow"}
+    assert SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounts("kafka")
+    for service in SERVICES:
+        for source in mounts(service).values():
+            if source.startswith("./") and source != "./bars":  # made by the engine, for files of one's own
+                assert (DEPLOY / source).exists()
+
+
+def test_nothing_is_open_or_privileged() -> None:
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+        assert service.get("read_only", False) is (name != "kafka")
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert "USER 10001:10001" in DOCKERFILE
+
+
+def test_each_waits_for_what_it_needs() -> None:
+    for service in OURS:
+        needs = SERVICES[service]["depends_on"]
+        assert needs["init"] == {"condition": "service_completed_successfully"}
+        text = " ".join(SERVICES[service]["environment"].values())
+        for server in ("kafka", "timescaledb", "redis", "mlflow"):
+            assert (server in needs) == bool(re.search(rf"\b{server}:\d", text))
+            assert needs.get(server, {"condition": "service_healthy"}) == {"condition": "service_healthy"}
+
+
+def test_the_example_names_every_variable_with_its_default() -> None:
+    text = (DEPLOY / "docker-compose.yml").read_text()
+    defaults = {m["name"]: m["rest"] for m in _VARIABLE.finditer(text) if m["kind"] in ("-", ":-")}
+    required = {m["name"] for m in _VARIABLE.finditer(text) if m["kind"] == ":?"}
+    assert {m["name"] for m in _VARIABLE.finditer(text)} == {*defaults, *required}
+    example = (DEPLOY / ".env.example").read_text()
+    assert set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) == required == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+    # These two are told by `make`.
+    own = {name: default for name, default in defaults.items() if name not in ("BASE_IMAGE", "COMMIT")}
+    assert dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE)) == own
+
+
+def test_servers_are_the_ones_that_the_tests_use() -> None:
+    images = {name: SERVICES[name]["image"] for name in ("kafka", "timescaledb", "redis")}
+    assert images == {"kafka": IMAGES["kafka"], "timescaledb": IMAGES["postgres"], "redis": IMAGES["redis"]}
+
+
+def test_stand_ins_take_the_places_of_servers() -> None:
+    override = yaml.safe_load(interpolated((DEPLOY / "compose.test.yml").read_text()))["services"]
+    assert set(override) == {name for name, service in SERVICES.items() if "build" not in service}
+    targets = re.findall(r"^FROM \S+ AS (\S+)$", (DEPLOY / "standins" / "Dockerfile").read_text(), re.MULTILINE)
+    assert {service["build"]["target"] for service in override.values()} == set(targets)
