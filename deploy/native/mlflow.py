@@ -27,7 +27,6 @@ def mlflow(folder: Path, port: int) -> Program:
         lambda: http_answers(f"{address}/health"),
         # Its workers for background jobs are processes of 300 MB, for features that are not used here.
         environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        start_timeout_s=180.0,
     )
 
 

@@ -37,7 +37,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Added to this process's own."""
     stop_signal: signal.Signals = signal.SIGTERM
-    start_timeout_s: float = 60.0
+    start_timeout_s: float = 180.0
 
 
 class Identity(NamedTuple):
