@@ -22,6 +22,7 @@ SUBJECTS = {
     "learning": "Learning",
     "decision": "Deciding",
     "loop": "The embedded loop",
+    "store": "Storing bars",
     "demo": "The demo",
 }
 LIBRARIES = (
