@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from libs.cli.tests.stacks import World
 from tradeloop.cli.running import RunningStack, Tail, backwards, forwards
 from tradeloop.cli.stack import Failed
 from tradeloop.common.bus import BusUnavailable
-from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EPOCH, Instrument, Timeframe, TimeRange, Universe
 from tradeloop.common.memory import MemoryBus
@@ -24,8 +24,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
-from tradeloop.common.service import Handler, Position, Runner, RunPolicy, headers_of
-from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.common.topics import topic_of
 
 UNIVERSE = Universe(name="gold", instruments=(Instrument(id="file:gold"),), timeframe=Timeframe.H1)
 RANGE = TimeRange(start=EPOCH, end=EPOCH + timedelta(hours=9))
@@ -48,45 +47,6 @@ def ready(request_id: str) -> ModelReady:
         model_id="c0ffee",
         feature_set="f",
     )
-
-
-class Answering(Handler):
-    """A service that does what a test wants."""
-
-    def __init__(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
-        self.name, self.consumes, self._answer = name, (kind,), answer
-
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
-        return self._answer(message)
-
-
-class World:
-    """A bus with a client, and a service that is stepped whenever the client waits."""
-
-    def __init__(self) -> None:
-        self.bus, self.clock = MemoryBus(), ManualClock(EPOCH)
-        self.bus.create_topics(specs(SERVICE_TOPICS))
-        self.said: list[str] = []
-        self.runners: list[Runner] = []
-        self.on_wait: Callable[[], None] = lambda: None
-        self.stack = RunningStack(self.bus, self.clock, self.said.append, self.wait)
-
-    def serve(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
-        policy = RunPolicy(attempts=2, retry_delay_s=0.1)
-        self.runners.append(Runner(Answering(name, kind, answer), self.bus, self.clock, policy))
-
-    def wait(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self.on_wait()
-        for runner in self.runners:
-            runner.step()
-        assert self.clock.monotonic() < 100, "it waits for ever"
-
-    def publish(self, *messages: Message) -> None:
-        producer = self.bus.producer()
-        for message in messages:
-            topic = topic_of(type(message))
-            producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
 
 
 @pytest.fixture

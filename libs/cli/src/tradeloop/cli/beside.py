@@ -52,7 +52,8 @@ from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
 from tradeloop.preprocess.application import Preprocess
 
-_POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
+_POLICY = RunPolicy(attempts=2, retry_delay_s=0.05, commit_interval_s=30.0)
+"""It commits seldom: a replay that was cut short begins anew."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _LOOK_S = 0.5
 """Between two looks at how far it is."""

@@ -76,7 +76,7 @@ def run_replay(
             request = request_for(portfolios[0].universe, bars, speed)
             same = replay_beside(stack, stages, portfolios, bars, request, Beside(prefix, *ledger, again))
         else:
-            same = _replay_live(stack, stages, portfolios, bars, speed)
+            same = replay_live(stack, stages, portfolios, bars, speed)
     if not same:
         raise typer.Exit(1)
 
@@ -131,7 +131,7 @@ def stored_bars(universe: Universe, start_us: int, end_us: int) -> BarArrays:
     settings = load_settings()
     if "database_url" not in settings.model_fields_set:
         raise UserError(
-            "say where the stack's bars are: TRADELOOP_DATABASE_URL, as ingest has it in INGEST_DATABASE_URL"
+            "say where the stack's bars are: set TRADELOOP_DATABASE_URL to what ingest has as INGEST_DATABASE_URL"
         )
     url = settings.database_url.get_secret_value()
     with closing(SqlBarStore(url, SystemClock())) as store:
@@ -182,7 +182,7 @@ class Tally:
         self.transitions.update(one.identity for one in decoded(records, Transition) if one.portfolio == portfolio)
 
 
-def _replay_live(
+def replay_live(
     stack: RunningStack, stages: Stages, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None
 ) -> bool:
     """Trade bars on the stack's own topics. Returns whether nothing was given up on."""

@@ -1,0 +1,58 @@
+"""A running stack in memory: a client, and services that do what a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tradeloop.cli.running import RunningStack
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.market import EPOCH, BarArrays, Timeframe
+from tradeloop.common.memory import MemoryBus
+from tradeloop.common.messages import Message
+from tradeloop.common.service import Handler, Position, Runner, RunPolicy, headers_of
+from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.ingest.domain import frames
+
+
+class Answering(Handler):
+    """A service that does what a test wants."""
+
+    def __init__(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
+        self.name, self.consumes, self._answer = name, (kind,), answer
+
+    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        return self._answer(message)
+
+
+class World:
+    """A bus with a client, and a service that is stepped whenever the client waits."""
+
+    def __init__(self) -> None:
+        self.bus, self.clock = MemoryBus(), ManualClock(EPOCH)
+        self.bus.create_topics(specs(SERVICE_TOPICS))
+        self.said: list[str] = []
+        self.runners: list[Runner] = []
+        self.on_wait: Callable[[], None] = lambda: None
+        self.stack = RunningStack(self.bus, self.clock, self.said.append, self.wait)
+
+    def serve(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
+        policy = RunPolicy(attempts=2, retry_delay_s=0.1)
+        self.runners.append(Runner(Answering(name, kind, answer), self.bus, self.clock, policy))
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.on_wait()
+        for runner in self.runners:
+            runner.step()
+        assert self.clock.monotonic() < 100, "it waits for ever"
+
+    def publish(self, *messages: Message) -> None:
+        producer = self.bus.producer()
+        for message in messages:
+            topic = topic_of(type(message))
+            producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+
+    def publish_frames(self, bars: BarArrays, universe: str, timeframe: Timeframe = Timeframe.M1) -> None:
+        """What ingest would have published of these bars."""
+        self.publish(*frames(universe, timeframe, bars))

@@ -1,0 +1,170 @@
+"""`tradeloop replay` over real Kafka: on the topics of running services, then beside them and held against them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.worlds import World
+from tradeloop.cli.main import main
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.feature_store import MemoryFeatureStore
+from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.market import from_us
+from tradeloop.common.messages import ModelActivated, SignalGenerated
+from tradeloop.common.mlflow_models import MlflowModelStore
+from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.portfolio import portfolio_yaml
+from tradeloop.common.service import Runner, Service, headers_of
+from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.strategy import load
+from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.execution.adapters.paper import PaperVenue
+from tradeloop.execution.adapters.sql_ledger import SqlLedger
+from tradeloop.execution.application import Execution
+from tradeloop.inference.adapters.bus_history import BusHistory
+from tradeloop.inference.application import Inference
+from tradeloop.ingest.adapters.bus_frames import BusFrames
+from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.application import Preprocess
+
+TRADED = 200
+BARS = 600
+
+
+class Live(NamedTuple):
+    """Services that run beside the test, and what they trade."""
+
+    bus: KafkaBus
+    models: MlflowModelStore
+    world: World
+    portfolio: Path
+
+
+@contextmanager
+def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore) -> Iterator[None]:
+    """Four services in a thread, from whose death the test does not recover."""
+    clock, books = SystemClock(), [world.portfolio]
+    bars = f"sqlite:///{folder / 'bars.db'}"
+    pairs = [(world.universe, world.portfolio.strategy)]
+    services: list[Service] = [
+        Ingest(SqlBarStore(bars, clock), read_bars, BusFrames(bus), clock),
+        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore()),
+        Inference(books, load, models, OnnxPolicy, BusHistory(bus)),
+        Execution(books, load, PaperVenue, SqlLedger(f"sqlite:///{folder / 'ledger.db'}")),
+    ]
+    runners = [Runner(service, bus, clock) for service in services]
+    stop, died = threading.Event(), []
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                if not sum(runner.step() for runner in runners):
+                    stop.wait(0.001)
+        except BaseException as error:  # noqa: BLE001  raised again below
+            died.append(error)
+        for runner in runners:
+            runner.close()
+
+    thread = threading.Thread(target=run, name="services")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+    assert not died
+
+
+@pytest.fixture
+def live(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    prefix = f"{tmp_path.parent.name}-{tmp_path.name}-".replace("_", "-")
+    models_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for variable, value in {
+        "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": kafka,
+        "TRADELOOP_KAFKA__PREFIX": prefix,
+        "TRADELOOP_DATABASE_URL": f"sqlite:///{tmp_path / 'bars.db'}",
+        "TRADELOOP_MLFLOW_TRACKING_URI": models_uri,
+        "COLUMNS": "120",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    world = World("solo", 1, TRADED, tmp_path / "files")
+    models = MlflowModelStore(models_uri)
+    register(models, world, world)
+    portfolio = tmp_path / "solo.yaml"
+    portfolio.write_text(portfolio_yaml(world.portfolio))
+    with closing(KafkaBus(KafkaSettings(bootstrap_servers=kafka, prefix=prefix))) as bus:
+        bus.create_topics([replace(spec, partitions=2) for spec in specs(SERVICE_TOPICS)])
+        with serving(bus, world, tmp_path, models):
+            yield Live(bus, models, world, portfolio)
+
+
+def register(models: MlflowModelStore, world: World, trained_on: World) -> None:
+    """Make the policy of one world the champion of another one."""
+    registered = models.register(world.model, trained_on.policy, metrics={}, parameters={})
+    models.set_alias(world.model, "champion", registered.version)
+
+
+def test_what_was_traded_live_is_traded_again_and_compared(
+    live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, command = live.world, ["replay", "--portfolio", str(live.portfolio)]
+    beside = [*command, "--out", str(tmp_path), "--prefix"]
+    (file,) = world.backfill().files.values()
+
+    assert main(command) == 2
+    assert "no 1h bars of universe solo are stored" in capsys.readouterr().err
+
+    assert main([*command, "--bars", file]) == 0
+    said = capsys.readouterr().out
+    assert f"{BARS} bars to" in said
+    assert "dead letters: 0" in said
+    rows = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in said.splitlines() if line.startswith("  ")}
+    signals = live.bus.end_offsets(topic_of(SignalGenerated).name)
+    assert int(rows["bars"]) == int(rows["signals"]) == sum(signals.values()) == BARS
+    assert int(rows["fills"]) > 50
+    assert int(rows["transitions"]) == BARS - 1 - int(rows["held, warming up"])
+
+    assert main(command) == 0
+    assert "All 600 bars were traded already" in capsys.readouterr().err
+
+    register(live.models, world, World("other", 1, TRADED, tmp_path))  # a champion that live never activated
+    assert main([*beside, "check"]) == 0
+    said = capsys.readouterr().out
+    assert "Parity holds" in said
+    assert "Largest relative difference of equity: 0.0e+00" in said
+    assert (tmp_path / "check.ledger.db").exists()
+    assert sum(live.bus.end_offsets(topic_of(SignalGenerated).name).values()) == BARS, "live is left alone"
+
+    assert main([*beside, "check"]) == 2
+    assert "--again" in capsys.readouterr().err
+
+    late = from_us(int(world.bars.open_us[BARS - 60]))
+    assert main([*beside, "late", "--from", late.isoformat()]) == 1
+    shown = capsys.readouterr()
+    assert "live's book did not start in this range" in shown.err
+    assert "Parity is broken" in shown.out
+
+    activated = ModelActivated(
+        universe="solo",
+        portfolio=world.portfolio.name,
+        time=from_us(int(world.bars.close_us[BARS // 2])),
+        model=world.model,
+        version="2",
+        model_id="another",
+    )
+    producer, topic = live.bus.producer(), topic_of(ModelActivated)
+    producer.publish(topic.name, activated.key, activated.encode(), headers_of(activated, topic, "test"))
+    producer.flush()
+    assert main([*beside, "check", "--again"]) == 1
+    said = capsys.readouterr().out
+    first = next(line for line in said.splitlines() if line.startswith("Parity is broken"))
+    assert f"SignalGenerated of solo-book, {activated.time:%Y-%m-%d %H:%M} UTC" in first
+    assert "live and" in first
