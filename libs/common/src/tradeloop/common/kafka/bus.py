@@ -28,6 +28,8 @@ from tradeloop.common.topics import TopicSpec
 
 _Callback = Callable[[Collection[Partition]], None]
 _DAY_MS = 86_400_000
+_READING_ON = {*RECOVERING, KafkaError.GROUP_AUTHORIZATION_FAILED}
+"""What does not keep a partition from being read: the client also looks for its group, which it never joins."""
 
 
 class Difference(NamedTuple):
@@ -199,7 +201,7 @@ class KafkaBus:
                     reached = offset + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     reached = end  # the last records of the range may be missing: compaction, aborted transactions
-                elif error.code() not in RECOVERING:
+                elif error.code() not in _READING_ON:
                     raise KafkaException(error)
         return [record for record in records if record.offset < end]
 

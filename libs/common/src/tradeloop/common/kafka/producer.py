@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -18,7 +19,7 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, exists: Callable[[str], object]) -> None:
         self._names, self._exists, self._servers = Names(settings.prefix), exists, settings.bootstrap_servers
         self._known: set[str] = set()
-        self._refused: list[KafkaError] = []
+        self._refused: list[tuple[str, KafkaError]] = []
         self._complaint = ""
         self._client = Producer(
             settings.client(
@@ -64,7 +65,8 @@ class KafkaProducer:
                 f"Kafka at {self._servers} did not confirm {pending} messages within {timeout_s:g} s{cause}"
             )
         if self._refused:
-            errors = [as_bus_error(f"{len(self._refused)} messages were not stored", each) for each in self._refused]
+            counts = Counter(topic for topic, _ in self._refused)
+            errors = [as_bus_error(f"{counts[t]} messages to {t} were not stored", each) for t, each in self._refused]
             self._refused.clear()
             # What can be tried again goes first: what cannot will be refused again, and then be alone.
             raise min(errors, key=lambda error: not isinstance(error, BusUnavailable))
@@ -75,7 +77,7 @@ class KafkaProducer:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._refused.append(error)
+            self._refused.append((message.topic() or "", error))
 
     def _complained(self, error: KafkaError) -> None:
         self._complaint = error.str()
