@@ -36,6 +36,9 @@ def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureF
     [
         ("demo", ["--bars", "--strategy", "--out", "--seed", "--steps", "byte for byte", "exit 1"]),
         ("train", ["--bars", "--strategy", "--home", "TRADELOOP_HOME", "champion"]),
+        ("train", ["--portfolio", "--stack", "running", "same path", "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS"]),
+        ("portfolio", ["new", "check"]),
+        ("replay", ["--portfolio", "--universe", "--from", "--to", "--speed", "--prefix", "--again", "Exit 1"]),
         ("backtest", ["--model", "--home", "baselines", "demo/model"]),
         ("topics", ["--markdown", "apply", "diff"]),
         ("dlq", ["list", "show", "replay"]),

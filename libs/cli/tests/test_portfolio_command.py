@@ -36,7 +36,7 @@ def test_it_prints_the_portfolio_that_train_trains_for(tmp_path: Path, capsys: p
 
 
 def test_it_writes_a_file_with_a_name_and_a_capital(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "mine.yaml"
+    out = tmp_path / "books" / "mine.yaml"
     new = ["portfolio", "new", "--bars", str(bars(tmp_path)), "--out", str(out)]
     assert main([*new, "--name", "mine", "--capital", "5000"]) == 0
     portfolio = read_portfolio(out)

@@ -59,6 +59,7 @@ def new(
     if out.exists():
         raise UserError(f"{out} is there already: name another file, or remove it")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: {error.strerror}") from error
