@@ -309,8 +309,15 @@ def test_sigterm_drains() -> None:
 
     stand.send(1, 2, 3)
     stop = threading.Event()
+    failures = [BusUnavailable("the bus comes later")]
+
+    def start() -> Runner:
+        if failures:
+            raise failures.pop()
+        return Runner(Terminated(), stand.bus, SystemClock(), POLICY)
+
     try:
-        serve(Runner(Terminated(), stand.bus, SystemClock(), POLICY), HttpSettings(port=0), stop)
+        serve(start, HttpSettings(port=0), stop)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

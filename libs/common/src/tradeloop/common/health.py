@@ -26,11 +26,12 @@ from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus import BusError, Partition
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.service import LATENCIES_S, Runner
 
 log = structlog.get_logger(__name__)
 
+_RESTART_S = 1.0
 _OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -166,11 +167,14 @@ class _Metrics(Collector):
         yield build
 
 
-def serve(runner: Runner, settings: HttpSettings | None = None, stop: threading.Event | None = None) -> None:
+def serve(
+    start: Callable[[], Runner], settings: HttpSettings | None = None, stop: threading.Event | None = None
+) -> None:
     """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
 
-    The signals set `stop`, for a service that can cut short what it is doing. Raises `UserError` for an address that
-    cannot be listened on.
+    `start` is called again while it finds something unavailable: a service may come up before what it needs. The
+    signals set `stop`, for a service that can cut short what it is doing. Raises `UserError` for an address that cannot
+    be listened on.
     """
     stop = stop or threading.Event()
 
@@ -180,8 +184,15 @@ def serve(runner: Runner, settings: HttpSettings | None = None, stop: threading.
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
-    with listening(runner, settings or HttpSettings(), stop):
-        runner.run(stop)
+    while not stop.is_set():
+        try:
+            runner = start()
+        except Unavailable as error:
+            log.warning("cannot start yet", error=str(error), retry_s=_RESTART_S)
+            stop.wait(_RESTART_S)
+            continue
+        with listening(runner, settings or HttpSettings(), stop):
+            runner.run(stop)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def main() -> None:
     configure_logging()
     settings, clock = Settings(), SystemClock()
     bus = KafkaBus(settings.kafka)
-    serve(Runner(build(settings, bus, clock), bus, clock), settings.http)
+    serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

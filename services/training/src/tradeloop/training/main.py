@@ -72,7 +72,7 @@ def main() -> None:
     configure_logging()
     settings, clock, stop = Settings(), SystemClock(), threading.Event()
     bus = KafkaBus(settings.kafka)
-    serve(Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
+    serve(lambda: Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
 
 
 if __name__ == "__main__":
