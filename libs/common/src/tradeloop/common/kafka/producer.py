@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tradeloop.common.bus import BusUnavailable
-from tradeloop.common.kafka.errors import as_bus_error, log, no_topic, translated
+from tradeloop.common.kafka.errors import as_bus_error, log, no_topic
 from tradeloop.common.kafka.settings import KafkaSettings
 from tradeloop.common.kafka.wire import Names
 
@@ -29,6 +29,7 @@ class KafkaProducer:
                     "compression.type": "lz4",
                     "linger.ms": 1,  # a flush does not wait for it
                     "queue.buffering.max.kbytes": 65_536,  # of the client's own 1 GB
+                    "delivery.report.only.error": True,  # nobody counts what went well
                 }
             ),
             error_cb=self._complained,
@@ -48,10 +49,12 @@ class KafkaProducer:
             self._produce(topic, key, value, headers)
 
     def _produce(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
-        with translated(f"cannot publish {len(value)} bytes to {topic}"):
+        try:
             self._client.produce(
                 self._names.outer(topic), value, key, headers=dict(headers), on_delivery=self._delivered
             )
+        except KafkaException as exception:
+            raise as_bus_error(f"cannot publish {len(value)} bytes to {topic}", exception.args[0]) from exception
 
     def flush(self, timeout_s: float = 30.0) -> None:
         pending = self._client.flush(timeout_s)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 from confluent_kafka import Message, TopicPartition
 
@@ -51,10 +52,14 @@ def record_of(message: Message, partition: Partition, offset: int) -> Record:
 
     What other programs may have written, bytes that are no text or nothing at all, becomes readable text.
     """
-    pairs = message.headers()
-    headers = {name: _text(value) for name, value in dict(pairs).items()} if pairs else _NO_HEADERS
-    value, sent_ms = message.value() or b"", message.timestamp()[1]
-    return Record(partition.topic, partition.number, offset, _text(message.key()), value, headers, sent_ms)
+    pairs = cast("Sequence[tuple[str, bytes | None]]", message.headers() or ())
+    raw, value = message.key(), message.value() or b""
+    try:
+        key = raw.decode()  # type: ignore[union-attr]
+        headers = {name: text.decode() for name, text in pairs} if pairs else _NO_HEADERS  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        key, headers = _text(raw), {name: _text(text) for name, text in pairs}
+    return Record(partition.topic, partition.number, offset, key, value, headers, message.timestamp()[1])
 
 
 def _text(raw: str | bytes | None) -> str:
