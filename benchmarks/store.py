@@ -141,8 +141,9 @@ def measure() -> None:
         [row for installation in installations.values() for row in rows(installation, bars, ready)],
         [
             f"{INSTRUMENTS} instruments x {FRAMES:,} minutes into an empty, migrated table, on "
-            f"{' and '.join(installations)}; {LOADS} rounds in turns. Ours encodes the arrays and asks whether any of the bars is there; the bound "
-            "sends bytes that were encoded before the clock started, to the same table with the same key.",
+            f"{' and '.join(installations)}; {LOADS} rounds in turns. Ours encodes the arrays and asks whether any of "
+            "the bars is there; the bound sends bytes that were encoded before the clock started, to the same table "
+            "with the same key.",
             f"`read_before` gives aligned arrays, each bar in its highest revision; the bare query gives tuples of "
             f"every revision, and the range is told to it. {READS} rounds in turns, both without JIT.",
         ],

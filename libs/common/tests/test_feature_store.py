@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from redis import Redis
 
+from tests.servers import RealServer, fresh_database
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.feature_store import (
     FeatureRows,
@@ -36,21 +39,45 @@ NAMES = ("log_return(1)", "1h:EMA(20)", "rsi.14")
 INSTRUMENTS = ("binance:BTC/USDT", "binance:ETH/USDT")
 
 
-def feast(folder: Path, registry: Mapping[str, object] | None = None) -> FeatureStore:
+def feast(
+    folder: Path, registry: Mapping[str, object] | None = None, online_store: Mapping[str, object] | None = None
+) -> FeatureStore:
     from tradeloop.common.feast_store import FeastFeatureStore
 
-    return FeastFeatureStore(folder, ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), registry=registry)
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    return FeastFeatureStore(folder, clock, registry=registry, online_store=online_store)
 
 
-ADAPTERS: dict[str, Callable[[Path], FeatureStore]] = {
-    "memory": lambda folder: MemoryFeatureStore(),
-    "feast": feast,
-}
+def feast_on_servers(folder: Path, database: str, redis: str) -> FeatureStore:
+    """As in production: the registry in PostgreSQL, the online store in Redis."""
+    online_store = {"type": "redis", "connection_string": f"{redis},db={REDIS_DATABASE}"}
+    return feast(folder, {"registry_type": "sql", "path": database}, online_store)
 
 
-@pytest.fixture(params=ADAPTERS)
+REDIS_DATABASE = 9
+
+
+@pytest.fixture
+def empty_redis(redis: str) -> str:
+    redis_client(redis).flushdb()
+    return redis
+
+
+def redis_client(redis: str) -> Redis:
+    host, port = redis.split(":")
+    return Redis(host=host, port=int(port), db=REDIS_DATABASE)
+
+
+@pytest.fixture(params=["memory", "feast", "feast on servers"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
-    store = ADAPTERS[request.param](tmp_path)
+    store: FeatureStore
+    if request.param == "memory":
+        store = MemoryFeatureStore()
+    elif request.param == "feast":
+        store = feast(tmp_path)
+    else:
+        servers = request.getfixturevalue("plain_database"), request.getfixturevalue("empty_redis")
+        store = feast_on_servers(tmp_path, *servers)
     store.define(SET, NAMES)
     yield store
     store.close()
@@ -348,8 +375,86 @@ def test_the_clock_change_of_a_laptop_moves_no_bar(tmp_path: Path) -> None:
 
 def test_a_root_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    store = feast(tmp_path / "file")
     with pytest.raises(FeatureStoreUnavailable, match="file"):
-        feast(tmp_path / "file")
+        store.define(SET, NAMES)
+    store.close()
+
+
+def test_a_flushed_redis_is_filled_again_by_the_next_bar(tmp_path: Path, plain_database: str, empty_redis: str) -> None:
+    store = feast_on_servers(tmp_path, plain_database, empty_redis)
+    store.define(SET, NAMES)
+    store.write_online(SET, UNIVERSE, rows([1], 1.0))
+    redis_client(empty_redis).flushdb()
+    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us) == 0
+    store.write_online(SET, UNIVERSE, rows([2], 2.0))
+    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [2]
+    store.close()
+
+
+def test_a_redis_that_dies_is_unavailable_and_comes_back(
+    tmp_path: Path, plain_database: str, redis_server: RealServer
+) -> None:
+    store = feast_on_servers(tmp_path, plain_database, redis_server.address)
+    store.define(SET, NAMES)
+    store.write_online(SET, UNIVERSE, rows([1], 1.0))
+    redis_server.kill()
+    try:
+        with pytest.raises(FeatureStoreUnavailable, match="feature store"):
+            store.write_online(SET, UNIVERSE, rows([2], 2.0))
+        with pytest.raises(FeatureStoreUnavailable, match="feature store"):
+            store.read_online(SET, UNIVERSE, INSTRUMENTS)
+        store.write_offline(SET, UNIVERSE, rows([2], 2.0))
+    finally:
+        redis_server.start()
+    store.write_online(SET, UNIVERSE, rows([2], 2.0))
+    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [2]
+    store.close()
+
+
+def test_a_registry_that_dies_is_unavailable_and_comes_back(
+    tmp_path: Path, plain_postgres_server: RealServer, empty_redis: str
+) -> None:
+    with fresh_database(plain_postgres_server.address) as database:
+        known, early = (feast_on_servers(tmp_path, database, empty_redis) for _ in range(2))
+        known.define(SET, NAMES)
+        plain_postgres_server.kill()
+        try:
+            for name in ("fs-2", SET):
+                with pytest.raises(FeatureStoreUnavailable, match="feature store"):
+                    early.define(name, NAMES)
+            with pytest.raises(FeatureStoreUnavailable, match="feature store"):
+                known.define("fs-2", NAMES)
+            known.write_online(SET, UNIVERSE, rows([1], 1.0))  # what is defined already goes on
+        finally:
+            plain_postgres_server.start()
+        early.define("fs-2", NAMES)
+        known.define("fs-2", NAMES)
+        assert scalars(early.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [1]
+        known.close()
+        early.close()
+
+
+@pytest.mark.parametrize("kind", ["files", "servers"])
+def test_stores_that_define_at_once_lose_nothing(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """Each has its own lock, as a process has."""
+    registry = (
+        {"registry_type": "sql", "path": request.getfixturevalue("plain_database")} if kind == "servers" else None
+    )
+    stores = [feast(tmp_path, registry) for _ in range(4)]
+
+    def define(store: FeatureStore) -> None:
+        for number in range(4):
+            store.define(f"fs-{number}", ["a", "b"])
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        list(pool.map(define, stores))
+    stores.append(feast(tmp_path, registry))
+    for number in range(4):
+        with pytest.raises(ValueError, match="has other features"):
+            stores[-1].define(f"fs-{number}", ["b", "a"])
+    for store in stores:
+        store.close()
 
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:

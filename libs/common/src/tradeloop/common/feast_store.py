@@ -5,24 +5,32 @@ side. Its entities are the universe and the instrument, its event timestamp is t
 configuration the registry is a file, the online store SQLite, and history Parquet under
 `<root>/offline/<feature set>/<universe>/`, read through Feast by `feast_offline.PolarsOfflineStore`.
 
-One process at a time writes the history of a universe, as one consumer at a time owns its partition.
+One process at a time writes the history of a universe, as one consumer at a time owns its partition. Definitions may
+be applied by several at once. What an online store forgets, such as a Redis that was flushed, the next bars bring back.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.feast_offline import PolarsOfflineStoreConfig
@@ -34,6 +42,7 @@ from tradeloop.common.feature_store import (
     latest_row,
 )
 from tradeloop.common.market import from_us, to_us
+from tradeloop.common.sql import cause, open_engine
 
 # isort: split
 # Feast comes after `feast_offline`, which says why.
@@ -54,7 +63,7 @@ class FeastFeatureStore:
     """Features in Feast. `clock` stamps when history was written.
 
     `registry` and `online_store` are what the sections of those names are in a `feature_store.yaml`, for a registry
-    in SQL and an online store in Redis.
+    in SQL and an online store in Redis. Connects on first use.
     """
 
     def __init__(
@@ -66,31 +75,24 @@ class FeastFeatureStore:
         online_store: Mapping[str, Any] | None = None,
     ) -> None:
         self._root, self._clock = root.resolve(), clock
+        self._registry = dict(registry or {"path": str(self._root / "registry.pb")})
+        self._online_store = dict(online_store or {"type": "sqlite", "path": str(self._root / "online.db")})
+        if self._registry.get("registry_type") == "sql":
+            self._registry = {"sqlalchemy_config_kwargs": {"pool_pre_ping": True}, **self._registry}
+        if self._online_store.get("type") == "redis":
+            self._online_store = _redis(self._online_store)
         self._views: dict[str, FeatureView] = {}
-        with _reaching(self._root):
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._feast = FeatureStore(
-                repo_path=str(self._root),
-                config=RepoConfig(
-                    project="tradeloop",
-                    registry=dict(registry or {"path": str(self._root / "registry.pb")}),
-                    online_store=dict(online_store or {"type": "sqlite", "path": str(self._root / "online.db")}),
-                    offline_store=PolarsOfflineStoreConfig(),
-                    repo_path=self._root,
-                ),
-            )
 
     def define(self, feature_set: str, names: Sequence[str]) -> None:
         if taken := sorted(set(names) & set(_COLUMNS)):
             raise ValueError(f"feature set {feature_set}: {', '.join(taken)} is no name for a feature: rename it")
         with _reaching(self._root):
             try:
-                known = _names(self._view(feature_set))
+                view = self._view(feature_set)
             except FeatureSetUnknown:
-                self._apply(feature_set, names)
-            else:
-                if known != tuple(names):
-                    raise ValueError(f"feature set {feature_set} has other features: give the changed set a new id")
+                view = self._apply(feature_set, names)
+            if _names(view) != tuple(names):
+                raise ValueError(f"feature set {feature_set} has other features: give the changed set a new id")
 
     def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
         with _reaching(self._root):
@@ -140,7 +142,7 @@ class FeastFeatureStore:
                 return
             close_us = int(rows.time_us[-1])
             keys = _keys(universe, rows.instruments)
-            # Redis refuses an older row, SQLite takes it: decide here, so that both behave alike.
+            # Feast's Redis refuses a row of the same time too, its SQLite takes an older one: decide here.
             stored = self._online(view, keys, [_CLOSE])
             batch: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
                 (
@@ -166,9 +168,49 @@ class FeastFeatureStore:
         return latest_row(instruments, names, rows)
 
     def close(self) -> None:
-        connection = getattr(self._feast.provider.online_store, "_conn", None)  # Feast has no way to close SQLite
-        if connection is not None:
-            connection.close()
+        if "_feast" not in self.__dict__:
+            return
+        # Feast closes none of these by itself.
+        for connection in ("_conn", "_client"):
+            if opened := getattr(self._feast.provider.online_store, connection, None):
+                opened.close()
+        if engine := getattr(self._feast.registry, "write_engine", None):
+            engine.dispose()
+
+    @cached_property
+    def _feast(self) -> FeatureStore:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with self._alone():  # a registry in SQL creates its tables
+            store = FeatureStore(
+                repo_path=str(self._root),
+                config=RepoConfig(
+                    project="tradeloop",
+                    registry=self._registry,
+                    online_store=self._online_store,
+                    offline_store=PolarsOfflineStoreConfig(),
+                    repo_path=self._root,
+                ),
+            )
+            store.registry  # noqa: B018  opened now
+            return store
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other process changes the registry: Feast reads it, changes it and writes it without a lock."""
+        url = str(self._registry["path"])
+        if not url.startswith("postgresql"):
+            with (self._root / "registry.lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+            return
+        engine = open_engine(url, "feature registry")
+        try:
+            with engine.begin() as connection:
+                lock = crc32(b"tradeloop feature registry")
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                yield
+        finally:
+            engine.dispose()
 
     def _view(self, feature_set: str) -> FeatureView:
         if feature_set not in self._views:
@@ -181,7 +223,8 @@ class FeastFeatureStore:
             self._views[feature_set] = view
         return self._views[feature_set]
 
-    def _apply(self, feature_set: str, names: Sequence[str]) -> None:
+    def _apply(self, feature_set: str, names: Sequence[str]) -> FeatureView:
+        """The view as it stands afterwards: another process may have been faster."""
         entities = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in _KEYS]
         view = FeatureView(
             name=feature_set,
@@ -199,9 +242,15 @@ class FeastFeatureStore:
                 created_timestamp_column="created_timestamp",
             ),
         )
-        # A dataset is never without a file, so that its columns are known before its first row.
-        _write(self._dataset(feature_set) / "empty.parquet", pl.DataFrame(schema=_schema(names)))
-        self._feast.apply([*entities, view])
+        store = self._feast
+        with self._alone():
+            store.refresh_registry()  # type: ignore[no-untyped-call]
+            with suppress(FeatureSetUnknown):
+                return self._view(feature_set)
+            # A dataset is never without a file, so that its columns are known before its first row.
+            _write(self._dataset(feature_set) / "empty.parquet", pl.DataFrame(schema=_schema(names)))
+            store.apply([*entities, view])
+            return self._view(feature_set)
 
     def _dataset(self, feature_set: str) -> Path:
         return self._root / "offline" / feature_set
@@ -266,10 +315,19 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
     unfinished.replace(path)
 
 
+def _redis(section: Mapping[str, Any]) -> dict[str, Any]:
+    """With waits that end, and without Feast's own look at what is stored before a write."""
+    connection = str(section.get("connection_string", "localhost:6379"))
+    for name, seconds in (("socket_connect_timeout", 2), ("socket_timeout", 5)):
+        if f",{name}=" not in connection:
+            connection += f",{name}={seconds}"
+    return {**section, "connection_string": connection, "skip_dedup": True}
+
+
 @contextmanager
 def _reaching(root: Path) -> Iterator[None]:
-    """Failures of files, SQLite and the network, as the port names them."""
+    """Failures of files, databases and the network, as the port names them."""
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
-        raise FeatureStoreUnavailable(f"feature store {root}: {error}") from error
+    except (OSError, sqlite3.Error, RedisError, DBAPIError, PoolTimeout) as error:
+        raise FeatureStoreUnavailable(f"feature store {root}: {cause(error)}") from error
