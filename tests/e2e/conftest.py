@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.e2e.stack import PROBE
+import pytest
+
+from tests.e2e.stack import PROBE, Servers
+from tests.servers import RealServer
 
 sys.path.insert(0, str(PROBE))
+
+
+@pytest.fixture(scope="session")
+def servers(kafka_server: RealServer, postgres_server: RealServer, redis_server: RealServer, mlflow: str) -> Servers:
+    return Servers(kafka_server, postgres_server, redis_server, mlflow)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +14,17 @@ from typing import TypeVar
 
 from sqlalchemy import create_engine, text
 
+from deploy.native.server import Program, Server, free_ports
+from tests.servers import RealServer, fresh_database
 from tradeloop.common.bus import Record
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message
+from tradeloop.common.migrations import migrate
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.service import headers_of
+from tradeloop.common.sql_bars import SCHEMA as BARS
 from tradeloop.common.topics import CATALOGUE, specs, topic_of
+from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
 PROBE = Path(__file__).parent / "probe"
 """On the path of each process: its folder of metadata makes the strategy `probe` an installed one."""
@@ -44,48 +47,11 @@ class Addresses:
     """HTTP URL."""
 
 
-@dataclass
-class Process:
-    """One service process; it may be killed and started again, under the same name."""
-
-    name: str
-    service: str
-    environment: Mapping[str, str]
-    log: Path
-    running: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self.running = subprocess.Popen(
-                [sys.executable, "-m", f"tradeloop.{self.service}.main"],
-                env={**os.environ, "PYTHONPATH": str(PROBE), **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.log.parent,
-            )
-
-    def kill(self) -> None:
-        """`kill -9`: nothing is drained, flushed or committed."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """SIGTERM, as an orchestrator stops it; fails when the service does not end well."""
-        code = self._end(signal.SIGTERM)
-        assert code == 0, f"{self.name} ended with {code}:\n{self.log.read_text(errors='replace')[-4000:]}"
-
-    @property
-    def alive(self) -> bool:
-        return self.running is not None and self.running.poll() is None
-
-    def _end(self, signum: signal.Signals) -> int:
-        if self.running is None:
-            return 0
-        if self.running.poll() is None:
-            self.running.send_signal(signum)
-        code = self.running.wait(timeout=60)
-        self.running = None
-        return code
+def process(name: str, service: str, environment: Mapping[str, str], folder: Path) -> Server:
+    """One replica of a service. It may be killed and started again; nobody waits until it is ready."""
+    path = os.pathsep.join(filter(None, (str(PROBE), os.environ.get("PYTHONPATH"))))
+    command = (sys.executable, "-m", f"tradeloop.{service}.main")
+    return Server(Program(name, command, name, lambda: True, {"PYTHONPATH": path, **environment}), folder)
 
 
 @dataclass
@@ -97,7 +63,10 @@ class Stack:
     folder: Path
     prefix: str
     """Of its topics and groups."""
-    processes: dict[str, Process] = field(default_factory=dict)
+    processes: dict[str, Server] = field(default_factory=dict)
+    """By name: the service and the number of its replica."""
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Further settings of a service, by service."""
 
     def __post_init__(self) -> None:
         self.bus = KafkaBus(KafkaSettings(bootstrap_servers=self.addresses.kafka, prefix=self.prefix))
@@ -109,25 +78,44 @@ class Stack:
         for service in SERVICES:
             self.add(service)
 
-    def add(self, service: str, replica: int = 0) -> Process:
+    def add(self, service: str, replica: int = 0) -> Server:
         """Another replica of a service; not started yet."""
         name = f"{service}-{replica}"
-        process = Process(name, service, self._environment(service, name), self.folder / f"{name}.log")
-        self.processes[name] = process
-        return process
+        self.processes[name] = process(name, service, self._environment(service, name), self.folder)
+        return self.processes[name]
+
+    def serve_http(self, services: Sequence[str]) -> dict[str, int]:
+        """Let services answer over HTTP, on ports that are given back by service; before they are started."""
+        ports = dict(zip(services, free_ports(len(services)), strict=True))
+        for service, port in ports.items():
+            self.extra.setdefault(service, {})["HTTP__PORT"] = str(port)
+            self.add(service)
+        return ports
+
+    def feast(self) -> dict[str, dict[str, str]]:
+        """The sections of Feast's configuration: the registry in the database, the online store in Redis."""
+        return {
+            "registry": {"registry_type": "sql", "path": self.addresses.database},
+            "online_store": {"type": "redis", "connection_string": self.addresses.redis},
+        }
 
     def start(self) -> None:
-        for process in self.processes.values():
-            if not process.alive:
-                process.start()
+        for one in self.processes.values():
+            one.start()
+
+    def supervise(self) -> None:
+        """Start again what ended by itself, as an orchestrator would."""
+        for one in self.processes.values():
+            one.start()  # does nothing for one that runs
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            process.stop()
+        """Let every service finish what it took, and commit."""
+        for one in self.processes.values():
+            one.stop()
 
     def kill(self) -> None:
-        for process in self.processes.values():
-            process.kill()
+        for one in self.processes.values():
+            one.kill()
 
     def send(self, *messages: Message) -> None:
         """Publish as the command would."""
@@ -181,12 +169,13 @@ class Stack:
         decided = {row.portfolio: row.decided_us for row in rows}
         return all(decided.get(portfolio, -1) >= time_us for portfolio, time_us in last.items())
 
-    def rows(self, table: str, order: str) -> list[tuple[object, ...]]:
-        """A table of the database."""
+    def rows(self, table: str, columns: str) -> list[tuple[object, ...]]:
+        """Columns of a table of the database, in their order."""
         engine = create_engine(self.addresses.database)
         try:
             with engine.connect() as connection:
-                return [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY {order}"))]
+                found = connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY {columns}"))
+                return [tuple(row) for row in found]
         finally:
             engine.dispose()
 
@@ -202,9 +191,9 @@ class Stack:
     def said(self) -> str:
         """The ends of all logs."""
         return "\n".join(
-            f"--- {name}\n{process.log.read_text(errors='replace')[-1500:]}"
-            for name, process in self.processes.items()
-            if process.log.exists()
+            f"--- {name}\n{one.log.read_text(errors='replace')[-1500:]}"
+            for name, one in self.processes.items()
+            if one.log.exists()
         )
 
     def dead_letters(self) -> int:
@@ -224,8 +213,7 @@ class Stack:
         bars = {"DATABASE_URL": at.database}
         features = {
             "FEATURE_ROOT": str(self.folder / "features"),
-            "FEATURE_REGISTRY": json.dumps({"registry_type": "sql", "path": at.database}),
-            "FEATURE_ONLINE_STORE": json.dumps({"type": "redis", "connection_string": at.redis}),
+            **{f"FEATURE_{section.upper()}": json.dumps(values) for section, values in self.feast().items()},
         }
         models = {"MLFLOW_TRACKING_URI": at.mlflow}
         values |= {
@@ -235,14 +223,32 @@ class Stack:
             "inference": {**bars, **books, **models},
             "execution": {**books, "LEDGER_URL": at.database},
         }[service]
+        values |= self.extra.get(service, {})
         return {f"{service.upper()}_{key}": value for key, value in values.items()}
 
 
-@contextmanager
-def running(stack: Stack) -> Iterator[Stack]:
-    """The stack, started; killed in the end, whatever happens."""
-    try:
-        stack.start()
-        yield stack
-    finally:
-        stack.kill()
+@dataclass
+class Servers:
+    """Kafka, PostgreSQL and Redis, which may be killed and started again, and where MLflow is."""
+
+    kafka: RealServer
+    postgres: RealServer
+    redis: RealServer
+    mlflow: str
+    _stacks: int = 0
+
+    @contextmanager
+    def stack(self, portfolios: Sequence[Portfolio], folder: Path) -> Iterator[Stack]:
+        """A stack with topics, a migrated database and online features of its own; killed in the end."""
+        self._stacks += 1
+        name = f"stack{self._stacks}-{os.getpid()}"
+        with fresh_database(self.postgres.address) as database:
+            migrate(database, BARS)
+            migrate(database, LEDGER)
+            online = f"{self.redis.address},db={self._stacks % 16}"
+            addresses = Addresses(self.kafka.address, database, online, self.mlflow)
+            stack = Stack(addresses, portfolios, folder / name, f"{name}.")
+            try:
+                yield stack
+            finally:
+                stack.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,8 +56,8 @@ def test_the_newest_base_frame_since_a_request(bus: Bus) -> None:
     assert frames.newest_since(first, UNIVERSE) is None
     publish(bus, *(frame(minute) for minute in range(600)))
     assert frames.newest_since(first, UNIVERSE) == to_us(frame(599).open_time)
-    others: Sequence[Message] = [frame(700, universe="other"), frame(600, timeframe=Timeframe.H1), frame(3, revision=1)]
-    publish(bus, *others * 200)
+    others: list[Message] = [frame(700, universe="other"), frame(600, timeframe=Timeframe.H1), frame(3, revision=1)]
+    publish(bus, *(200 * others))
     assert frames.newest_since(first, UNIVERSE) == to_us(frame(599).open_time)
     second = ask(bus)
     assert frames.newest_since(second, UNIVERSE) is None, "what was there before is another request's"

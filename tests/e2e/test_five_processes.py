@@ -1,0 +1,101 @@
+"""Five processes over real Kafka, PostgreSQL, Redis and MLflow do what the backtest and the embedded stack do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.stack import Servers, Stack
+from tests.e2e.worlds import HISTORY, World
+from tradeloop.cli.embedded import EmbeddedStack, embedded
+from tradeloop.common.market import to_us
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    Message,
+    OrderFilled,
+    OrderUpdated,
+    PortfolioMarked,
+    SignalGenerated,
+    Transition,
+)
+from tradeloop.common.mlflow_models import MlflowModelStore
+from tradeloop.common.models import ModelStore
+
+COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, Transition)
+TRADED = 5_000
+
+
+def register(models: ModelStore, worlds: Sequence[World]) -> None:
+    """Make each world's policy the champion of its universe."""
+    for world in worlds:
+        registered = models.register(world.model, world.policy, metrics={}, parameters={})
+        models.set_alias(world.model, "champion", registered.version)
+
+
+def run_embedded(worlds: Sequence[World], home: Path) -> dict[type[Message], dict[str, Message]]:
+    with embedded(home, [world.portfolio for world in worlds]) as stack:
+        register(stack.models, worlds)
+        for world in worlds:
+            stack.ask(world.backfill(), BackfillCompleted)
+            stack.replay(world.replay(), lambda: None)
+        return {kind: by_identity(stack, kind) for kind in COMPARED}
+
+
+def by_identity(stack: Stack | EmbeddedStack, kind: type[Message]) -> dict[str, Message]:
+    """What was published, without the number that a registry gave the model: each registry counts for itself."""
+    return {
+        message.identity: message.model_copy(update={"model_version": ""})
+        if isinstance(message, SignalGenerated | Transition)
+        else message
+        for message in stack.read(kind)
+    }
+
+
+def run_processes(stack: Stack, worlds: Sequence[World]) -> None:
+    """Load and trade all bars of the worlds, side by side."""
+    for world in worlds:
+        stack.ask(world.backfill(), BackfillCompleted)
+    stack.send(*(world.replay() for world in worlds))
+    last = {world.portfolio.name: world.last_us for world in worlds}
+    stack.eventually(lambda: stack.settled(last), "decision on the last bar", timeout_s=600)
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> list[World]:
+    return [World("solo", 1, TRADED, tmp_path / "bars"), World("quartet", 4, TRADED, tmp_path / "bars")]
+
+
+def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: list[World], tmp_path: Path) -> None:
+    register(MlflowModelStore(servers.mlflow), worlds)
+    with servers.stack([world.portfolio for world in worlds], tmp_path) as stack:
+        stack.start()
+        run_processes(stack, worlds)
+        stack.stop()
+        live = {kind: by_identity(stack, kind) for kind in COMPARED}
+        marks, fills = stack.read(PortfolioMarked), stack.read(OrderFilled)
+        assert stack.dead_letters() == 0
+    in_process = run_embedded(worlds, tmp_path / "embedded")
+    for kind in COMPARED:
+        assert live[kind] == in_process[kind], kind.__name__
+    for world in worlds:
+        assert_as_expected(world, marks, fills)
+
+
+def assert_as_expected(world: World, marks: Sequence[PortfolioMarked], fills: Sequence[OrderFilled]) -> None:
+    """A world's book did what the backtest does: the same fills, and the same equity to one part in a billion."""
+    expected, book = world.expected, world.portfolio.name
+    own = sorted((mark for mark in marks if mark.portfolio == book), key=lambda mark: mark.time)
+    equity = np.array([mark.equity for mark in own])
+    np.testing.assert_allclose(equity, expected.equity, rtol=1e-9, atol=0.0, err_msg=book)
+    filled = np.zeros_like(expected.fill_quantity)
+    row_of = {open_us: row for row, open_us in enumerate(world.bars.open_us[HISTORY:].tolist())}
+    for fill in fills:
+        if fill.portfolio == book:
+            cell = row_of[to_us(fill.time)], world.universe.ids.index(fill.instrument)
+            assert filled[cell] == 0.0, "one fill for each order"
+            filled[cell] = fill.quantity if fill.side == "buy" else -fill.quantity
+    np.testing.assert_array_equal(filled, expected.fill_quantity, err_msg=book)
+    assert np.count_nonzero(filled) > world.traded // 4, "it trades"
