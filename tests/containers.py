@@ -16,13 +16,13 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
-from deploy.native.kafka import kafka_answers
+from deploy.native.kafka import CLUSTER_ID, VERSION, kafka_answers
 from deploy.native.postgres import USER, postgres_answers
 from deploy.native.redis import redis_answers
 from deploy.native.server import ServerError, free_ports
 
 IMAGES = {
-    "kafka": "apache/kafka:4.1.1",
+    "kafka": f"apache/kafka:{VERSION}",
     "postgres": "timescale/timescaledb:2.19.3-pg17",
     "plain_postgres": "postgres:17-alpine",
     "redis": "redis:7.4-alpine",
@@ -106,6 +106,7 @@ def container(server: str) -> ContainerServer:
 
 def _kafka(image: str) -> ContainerServer:
     environment = {
+        "CLUSTER_ID": CLUSTER_ID,
         "KAFKA_NODE_ID": "1",
         "KAFKA_PROCESS_ROLES": "broker,controller",
         "KAFKA_LISTENERS": "OUTSIDE://:9092,CONTROLLER://:9093",
@@ -144,8 +145,8 @@ def _postgres(image: str) -> ContainerServer:
 
 
 def _redis(image: str) -> ContainerServer:
-    keep_nothing = "redis-server --save '' --appendonly no"
-    return ContainerServer(image, 6379, {}, "{}:{}".format, redis_answers, keep_nothing)
+    command = "redis-server --save '' --appendonly no --protected-mode no"
+    return ContainerServer(image, 6379, {}, "{}:{}".format, redis_answers, command)
 
 
 def obtainable(image: str) -> bool:

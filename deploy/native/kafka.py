@@ -11,6 +11,8 @@ from confluent_kafka.admin import AdminClient
 from deploy.native.server import CACHE, Program, free_ports, listens, need, run
 
 VERSION = "4.1.1"
+CLUSTER_ID = "tradeloop-native-kafka"
+"""16 bytes in base64, as Kafka wants it."""
 
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -67,8 +69,7 @@ def kafka(folder: Path, port: int) -> Program:
     properties = folder / "server.properties"
     [controller_port] = free_ports(1)
     properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, folder=folder))
-    cluster_id = "tradeloop-native-kafka"  # 16 bytes in base64, as Kafka wants it
-    format_options = ["--cluster-id", cluster_id, "--config", str(properties), "--ignore-formatted"]
+    format_options = ["--cluster-id", CLUSTER_ID, "--config", str(properties), "--ignore-formatted"]
     run([*java, "kafka.tools.StorageTool", "format", *format_options])
     return Program(
         "kafka", (*java, "kafka.Kafka", str(properties)), f"127.0.0.1:{port}", lambda: kafka_answers("127.0.0.1", port)

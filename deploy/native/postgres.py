@@ -162,7 +162,7 @@ def _as_postgres(data: Path) -> tuple[list[str], str]:
 
 
 def _may_enter_a_root() -> bool:
-    if os.geteuid() != 0 or not (shutil.which("debootstrap") or shutil.which("apt-get")):
+    if os.geteuid() != 0 or not shutil.which("unshare") or not (shutil.which("debootstrap") or shutil.which("apt-get")):
         return False
     return subprocess.run(["unshare", "--mount", "--ipc", "true"], capture_output=True, check=False).returncode == 0
 

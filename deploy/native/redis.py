@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis as client
 
-from deploy.native.server import Program, need
+from deploy.native.server import Program, listens, need
 
 
 def redis(folder: Path, port: int) -> Program:
@@ -21,6 +21,8 @@ def redis(folder: Path, port: int) -> Program:
 
 def redis_answers(host: str, port: int) -> bool:
     """Whether the server there answers a ping."""
+    if not listens(port, host):  # the client would try for seconds
+        return False
     with client.Redis(host=host, port=port, socket_timeout=5) as connection:
         try:
             return bool(connection.ping())

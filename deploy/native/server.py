@@ -217,12 +217,12 @@ def need(commands: Sequence[str], packages: Sequence[str]) -> None:
     missing = [command for command in commands if shutil.which(command) is None]
     if not missing:
         return
-    update, install = ["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    apt = ["apt-get", "--option=DPkg::Lock::Timeout=300", "--yes"]  # another one may be installing now
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        remedy = f"apt-get update && {' '.join(install)}"
+        remedy = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
         raise ServerError(f"{' and '.join(missing)} not found; run as root: {remedy}")
-    run(update)
-    run(install)
+    run([*apt, "update"])
+    run([*apt, "install", "--no-install-recommends", *packages])
 
 
 def run(
