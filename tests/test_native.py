@@ -95,18 +95,23 @@ def test_a_process_that_took_its_number_is_left_alone(tmp_path: Path, port: int)
         other.kill()
 
 
-def test_children_that_left_its_group_die_with_it(tmp_path: Path, port: int) -> None:
+@pytest.mark.parametrize("end", [Server.stop, Server.kill])
+def test_children_that_left_its_group_die_with_it(
+    tmp_path: Path, port: int, end: Callable[[Server], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     child = tmp_path / "child"
     fork = (
         "import os, time, pathlib\n"
         f"if os.fork() == 0: os.setsid(); pathlib.Path({str(child)!r}).write_text(str(os.getpid())); time.sleep(600)\n"
         f"while not os.path.exists({str(child)!r}): time.sleep(0.01)\n"
     )
-    with Server(listener(port, fork), tmp_path):
+    monkeypatch.setattr("deploy.native.server._STOP_TIMEOUT_S", 0.2)
+    with Server(listener(port, fork), tmp_path) as server:
         assert eventually(lambda: child.read_text() != "")
         pid = int(child.read_text())
         assert lives(pid)
-    assert eventually(lambda: not lives(pid))
+        end(server)
+        assert eventually(lambda: not lives(pid))
 
 
 def test_a_leashed_one_does_not_outlive_a_killed_interpreter(tmp_path: Path, port: int) -> None:

@@ -130,12 +130,14 @@ class Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it has; what does not end in time is killed."""
+        """Ask it to end, and wait until it and its children have; what does not end in time is killed."""
         identity = _recorded(self._identity_file)
         if identity is not None and identity.lives:
+            family = [identity, *_descendants(identity.pid)]
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(identity.pid, self.program.stop_signal)
-            _wait_for_end([identity])
+            _wait_for_end(family)
+            _kill(family)
         self.kill()
 
     def kill(self) -> None:
@@ -147,9 +149,7 @@ class Server:
         identity = _recorded(self._identity_file)
         if identity is not None and identity.lives:
             family = [identity, *_descendants(identity.pid)]
-            for each in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.pid, signal.SIGKILL)
+            _kill(family)
             # Children that started meanwhile are still of its group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(identity.pid, signal.SIGKILL)
@@ -201,6 +201,13 @@ def _descendants(pid: int) -> list[Identity]:
             yield from below(child.pid)
 
     return list(below(pid))
+
+
+def _kill(processes: Sequence[Identity]) -> None:
+    for each in processes:
+        if each.lives:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
 
 
 def _wait_for_end(processes: Sequence[Identity]) -> None:
