@@ -259,7 +259,10 @@ def test_a_store_out_of_reach_says_so_and_comes_back(tmp_path: Path, clock: Manu
         store.read([A], Timeframe.M1, 0, EVER)
     with pytest.raises(BarStoreUnavailable):
         store.read_before([A], Timeframe.M1, EVER, 1)
+    with pytest.raises(BarStoreUnavailable):
+        store.check()
     (tmp_path / "later").mkdir()
+    store.check()
     store.write(Timeframe.M1, bars({A: [0]}))
     assert len(store.read([A], Timeframe.M1, 0, EVER)) == 1
     store.close()
@@ -279,6 +282,8 @@ def test_a_server_that_dies_is_unavailable_and_comes_back(
                     store.write(Timeframe.M1, bars({A: [1]}))
                 with pytest.raises(BarStoreUnavailable, match="bar store postgresql"):
                     store.read([A], Timeframe.M1, 0, EVER)
+                with pytest.raises(BarStoreUnavailable, match="bar store postgresql"):
+                    store.check()
         finally:
             plain_postgres_server.start()
         store.write(Timeframe.M1, bars({A: [1]}))

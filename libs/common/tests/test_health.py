@@ -247,8 +247,9 @@ def ask(port: int | None, path: str, method: str = "GET") -> tuple[int, str, byt
 
 @pytest.fixture
 def port(stand: Stand) -> Iterator[int | None]:
-    with listening(stand.runner, HttpSettings(port=0, commit="abc"), stand.stop) as port:
-        yield port
+    with listening(HttpSettings(port=0)) as endpoint:
+        endpoint.pages = stand.health.pages
+        yield endpoint.port
 
 
 def test_it_answers_over_http(stand: Stand, port: int) -> None:
@@ -266,28 +267,39 @@ def test_it_answers_over_http(stand: Stand, port: int) -> None:
     assert ask(port, "/live", "POST")[0] == 501
 
 
-def test_who_asks_and_says_nothing_keeps_nobody_waiting(stand: Stand) -> None:
-    with listening(stand.runner, HttpSettings(port=0), stand.stop) as port:
-        assert port is not None
-        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-        assert ask(port, "/live")[0] == 200
+def test_who_asks_and_says_nothing_keeps_nobody_waiting() -> None:
+    with listening(HttpSettings(port=0)) as endpoint:
+        assert endpoint.port is not None
+        silent = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(20)]
+        assert ask(endpoint.port, "/live")[0] == 200
     for each in silent:
         each.close()
     with pytest.raises(ConnectionRefusedError):
-        ask(port, "/live")
+        ask(endpoint.port, "/live")
 
 
-def test_nothing_is_served_without_a_port(stand: Stand) -> None:
+def test_nothing_is_served_without_a_port() -> None:
     before = threading.active_count()
-    with listening(stand.runner, HttpSettings(), stand.stop) as port:
-        assert port is None
+    with listening(HttpSettings()) as endpoint:
+        assert endpoint.port is None
         assert threading.active_count() == before
 
 
-def test_a_port_that_is_taken_is_the_users_affair(stand: Stand, port: int) -> None:
+def test_a_port_that_is_taken_is_the_users_affair(port: int) -> None:
     taken = pytest.raises(UserError, match=rf"cannot listen on 127\.0\.0\.1, port {port}: ")
-    with taken, listening(stand.runner, HttpSettings(port=port), stand.stop):
+    with taken, listening(HttpSettings(port=port)):
         pass
+
+
+def test_it_samples_by_itself(stand: Stand) -> None:
+    stand.step()
+    stand.bus.away, clock = True, SystemClock()
+    health = Health(stand.runner, HttpSettings(sample_interval_s=0.01), stand.stop)
+    with health.sampling():
+        deadline = clock.monotonic() + 30.0
+        while not health.not_ready():
+            assert clock.monotonic() < deadline
+    assert health.not_ready() == ["no broker answers"]
 
 
 def test_the_commit_comes_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +309,7 @@ def test_the_commit_comes_with_the_image(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_sigterm_drains() -> None:
-    """What was taken is finished and committed before the process goes; meanwhile it is not ready."""
+    """What was taken is finished and committed before the process goes; before it starts, it says what it waits for."""
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     stand, handled = Stand(), []
 
@@ -309,19 +321,25 @@ def test_sigterm_drains() -> None:
 
     stand.send(1, 2, 3)
     stop = threading.Event()
-    failures = [BusUnavailable("the bus comes later")]
+    failures, said = [BusUnavailable("the bus comes later")], list[tuple[int, bytes]]()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
 
     def start() -> Runner:
+        said.extend((status, body) for status, _, body in (ask(port, "/live"), ask(port, "/ready")))
         if failures:
             raise failures.pop()
         return Runner(Terminated(), stand.bus, SystemClock(), POLICY)
 
     try:
-        serve(start, HttpSettings(port=0), stop)
+        serve(start, HttpSettings(port=port), stop)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
     assert stop.is_set()
+    assert [status for status, _ in said] == [200, 503, 200, 503]
+    assert b"it has not started" in said[1][1]
+    assert b"the bus comes later" in said[3][1]
     assert len(handled) == 3
     stand.runner.step()
     assert stand.runner.counters.handled == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +220,11 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
                 raise LedgerUnavailable("gone for lunch")
             super().record(portfolio, input_id, before, effects)
 
+        def offsets(self) -> Mapping[Partition, int]:
+            if self.away:
+                raise LedgerUnavailable("gone for lunch")
+            return super().offsets()
+
     bars, weights = walk(8), targets(8)
     whole = play(make(portfolio(), MemoryLedger()), bars, weights)
     ledger = Flaky()
@@ -230,7 +235,10 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
             ledger.away = True
             with pytest.raises(LedgerUnavailable):
                 execution.handle(message, at(t))
+            with pytest.raises(LedgerUnavailable):
+                execution.not_ready()
             ledger.away = False
+            assert not execution.not_ready()
             out += execution.handle(message, at(t))
     assert out == whole
 

@@ -414,8 +414,8 @@ class Flaky:
         self._store, self._calls = store, 0
 
     def __getattr__(self, name: str) -> object:
-        self._calls += 1
-        if self._calls % 3 == 0:
+        self._calls += name != "close"
+        if self._calls % 3 == 0 and name != "close":
             raise BarStoreUnavailable("out of reach")
         return getattr(self._store, name)
 

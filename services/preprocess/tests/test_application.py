@@ -142,6 +142,10 @@ class CountingBarStore(MemoryBarStore):
             raise BarStoreUnavailable("it is away")
         return super().read_before(instruments, timeframe, end_us, frames)
 
+    def check(self) -> None:
+        if self.away:
+            raise BarStoreUnavailable("it is away")
+
 
 class CountingFeatureStore(MemoryFeatureStore):
     """Remembers what was written online."""
@@ -308,7 +312,10 @@ def test_a_store_that_is_away_leaves_no_trace() -> None:
     store.away = True
     with pytest.raises(BarStoreUnavailable):
         published(preprocess, frames[:1])
+    with pytest.raises(BarStoreUnavailable):
+        preprocess.not_ready()
     store.away = False
+    assert not preprocess.not_ready()
     assert same(values_of(published(preprocess, frames)), SET.compute(bars, BASE).values)
 
 

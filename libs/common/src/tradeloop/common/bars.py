@@ -34,6 +34,10 @@ class BarStore(Protocol):
         """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
         ...
 
+    def check(self) -> None:
+        """Find out whether it can be used now: reachable, its tables there. Raises `BarStoreUnavailable`."""
+        ...
+
     def close(self) -> None:
         """Release connections."""
         ...

@@ -12,7 +12,7 @@ import signal
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.metadata import PackageNotFoundError, version
@@ -110,6 +110,21 @@ class Health:
         trouble = [self._bus_trouble] if self._bus_trouble else []
         return [*dict.fromkeys([*stopping, *self._runner.not_ready(), *trouble])]
 
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Sample again and again, in a thread of its own, for the time of the context."""
+        done = threading.Event()
+
+        def sample() -> None:
+            while not done.wait(self._settings.sample_interval_s):
+                self.sample()
+
+        threading.Thread(target=sample, name="lag", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
     def sample(self) -> None:
         """Ask the bus how far its topics are. Waits while it does not answer."""
         try:
@@ -184,43 +199,57 @@ def serve(
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
-    while not stop.is_set():
-        try:
-            runner = start()
-        except Unavailable as error:
-            log.warning("cannot start yet", error=str(error), retry_s=_RESTART_S)
-            stop.wait(_RESTART_S)
-            continue
-        with listening(runner, settings or HttpSettings(), stop):
-            runner.run(stop)
+    settings = settings or HttpSettings()
+    with listening(settings) as endpoint:
+        while not stop.is_set():
+            try:
+                runner = start()
+            except Unavailable as error:
+                log.warning("cannot start yet", error=str(error), retry_s=_RESTART_S)
+                endpoint.pages = _starting(str(error))
+                stop.wait(_RESTART_S)
+                continue
+            health = Health(runner, settings, stop)
+            endpoint.pages = health.pages
+            with health.sampling() if endpoint.port is not None else nullcontext():
+                runner.run(stop)
+
+
+class Endpoint:
+    """What is answered over HTTP, and on which port, if on any."""
+
+    def __init__(self) -> None:
+        self.port: int | None = None
+        self.pages: Mapping[str, Callable[[], Page]] = _starting("it has not started")
+        """By path. Replaced, never changed in place."""
 
 
 @contextmanager
-def listening(runner: Runner, settings: HttpSettings, stop: threading.Event) -> Iterator[int | None]:
-    """Tell of a runner over HTTP; gives the port, or None where the settings have none."""
+def listening(settings: HttpSettings) -> Iterator[Endpoint]:
+    """Answer over HTTP, where the settings have a port. Raises `UserError` for an address that cannot be had."""
+    endpoint = Endpoint()
     if settings.port is None:
-        yield None
+        yield endpoint
         return
-    health, done = Health(runner, settings, stop), threading.Event()
-
-    def sample() -> None:
-        while not done.wait(settings.sample_interval_s):
-            health.sample()
-
     try:
-        server = _Server((settings.host, settings.port), health.pages)
+        server = _Server((settings.host, settings.port), endpoint)
     except OSError as error:
         raise UserError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}") from error
     with server:
-        for work in (server.serve_forever, sample):
-            threading.Thread(target=work, name=f"health {work.__name__}", daemon=True).start()
-        port = int(server.server_address[1])
-        log.info("listening", host=settings.host, port=port)
+        endpoint.port = int(server.server_address[1])
+        threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+        log.info("listening", host=settings.host, port=endpoint.port)
         try:
-            yield port
+            yield endpoint
         finally:
-            done.set()
             server.shutdown()
+
+
+def _starting(reason: str) -> Mapping[str, Callable[[], Page]]:
+    """The pages of a service that waits for what it needs to start: alive, but no more."""
+    not_ready = _json(_UNAVAILABLE, {"ready": False, "reasons": [reason]})
+    alive = _json(_OK, {"live": True})
+    return {"/live": lambda: alive, **dict.fromkeys(("/ready", "/metrics", "/build"), lambda: not_ready)}
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -229,8 +258,8 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], pages: Mapping[str, Callable[[], Page]]) -> None:
-        self.pages = pages
+    def __init__(self, address: tuple[str, int], endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         super().__init__(address, _Answer)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -243,7 +272,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        page = self.server.pages.get(self.path.partition("?")[0], _nothing)()
+        page = self.server.endpoint.pages.get(self.path.partition("?")[0], _nothing)()
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))

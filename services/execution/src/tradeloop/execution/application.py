@@ -216,5 +216,9 @@ class Execution(Handler):
         self._ledger.settle(self._handed_over, {p: offset for p, offset in offsets.items() if p.topic in _INPUTS})
         self._handed_over.clear()
 
+    def not_ready(self) -> Iterable[str]:
+        self._ledger.offsets()  # the least that it can be asked
+        return ()
+
     def close(self) -> None:
         self._ledger.close()

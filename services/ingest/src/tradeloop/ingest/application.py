@@ -67,6 +67,10 @@ class Ingest(Handler):
         """Replays end; their requests come again to whoever gets the partition."""
         self._replays.clear()
 
+    def not_ready(self) -> Iterable[str]:
+        self._store.check()
+        return ()
+
     def close(self) -> None:
         self._store.close()
 

@@ -69,6 +69,10 @@ class Preprocess(Handler):
                     self._features.write_online(feature_set, universe, newest)
                     feed.forget_newest()
 
+    def not_ready(self) -> Iterable[str]:
+        self._bars.check()
+        return ()
+
     def close(self) -> None:
         self._bars.close()
         self._features.close()

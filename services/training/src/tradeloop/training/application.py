@@ -75,6 +75,10 @@ class Training(Handler):
         except (RewardError, UserError) as error:
             raise type(error)(f"training {strategy.name} on {message.universe.name}: {error}") from error
 
+    def not_ready(self) -> Iterable[str]:
+        self._bars.check()
+        return ()
+
     def close(self) -> None:
         self._bars.close()
         self._features.close()

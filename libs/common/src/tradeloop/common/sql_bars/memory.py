@@ -43,6 +43,9 @@ class MemoryBarStore:
         histories = [self._history(instrument, timeframe, end_us, EVER_US) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
 
+    def check(self) -> None:
+        """It is always there."""
+
     def close(self) -> None:
         """Nothing is held open."""
 

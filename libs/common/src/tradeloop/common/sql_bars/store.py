@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -66,6 +66,10 @@ class SqlBarStore:
         with self._transaction() as connection:
             histories = self._bars.before(connection, instruments, timeframe, end_us, frames)
         return before(instruments, timeframe, histories, end_us, frames)
+
+    def check(self) -> None:
+        with self._transaction() as connection:
+            connection.scalar(select(1))  # a pooled connection may have died unnoticed
 
     def close(self) -> None:
         self._engine.dispose()
