@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.servers import RealServer
 from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.models import (
     ModelNotFound,
@@ -19,6 +24,7 @@ from tradeloop.common.models import (
     ModelStoreUnavailable,
     Policy,
     PolicyManifest,
+    RegisteredPolicy,
     read_policy,
     write_policy,
 )
@@ -34,7 +40,7 @@ def local(folder: Path) -> ModelStore:
     return LocalModelStore(folder / "models")
 
 
-def mlflow(folder: Path) -> ModelStore:
+def mlflow_file(folder: Path) -> ModelStore:
     from tradeloop.common.mlflow_models import MlflowModelStore
 
     return MlflowModelStore(f"sqlite:///{folder}/mlflow.db")
@@ -42,7 +48,7 @@ def mlflow(folder: Path) -> ModelStore:
 
 ADAPTERS: dict[str, Callable[[Path], ModelStore]] = {
     "local": local,
-    "mlflow": mlflow,
+    "mlflow": mlflow_file,
 }
 
 
@@ -51,9 +57,37 @@ def opened(request: pytest.FixtureRequest) -> Callable[[Path], ModelStore]:
     return ADAPTERS[request.param]
 
 
-@pytest.fixture
-def store(opened: Callable[[Path], ModelStore], tmp_path: Path) -> ModelStore:
-    return opened(tmp_path)
+class Own:
+    """The models of one test on a server that others use too: their names there start with a word of its own."""
+
+    def __init__(self, store: ModelStore, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def register(
+        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+    ) -> RegisteredPolicy:
+        made = self._store.register(self._prefix + name, policy, metrics=metrics, parameters=parameters)
+        return replace(made, name=made.name.removeprefix(self._prefix))
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self._store.set_alias(self._prefix + name, alias, version)
+
+    def load(self, name: str, reference: str) -> RegisteredPolicy:
+        loaded = self._store.load(self._prefix + name, reference)
+        return replace(loaded, name=loaded.name.removeprefix(self._prefix))
+
+
+@pytest.fixture(params=[*ADAPTERS, "mlflow server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
+    if request.param in ADAPTERS:
+        return ADAPTERS[request.param](tmp_path)
+    return on_server(request.getfixturevalue("mlflow"))
+
+
+def on_server(url: str) -> ModelStore:
+    from tradeloop.common.mlflow_models import MlflowModelStore
+
+    return Own(MlflowModelStore(url), f"{secrets.token_hex(4)}-")
 
 
 def policy(onnx: bytes = b"a graph", **changes: object) -> Policy:
@@ -137,7 +171,8 @@ def test_a_graph_that_is_not_the_manifests_is_refused(store: ModelStore) -> None
         store.load("example", "1")
 
 
-def test_a_graph_changed_in_the_store_is_not_loaded(store: ModelStore, tmp_path: Path) -> None:
+def test_a_graph_changed_in_the_store_is_not_loaded(opened: Callable[[Path], ModelStore], tmp_path: Path) -> None:
+    store = opened(tmp_path)
     register(store)
     [graph] = tmp_path.rglob("policy.onnx")
     graph.write_bytes(b"b graph")
@@ -252,7 +287,7 @@ def double() -> bytes:
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # importing mlflow.pyfunc
 def test_mlflow_itself_loads_and_runs_the_champion(tmp_path: Path) -> None:
-    store = mlflow(tmp_path)
+    store = mlflow_file(tmp_path)
     onnx = double()
     store.register("example", policy(onnx, action_size=4), metrics=METRICS, parameters=PARAMETERS)
     store.set_alias("example", "champion", "1")
@@ -270,7 +305,7 @@ def test_mlflow_itself_loads_and_runs_the_champion(tmp_path: Path) -> None:
 def test_a_version_leads_to_its_run(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    store = mlflow(tmp_path)
+    store = mlflow_file(tmp_path)
     register(store)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     version = client.get_model_version("example", "1")
@@ -281,19 +316,80 @@ def test_a_version_leads_to_its_run(tmp_path: Path) -> None:
 
 
 def test_the_database_appears_complete_and_alone(tmp_path: Path) -> None:
-    mlflow(tmp_path / "new")
+    mlflow_file(tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
     assert not Path("mlruns").exists()
 
 
 def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Over HTTP, MLflow asks every installed plug-in for headers, and so imports Feast: our module does that cleanly.
-    import tradeloop.common.feast_offline  # noqa: F401
     from tradeloop.common.mlflow_models import MlflowModelStore
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ModelStoreUnavailable, match=r"127\.0\.0\.1:9"):
         MlflowModelStore("http://127.0.0.1:9").load("example", "champion")
+
+
+def test_a_server_that_dies_is_unavailable_and_comes_back(
+    mlflow_server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = on_server(mlflow_server.address)
+    register(store)
+    store.set_alias("example", "champion", "1")
+    assert store.load("example", "champion").policy == policy()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow_server.kill()
+    try:
+        calls: list[Callable[[], object]] = [
+            lambda: store.load("example", "champion"),
+            lambda: register(store),
+            lambda: store.set_alias("example", "champion", "1"),
+        ]
+        for call in calls:
+            with pytest.raises(ModelStoreUnavailable, match=mlflow_server.address):
+                call()
+    finally:
+        mlflow_server.start()
+    assert store.load("example", "champion").policy == policy()
+    assert register(store, onnx=b"another") == "2"
+
+
+def test_a_version_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tradeloop.common import mlflow_models
+
+    # isort: split
+    from mlflow.artifacts import download_artifacts
+
+    store = mlflow_file(tmp_path)
+    for onnx in (b"1", b"2"):
+        register(store, onnx=onnx)
+    downloads = []
+
+    def counted(**arguments: str) -> str:
+        downloads.append(arguments["artifact_uri"])
+        return download_artifacts(**arguments)
+
+    monkeypatch.setattr(mlflow_models, "download_artifacts", counted)
+    for version in ("1", "2", "1", "2"):
+        store.set_alias("example", "champion", version)
+        assert store.load("example", "champion").version == version
+        assert store.load("example", version).policy.onnx == version.encode()
+    assert len(downloads) == len(set(downloads)) == 2
+
+
+LOAD = """
+import sys
+from tradeloop.common.mlflow_models import MlflowModelStore
+try:
+    MlflowModelStore(sys.argv[1]).load("nothing", "champion")
+except LookupError:
+    print(sorted({name.split(".")[0] for name in sys.modules} & {"feast", "torch", "mlflow"}))
+"""
+
+
+def test_asking_a_server_imports_no_plug_in(mlflow: str) -> None:
+    """Feast brings one, and with it all of Feast and more."""
+    done = subprocess.run([sys.executable, "-c", LOAD, mlflow], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "['mlflow']\n"
 
 
 def test_mlflow_calls_nobody() -> None:

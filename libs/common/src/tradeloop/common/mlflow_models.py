@@ -31,6 +31,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils import plugins
 from mlflow.version import VERSION
 
 from tradeloop.common.models import (
@@ -43,9 +44,20 @@ from tradeloop.common.models import (
     write_policy,
 )
 
+_entry_points = plugins.get_entry_points
+# Before its first request MLflow loads every installed plug-in that may add a header. Feast has one, for a kind of data
+# source that is not used here, and where it is installed it brings all of Feast, half a minute on a small machine.
+plugins.get_entry_points = lambda group: [p for p in _entry_points(group) if not p.value.startswith("feast.")]
+try:
+    import mlflow.tracking.request_header.registry  # noqa: F401
+finally:
+    plugins.get_entry_points = _entry_points
+
 _SQLITE = "sqlite:///"
 _ARTIFACT = "policy"
 _PARAMETERS_AT_ONCE = 100
+_REMEMBERED = 32
+"""Policies kept in memory: a few per universe that a replica serves."""
 _PASSING = {
     "ABORTED",
     "DEADLINE_EXCEEDED",
@@ -59,11 +71,13 @@ _PASSING = {
 class MlflowModelStore:
     """Policies in the registry at `tracking_uri`: an MLflow server, or `sqlite:///<file>` without any.
 
-    The SQLite file is made when it is not there; models then lie in the folder `artifacts` beside it.
+    The SQLite file is made when it is not there; models then lie in the folder `artifacts` beside it. A server is
+    asked at each call which version an alias points at, but sends a version only once.
     """
 
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
+        self._download = functools.lru_cache(maxsize=_REMEMBERED)(self._download_anew)
         self._artifacts: str | None = None  # a server knows where
         with self._reaching():
             if tracking_uri.startswith(_SQLITE):
@@ -97,7 +111,7 @@ class MlflowModelStore:
             self._client.set_registered_model_alias(name, alias, version)
 
     def load(self, name: str, reference: str) -> RegisteredPolicy:
-        with tempfile.TemporaryDirectory() as folder, self._reaching():
+        with self._reaching():
             try:
                 if reference.isdecimal():
                     found = self._client.get_model_version(name, reference)
@@ -107,8 +121,13 @@ class MlflowModelStore:
                 if error.error_code == "INVALID_PARAMETER_VALUE":  # how MLflow says that there is no such alias
                     raise ModelNotFound(f"model {name} has no alias {reference}") from error
                 raise
-            path = download_artifacts(artifact_uri=found.source, dst_path=folder, tracking_uri=self._uri)
-            return RegisteredPolicy(name, str(found.version), read_policy(Path(path)))
+            return RegisteredPolicy(name, str(found.version), self._download(found.source))
+
+    def _download_anew(self, source: str) -> Policy:
+        """What lies under the address of a version, which holds its run's id: another policy has another address."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self._uri)
+            return read_policy(Path(path))
 
     def _experiment(self, name: str) -> str:
         """The experiment of a model's runs has the model's name."""
@@ -150,7 +169,7 @@ class MlflowModelStore:
 
 def _describe(folder: Path, manifest: PolicyManifest, run_id: str) -> None:
     """Make a policy's folder an MLflow model. `mlflow.onnx` would write the graph anew, with another hash."""
-    # Only who registers pays for these imports, and needs more than mlflow-skinny.
+    # Only who registers pays for these imports, and needs pandas beside mlflow-skinny.
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
