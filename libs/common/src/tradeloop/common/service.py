@@ -213,12 +213,12 @@ class Runner:
         self.topics: Sequence[str] = (*topics, *retries)
         self._origin_of = dict(zip(retries, topics, strict=True))
         bus.create_topics(specs({service.name: topics}))
-        self._producer = bus.producer()
         self._consumer: Consumer | None = None
         if topics:
             self._consumer = bus.consumer(
                 service.name, self.topics, on_assigned=self._assigned, on_revoked=self._revoked
             )
+        self._producer = bus.producer()
         self._backlog: deque[Record] = deque()
         self._delayed: list[tuple[int, Record]] = []
         self._next_offset: dict[Partition, int] = {}

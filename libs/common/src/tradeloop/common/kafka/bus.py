@@ -76,7 +76,7 @@ class KafkaBus:
                     self._bounds(Partition(topic, n) for topic in missing for n in range(existing[topic]))
                     return
             except BusUnavailable:
-                log.info("Kafka: the leaders of new topics do not answer yet")
+                log.debug("Kafka: the leaders of new topics do not answer yet")
             self._admin.poll(0.1)
         raise BusUnavailable(
             f"Kafka: topics {', '.join(sorted(missing))} were created, but their leaders do not answer"
