@@ -31,6 +31,7 @@ COMMON = {
     "mlflow_models": {"mlflow"},
     "onnx_policy": {"onnxruntime"},
     "service": {"structlog"},
+    "portfolio": {"yaml"},
     "simulation": {"numba"},
     "sql": {"sqlalchemy"},
     "sql_bars": {"alembic", "psycopg", "sqlalchemy", "structlog"},

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from tradeloop.common.errors import UserError
 
 _POSTGRESQL = "postgresql+psycopg"
+_REMEDY = f"give sqlite:///FILE or {_POSTGRESQL}://USER:PASSWORD@HOST/NAME"
 _WAITS = {
     # Of libpq. A server that is gone without a word is noticed within half a minute, whether we wait or send.
     "connect_timeout": 5,
@@ -47,15 +48,13 @@ def open_engine(url: str, what: str) -> Engine:
     names the store in it.
     """
     try:
-        engine = create_engine(url, pool_pre_ping=True)
-    except (ArgumentError, ModuleNotFoundError) as error:
-        raise UserError(f"{what}: {error}: {_remedy()}") from error
-    if engine.dialect.name == "sqlite":
-        return engine
-    if engine.url.drivername != _POSTGRESQL:
-        raise UserError(f"{what}: {address(engine.url)} is no address for it: {_remedy()}")
-    waits = {name: value for name, value in _WAITS.items() if name not in engine.url.query}
-    return create_engine(url, pool_pre_ping=True, connect_args=waits)
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UserError(f"{what}: {error}: {_REMEDY}") from error
+    if parsed.drivername not in ("sqlite", _POSTGRESQL):
+        raise UserError(f"{what}: {address(parsed)} is no address for it: {_REMEDY}")
+    waits = {name: value for name, value in _WAITS.items() if name not in parsed.query}
+    return create_engine(parsed, pool_pre_ping=True, connect_args=waits if parsed.drivername == _POSTGRESQL else {})
 
 
 def address(url: URL) -> str:
@@ -87,7 +86,3 @@ def complaint(connection: Connection, schema: Schema) -> str | None:
         return None
     state = "it has no tables yet" if found is None else f"its tables have version {found}, {schema.head} is needed"
     return f"{state}; run: tradeloop db migrate"
-
-
-def _remedy() -> str:
-    return f"give sqlite:///FILE or {_POSTGRESQL}://USER:PASSWORD@HOST/NAME, and install the driver"
