@@ -70,6 +70,7 @@ _UNAVAILABLE = frozenset(
 NOT_A_MEMBER = frozenset(
     {
         KafkaError._ASSIGNMENT_LOST,
+        KafkaError.FENCED_INSTANCE_ID,
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.UNKNOWN_MEMBER_ID,
