@@ -26,7 +26,7 @@ PROJECT = "tradeloop-test"
 SERVICES = ("ingest", "preprocess", "training", "inference", "execution")
 FRAMES = 400
 BUILD_TIMEOUT_S = 1200
-UP_TIMEOUT_S = 300
+UP_TIMEOUT_S = 600
 KILL = "import os, signal; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), signal.SIGKILL)"
 """Ends a service as a crash does. `docker kill` would not do: what an operator kills is not started again."""
 
@@ -35,7 +35,7 @@ class Compose:
     """Compose, for one project, with its files and environment."""
 
     def __init__(self, command: Sequence[str], files: Sequence[Path], environment: Mapping[str, str]) -> None:
-        self._command = [*command, "--project-name", PROJECT]
+        self._command = [*command, "--progress=quiet", "--project-name", PROJECT]
         for file in files:
             self._command += ["--file", str(file)]
         self._environment = environment
@@ -102,12 +102,13 @@ def _up(compose: Compose) -> Iterator[None]:
         compose("up", "--detach", "--wait", timeout_s=UP_TIMEOUT_S)
         say(f"all containers are ready, {time.monotonic() - began:.0f} s")
         yield
-    except BaseException:
+    except BaseException as error:
+        say(f"failed: {error}")
         compose.show("ps", "--all")
         compose.show("logs", "--no-color", "--tail", "40")
         raise
     finally:
-        compose("down", "--volumes", "--timeout", "20")
+        compose("down", "--volumes", "--timeout", "20", timeout_s=300)
         left = run(["docker", "ps", "--all", "--quiet", f"--filter=label=com.docker.compose.project={PROJECT}"])
         if left:
             raise Failed(f"containers are left: {left.split()}")

@@ -50,7 +50,7 @@ TABLES = {
     "execution_fills": "fill_id, order_id, portfolio, time_us, instrument, side, quantity, price, fee",
     "execution_books": "portfolio, marked_us, decided_us, state, signal",
 }
-BARS = 3_000
+BARS = 1_500
 SECONDS = 60
 """How long the bars flow, at least, in a disturbed run."""
 KILLS_EACH = 6
