@@ -59,8 +59,8 @@ class Client:
     """Publishes requests, and reads topics back."""
 
     def __init__(self, ports: Ports) -> None:
-        self._server = f"localhost:{ports.kafka}"
-        self._bus = KafkaBus(KafkaSettings(bootstrap_servers=self._server))
+        settings = KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}")
+        self._bus, self._admin = KafkaBus(settings), AdminClient(settings.client())
         self._producer = self._bus.producer()
 
     def send(self, message: Message) -> None:
@@ -101,11 +101,7 @@ class Client:
     def has_read(self, group: str, kind: type[Message]) -> bool:
         """Whether a consumer group has settled everything on a topic."""
         topic = topic_of(kind).name
-        [offsets] = (
-            AdminClient({"bootstrap.servers": self._server})
-            .list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-            .values()
-        )
+        [offsets] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         settled = {Partition(p.topic, p.partition): p.offset for p in offsets.result(timeout=10).topic_partitions}
         return all(settled.get(partition, 0) >= end for partition, end in self._bus.end_offsets(topic).items())
 
