@@ -15,6 +15,7 @@ from benchmarks.measure import Row, seconds, tell
 from benchmarks.policies import random_policy
 from tradeloop.cli.embedded import EmbeddedStack, embedded
 from tradeloop.cli.progress import quiet_logs
+from tradeloop.cli.stack import Stack
 from tradeloop.common.market import BarArrays, TimeRange, Universe, from_us, resample
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -25,7 +26,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
-from tradeloop.common.models import model_name
+from tradeloop.common.models import ModelStore, model_name
 
 HISTORY, WARM_UP = 8_000, 250
 """Bars that are only stored, so that all features are known, and bars that are replayed untimed."""
@@ -33,7 +34,9 @@ GAIN = 1.5
 """Of the random policy's last layer: it trades on every tenth bar or so."""
 
 
-def prepare(stack: EmbeddedStack, home: Path, traded: Universe, bars: BarArrays, seed: int) -> None:
+def prepare(
+    stack: Stack, models: ModelStore, home: Path, traded: Universe, bars: BarArrays, seed: int, gain: float = GAIN
+) -> None:
     """Backfill the bars and register a policy, as training would have done."""
     path = home / f"{traded.name}.parquet"
     columns = {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close", "volume")}
@@ -45,17 +48,20 @@ def prepare(stack: EmbeddedStack, home: Path, traded: Universe, bars: BarArrays,
     by_timeframe = {base: bars} | {higher: resample(bars, base, higher) for higher in traded.higher_timeframes}
     features = strategy.feature_set.compute(by_timeframe, base).values
     name = model_name(strategy.name, traded.name)
-    policy = random_policy(traded.name, features, GAIN, seed)
-    registered = stack.models.register(name, policy, metrics={}, parameters={})
-    stack.models.set_alias(name, setting.portfolio(traded).model_alias, registered.version)
+    policy = random_policy(traded.name, features, gain, seed)
+    registered = models.register(name, policy, metrics={}, parameters={})
+    models.set_alias(name, setting.portfolio(traded).model_alias, registered.version)
+
+
+def replay_of(traded: Universe, bars: BarArrays, start: int, stop: int) -> ReplayRequested:
+    """Bars `start` to `stop` of a universe, as fast as they are traded."""
+    covered = TimeRange(start=from_us(bars.open_us[start]), end=from_us(bars.open_us[stop - 1]) + timedelta(seconds=1))
+    return ReplayRequested(request_id=f"{traded.name} {start}", universe=traded, range=covered)
 
 
 def replay(stack: EmbeddedStack, universes: list[Universe], bars: BarArrays, start: int, stop: int) -> None:
     """Replay bars `start` to `stop` of every universe, and run the stack until all is quiet."""
-    covered = TimeRange(start=from_us(bars.open_us[start]), end=from_us(bars.open_us[stop - 1]) + timedelta(seconds=1))
-    requests = [
-        ReplayRequested(request_id=f"{traded.name} {start}", universe=traded, range=covered) for traded in universes
-    ]
+    requests = [replay_of(traded, bars, start, stop) for traded in universes]
     for request in requests[1:]:
         stack.send(request)
     stack.replay(requests[0], lambda: None)
@@ -80,7 +86,7 @@ def replayed(count: int, length: int) -> Replayed:
         with embedded(home / "stack", [setting.portfolio(traded) for traded in universes]) as stack:
             for seed, traded in enumerate(universes):
                 bars = setting.bars(traded, started + length, seed)
-                prepare(stack, home, traded, bars, seed)
+                prepare(stack, stack.models, home, traded, bars, seed)
             replay(stack, universes, bars, HISTORY, started)
             kinds = (FeaturesComputed, SignalGenerated, Transition, OrderFilled)
             before = {kind: stack.count(kind) for kind in kinds}

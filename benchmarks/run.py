@@ -23,6 +23,8 @@ SUBJECTS = {
     "decision": "Deciding",
     "loop": "The embedded loop",
     "store": "Storing bars",
+    "bus": "Kafka",
+    "processes": "Five processes",
     "demo": "The demo",
 }
 LIBRARIES = (

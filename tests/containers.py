@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Self
@@ -159,8 +161,12 @@ def obtainable(image: str) -> bool:
             testcontainers_config.ryuk_disabled |= not _pulled(engine, testcontainers_config.ryuk_image)
     except (DockerException, RequestException) as error:
         _log.debug("no container of %s: %s", image, error)
-        return False
-    return True
+    else:
+        return True
+    # The client does not close a socket on which no engine answered; whoever collects it later would be blamed.
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
+    return False
 
 
 def _pulled(engine: docker.DockerClient, image: str) -> bool:

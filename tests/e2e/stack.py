@@ -145,7 +145,8 @@ class Stack:
         found: dict[str, bytes] = {}
         for record in self.records(topic):
             identity = record.headers["ce_id"]
-            assert found.setdefault(identity, record.value) == record.value, f"{topic}: two versions of {identity}"
+            first = found.setdefault(identity, record.value)
+            assert first == record.value, f"{topic}: two versions of {identity}:\n{first!r}\n{record.value!r}"
         return found
 
     def ask(self, request: Message, answer: type[M], timeout_s: float = 180.0) -> M:

@@ -29,10 +29,10 @@ TRADED = 2_000
 
 
 def register(models: ModelStore, worlds: Sequence[World]) -> None:
-    """Make each world's policy the champion of its universe."""
+    """Make each world's policy the one that its portfolio asks for."""
     for world in worlds:
         registered = models.register(world.model, world.policy, metrics={}, parameters={})
-        models.set_alias(world.model, "champion", registered.version)
+        models.set_alias(world.model, world.portfolio.model_alias, registered.version)
 
 
 def run_embedded(worlds: Sequence[World], home: Path) -> dict[type[Message], dict[str, Message]]:

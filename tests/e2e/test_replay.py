@@ -107,9 +107,9 @@ def live(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def register(models: MlflowModelStore, world: World, trained_on: World) -> None:
-    """Make the policy of one world the champion of another one."""
+    """Make the policy of one world the one that another one asks for."""
     registered = models.register(world.model, trained_on.policy, metrics={}, parameters={})
-    models.set_alias(world.model, "champion", registered.version)
+    models.set_alias(world.model, world.portfolio.model_alias, registered.version)
 
 
 def test_what_was_traded_live_is_traded_again_and_compared(
@@ -135,7 +135,7 @@ def test_what_was_traded_live_is_traded_again_and_compared(
     assert main(command) == 0
     assert "All 600 bars were traded already" in capsys.readouterr().err
 
-    register(live.models, world, World("other", 1, TRADED, tmp_path))  # a champion that live never activated
+    register(live.models, world, World("other", 1, TRADED, tmp_path))  # one that live never activated
     assert main([*beside, "check"]) == 0
     said = capsys.readouterr().out
     assert "Parity holds" in said

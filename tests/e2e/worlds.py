@@ -51,7 +51,14 @@ class World:
     @cached_property
     def portfolio(self) -> Portfolio:
         costs, limits = Costs(slippage_bps=0.1, impact_bps=1.0, max_participation=0.5), RiskLimits(max_drawdown=1.0)
-        return Portfolio(name=f"{self.name}-book", universe=self.universe, strategy="probe", costs=costs, limits=limits)
+        return Portfolio(
+            name=f"{self.name}-book",
+            universe=self.universe,
+            strategy="probe",
+            model_alias="proof",  # what is trained on the side becomes the champion and must not take over
+            costs=costs,
+            limits=limits,
+        )
 
     @cached_property
     def bars(self) -> BarArrays:

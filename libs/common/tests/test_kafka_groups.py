@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer as Client
 
-from tradeloop.common.bus import Partition, Record, partition_for
+from tradeloop.common.bus import BusError, BusUnavailable, Partition, Record, partition_for
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.kafka.consumer import KafkaConsumer
@@ -206,6 +206,37 @@ def test_a_static_member_keeps_its_partitions_over_a_restart(kafka: str, bus: Ka
         assert {Partition(record.topic, record.partition) for _, record in one.handled} <= before
     assert other.changes[seen:] == [], "the other one is not disturbed"
     one.close()
+    other.close()
+
+
+def test_a_static_name_that_is_taken_once_is_taken_back(bus: KafkaBus) -> None:
+    """Kafka may have lost track of whom it gave the name to. A second process with the name is told to go."""
+    bus.create_topics([TopicSpec("bars")])
+    named = KafkaBus(bus._settings.model_copy(update={"group_instance_id": "execution-0"}))
+
+    def owns(replica: Replica) -> bool:
+        replica.step()
+        return len(replica.owned) == PARTITIONS
+
+    def is_told(replica: Replica, error: type[BusError]) -> bool:
+        try:
+            replica.step()
+        except error as trouble:
+            return "execution-0" in str(trouble)
+        return False
+
+    one = Replica(named, "g", ["bars"])
+    until(lambda: owns(one))
+    other = Replica(named, "g", ["bars"])
+    until(lambda: owns(other))
+    until(lambda: is_told(one, BusUnavailable))
+    assert not one.owned, "another member may be ahead already"
+    until(lambda: owns(one))
+    until(lambda: is_told(other, BusUnavailable))
+    until(lambda: owns(other))
+    until(lambda: is_told(one, BusError))
+    one.close()
+    assert owns(other)
     other.close()
 
 

@@ -18,7 +18,7 @@ from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.local_models import LocalModelStore
-from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -130,6 +130,9 @@ class NoHistory:
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return ()
+
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        return -1
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -309,6 +312,7 @@ class Remembered(NoHistory):
 
     def __init__(self, published: Sequence[Message], rows: Sequence[FeaturesComputed] = ()) -> None:
         self._activations = [message for message in published if isinstance(message, ModelActivated)]
+        self._decided = signals(published)
         self._rows = rows
 
     def features_before(
@@ -319,6 +323,9 @@ class Remembered(NoHistory):
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return [one for one in self._activations if one.portfolio == portfolio]
+
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        return max((to_us(one.time) for one in self._decided if one.portfolio == portfolio), default=-1)
 
 
 @pytest.mark.parametrize("again_from", range(9))
@@ -335,6 +342,18 @@ def test_after_a_crash_the_same_is_decided_by_the_same_models(again_from: int) -
     assert signals(after)[: 8 - again_from] == signals(before)[again_from:]
     assert {signal.model_version for signal in signals(after) if signal.time >= time(8)} == {"2"}
     assert activations(after) == []
+    assert not restarted.held()
+
+
+def test_a_mark_that_comes_again_after_its_decision_was_committed_is_not_decided_anew() -> None:
+    """Execution died too, and repeats its last mark; its features were committed together with the decision."""
+    shelf = Shelf(policy(1.0))
+    before = give(make(shelf), *bars(0, 1, 2, 3))
+    history = Remembered(before, [features(t) for t in range(4)])
+    restarted = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, history)
+    assert give(restarted, mark(3)) == []
+    out = give(restarted, features(5), mark(4), mark(5))
+    assert [(signal.time, signal.reason) for signal in signals(out)] == [(time(4), "no_features"), (time(5), "policy")]
     assert not restarted.held()
 
 

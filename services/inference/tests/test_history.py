@@ -12,7 +12,7 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
 from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
 from tradeloop.common.memory import MemoryBus
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated
+from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
 from tradeloop.common.service import Position
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.topics import specs, topic_of
@@ -120,3 +120,20 @@ def test_activations_are_those_of_the_portfolio_in_order(bus: MemoryBus) -> None
     publish(bus, log)
     assert list(BusHistory(bus).activations(UNIVERSE, "a")) == [log[0], log[2]]
     assert list(BusHistory(bus).activations(OTHER, "a")) == []
+
+
+def test_the_last_decision_of_a_portfolio(bus: MemoryBus) -> None:
+    def decided(portfolio: str, minute: int) -> SignalGenerated:
+        return SignalGenerated(
+            universe=UNIVERSE.name,
+            portfolio=portfolio,
+            time=from_us(START_US + minute * M1.us),
+            instruments=UNIVERSE.ids,
+            targets=(0.0, 0.0),
+            feature_set=SET.id,
+        )
+
+    assert BusHistory(bus).decided_us(UNIVERSE, "one") == -1
+    others = [decided("another", minute) for minute in range(600)]
+    publish(bus, [decided("one", 1), decided("one", 2), decided("one", 1), *others])
+    assert BusHistory(bus).decided_us(UNIVERSE, "one") == START_US + 2 * M1.us

@@ -208,7 +208,7 @@ def _check_empty(url: str, settings: Settings, portfolios: Sequence[Portfolio]) 
 
 
 class _AsRecorded:
-    """The history of a replay: models as live activated them, features as the replay itself published them."""
+    """The history of a replay: models as live activated them, all else as the replay itself published it."""
 
     def __init__(self, live: BusHistory, own: BusHistory) -> None:
         self._live, self._own = live, own
@@ -220,6 +220,9 @@ class _AsRecorded:
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return self._live.activations(universe, portfolio)
+
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        return self._own.decided_us(universe, portfolio)
 
     def close(self) -> None:
         self._own.close()

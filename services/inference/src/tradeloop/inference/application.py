@@ -39,6 +39,9 @@ class DeskMemory:
     def activations(self) -> Sequence[ModelActivated]:
         return self._history.activations(self._portfolio.universe, self._portfolio.name)
 
+    def decided_us(self) -> int:
+        return self._history.decided_us(self._portfolio.universe, self._portfolio.name)
+
     def champion(self) -> ActiveModel | None:
         name, alias = model_name(self._portfolio.strategy, self._portfolio.universe.name), self._portfolio.model_alias
         try:

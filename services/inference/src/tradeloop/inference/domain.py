@@ -92,6 +92,10 @@ class Memory(Protocol):
         """Which models were activated, in the order of time."""
         ...
 
+    def decided_us(self) -> int:
+        """The bar of the last decision that was published, by its close in microseconds; -1 for none."""
+        ...
+
     def model(self, name: str, version: str) -> ActiveModel:
         """A model that was activated."""
         ...
@@ -131,6 +135,8 @@ class Desk:
         self._ask_champion = False
         self._window_known = False
         self._decided_us = -1
+        self._decided_before_us: int | None = None
+        """The last decision of the desk before this one; None before it was asked for."""
         self._decision: list[Message] = []
         count = len(portfolio.universe.instruments)
         self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
@@ -181,6 +187,9 @@ class Desk:
                 # No mark comes for this bar any more: it belongs to the window, not to a decision.
                 self._see(self._features.pop())
                 continue
+            if features_us > mark_us and self._was_decided(mark_us):
+                self._marks.pop()
+                continue
             # Choose the model first: when its store is unavailable, nothing has changed yet.
             activated = self._choose_model(self._marks.first)
             mark = self._marks.pop()
@@ -193,6 +202,15 @@ class Desk:
             self._decided_us = mark_us
             messages += self._decision
         return messages
+
+    def _was_decided(self, mark_us: int) -> bool:
+        """Whether a mark whose features are gone repeats one that was decided on before this desk was there.
+
+        Execution repeats its last mark after a crash, and what was decided on it may be committed by then.
+        """
+        if self._decided_before_us is None:
+            self._decided_before_us = self._memory.decided_us()
+        return mark_us <= self._decided_before_us
 
     def _recall(self) -> deque[ModelActivated]:
         if self._recorded is None:

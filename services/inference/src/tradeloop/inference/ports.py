@@ -27,6 +27,10 @@ class History(Protocol):
         """Every recorded activation for a portfolio, in the order of time."""
         ...
 
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        """The bar of a portfolio's last decision, by its close in microseconds; -1 for none."""
+        ...
+
     def close(self) -> None:
         """Release connections."""
         ...

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tradeloop.common.bus import BusError, Partition, Record
+from tradeloop.common.bus import BusError, BusUnavailable, Partition, Record
 from tradeloop.common.kafka.errors import NOT_A_MEMBER, RECOVERING, as_bus_error, log, translated
 from tradeloop.common.kafka.settings import FETCHING, KafkaSettings
 from tradeloop.common.kafka.wire import Names, record_of
 
 _Callback = Callable[[Collection[Partition]], None]
+_FENCED = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
+"""The static name was given to another member: the one error that is fatal to a consumer, and the client may not say
+which fatal error it was."""
+_FENCED_AGAIN_S = 60.0
+"""A static name that is taken away twice within this time belongs to two processes."""
 
 
 class KafkaConsumer:
@@ -34,28 +41,20 @@ class KafkaConsumer:
         """What the group gave and `on_assigned` has not yet accepted."""
         self._sought = False
         self._trouble: KafkaError | None = None
+        self._fenced_at = -_FENCED_AGAIN_S
         static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
-        self._client = Consumer(
-            settings.client(
-                {
-                    **static,
-                    **FETCHING,
-                    "group.id": self._names.outer(group),
-                    "partition.assignment.strategy": "range",
-                    "max.poll.interval.ms": round(settings.longest_step_s * 1000),
-                    "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
-                }
-            ),
-            error_cb=self._complained,
-            logger=log,
+        self._properties = settings.client(
+            {
+                **static,
+                **FETCHING,
+                "group.id": self._names.outer(group),
+                "partition.assignment.strategy": "range",
+                "max.poll.interval.ms": round(settings.longest_step_s * 1000),
+                "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
+            }
         )
-        with translated(f"cannot join group {group}"):
-            self._client.subscribe(
-                [self._names.outer(topic) for topic in topics],
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._lost,
-            )
+        self._topics = [self._names.outer(topic) for topic in topics]
+        self._client = self._member()
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
         if self._arriving:
@@ -70,6 +69,8 @@ class KafkaConsumer:
         records = self._records(messages) if messages else []
         if self._trouble and not records:
             trouble, self._trouble = self._trouble, None
+            if trouble.code() in _FENCED and self._settings.group_instance_id:
+                self._join_again()
             raise as_bus_error(doing, trouble)
         return records
 
@@ -122,6 +123,26 @@ class KafkaConsumer:
                 self._give_up()
         finally:
             self._client.close()
+
+    def _member(self) -> Consumer:
+        client = Consumer(self._properties, error_cb=self._complained, logger=log)
+        with translated(f"cannot join group {self._properties['group.id']}"):
+            client.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        return client
+
+    def _join_again(self) -> NoReturn:
+        """Become a new member under the same static name, which Kafka has given to another one. That other is this
+        process itself when the answer to its joining was lost on the way, as happens when Kafka restarts.
+
+        Raises `BusUnavailable`, so that the caller comes again; `BusError` when another process has the name.
+        """
+        name, fenced_before, self._fenced_at = self._settings.group_instance_id, self._fenced_at, time.monotonic()
+        self._lost(self._client, [])
+        if self._fenced_at - fenced_before < _FENCED_AGAIN_S:
+            raise BusError(f"Kafka: two processes join as group instance {name}: give each a name of its own")
+        self._client.close()
+        self._client = self._member()
+        raise BusUnavailable(f"Kafka: group instance {name} was given to another member: joining again")
 
     def _records(self, messages: Iterable[Message]) -> list[Record]:
         owned = {(self._names.outer(p.topic), p.number): p for p in self._positions}
@@ -190,5 +211,6 @@ class KafkaConsumer:
         self._sought = False
 
     def _complained(self, error: KafkaError) -> None:
-        if error.code() not in RECOVERING:
+        fenced = self._trouble is not None and self._trouble.code() in _FENCED  # the rest then only follows from it
+        if error.code() not in RECOVERING and not fenced:
             self._trouble = error

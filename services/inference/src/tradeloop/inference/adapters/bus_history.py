@@ -13,7 +13,7 @@ from tradeloop.common.bars import BarStore
 from tradeloop.common.bus import Bus, Partition, partition_for
 from tradeloop.common.features import FeatureSet, compute_stored
 from tradeloop.common.market import Universe, from_us, to_us
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated
+from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
 from tradeloop.common.service import Position
 from tradeloop.common.topics import topic_of
 
@@ -43,13 +43,12 @@ class BusHistory:
         begin = self._bus.begin_offsets(topic)[partition]
         end = position.offset if position.partition == partition else self._bus.end_offsets(topic)[partition]
         found: dict[datetime, FeaturesComputed] = {}
-        block = _BLOCK
-        while end > begin and len(found) < rows:
-            start = max(begin, end - block)
-            for message in self._read(partition, start, end, FeaturesComputed, universe):
+        for block in self._backwards(partition, begin, end, FeaturesComputed, universe):
+            for message in block:
                 if message.feature_set == feature_set.id and message.time < first.time:
                     found[message.time] = message
-            end, block = start, 2 * block
+            if len(found) >= rows:
+                break
         if len(found) < rows and begin > 0:
             for message in self._from_bars(universe, feature_set, to_us(first.time), rows):
                 found.setdefault(message.time, message)
@@ -67,12 +66,32 @@ class BusHistory:
         }
         return [found[time] for time in sorted(found)]
 
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        """As `History.decided_us`, as far as the bus still holds decisions."""
+        topic = topic_of(SignalGenerated).name
+        partition = self._partition(topic, universe)
+        begin, end = self._bus.begin_offsets(topic)[partition], self._bus.end_offsets(topic)[partition]
+        for block in self._backwards(partition, begin, end, SignalGenerated, universe):
+            if times := [to_us(message.time) for message in block if message.portfolio == portfolio]:
+                return max(times)
+        return -1
+
     def close(self) -> None:
         if self._bars is not None:
             self._bars.close()
 
     def _partition(self, topic: str, universe: Universe) -> Partition:
         return Partition(topic, partition_for(universe.name, self._bus.partitions(topic)))
+
+    def _backwards(
+        self, partition: Partition, begin: int, end: int, kind: type[M], universe: Universe
+    ) -> Iterator[list[M]]:
+        """The messages of a universe in blocks, the last block first; in order within each."""
+        block = _BLOCK
+        while end > begin:
+            start = max(begin, end - block)
+            yield list(self._read(partition, start, end, kind, universe))
+            end, block = start, 2 * block
 
     def _read(self, partition: Partition, start: int, end: int, kind: type[M], universe: Universe) -> Iterator[M]:
         for record in self._bus.read(partition, start, end):
