@@ -398,8 +398,11 @@ def test_a_redis_that_dies_is_unavailable_and_comes_back(
     store = feast_on_servers(tmp_path, plain_database, redis_server.address)
     store.define(SET, NAMES)
     store.write_online(SET, UNIVERSE, rows([1], 1.0))
+    store.check()
     redis_server.kill()
     try:
+        with pytest.raises(FeatureStoreUnavailable, match="feature store"):
+            store.check()
         with pytest.raises(FeatureStoreUnavailable, match="feature store"):
             store.write_online(SET, UNIVERSE, rows([2], 2.0))
         with pytest.raises(FeatureStoreUnavailable, match="feature store"):
@@ -407,6 +410,7 @@ def test_a_redis_that_dies_is_unavailable_and_comes_back(
         store.write_offline(SET, UNIVERSE, rows([2], 2.0))
     finally:
         redis_server.start()
+    store.check()
     store.write_online(SET, UNIVERSE, rows([2], 2.0))
     assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [2]
     store.close()

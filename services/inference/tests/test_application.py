@@ -583,3 +583,24 @@ def test_offsets_of_half_a_join_are_not_committed(loop: Callable[[Shelf], tuple[
     runner.close()
     consumer = bus.consumer("inference", ["preprocess.features.v1", "execution.portfolio.v1"])
     assert [FeaturesComputed.model_validate_json(record.value) for record in consumer.poll()] == [features(2)]
+
+
+def test_it_is_ready_when_its_models_are_loaded_and_then_needs_the_store_no_more() -> None:
+    shelf = Shelf(policy(1.0))
+    shelf.away = True
+    inference = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, NoHistory())
+    with pytest.raises(ModelStoreUnavailable):
+        inference.not_ready()
+    shelf.away = False
+    assert inference.not_ready() == ()
+    shelf.away = True
+    assert inference.not_ready() == ()
+
+
+@pytest.mark.parametrize("champion", [0, 1])
+def test_a_portfolio_without_a_model_that_fits_is_no_hindrance(champion: int) -> None:
+    """Training gives it one, and needs a running stack for that."""
+    shelf = Shelf(policy(1.0), champion=champion)
+    other = Strategy("test", [log_return(1)], Growth(), window=WINDOW + 1) if champion else STRATEGY
+    inference = Inference([portfolio()], lambda _: other, shelf, Gain, NoHistory())
+    assert inference.not_ready() == ()

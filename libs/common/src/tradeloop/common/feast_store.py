@@ -167,6 +167,12 @@ class FeastFeatureStore:
         ]
         return latest_row(instruments, names, rows)
 
+    def check(self) -> None:
+        with _reaching(self._root):
+            # Feast has no question but that for values; without any view there is nothing that could be away.
+            for view in [*self._views.values(), *([] if self._views else self._feast.list_feature_views())][:1]:
+                self._online(view, _keys("", ("",)), [_CLOSE])
+
     def close(self) -> None:
         if "_feast" not in self.__dict__:
             return

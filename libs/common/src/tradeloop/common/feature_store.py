@@ -79,6 +79,10 @@ class FeatureStore(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Return when current values can be read and written, as far as one question tells."""
+        ...
+
     def close(self) -> None:
         """Release connections."""
         ...
@@ -132,6 +136,9 @@ class MemoryFeatureStore:
         names = self._known(feature_set)
         found = [self._current.get((feature_set, universe, instrument)) for instrument in instruments]
         return latest_row(instruments, names, found)
+
+    def check(self) -> None:
+        """It is always there."""
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -42,6 +42,11 @@ class DeskMemory:
     def decided_us(self) -> int:
         return self._history.decided_us(self._portfolio.universe, self._portfolio.name)
 
+    def in_force(self) -> ActiveModel | None:
+        """The model that decides next, as far as is recorded: the one activated last, or else the champion."""
+        activated = self.activations()
+        return self.model(activated[-1].model, activated[-1].version) if activated else self.champion()
+
     def champion(self) -> ActiveModel | None:
         name, alias = model_name(self._portfolio.strategy, self._portfolio.universe.name), self._portfolio.model_alias
         try:
@@ -96,6 +101,8 @@ class Inference(Handler):
         }
         self._decided: list[Message] = []
         """Not yet given back: what some desks decided before another one of the same call could not."""
+        self._not_loaded = list(self._memories)
+        """Portfolios whose models were not yet tried; later ones are asked for by those who announce them."""
         self._begin()
 
     def handle(self, message: Message, position: Position) -> Iterable[Message]:
@@ -116,6 +123,19 @@ class Inference(Handler):
 
     def revoked(self) -> None:
         self._begin()
+
+    def not_ready(self) -> Iterable[str]:
+        """Loads every model once, so that the first decision does not wait for it. Raises `Unavailable`.
+
+        A portfolio without a model that fits is no hindrance: only training, which needs a running stack, gives it one.
+        """
+        while self._not_loaded:
+            try:
+                self._memories[self._not_loaded[-1]].in_force()
+            except (ValueError, ModelNotFound) as error:
+                log.error("no model that fits", portfolio=self._not_loaded[-1], error=str(error))
+            self._not_loaded.pop()
+        return ()
 
     def close(self) -> None:
         self._history.close()

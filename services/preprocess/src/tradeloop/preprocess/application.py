@@ -71,6 +71,7 @@ class Preprocess(Handler):
 
     def not_ready(self) -> Iterable[str]:
         self._bars.check()
+        self._features.check()
         return ()
 
     def close(self) -> None:
