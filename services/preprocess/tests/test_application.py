@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from tradeloop.common.market import (
 )
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
+from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.rewards import RewardContext, reward
 from tradeloop.common.service import Position, Runner, pump
 from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
@@ -375,7 +375,10 @@ def test_the_composed_service_runs_on_a_bus(tmp_path: Path, monkeypatch: pytest.
     """SQLite and Feast, through the run loop: a request is answered, frames become features, online as published."""
     bars = market(8, 200)
     monkeypatch.setattr("tradeloop.preprocess.main.load", STRATEGIES.__getitem__)
-    monkeypatch.setenv("PREPROCESS_PAIRS", json.dumps([[UNIVERSE.model_dump(mode="json"), "s"]]))
+    books = tmp_path / "portfolios"
+    books.mkdir()
+    (books / "p.yaml").write_text(portfolio_yaml(Portfolio(name="p", universe=UNIVERSE, strategy="s")))
+    monkeypatch.setenv("PREPROCESS_PORTFOLIO_FOLDER", str(books))
     monkeypatch.setenv("PREPROCESS_DATABASE_URL", f"sqlite:///{tmp_path}/bars.db")
     monkeypatch.setenv("PREPROCESS_FEATURE_ROOT", str(tmp_path / "features"))
     bus, clock = MemoryBus(), ManualClock(from_us(START_US))
