@@ -11,15 +11,13 @@ UTC. Nothing is known before it happened: a row counts from its event timestamp 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Literal
 
-# Before Feast: importing Feast points prometheus_client at files on disk, and it chooses when it is first imported.
-import prometheus_client  # noqa: F401
+import tradeloop.common.feast_import  # noqa: F401  before Feast
 
 # isort: split
 import pandas as pd
@@ -32,10 +30,6 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob,
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-
-for _variable in ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
-    if "feast_metrics_" in os.environ.get(_variable, ""):
-        del os.environ[_variable]  # set by Feast's import; child processes would inherit it
 
 _TIME = pl.Datetime("ns", "UTC")
 _ROW, _AS_OF = "__row", "__as_of"
