@@ -50,8 +50,8 @@ TABLES = {
     "execution_fills": "fill_id, order_id, portfolio, time_us, instrument, side, quantity, price, fee",
     "execution_books": "portfolio, marked_us, decided_us, state, signal",
 }
-BARS = 1_500
-SECONDS = 60
+BARS = 3_000
+SECONDS = 90
 """How long the bars flow, at least, in a disturbed run."""
 KILLS_EACH = 6
 SEEDS = [int(seed) for seed in os.environ.get("TRADELOOP_TEST_SEEDS", "1 2 3").split()]

@@ -25,7 +25,7 @@ from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.models import ModelStore
 
 COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, Transition)
-TRADED = 2_000
+TRADED = 5_000
 
 
 def register(models: ModelStore, worlds: Sequence[World]) -> None:
