@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
-
 from deploy.compose_test.engine import Failed, say
 from tradeloop.cli.data import Source
 from tradeloop.cli.demo import parity
 from tradeloop.common.backtest import backtest
-from tradeloop.common.bus import Partition, Record
+from tradeloop.common.bus import Record
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -59,8 +56,7 @@ class Client:
     """Publishes requests, and reads topics back."""
 
     def __init__(self, ports: Ports) -> None:
-        settings = KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}")
-        self._bus, self._admin = KafkaBus(settings), AdminClient(settings.client())
+        self._bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}"))
         self._producer = self._bus.producer()
 
     def send(self, message: Message) -> None:
@@ -97,13 +93,6 @@ class Client:
             if found.setdefault(identity, record.value) != record.value:
                 raise Failed(f"{topic} has event {identity} twice, and the two differ")
         return [kind.model_validate_json(value) for value in found.values()]
-
-    def has_read(self, group: str, kind: type[Message]) -> bool:
-        """Whether a consumer group has settled everything on a topic."""
-        topic = topic_of(kind).name
-        [offsets] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-        settled = {Partition(p.topic, p.partition): p.offset for p in offsets.result(timeout=10).topic_partitions}
-        return all(settled.get(partition, 0) >= end for partition, end in self._bus.end_offsets(topic).items())
 
     def close(self) -> None:
         self._producer.close()
@@ -183,7 +172,6 @@ def trade(
         )
         ready = client.ask(training, ModelReady, 420)
         say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
-        eventually("inference reads of the new model", lambda: client.has_read("inference", ModelReady), 60)
 
         began = time.monotonic()
         replay = ReplayRequested(request_id=request, universe=universe, range=source.range(first, len(source.bars)))

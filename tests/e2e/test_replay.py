@@ -112,6 +112,16 @@ def register(models: MlflowModelStore, world: World, trained_on: World) -> None:
     models.set_alias(world.model, world.portfolio.model_alias, registered.version)
 
 
+def correct(folder: Path, world: World) -> None:
+    """Correct a bar that was traded, and one before it that its features were made of."""
+    clock = SystemClock()
+    with closing(SqlBarStore(f"sqlite:///{folder / 'bars.db'}", clock)) as store:
+        for row in (5, BARS // 2):
+            bar = world.bars.slice(row, row + 1)
+            wrong = {name: getattr(bar, name) * 1.5 for name in ("open", "high", "low", "close")}
+            store.write(world.universe.timeframe, replace(bar, **wrong), revision=1)
+
+
 def test_what_was_traded_live_is_traded_again_and_compared(
     live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +152,10 @@ def test_what_was_traded_live_is_traded_again_and_compared(
     assert "Largest relative difference of equity: 0.0e+00" in said
     assert (tmp_path / "check.ledger.db").exists()
     assert sum(live.bus.end_offsets(topic_of(SignalGenerated).name).values()) == BARS, "live is left alone"
+
+    correct(tmp_path, world)
+    assert main([*beside, "corrected"]) == 0, "what was decided is never re-made"
+    assert "no longer holds" not in capsys.readouterr().err
 
     assert main([*beside, "check"]) == 2
     assert "--again" in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_it_reads_a_universe_from_both_ends_past_what_cannot_be_decoded(world: W
     assert list(backwards(world.bus, ModelActivated, "gold")) == mine[::-1]
     assert world.stack.newest(ModelActivated, "gold", lambda one: one.version < "2") == mine[1999]
     assert world.stack.newest(ModelActivated, "copper") is None
-    offsets = [offset for offset, _ in forwards(world.bus, ModelActivated, "gold")]
+    offsets = [record.offset for record, _ in forwards(world.bus, ModelActivated, "gold")]
     assert offsets == sorted(offsets)
 
 

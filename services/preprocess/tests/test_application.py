@@ -136,11 +136,18 @@ class CountingBarStore(MemoryBarStore):
         self.reads = 0
         self.away = False
 
-    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
+    def read_before(
+        self,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        as_known_us: int | None = None,
+    ) -> BarArrays:
         self.reads += 1
         if self.away:
             raise BarStoreUnavailable("it is away")
-        return super().read_before(instruments, timeframe, end_us, frames)
+        return super().read_before(instruments, timeframe, end_us, frames, as_known_us)
 
     def check(self) -> None:
         if self.away:

@@ -1,7 +1,7 @@
 """A replay beside the running stack: the same bars and models once more, held against what live did.
 
-Four services are stepped in this process over topics, groups and a ledger of their own. They share with live what
-they only read, the bar store and the model registry; which model decides from which bar on is what live recorded.
+Four services are stepped in this process over topics, groups, bars and a ledger of their own. They share with live
+only the model registry, which they read; which model decides from which bar on is what live recorded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import make_url
 
+from tradeloop.cli.as_traded import write_as_traded
 from tradeloop.cli.parity import Parity
 from tradeloop.cli.progress import Stages
 from tradeloop.cli.running import SILENCE_S, RunningStack, Say, forwards, partition_of
@@ -67,10 +68,14 @@ class Beside:
 
     name: str
     out: Path
-    """Folder of the ledger file, where no URL is given."""
+    """Folder of its bars and, where no URL is given, of its ledger."""
     ledger_url: str | None
     again: bool
     """Whether topics and ledger file of this name may be deleted first."""
+
+    def file(self, what: str) -> Path:
+        """A SQLite file of this replay."""
+        return self.out / f"{self.name}.{what}.db"
 
     def prefix(self, settings: Settings) -> str:
         """Of its topics and groups. Raises `UserError` for a name that topics cannot have."""
@@ -105,7 +110,8 @@ def replay_beside(
         ledger_url = _make_room(bus, settings, beside, portfolios)
         with stages.stage(f"Trading beside it as {beside.name}", len(bars)) as report:
             began = time.monotonic()
-            with _services(live.bus, bus, settings, portfolios, ledger_url) as runners:
+            bars_url = _bars_as_traded(live, settings, portfolios, bars, beside)
+            with _services(live.bus, bus, settings, portfolios, (bars_url, ledger_url)) as runners:
                 _send(bus, request)
                 for decided in _pumped(runners, bus, stages.say, portfolios, bars, ledger_url, request.speed):
                     report(decided)
@@ -177,11 +183,30 @@ def _say_start(live: RunningStack, portfolio: Portfolio, first_us: int, began_us
         live.say(f"{name}: Kafka no longer holds what came before: whether live's book started here is not known")
 
 
+def _bars_as_traded(
+    live: RunningStack, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, beside: Beside
+) -> str:
+    """The URL of a bar store of the replay's own, which holds its bars as live traded them."""
+    file, universe = beside.file("bars").absolute(), portfolios[0].universe
+    _remove(file)
+    feature_sets = [load(portfolio.strategy).feature_set for portfolio in portfolios]
+    with closing(SqlBarStore(settings.database_url.get_secret_value(), SystemClock())) as stored:
+        write_as_traded(live, stored, universe, feature_sets, bars, file)
+    return f"sqlite:///{file}"
+
+
+def _remove(file: Path) -> None:
+    """Remove a SQLite file, if it is there, with what belongs to it."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+
+
 def _make_room(bus: KafkaBus, settings: Settings, beside: Beside, portfolios: Sequence[Portfolio]) -> str:
     """Create the topics of the replay; gives the URL of its ledger. Deletes what `--again` allows, else raises."""
     wanted = specs(SERVICE_TOPICS)
     left = [spec.name for spec in wanted if bus.partitions(spec.name)]
-    file = beside.out / f"{beside.name}.ledger.db"
+    file = beside.file("ledger")
+    beside.out.mkdir(parents=True, exist_ok=True)
     there = [*(["topics"] if left else []), *([str(file)] if beside.ledger_url is None and file.exists() else [])]
     if there and not beside.again:
         raise UserError(
@@ -190,9 +215,7 @@ def _make_room(bus: KafkaBus, settings: Settings, beside: Beside, portfolios: Se
     if beside.ledger_url is not None:
         _check_empty(beside.ledger_url, settings, portfolios)
     else:
-        beside.out.mkdir(parents=True, exist_ok=True)
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{file}{suffix}").unlink(missing_ok=True)
+        _remove(file)
     bus.delete_topics(left)
     bus.create_topics([replace(spec, partitions=1) for spec in wanted])  # there is one key
     return beside.ledger_url or f"sqlite:///{file.absolute()}"
@@ -231,10 +254,10 @@ class _AsRecorded:
 
 @contextmanager
 def _services(
-    live: Bus, bus: Bus, settings: Settings, portfolios: Sequence[Portfolio], ledger_url: str
+    live: Bus, bus: Bus, settings: Settings, portfolios: Sequence[Portfolio], urls: tuple[str, str]
 ) -> Iterator[Sequence[Runner]]:
-    """Ingest, preprocess, inference and execution, to be stepped."""
-    clock, url = SystemClock(), settings.database_url.get_secret_value()
+    """Ingest, preprocess, inference and execution, to be stepped. `urls` are those of bars and ledger."""
+    clock, (url, ledger_url) = SystemClock(), urls
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in portfolios]
     models = MlflowModelStore(settings.mlflow_tracking_uri)
     services: list[Service] = [

@@ -139,14 +139,14 @@ class Parity:
         self, bus: Bus, kind: type[Compared], names: Collection[str], first_us: int, last_us: int
     ) -> dict[str, _Fact]:
         facts = {}
-        for offset, message in forwards(bus, kind, self._universe):
+        for record, message in forwards(bus, kind, self._universe):
             time_us = _time_us(message)
             # What became of the last decision shows on a bar that lies behind the range.
             end_us = last_us - 1 if _is_outcome(message) else last_us
             if message.portfolio in names and first_us <= time_us <= end_us:
                 digest = blake2b(message.encode(), digest_size=16).digest()
                 equity = message.equity if isinstance(message, PortfolioMarked) else 0.0
-                facts[message.identity] = _Fact(time_us, offset, digest, equity)
+                facts[message.identity] = _Fact(time_us, record.offset, digest, equity)
         return facts
 
     def _first_difference(self) -> str:

@@ -154,14 +154,14 @@ def backwards(bus: Bus, kind: type[M], universe: str) -> Iterator[M]:
         end, block = start, _BLOCK
 
 
-def forwards(bus: Bus, kind: type[M], universe: str) -> Iterator[tuple[int, M]]:
-    """The offsets and messages of a universe, the oldest first. What cannot be decoded is left out."""
+def forwards(bus: Bus, kind: type[M], universe: str) -> Iterator[tuple[Record, M]]:
+    """The records and messages of a universe, the oldest first. What cannot be decoded is left out."""
     partition = partition_of(bus, topic_of(kind).name, universe)
     begin, end = bus.begin_offsets(partition.topic)[partition], bus.end_offsets(partition.topic)[partition]
     for start in range(begin, end, _BLOCK):
         for record in bus.read(partition, start, min(start + _BLOCK, end)):
             if record.key == universe and (message := _decoded(record, kind)) is not None:
-                yield record.offset, message
+                yield record, message
 
 
 def decoded(records: Iterable[Record], kind: type[M]) -> Iterator[M]:

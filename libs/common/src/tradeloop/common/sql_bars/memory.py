@@ -39,8 +39,17 @@ class MemoryBarStore:
         histories = [self._history(instrument, timeframe, end_us, known_us) for instrument in instruments]
         return between(instruments, timeframe, histories, start_us)
 
-    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
-        histories = [self._history(instrument, timeframe, end_us, EVER_US) for instrument in instruments]
+    def read_before(
+        self,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        as_known_us: int | None = None,
+    ) -> BarArrays:
+        """As `BarStore.read_before`; with `as_known_us`, of what was stored until then."""
+        known_us = EVER_US if as_known_us is None else as_known_us
+        histories = [self._history(instrument, timeframe, end_us, known_us) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event, text
 from tradeloop.common.bars import BarStoreUnavailable
 from tradeloop.common.market import BarArrays, Series, Timeframe
 from tradeloop.common.sql import address, complaint
-from tradeloop.common.sql_bars.grid import EVER_US, columns_of, rows_of
+from tradeloop.common.sql_bars.grid import columns_of, rows_of
 from tradeloop.common.sql_bars.table import VALUES
 from tradeloop.common.sql_bars.versions import SCHEMA
 
@@ -108,10 +108,16 @@ class PostgresqlBars:
         return _histories(connection, _BETWEEN, instruments, timeframe, range_us)
 
     def before(
-        self, connection: Connection, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int
+        self,
+        connection: Connection,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        known_us: int,
     ) -> list[Series]:
-        """Each instrument's last bars before a time."""
-        range_us = {"end_us": end_us, "frames": frames, "known_us": EVER_US}
+        """Each instrument's last bars before a time; as they were known."""
+        range_us = {"end_us": end_us, "frames": frames, "known_us": known_us}
         return _histories(connection, _BEFORE, instruments, timeframe, range_us)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.schema import CreateTable
 
 from tradeloop.common.market import BarArrays, Series, Timeframe
-from tradeloop.common.sql_bars.grid import EVER_US, columns_of, rows_of
+from tradeloop.common.sql_bars.grid import columns_of, rows_of
 from tradeloop.common.sql_bars.table import BARS, VALUES
 
 _BUSY_TIMEOUT_S = 30
@@ -65,10 +65,16 @@ class SqliteBars:
         return histories
 
     def before(
-        self, connection: Connection, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int
+        self,
+        connection: Connection,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        known_us: int,
     ) -> list[Series]:
-        """Each instrument's last bars before a time."""
-        key = (timeframe.value, EVER_US, end_us, frames)
+        """Each instrument's last bars before a time; as they were known."""
+        key = (timeframe.value, known_us, end_us, frames)
         return [
             _series(connection.exec_driver_sql(_BEFORE, (instrument, *key)).all()[::-1]) for instrument in instruments
         ]

@@ -62,9 +62,18 @@ class SqlBarStore:
             histories = self._bars.between(connection, instruments, timeframe, start_us, end_us, known_us)
         return between(instruments, timeframe, histories, start_us)
 
-    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
+    def read_before(
+        self,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        as_known_us: int | None = None,
+    ) -> BarArrays:
+        """As `BarStore.read_before`; with `as_known_us`, of what was stored until then."""
+        known_us = EVER_US if as_known_us is None else as_known_us
         with self._transaction() as connection:
-            histories = self._bars.before(connection, instruments, timeframe, end_us, frames)
+            histories = self._bars.before(connection, instruments, timeframe, end_us, frames, known_us)
         return before(instruments, timeframe, histories, end_us, frames)
 
     def check(self) -> None:
