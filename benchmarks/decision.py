@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from benchmarks import setting
 from benchmarks.learning import ppo, trading
 from benchmarks.measure import Row, tell
-from benchmarks.policies import random_policy
 from tradeloop.common.models import Policy
 from tradeloop.common.observations import ObservationBuilder, account_size
 from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.training.adapters.random_policy import random_policy
 from tradeloop.training.adapters.sb3 import export, hyper_parameters
 from tradeloop.training.domain import fit_scaler
 
@@ -39,7 +39,7 @@ def measure() -> None:
     parameters = hyper_parameters(strategy)
     model = ppo(trading(parameters, values), parameters, values)
     onnx = export(model, fit_scaler(values, strategy.window, account_size(1)))
-    manifest = random_policy("bench", values, 1.0, seed=0).manifest
+    manifest = random_policy(setting.example(), "bench", values).manifest
     policy = OnnxPolicy(Policy(manifest.model_copy(update={"onnx_sha256": hashlib.sha256(onnx).hexdigest()}), onnx))
     builder = ObservationBuilder(strategy.window, 1, len(strategy.feature_set.names))
     account = np.array([0.5, 0.01, 0.2, 0.02])

@@ -12,7 +12,6 @@ import polars as pl
 
 from benchmarks import setting
 from benchmarks.measure import Row, seconds, tell
-from benchmarks.policies import random_policy
 from tradeloop.cli.embedded import EmbeddedStack, embedded
 from tradeloop.cli.progress import quiet_logs
 from tradeloop.cli.stack import Stack
@@ -27,6 +26,7 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.models import ModelStore, model_name
+from tradeloop.training.adapters.random_policy import random_policy
 
 HISTORY, WARM_UP = 8_000, 250
 """Bars that are only stored, so that all features are known, and bars that are replayed untimed."""
@@ -48,7 +48,7 @@ def prepare(
     by_timeframe = {base: bars} | {higher: resample(bars, base, higher) for higher in traded.higher_timeframes}
     features = strategy.feature_set.compute(by_timeframe, base).values
     name = model_name(strategy.name, traded.name)
-    policy = random_policy(traded.name, features, gain, seed)
+    policy = random_policy(strategy, traded.name, features, gain=gain, seed=seed)
     registered = models.register(name, policy, metrics={}, parameters={})
     models.set_alias(name, setting.portfolio(traded).model_alias, registered.version)
 

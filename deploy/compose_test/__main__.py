@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
 from deploy.compose_test.images import find_images
-from deploy.compose_test.trade import Ports, look, trade
+from deploy.compose_test.trade import Ports, look, portfolio_of, trade
 from deploy.native.server import free_ports
 from tradeloop.cli.data import Source, open_source
 from tradeloop.cli.stack import Failed as ParityBroken
@@ -56,7 +56,7 @@ def main() -> int:
             strategy = load("example")
             source = open_source(None, strategy)
             ports, environment = _settings(Path(folder), source)
-            Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(source.portfolio(strategy)))
+            Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(portfolio_of(source, strategy)))
             command = compose_command(stack.debian_image)
             compose = Compose(command, stack.files, {**environment, **stack.environment})
             with _up(compose):

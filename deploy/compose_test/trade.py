@@ -33,9 +33,11 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import ERROR, headers_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import dead_letter_topic, derived_id, event_id, topic_of
+from tradeloop.training.adapters.random_policy import random_policy
 
 M = TypeVar("M", bound=Message)
 
@@ -140,13 +142,18 @@ def look(ports: Ports, commit: str) -> None:
         say(f"{service} is ready: {build}")
 
 
+def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
+    """What is traded, by a model of random weights, which is sure to trade: what little training makes may not be."""
+    return source.portfolio(strategy).model_copy(update={"model_alias": "proof"})
+
+
 def trade(
     ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
 ) -> None:
-    """Train on the first bars and replay the last `frames`, with an interruption; hold all of it against a backtest."""
+    """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest."""
     client = Client(ports)
     try:
-        universe, portfolio = source.universe, source.portfolio(strategy)
+        universe, portfolio = source.universe, portfolio_of(source, strategy)
         first = len(source.bars) - frames
         trained_on = source.range(0, first)
         began = time.monotonic()
@@ -172,6 +179,11 @@ def trade(
         )
         ready = client.ask(training, ModelReady, 420)
         say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
+        features, models = source.features(strategy), MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}")
+        policy = random_policy(strategy, universe.name, features[:first], gain=20.0)
+        models.set_alias(
+            ready.model, portfolio.model_alias, models.register(ready.model, policy, metrics={}, parameters={}).version
+        )
 
         began = time.monotonic()
         replay = ReplayRequested(request_id=request, universe=universe, range=source.range(first, len(source.bars)))
@@ -185,12 +197,12 @@ def trade(
         eventually("all decisions", lambda: len(client.read(SignalGenerated)) >= frames, 60)
         say(f"{frames} frames are marked after {time.monotonic() - began:.0f} s")
 
-        model = MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}").load(ready.model, ready.version)
-        traded, features = source.bars.slice(first, len(source.bars)), source.features(strategy)[first:]
-        expected = backtest(portfolio, strategy, traded, features, OnnxPolicy(model.policy))
+        traded = source.bars.slice(first, len(source.bars))
+        expected = backtest(portfolio, strategy, traded, features[first:], OnnxPolicy(policy))
         marks, fills, orders = client.read(PortfolioMarked), client.read(OrderFilled), client.read(OrderUpdated)
         signals, transitions = client.read(SignalGenerated), client.read(Transition)
-        if not len(marks) == len(signals) == frames or len(transitions) != frames - 1 or not fills:
+        decided = sum(not signal.hold for signal in signals if signal.time < marks[-1].time)
+        if not len(marks) == len(signals) == frames or len(transitions) != decided or not fills:
             raise Failed(
                 f"{frames} frames gave {len(marks)} marks, {len(signals)} signals, {len(transitions)} transitions and "
                 f"{len(fills)} fills: nothing may be missing and nothing doubled"

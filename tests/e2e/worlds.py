@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,11 @@ from numpy.typing import NDArray
 from tradeloop.common.backtest import BacktestResult, backtest
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, align, from_us, resample
 from tradeloop.common.messages import BackfillRequested, ReplayRequested
-from tradeloop.common.models import Policy, PolicyManifest, model_name
-from tradeloop.common.observations import account_size
+from tradeloop.common.models import Policy, model_name
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.strategy import load
-from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
-from tradeloop.training.domain import Scaler
+from tradeloop.training.adapters.random_policy import random_policy
 
 BASE, HIGHER = Timeframe.H1, Timeframe.H4
 START_US = 1_735_689_600_000_000  # 2025-01-01
@@ -89,34 +86,8 @@ class World:
     @cached_property
     def policy(self) -> Policy:
         """Random weights on standardised features: it changes its mind every few bars."""
-        count, window = self.instruments, STRATEGY.window
-        flat = self.features[HISTORY - window :].reshape(-1, count * len(STRATEGY.feature_set.names))
-        account = account_size(count)
-        mean = np.r_[np.tile(flat.mean(axis=0), window), np.zeros(account)].astype(np.float32)
-        scale = np.r_[np.tile(1.0 / flat.std(axis=0), window), np.ones(account)].astype(np.float32)
-        weight = np.random.default_rng(self.instruments).normal(0.0, 1.5 / np.sqrt(len(mean)), (count, len(mean)))
-        layer = Layer(weight.astype(np.float32), np.zeros(count, dtype=np.float32), None)
-        graph = policy_graph(Scaler(mean, scale), [layer], kind="box", choices=0, actions=count)
-        manifest = PolicyManifest(
-            strategy=STRATEGY.name,
-            universe=self.name,
-            instruments=count,
-            feature_set=STRATEGY.feature_set.id,
-            feature_names=STRATEGY.feature_set.names,
-            window=window,
-            observation_size=len(mean),
-            action_scheme=STRATEGY.actions.name,
-            action_size=count,
-            reward_id=STRATEGY.reward_id,
-            algorithm="none",
-            seed=0,
-            steps=0,
-            trained_from="",
-            trained_to="",
-            onnx_max_abs_diff=0.0,
-            onnx_sha256=sha256(graph).hexdigest(),
-        )
-        return Policy(manifest, graph)
+        values = self.features[HISTORY - STRATEGY.window :]
+        return random_policy(STRATEGY, self.name, values, hidden=(), gain=1.5, seed=self.instruments)
 
     @property
     def model(self) -> str:
