@@ -13,7 +13,7 @@ from typing import NoReturn
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 CONSUMING = {"enable.auto.commit": False, "fetch.wait.max.ms": 50}
-PRODUCING = {"enable.idempotence": True, "compression.type": "lz4", "linger.ms": 0}
+PRODUCING = {"enable.idempotence": True, "compression.type": "lz4", "linger.ms": 0, "partitioner": "murmur2_random"}
 
 
 def relay(server: str, source: str, target: str) -> NoReturn:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -107,6 +108,8 @@ _INSERT_OUTPUTS = outbox.insert()
 _OUTPUTS = outbox.select().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
 _DROP_OUTPUTS = outbox.delete().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
 
+_CONFLICT = "portfolio {}: another process has gone on with its book"
+
 
 class SqlLedger:
     """A ledger behind a SQLAlchemy URL. One thread, one connection.
@@ -119,6 +122,7 @@ class SqlLedger:
         self._engine = open_engine(url, "ledger")
         driver: Any = self._engine.dialect.loaded_dbapi
         self._unavailable = (OperationalError, InterfaceError, driver.OperationalError, driver.InterfaceError)
+        self._twice = driver.IntegrityError
         self._signals: dict[str, bytes] = {}
         """What stands in the ledger as each portfolio's signal."""
         self._prepared: dict[Executable, _Prepared] = {}
@@ -154,24 +158,34 @@ class SqlLedger:
         )
 
     def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+        try:
+            with self._transaction() as connection:
+                if not self._write(connection, portfolio, input_id, before, effects):
+                    raise LedgerConflict(_CONFLICT.format(portfolio))
+        except self._twice as error:
+            if self.load(portfolio).stands_at(before):
+                raise
+            raise LedgerConflict(_CONFLICT.format(portfolio)) from error
+        self._signals[portfolio] = effects.record.signal
+
+    def _write(
+        self, connection: Connection, portfolio: str, input_id: str, before: BookRecord, effects: Effects
+    ) -> bool:
+        """Write everything in one round trip, where the driver can. Returns whether the book stood at `before`."""
+        record, run = effects.record, partial(self._run, connection)
+        was = {"of": portfolio, "was_marked_us": before.marked_us, "was_decided_us": before.decided_us}
         new = [order for order in effects.orders if order.status == "working"]
         changed = [order for order in effects.orders if order.status != "working"]
-        with self._transaction() as connection:
-            was = {"was_marked_us": before.marked_us, "was_decided_us": before.decided_us}
-            if not self._run(connection, _UPDATE_BOOK, {"of": portfolio, **was, **_book_row(effects.record)}):
-                raise LedgerConflict(f"portfolio {portfolio}: another process has gone on with its book")
-            if effects.record.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
-                self._run(connection, _UPDATE_SIGNAL, {"of": portfolio, "signal": effects.record.signal.decode()})
-            self._run(connection, _INSERT_ORDER, *(_order_row(order) for order in new))
-            self._run(
-                connection,
-                _UPDATE_ORDER,
-                *({"of": o.order_id, "status": o.status, "filled_quantity": o.filled_quantity} for o in changed),
-            )
-            self._run(connection, _INSERT_FILL, *(_fill_row(fill) for fill in effects.fills))
-            messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
-            self._run(connection, _INSERT_OUTPUTS, {"portfolio": portfolio, "input_id": input_id, "messages": messages})
-        self._signals[portfolio] = effects.record.signal
+        messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
+        with _at_once(connection):
+            book = run(_UPDATE_BOOK, was | _book_row(record))
+            if record.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
+                run(_UPDATE_SIGNAL, {"of": portfolio, "signal": record.signal.decode()})
+            run(_INSERT_ORDER, *(_order_row(order) for order in new))
+            run(_UPDATE_ORDER, *({"of": o.order_id, **_order_changes(o)} for o in changed))
+            run(_INSERT_FILL, *(_fill_row(fill) for fill in effects.fills))
+            run(_INSERT_OUTPUTS, {"portfolio": portfolio, "input_id": input_id, "messages": messages})
+        return bool(book.rowcount)
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         with self._transaction() as connection:
@@ -185,9 +199,10 @@ class SqlLedger:
         if not inputs and not offsets:
             return
         with self._transaction() as connection:
-            self._run(connection, _DROP_OUTPUTS, *({"of": portfolio, "input": one} for portfolio, one in inputs))
             rows = [{"topic": p.topic, "partition": p.number, "next_offset": o} for p, o in offsets.items()]
-            self._run(connection, self._upsert_position, *rows)
+            with _at_once(connection):
+                self._run(connection, _DROP_OUTPUTS, *({"of": portfolio, "input": one} for portfolio, one in inputs))
+                self._run(connection, self._upsert_position, *rows)
 
     def offsets(self) -> Mapping[Partition, int]:
         with self._transaction() as connection:
@@ -198,10 +213,8 @@ class SqlLedger:
         self._disconnect()
         self._engine.dispose()
 
-    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> int:
-        """Execute a statement for each row. Returns how many rows of the table it changed."""
-        if not rows:
-            return 0
+    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> Any:
+        """Execute a statement for each row. Gives the driver's cursor, which knows how many rows it changed."""
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = _Prepared(statement, connection)
@@ -244,12 +257,23 @@ class _Prepared:
         self._sql = str(compiled)
         self._order: Sequence[str] | None = getattr(compiled, "positiontup", None)
 
-    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> int:
+    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> Any:
+        """Execute it for each row; the cursor it was done with."""
         order = self._order
         taken = rows if order is None else [tuple(row[name] for name in order) for row in rows]
         cursor = connection.connection.cursor()
-        cursor.executemany(self._sql, taken)
-        return cursor.rowcount
+        if taken:
+            cursor.executemany(self._sql, taken)
+        return cursor
+
+
+def _at_once(connection: Connection) -> AbstractContextManager[object]:
+    """What is executed in the context is sent together and answered together, where the driver can do that.
+
+    Cursors know what they did after it.
+    """
+    driver: Any = connection.connection.driver_connection
+    return driver.pipeline() if hasattr(driver, "pipeline") else nullcontext()
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
@@ -281,9 +305,12 @@ def _order_row(order: OrderUpdated) -> dict[str, Any]:
         "instrument": order.instrument,
         "side": order.side,
         "quantity": order.quantity,
-        "filled_quantity": order.filled_quantity,
-        "status": order.status,
+        **_order_changes(order),
     }
+
+
+def _order_changes(order: OrderUpdated) -> dict[str, Any]:
+    return {"status": order.status, "filled_quantity": order.filled_quantity}
 
 
 def _fill_row(fill: OrderFilled) -> dict[str, Any]:
