@@ -22,7 +22,7 @@ from tradeloop.common.service import Handler, Position, Runner, headers_of
 from tradeloop.common.topics import specs, topic_of
 from tradeloop.ingest.domain import frames
 
-MESSAGES, ROUNDS = 20_000, 7
+MESSAGES, ROUNDS = 40_000, 5
 SOURCE, TARGET = topic_of(BarFrame), topic_of(FeaturesComputed)
 
 

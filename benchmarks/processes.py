@@ -41,9 +41,9 @@ from tradeloop.ingest.domain import Resampler, frames
 GAIN = 5.0
 """Of the random policy's last layer: it trades on every tenth bar."""
 UNIVERSES = (1, 4, 12)
-WARM_UP, REPLAYED = 200, 1_200
+WARM_UP, REPLAYED = 100, 400
 """Bars of each universe in a replay."""
-RATE, TURNS, PER_TURN = 50, 3, 2_000
+RATE, TURNS, PER_TURN = 50, 2, 2_000
 """Frames per second, and how many of them in each of so many turns."""
 CIRCLING_S = 5.0
 
