@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -355,8 +355,8 @@ class Holder(Recorder):
         self.positions.append(position)
         return super().handle(message, position)
 
-    def held(self) -> Collection[Position]:
-        return self.taken.positions()
+    def held(self) -> Held:
+        return self.taken
 
 
 def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: MemoryBus, clock: ManualClock) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -53,6 +53,45 @@ class Position(NamedTuple):
     offset: int
 
 
+class Held(Collection[Position]):
+    """The positions of messages that wait, counted: several may wait for the same message."""
+
+    def __init__(self, positions: Iterable[Position] = ()) -> None:
+        self._count: dict[Position, int] = {}
+        self.by_partition: Counter[Partition] = Counter()
+        """How many are held of each partition; kept, since the run loop asks after every batch."""
+        for position in positions:
+            self.hold(position)
+
+    def hold(self, position: Position) -> None:
+        before = self._count.get(position, 0)
+        self._count[position] = before + 1
+        if not before:
+            self.by_partition[position.partition] += 1
+
+    def release(self, position: Position) -> None:
+        left = self._count[position] - 1
+        if left:
+            self._count[position] = left
+            return
+        del self._count[position]
+        self.by_partition[position.partition] -= 1
+        if not self.by_partition[position.partition]:
+            del self.by_partition[position.partition]
+
+    def __iter__(self) -> Iterator[Position]:
+        return iter(self._count)
+
+    def __len__(self) -> int:
+        return len(self._count)
+
+    def __contains__(self, position: object) -> bool:
+        return position in self._count
+
+
+_NOTHING = Held()
+
+
 class Service(Protocol):
     """What a runner needs of a service. Handling the same message again must give the same outputs again."""
 
@@ -81,7 +120,7 @@ class Service(Protocol):
         """Whether `advance` has work left that only time will free, such as a replay at a given speed."""
         ...
 
-    def held(self) -> Collection[Position]:
+    def held(self) -> Held:
         """Messages that were taken in but wait for others; their offsets are not committed."""
         ...
 
@@ -129,8 +168,8 @@ class Handler:
     def waiting(self) -> bool:
         return False
 
-    def held(self) -> Collection[Position]:
-        return ()
+    def held(self) -> Held:
+        return _NOTHING
 
     def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
         return {}
@@ -404,7 +443,7 @@ class Runner:
         self.held = len(held)
         if self._consumer is None or not (self._paused or len(held) + len(self._delayed) >= self._policy.max_held):
             return
-        waiting = Counter(position.partition for position in held)
+        waiting = held.by_partition.copy()
         waiting.update(_position(record).partition for _, record in self._delayed)
         full, half = self._policy.max_held, self._policy.max_held // 2
         paused = {p for p, count in waiting.items() if count >= full or (count > half and p in self._paused)}
@@ -518,24 +557,3 @@ def _number(record: Record, header: str) -> int:
 
 def _position(record: Record) -> Position:
     return Position(Partition(record.topic, record.partition), record.offset)
-
-
-class Held:
-    """The positions of messages that wait, counted: several may wait for the same message."""
-
-    def __init__(self) -> None:
-        self._count: dict[Position, int] = {}
-
-    def hold(self, position: Position) -> None:
-        self._count[position] = self._count.get(position, 0) + 1
-
-    def release(self, position: Position) -> None:
-        left = self._count[position] - 1
-        if left:
-            self._count[position] = left
-        else:
-            del self._count[position]
-
-    def positions(self) -> Collection[Position]:
-        """What is held now, as a view."""
-        return self._count.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -200,8 +200,8 @@ class Execution(Handler):
             desk.inputs.clear()
         return outputs
 
-    def held(self) -> Collection[Position]:
-        return self._held.positions()
+    def held(self) -> Held:
+        return self._held
 
     def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
         """Messages that were committed and whose effects the ledger lacks are read again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -118,8 +118,8 @@ class Inference(Handler):
         decided, self._decided = self._decided, []
         return decided
 
-    def held(self) -> Collection[Position]:
-        return self._held.positions()
+    def held(self) -> Held:
+        return self._held
 
     def revoked(self) -> None:
         self._begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import structlog
@@ -13,7 +13,7 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.service import Handler, Position
+from tradeloop.common.service import Handler, Held, Position
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
 from tradeloop.ingest.ports import BarSource, Published
 
@@ -59,9 +59,9 @@ class Ingest(Handler):
     def waiting(self) -> bool:
         return bool(self._replays)
 
-    def held(self) -> Collection[Position]:
+    def held(self) -> Held:
         """A replay's request is settled with its last frame: a crash before that repeats it."""
-        return [replay.position for waiting in self._replays.values() for replay in waiting]
+        return Held(replay.position for waiting in self._replays.values() for replay in waiting)
 
     def revoked(self) -> None:
         """Replays end; their requests come again to whoever gets the partition."""
