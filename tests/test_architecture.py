@@ -22,7 +22,8 @@ INNER = {"numpy", "pydantic"}
 RINGS = {"domain": INNER, "ports": INNER | {"structlog"}, "application": INNER | {"structlog"}}
 """Third parties that each inner ring of a service may import. Adapters, main and config are free."""
 COMMON = {
-    "feast_offline": {"feast", "pandas", "polars", "prometheus_client", "pyarrow"},
+    "feast_import": {"feast", "prometheus_client", "typeguard"},
+    "feast_offline": {"feast", "pandas", "polars", "pyarrow"},
     "feast_store": {"feast", "pandas", "polars", "pyarrow", "redis", "sqlalchemy"},
     "features": {"talib"},
     "health": {"prometheus_client", "structlog"},
