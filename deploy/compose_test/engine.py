@@ -16,6 +16,10 @@ from deploy.native.server import CACHE
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
+KEPT_GB = 10
+"""Of what was built, so that the next build takes a minute: downloads, and layers that an image still has."""
+NEEDED_GB = 20
+"""On the disk, for images that are built from nothing: with CUDA, PyTorch alone takes 14."""
 
 
 class Failed(Exception):
@@ -81,9 +85,12 @@ def engine() -> Iterator[None]:
         return
     if not (shutil.which("dockerd") and shutil.which("iptables")):
         install(["docker.io", "iptables"], "a Docker engine")
+    store = CACHE / "docker"
+    if not store.exists() and (free_gb := shutil.disk_usage(CACHE.parent).free / 1e9) < NEEDED_GB:
+        raise Failed(f"images need {NEEDED_GB} GB, {CACHE.parent} has {free_gb:.0f} GB left: free some, then repeat")
     with tempfile.TemporaryDirectory(prefix="tradeloop-docker-") as folder:
         address = f"unix://{folder}/docker.sock"
-        places = [f"--exec-root={folder}/exec", f"--pidfile={folder}/docker.pid", f"--data-root={CACHE / 'docker'}"]
+        places = [f"--exec-root={folder}/exec", f"--pidfile={folder}/docker.pid", f"--data-root={store}"]
         log = Path(folder, "dockerd.log")
         with log.open("wb") as output:
             daemon = subprocess.Popen(
@@ -103,6 +110,9 @@ def engine() -> Iterator[None]:
                 time.sleep(0.2)
             say(f"engine: started for this test, {_version()}, images in {CACHE.name}/docker")
             yield
+            # What earlier tests built, and what the next one has no use for.
+            run(["docker", "image", "prune", "--force"], timeout_s=300)
+            run(["docker", "builder", "prune", "--force", f"--keep-storage={KEPT_GB}GB"], timeout_s=300)
         finally:
             os.environ.pop("DOCKER_HOST")
             if before is not None:

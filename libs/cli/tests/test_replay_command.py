@@ -165,10 +165,12 @@ def fail_on(time_us: int) -> object:
 def test_what_was_given_up_on_is_told(world: World, run: Run, ends: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """The replay goes on where it can; where nothing comes any more, it does not wait for ever."""
     last_us = int(run.bars.close_us[-1])
+    last = [run.marks[-1], run.signals[-1]] if ends else []
 
     def late() -> None:
-        if ends and world.clock.monotonic() > 5:
-            world.publish(run.marks[-1], run.signals[-1])
+        if world.clock.monotonic() > 5:
+            world.publish(*last)
+            last.clear()
 
     world.serve("ingest", ReplayRequested, lambda asked: [m for m in replayed(run, asked) if not _at(m, last_us)])
     world.serve("execution", SignalGenerated, fail_on(int(run.bars.close_us[-2])))  # type: ignore[arg-type]
@@ -189,9 +191,12 @@ def _at(message: Message, time_us: int) -> bool:
 
 
 def test_it_names_the_service_that_must_speak_next(world: World, run: Run) -> None:
+    last = [run.signals[-1]]
+
     def late() -> None:
         if world.clock.monotonic() > 40:
-            world.publish(run.signals[-1])
+            world.publish(*last)
+            last.clear()
 
     world.serve("ingest", ReplayRequested, lambda asked: [*run.marks[:-1], *run.signals[:-1], run.marks[-1]])
     world.on_wait = late

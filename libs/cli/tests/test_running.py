@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from tradeloop.cli.stack import Failed
 from tradeloop.common.bus import BusUnavailable
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EPOCH, Instrument, Timeframe, TimeRange, Universe
-from tradeloop.common.memory import MemoryBus
+from tradeloop.common.memory import MemoryBus, MemoryReader
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -115,14 +116,14 @@ def test_it_says_once_whose_answer_does_not_come(world: World) -> None:
 
 
 def test_it_waits_for_a_kafka_that_went_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = world.bus.end_offsets
+    whole = MemoryReader.poll
 
-    def away(topic: str) -> Any:
-        if world.clock.monotonic() < 5 and world.clock.monotonic() > 0:
+    def away(reader: MemoryReader, *arguments: Any) -> Any:
+        if world.clock.monotonic() < 5:
             raise BusUnavailable("Kafka: nobody answers")
-        return whole(topic)
+        return whole(reader, *arguments)
 
-    monkeypatch.setattr(world.bus, "end_offsets", away)
+    monkeypatch.setattr(MemoryReader, "poll", away)
     world.serve("ingest", BackfillRequested, lambda asked: [completed("b1")])
     assert world.stack.ask(BACKFILL, BackfillCompleted).bars == 9
     assert world.said == ["still waiting: Kafka: nobody answers"]
@@ -172,8 +173,8 @@ def test_it_reads_a_universe_from_both_ends_past_what_cannot_be_decoded(world: W
 def test_a_tail_begins_at_the_end_and_keeps_to_its_key(world: World) -> None:
     name = topic_of(ModelActivated).name
     world.publish(*activations("gold", 3))
-    tail = Tail(world.bus, {name: "gold"})
-    assert tail.new() == []
-    world.publish(*activations("gold", 4), *activations("silver", 4))
-    assert [record.key for record in tail.new()] == ["gold"] * 4
-    assert tail.new() == []
+    with closing(Tail(world.bus, {name: "gold"})) as tail:
+        assert tail.new() == []
+        world.publish(*activations("gold", 4), *activations("silver", 4))
+        assert [record.key for record in tail.new()] == ["gold"] * 4
+        assert tail.new() == []

@@ -195,8 +195,10 @@ def replay_live(
             return True
         stages.say(f"{traded:,} of {len(bars):,} bars were traded already, {last}; the others follow")
         bars = bars.slice(traded, len(bars))
-    follower = _Follower(stack, portfolios, bars, speed)
-    with stages.stage("Trading on the running stack", len(bars)) as report:
+    with (
+        closing(_Follower(stack, portfolios, bars, speed)) as follower,
+        stages.stage("Trading on the running stack", len(bars)) as report,
+    ):
         began = time.monotonic()
         stack.send(follower.request)
         for decided in follower.follow():
@@ -233,19 +235,24 @@ class _Follower:
         Raises what made ingest refuse the request, or a service give up on a message without which nothing goes on.
         """
         last_us, clock = int(self._bars.close_us[-1]), self._stack.clock
-        heard_s = clock.monotonic()
+        heard_s, was_silent = clock.monotonic(), False
         for records in self._stack.listen(self._tail, "the stack", self._awaited, self._silence_s):
             if records:
-                heard_s = clock.monotonic()
+                heard_s, was_silent = clock.monotonic(), False
                 for name, tally in self.tallies.items():
                     tally.take(records, name)
                 yield int(np.searchsorted(self._bars.close_us, self._decided_us, side="right"))
                 continue
             self._look_for_dead_letters()
-            if self._decided_us >= last_us:
-                return  # a turn of silence later: the orders of the last decision are there, too
+            if self._decided_us >= last_us and was_silent:
+                return  # two turns of silence later: the orders of the last decision are there, too
+            was_silent = True
             if self.dead and clock.monotonic() - heard_s >= self._silence_s:
                 raise _why(self.dead[0])
+
+    def close(self) -> None:
+        self._tail.close()
+        self._dead.close()
 
     @property
     def _decided_us(self) -> int:

@@ -37,22 +37,16 @@ class Tail:
 
     def __init__(self, bus: Bus, keys: Mapping[str, str]) -> None:
         """`keys` gives the key to follow on each topic."""
-        self._bus, self._keys = bus, keys
-        self._next: dict[Partition, int] = {}
-        for topic, key in keys.items():
-            partition = partition_of(bus, topic, key)
-            self._next[partition] = bus.end_offsets(topic)[partition]
+        self._keys = keys
+        partitions = [partition_of(bus, topic, key) for topic, key in keys.items()]
+        self._reader = bus.follow({each: bus.end_offsets(each.topic)[each] for each in partitions})
 
     def new(self) -> list[Record]:
-        """What arrived since the last call, at most a block of each topic, in order within each."""
-        found = []
-        for partition, start in self._next.items():
-            end = min(self._bus.end_offsets(partition.topic)[partition], start + _BLOCK)
-            if start < end:
-                records = self._bus.read(partition, start, end)
-                self._next[partition] = end
-                found += [record for record in records if record.key == self._keys[partition.topic]]
-        return found
+        """What arrived since the last call, at most a block, in order within each topic."""
+        return [record for record in self._reader.poll(_BLOCK) if record.key == self._keys[record.topic]]
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class RunningStack:
@@ -75,18 +69,18 @@ class RunningStack:
         progressed, service = topic_of(TrainingProgressed).name, asked.readers[0]
         refused = dead_letter_topic(asked.name, service)
         keys = {progressed: request.request_id, answered: request.universe.name, refused: request.key}
-        tail = Tail(self.bus, keys)
-        self.send(request)
-        for record in chain.from_iterable(self.listen(tail, service, lambda: service)):
-            if record.topic == answered:
-                message = _decoded(record, answer)
-                if message is not None and getattr(message, "request_id", None) == request.request_id:
-                    return message
-            elif record.topic == refused:
-                if record.value == request.encode():
-                    raise given_up(service, record)
-            elif on_progress is not None and (progress := _decoded(record, TrainingProgressed)) is not None:
-                on_progress(progress)
+        with closing(Tail(self.bus, keys)) as tail:
+            self.send(request)
+            for record in chain.from_iterable(self.listen(tail, service, lambda: service)):
+                if record.topic == answered:
+                    message = _decoded(record, answer)
+                    if message is not None and getattr(message, "request_id", None) == request.request_id:
+                        return message
+                elif record.topic == refused:
+                    if record.value == request.encode():
+                        raise given_up(service, record)
+                elif on_progress is not None and (progress := _decoded(record, TrainingProgressed)) is not None:
+                    on_progress(progress)
         raise AssertionError("listening does not end by itself")
 
     def listen(

@@ -69,6 +69,18 @@ class Producer(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """Reads partitions on and on, without any group. Not shared between threads."""
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        """The next records, in order within each partition; empty when none came in time. Raises `BusUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release resources."""
+        ...
+
+
 class Consumer(Protocol):
     """Reads messages as a member of a consumer group. Not shared between threads."""
 
@@ -140,6 +152,14 @@ class Bus(Protocol):
         """The records with `start <= offset < end` that the bus still holds, in order, without any group.
 
         What is not yet there is not waited for. Raises `BusUnavailable`, or `BusError` for a partition that does
+        not exist.
+        """
+        ...
+
+    def follow(self, starts: Mapping[Partition, int]) -> Reader:
+        """A reader of partitions, from an offset of each on that is at most its end.
+
+        What the bus no longer holds is passed over. Raises `BusUnavailable`, or `BusError` for a partition that does
         not exist.
         """
         ...

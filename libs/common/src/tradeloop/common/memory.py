@@ -45,6 +45,10 @@ class MemoryBus:
         with self._lock:
             return self._log(partition).slice(start, end)
 
+    def follow(self, starts: Mapping[Partition, int]) -> MemoryReader:
+        with self._lock:
+            return MemoryReader(self, starts)
+
     def drop_before(self, partition: Partition, offset: int) -> None:
         with self._lock:
             log = self._log(partition)
@@ -100,12 +104,12 @@ class MemoryBus:
 
 
 class _Log:
-    """A partition: the records it still holds, and the consumers that it is assigned to."""
+    """A partition: the records it still holds, and who reads it."""
 
     def __init__(self) -> None:
         self.begin = 0
         self.records: list[Record] = []
-        self.readers: list[MemoryConsumer] = []
+        self.readers: list[MemoryConsumer | MemoryReader] = []
 
     @property
     def end(self) -> int:
@@ -139,6 +143,44 @@ class MemoryProducer:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class MemoryReader:
+    """Follows logs."""
+
+    def __init__(self, bus: MemoryBus, starts: Mapping[Partition, int]) -> None:
+        self._bus, self._next_offset = bus, dict(starts)
+        self._logs = {partition: bus._log(partition) for partition in starts}
+        for log in self._logs.values():
+            log.readers.append(self)
+        self._waits = False
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        with self._bus._arrived:
+            records = self._next(max_records)
+            if not records and timeout_s > 0:
+                self._waits = True
+                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
+                self._waits = False
+            return records
+
+    def close(self) -> None:
+        with self._bus._lock:
+            for log in self._logs.values():
+                log.readers.remove(self)
+            self._logs.clear()
+
+    def _has_news(self, topic: str, number: int) -> bool:
+        return self._waits
+
+    def _next(self, max_records: int) -> list[Record]:
+        taken: list[Record] = []
+        for partition, log in self._logs.items():
+            start = max(self._next_offset[partition], log.begin)
+            records = log.slice(start, start + max_records - len(taken))
+            self._next_offset[partition] = start + len(records)
+            taken += records
+        return taken
 
 
 class MemoryConsumer:

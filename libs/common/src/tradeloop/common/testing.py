@@ -16,6 +16,7 @@ from tradeloop.common.bus import (
     MessageTooLarge,
     Partition,
     Producer,
+    Reader,
     Record,
     partition_for,
 )
@@ -344,6 +345,24 @@ def _a_partition_is_read_back_without_a_group(bus: Bus) -> None:
     _refuses(lambda: bus.read(Partition(_fresh("missing"), 0), 0, 1), "reading a missing topic")
 
 
+def _partitions_are_followed_without_a_group(bus: Bus) -> None:
+    topic, second = _topic(bus, partitions=2), _topic(bus)
+    here, other = Partition(topic, 0), Partition(second, 0)
+    _publish(bus, topic, "a0", "a1", "a2", key=_key_in(0, 2))
+    _publish(bus, topic, "apart", key=_key_in(1, 2))
+    with closing(bus.follow({here: 1, other: 0})) as reader:
+        assert _values(_read(reader, 2)) == ["a1", "a2"], "it does not begin where it was told to"
+        assert not reader.poll(timeout_s=0.2), "it reads what is not there, or was not asked for"
+        _publish(bus, second, "b0")
+        _publish(bus, topic, "a3", key=_key_in(0, 2))
+        assert sorted(_values(_read(reader, 2))) == ["a3", "b0"], "what comes later does not arrive"
+    bus.drop_before(here, 3)
+    with closing(bus.follow({here: 0})) as reader:
+        assert _values(_read(reader, 1)) == ["a3"], "what was dropped is not passed over"
+    _refuses(lambda: bus.follow({Partition(topic, 7): 0}), "following a partition that does not exist")
+    _refuses(lambda: bus.follow({Partition(_fresh("missing"), 0): 0}), "following a missing topic")
+
+
 def _what_was_dropped_is_gone(bus: Bus) -> None:
     topic, group = _topic(bus, partitions=2), _fresh("group")
     old, other = Partition(topic, 0), Partition(topic, 1)
@@ -395,6 +414,7 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     _a_message_too_large_spares_the_others,
     _the_end_is_the_next_offset,
     _a_partition_is_read_back_without_a_group,
+    _partitions_are_followed_without_a_group,
     _what_was_dropped_is_gone,
     _a_flush_stores_everything,
 )
@@ -435,7 +455,7 @@ def _reading(bus: Bus, *topics: str, group: str | None = None) -> Iterator[Consu
         yield consumer
 
 
-def _read(consumer: Consumer, count: int, max_records: int = 500) -> list[Record]:
+def _read(consumer: Consumer | Reader, count: int, max_records: int = 500) -> list[Record]:
     """At least `count` records."""
     clock = SystemClock()
     deadline = clock.monotonic() + _PATIENCE_S

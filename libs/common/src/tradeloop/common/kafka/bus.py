@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -20,16 +20,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tradeloop.common.bus import BusError, BusUnavailable, Partition, Record
 from tradeloop.common.kafka.consumer import KafkaConsumer
-from tradeloop.common.kafka.errors import RECOVERING, log, no_topic, translated
+from tradeloop.common.kafka.errors import log, no_topic, translated
 from tradeloop.common.kafka.producer import KafkaProducer
-from tradeloop.common.kafka.settings import FETCHING, KafkaSettings
-from tradeloop.common.kafka.wire import Names, record_of
+from tradeloop.common.kafka.reader import KafkaReader
+from tradeloop.common.kafka.settings import KafkaSettings
+from tradeloop.common.kafka.wire import Names
 from tradeloop.common.topics import TopicSpec
 
 _Callback = Callable[[Collection[Partition]], None]
 _DAY_MS = 86_400_000
-_READING_ON = {*RECOVERING, KafkaError.GROUP_AUTHORIZATION_FAILED}
-"""What does not keep a partition from being read: the client also looks for its group, which it never joins."""
 
 
 class Difference(NamedTuple):
@@ -150,11 +149,15 @@ class KafkaBus:
         return self._bounds(self._all_of(topic), latest=False)
 
     def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
-        doing = f"cannot read {partition.topic}[{partition.number}] from {start} to {end}"
-        if partition not in self._all_of(partition.topic):
-            raise BusError(f"Kafka: {doing}: there is no such partition")
-        with translated(doing), closing(self._reader()) as reader:
-            return self._read(reader, partition, start, end)
+        self._check([partition])
+        with closing(KafkaReader(self._settings)) as reader:
+            return reader.range(partition, start, end)
+
+    def follow(self, starts: Mapping[Partition, int]) -> KafkaReader:
+        self._check(starts)
+        reader = KafkaReader(self._settings)
+        reader.start(starts)
+        return reader
 
     def drop_before(self, partition: Partition, offset: int) -> None:
         with translated(f"cannot drop records of {partition.topic}[{partition.number}]"):
@@ -184,26 +187,11 @@ class KafkaBus:
     def close(self) -> None:
         """Producers and consumers are closed by who asked for them; what the bus holds has nothing to lose."""
 
-    def _read(self, reader: Consumer, partition: Partition, start: int, end: int) -> list[Record]:
-        timeout_s = self._settings.request_timeout_s
-        low, high = reader.get_watermark_offsets(self._names.place(partition), timeout_s)
-        reached, end = max(start, low), min(end, high)
-        records: list[Record] = []
-        if reached < end:
-            reader.assign([self._names.place(partition, reached)])
-        while reached < end:
-            if (first := reader.poll(timeout_s)) is None:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            for message in (first, *reader.consume(1000, 0)):
-                error, offset = message.error(), message.offset() or 0
-                if error is None:
-                    records.append(record_of(message, partition, offset))
-                    reached = offset + 1
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    reached = end  # the last records of the range may be missing: compaction, aborted transactions
-                elif error.code() not in _READING_ON:
-                    raise KafkaException(error)
-        return [record for record in records if record.offset < end]
+    def _check(self, partitions: Iterable[Partition]) -> None:
+        existing = self._topics()
+        for topic, number in partitions:
+            if not 0 <= number < existing.get(topic, 0):
+                raise BusError(f"Kafka: there is no partition {topic}[{number}]")
 
     def _all_of(self, topic: str) -> list[Partition]:
         count = self.partitions(topic)
@@ -217,11 +205,6 @@ class KafkaBus:
         with translated("cannot read the bounds of topics"):
             bounds = self._admin.list_offsets(asked, request_timeout=self._settings.request_timeout_s)
             return {self._names.partition(place): future.result().offset for place, future in bounds.items()}
-
-    def _reader(self) -> Consumer:
-        """Reads without being a member: it only assigns itself, and the group that the client asks for never is."""
-        own = {**FETCHING, "group.id": self._names.outer(self._settings.client_id), "enable.partition.eof": True}
-        return Consumer(self._settings.client(own), logger=log)
 
     @cached_property
     def _admin(self) -> AdminClient:
