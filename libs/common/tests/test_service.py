@@ -242,6 +242,28 @@ def test_a_retry_that_succeeds_goes_no_further(bus: MemoryBus, clock: ManualCloc
     assert not read(bus, dead_letter_topic(SOURCE, "recorder"))
 
 
+def test_a_retry_topic_that_is_empty_is_looked_into_now_and_then(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    runner = Runner(service, bus, clock, POLICY)
+    runner.step()
+    for step in (1, 2):  # what another process put there
+        bus.producer().publish(retry_topic(SOURCE, "recorder"), "run", progress(step).encode(), {})
+        assert runner.step() == 0, "it is paused"
+        clock.advance(POLICY.check_interval_s)
+        runner.step()
+        runner.step()
+        assert service.steps[-1:] == [step]
+        clock.advance(POLICY.check_interval_s)
+        runner.step()
+    service.poison.add(3)
+    send(bus, progress(3))
+    runner.step()
+    service.poison.clear()
+    clock.advance(POLICY.retry_delay_s)
+    runner.step()
+    assert service.steps == [1, 2, 3], "what it puts there itself is not late"
+
+
 def test_a_retry_that_waits_is_not_committed(bus: MemoryBus, clock: ManualClock) -> None:
     service = Recorder()
     service.poison = {1}

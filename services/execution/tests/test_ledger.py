@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from tests.levels import execute
 from tests.servers import RealServer, fresh_database
@@ -19,26 +21,37 @@ from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked
 from tradeloop.common.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
-from tradeloop.execution.adapters.sql_ledger import SqlLedger, metadata
+from tradeloop.execution.adapters.sql_ledger import SqlLedger, books, fills, metadata, orders, outbox
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, LedgerUnavailable
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 Reopen = Callable[[], Ledger]
+REFUSED = (sqlite3.IntegrityError, psycopg.IntegrityError)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """The URL of a new ledger."""
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.fixture
+def postgresql(plain_postgres: str) -> str:
+    """The URL of a migrated ledger that holds nothing."""
+    migrate(plain_postgres, SCHEMA)
+    execute(plain_postgres, f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
+    return plain_postgres
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+def reopen(request: pytest.FixtureRequest) -> Iterator[Reopen]:
     """Opens the same ledger anew, as a restarted process does; a memory ledger stays what it is."""
     if request.param == "memory":
         ledger = MemoryLedger()
         yield lambda: ledger
         return
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("plain_postgres")
-        migrate(url, SCHEMA)
-        execute(url, f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
+    url = request.getfixturevalue(request.param)
     opened: list[Ledger] = []
 
     def open_sql() -> Ledger:
@@ -134,9 +147,9 @@ def test_a_book_that_another_process_went_on_with_is_not_written(reopen: Reopen)
     before = slow.load("p")
     quick.record("p", "in-1", before, Effects(RECORD, orders=[order(1)]))
     with pytest.raises(LedgerConflict, match="portfolio p"):
-        slow.record("p", "in-1", before, Effects(BookRecord(marked_us=9), orders=[order(2)], outputs=[mark(3.0)]))
+        slow.record("p", "in-9", before, Effects(BookRecord(marked_us=9), orders=[order(2)], outputs=[mark(3.0)]))
     assert same(slow.load("p"), RECORD)
-    assert list(slow.outputs("p", "in-1")) == []
+    assert list(slow.outputs("p", "in-9")) == []
     slow.record("p", "in-2", RECORD, Effects(BookRecord(marked_us=9)))
     assert quick.load("p").marked_us == 9
 
@@ -149,21 +162,59 @@ def test_offsets_never_go_back(reopen: Reopen) -> None:
     assert reopen().offsets() == {first: 5, second: 8}
 
 
-def test_a_failed_record_leaves_nothing(tmp_path: Path) -> None:
-    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
-    ledger.load("p")
-    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
-    changed = BookRecord(marked_us=9)
-    with pytest.raises(sqlite3.IntegrityError):  # the second fill has the id of the first
-        ledger.record(
-            "p", "in-2", RECORD, Effects(changed, orders=[order(2)], fills=[fill(2), fill(1)], outputs=[mark(3.0)])
-        )
-    assert same(ledger.load("p"), RECORD)
-    assert list(ledger.outputs("p", "in-2")) == []
-    ledger.close()
-    with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
-        assert connection.execute(text("select count(*) from execution_orders")).scalar() == 1
-        assert connection.execute(text("select count(*) from execution_fills")).scalar() == 1
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """A transaction of another client."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def count(url: str) -> dict[str, int]:
+    """How many rows there are of what an input leaves."""
+    with connected(url) as connection:
+        return {
+            table.name.removeprefix("execution_"): len(connection.execute(table.select()).all())
+            for table in (orders, fills, outbox)
+        }
+
+
+@pytest.mark.parametrize(
+    ("before", "fills", "raises"),
+    [
+        pytest.param(RECORD, [fill(2), fill(1)], REFUSED, id="the second fill has the id of the first"),
+        pytest.param(BookRecord(marked_us=1), [fill(2)], (LedgerConflict,), id="the book stands elsewhere"),
+    ],
+)
+def test_a_failed_record_leaves_nothing(
+    url: str, before: BookRecord, fills: list[OrderFilled], raises: tuple[type[Exception], ...]
+) -> None:
+    changed = Effects(BookRecord(marked_us=9), orders=[order(2)], fills=fills, outputs=[mark(3.0)])
+    with closing(SqlLedger(url)) as ledger:
+        ledger.load("p")
+        ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)], fills=[fill(1)]))
+        with pytest.raises(raises):
+            ledger.record("p", "in-2", before, changed)
+        assert count(url) == {"orders": 1, "fills": 1, "outbox": 1}
+        assert same(ledger.load("p"), RECORD)
+        ledger.record("p", "in-2", RECORD, replace(changed, fills=[fill(2)]))
+        assert count(url) == {"orders": 2, "fills": 2, "outbox": 2}
+
+
+def test_a_book_that_is_gone_is_not_written(url: str) -> None:
+    with closing(SqlLedger(url)) as ledger:
+        ledger.load("p")
+        with connected(url) as connection:
+            connection.execute(books.delete())
+        with pytest.raises(LedgerConflict, match="portfolio p"):
+            ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[order(1)], outputs=[mark(3.0)]))
+        assert count(url) == {"orders": 0, "fills": 0, "outbox": 0}
 
 
 def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None:

@@ -265,6 +265,10 @@ class Runner:
         self._check_due = 0.0
         self._blocked_until = 0.0
         self._paused: set[Partition] = set()
+        """Of which too much waits."""
+        self._idle: set[Partition] = set()
+        """Of the retry topics: paused while they hold nothing, since a broker looks into each partition that is read
+        whenever one of them has news, and those are half of all."""
         self._outputs_lost = False
         """Whether the bus gave up on something published: the messages that led to it must be handled again."""
 
@@ -412,6 +416,7 @@ class Runner:
             self._flush()
         if again:
             self.counters.retried += 1
+            self._wake({partition for partition in self._idle if partition.topic == target})
         else:
             self.counters.dead_letters += 1
         log.error(
@@ -434,8 +439,27 @@ class Runner:
     def _check(self) -> None:
         if self._trouble and self.topics:
             self.bus.partitions(self.topics[0])  # an idle consumer cannot tell a bus that is away from a quiet one
+        self._rest()
         self._trouble = tuple(self.service.not_ready())
         self._check_due = self.clock.monotonic() + self._policy.check_interval_s
+
+    def _rest(self) -> None:
+        """Pause the partitions of retry topics that hold nothing more, and go on with those that others wrote to."""
+        if self._consumer is None:
+            return
+        mine = {partition for partition in self.assigned or () if partition.topic in self._origin_of}
+        ends: dict[Partition, int] = {}
+        for topic in {partition.topic for partition in mine}:
+            ends |= self.bus.end_offsets(topic)
+        done = {p for p in mine if self._next_offset.get(p, self.committed.get(p, 0)) >= ends[p]}
+        self._wake(self._idle - done)
+        self._consumer.pause(done - self._idle)
+        self._idle |= done
+
+    def _wake(self, partitions: Collection[Partition]) -> None:
+        if self._consumer is not None:
+            self._consumer.resume(self._idle.intersection(partitions) - self._paused)
+        self._idle.difference_update(partitions)
 
     def _regulate(self) -> None:
         """Pause each partition of which too much waits, and go on with it when half of that is settled."""
@@ -448,7 +472,7 @@ class Runner:
         full, half = self._policy.max_held, self._policy.max_held // 2
         paused = {p for p, count in waiting.items() if count >= full or (count > half and p in self._paused)}
         self._consumer.pause(paused - self._paused)
-        self._consumer.resume(self._paused - paused)
+        self._consumer.resume(self._paused - paused - self._idle)
         self._paused = paused
 
     def _settled(self) -> dict[Partition, int]:
@@ -487,6 +511,7 @@ class Runner:
             log.warning("not committed, the next owner repeats it", service=self.service.name, error=str(error))
         self.assigned, self.committed = None, {}
         self._paused.clear()
+        self._idle.clear()
         self._forget()
 
     def _rewind(self) -> None:
@@ -499,8 +524,9 @@ class Runner:
                 begins |= self.bus.begin_offsets(topic)
             for partition in partitions:
                 self._consumer.seek(partition, committed.get(partition, begins[partition]))
-            self._consumer.resume(self._paused)
+            self._consumer.resume(self._paused | self._idle)
             self._paused.clear()
+            self._idle.clear()
             self._forget()
             if partitions:
                 self._assigned(partitions)

@@ -117,7 +117,7 @@ class Desk:
         with self._recorded() as keep:
             orders, fills, verdicts, transition, mark = self._book.settle(frame, bar, self._venue.fills(bar))
             reward = [] if transition is None else [transition]
-            outputs: list[Message] = [*orders, *fills, *verdicts, *reward, mark]
+            outputs: list[Message] = [mark, *orders, *fills, *verdicts, *reward]
             keep(event_id(frame), Effects(self._book.record(), orders=orders, fills=fills, outputs=outputs))
         return outputs
 

@@ -27,7 +27,7 @@ class KafkaProducer:
                     "enable.idempotence": True,  # includes acks=all
                     "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
                     "compression.type": "lz4",
-                    "linger.ms": 1,  # a flush does not wait for it
+                    "linger.ms": 0,  # what is queued while a request is under way makes the next batch
                     "queue.buffering.max.kbytes": 65_536,  # of the client's own 1 GB
                     "delivery.report.only.error": True,  # nobody counts what went well
                 }

@@ -18,11 +18,15 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
     String,
     Table,
     Text,
+    and_,
     bindparam,
+    case,
     event,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -91,12 +95,21 @@ positions = Table(
     Column("next_offset", BigInteger, nullable=False),
 )
 
-_BOOK = books.update().where(
-    books.c.portfolio == bindparam("of"),
+_AS_BEFORE = and_(
     books.c.marked_us == bindparam("was_marked_us"),
     books.c.decided_us == bindparam("was_decided_us"),
 )
-_UPDATE_BOOK = _BOOK.values({name: bindparam(name) for name in ("marked_us", "decided_us", "state")})
+_UPDATE_BOOK = (
+    books.update()
+    .where(books.c.portfolio == bindparam("of"))
+    .values(
+        # A book that another process has moved gets no time, which its column refuses; and with that the transaction
+        # fails, before anybody had to be asked how many rows there were.
+        marked_us=case((_AS_BEFORE, bindparam("marked_us", type_=BigInteger))),
+        decided_us=bindparam("decided_us"),
+        state=bindparam("state"),
+    )
+)
 _UPDATE_SIGNAL = books.update().where(books.c.portfolio == bindparam("of")).values(signal=bindparam("signal"))
 _INSERT_ORDER, _INSERT_FILL = orders.insert(), fills.insert()
 _UPDATE_ORDER = (
@@ -104,7 +117,12 @@ _UPDATE_ORDER = (
     .where(orders.c.order_id == bindparam("of"))
     .values(status=bindparam("status"), filled_quantity=bindparam("filled_quantity"))
 )
-_INSERT_OUTPUTS = outbox.insert()
+_INSERT_OUTPUTS = outbox.insert().values(
+    # Nor has a book that is gone a name.
+    portfolio=select(books.c.portfolio).where(books.c.portfolio == bindparam("of")).scalar_subquery(),
+    input_id=bindparam("input_id"),
+    messages=bindparam("messages"),
+)
 _OUTPUTS = outbox.select().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
 _DROP_OUTPUTS = outbox.delete().where(outbox.c.portfolio == bindparam("of"), outbox.c.input_id == bindparam("input"))
 
@@ -122,12 +140,14 @@ class SqlLedger:
         self._engine = open_engine(url, "ledger")
         driver: Any = self._engine.dialect.loaded_dbapi
         self._unavailable = (OperationalError, InterfaceError, driver.OperationalError, driver.InterfaceError)
-        self._twice = driver.IntegrityError
+        self._refused = driver.IntegrityError
         self._signals: dict[str, bytes] = {}
         """What stands in the ledger as each portfolio's signal."""
         self._prepared: dict[Executable, _Prepared] = {}
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _tune_sqlite)
+        else:
+            self._engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         self._insert_book = dialect.insert(books).on_conflict_do_nothing()
         insert = dialect.insert(positions)
@@ -140,13 +160,12 @@ class SqlLedger:
         self._ready = False
 
     def load(self, portfolio: str) -> BookRecord:
-        with self._transaction() as connection:
-            row = connection.execute(books.select().where(books.c.portfolio == portfolio)).mappings().first()
-            if row is None:
-                self._run(
-                    connection, self._insert_book, {"portfolio": portfolio, "signal": "", **_book_row(BookRecord())}
-                )
-                return BookRecord()
+        row = self._find(portfolio)
+        if row is None:
+            with self._transaction() as connection:
+                new = {"portfolio": portfolio, "signal": "", **_book_row(BookRecord())}
+                self._run(connection, self._insert_book, new)
+            return BookRecord()
         state = json.loads(row["state"])
         return BookRecord(
             marked_us=row["marked_us"],
@@ -160,32 +179,30 @@ class SqlLedger:
     def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
         try:
             with self._transaction() as connection:
-                if not self._write(connection, portfolio, input_id, before, effects):
-                    raise LedgerConflict(_CONFLICT.format(portfolio))
-        except self._twice as error:
-            if self.load(portfolio).stands_at(before):
+                self._write(connection, portfolio, input_id, before, effects)
+        except self._refused as error:
+            if self._find(portfolio) is not None and self.load(portfolio).stands_at(before):
                 raise
             raise LedgerConflict(_CONFLICT.format(portfolio)) from error
         self._signals[portfolio] = effects.record.signal
 
     def _write(
         self, connection: Connection, portfolio: str, input_id: str, before: BookRecord, effects: Effects
-    ) -> bool:
-        """Write everything in one round trip, where the driver can. Returns whether the book stood at `before`."""
+    ) -> None:
+        """Write everything in one round trip, where the driver can."""
         record, run = effects.record, partial(self._run, connection)
         was = {"of": portfolio, "was_marked_us": before.marked_us, "was_decided_us": before.decided_us}
         new = [order for order in effects.orders if order.status == "working"]
         changed = [order for order in effects.orders if order.status != "working"]
         messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
         with _at_once(connection):
-            book = run(_UPDATE_BOOK, was | _book_row(record))
+            run(_UPDATE_BOOK, was | _book_row(record))
             if record.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
                 run(_UPDATE_SIGNAL, {"of": portfolio, "signal": record.signal.decode()})
             run(_INSERT_ORDER, *(_order_row(order) for order in new))
             run(_UPDATE_ORDER, *({"of": o.order_id, **_order_changes(o)} for o in changed))
             run(_INSERT_FILL, *(_fill_row(fill) for fill in effects.fills))
-            run(_INSERT_OUTPUTS, {"portfolio": portfolio, "input_id": input_id, "messages": messages})
-        return bool(book.rowcount)
+            run(_INSERT_OUTPUTS, {"of": portfolio, "input_id": input_id, "messages": messages})
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         with self._transaction() as connection:
@@ -213,12 +230,16 @@ class SqlLedger:
         self._disconnect()
         self._engine.dispose()
 
-    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> Any:
-        """Execute a statement for each row. Gives the driver's cursor, which knows how many rows it changed."""
+    def _find(self, portfolio: str) -> RowMapping | None:
+        with self._transaction() as connection:
+            return connection.execute(books.select().where(books.c.portfolio == portfolio)).mappings().first()
+
+    def _run(self, connection: Connection, statement: Executable, *rows: dict[str, Any]) -> None:
+        """Execute a statement for each row."""
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = _Prepared(statement, connection)
-        return prepared.run(connection, rows)
+        prepared.run(connection, rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -257,20 +278,17 @@ class _Prepared:
         self._sql = str(compiled)
         self._order: Sequence[str] | None = getattr(compiled, "positiontup", None)
 
-    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> Any:
-        """Execute it for each row; the cursor it was done with."""
-        order = self._order
-        taken = rows if order is None else [tuple(row[name] for name in order) for row in rows]
-        cursor = connection.connection.cursor()
-        if taken:
-            cursor.executemany(self._sql, taken)
-        return cursor
+    def run(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Execute it for each row."""
+        order, cursor = self._order, connection.connection.cursor()
+        for row in rows:
+            cursor.execute(self._sql, row if order is None else tuple(row[name] for name in order))
 
 
 def _at_once(connection: Connection) -> AbstractContextManager[object]:
     """What is executed in the context is sent together and answered together, where the driver can do that.
 
-    Cursors know what they did after it.
+    PostgreSQL makes it one transaction, since its connections here are told to begin none by themselves.
     """
     driver: Any = connection.connection.driver_connection
     return driver.pipeline() if hasattr(driver, "pipeline") else nullcontext()
