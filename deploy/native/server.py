@@ -112,7 +112,9 @@ class Server:
             hold = ["sh", "-c", 'read _; kill -9 "-$0"', str(pid)]
             self._leash = subprocess.Popen(hold, stdin=subprocess.PIPE, start_new_session=True)
         if stat := _stat(pid):
-            self._identity_file.write_text(f"{pid} {stat.started}\n")
+            new = self._identity_file.with_suffix(".new")  # nobody is to read half of it
+            new.write_text(f"{pid} {stat.started}\n")
+            new.replace(self._identity_file)
 
     def wait(self) -> None:
         """Wait until it answers.

@@ -21,9 +21,10 @@ from tradeloop.common.bus import BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.health import Health, HttpSettings, listening, serve
+from tradeloop.common.held import Position
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import Handler, Position, Runner, RunPolicy
+from tradeloop.common.service import Handler, Runner, RunPolicy
 from tradeloop.common.telemetry import configure_logging
 from tradeloop.common.topics import PARTITIONS, topic_of
 

@@ -26,9 +26,10 @@ from deploy.native.server import Program, Server, free_ports, run
 from tradeloop.common.bus import BusError, BusUnavailable
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.health import Health, HttpSettings
+from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import Handler, Position, Runner, RunPolicy
+from tradeloop.common.service import Handler, Runner, RunPolicy
 from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name

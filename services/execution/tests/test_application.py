@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.backtest import run
 from tradeloop.common.bus import Partition
+from tradeloop.common.held import Position
 from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -24,7 +25,6 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
-from tradeloop.common.service import Position
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger

@@ -10,10 +10,10 @@ import pytest
 from tradeloop.common.bus import Partition, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
+from tradeloop.common.held import Position
 from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
-from tradeloop.common.service import Position
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.topics import specs, topic_of
 from tradeloop.inference.adapters.bus_history import BusHistory

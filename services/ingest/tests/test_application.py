@@ -11,6 +11,7 @@ from tradeloop.common.bars import BarStore, BarStoreUnavailable
 from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.held import Position
 from tradeloop.common.market import (
     BarArrays,
     Instrument,
@@ -24,7 +25,7 @@ from tradeloop.common.market import (
 )
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.service import Position, Runner, RunPolicy, pump
+from tradeloop.common.service import Runner, RunPolicy, pump
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.topics import event_id, topic_of
 from tradeloop.ingest.adapters.files import read_bars

@@ -19,6 +19,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.feast_store import FeastFeatureStore
 from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
 from tradeloop.common.features import FeatureError, log_return, on, relative, talib
+from tradeloop.common.held import Position
 from tradeloop.common.market import (
     Bar,
     BarArrays,
@@ -36,7 +37,7 @@ from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.rewards import RewardContext, reward
-from tradeloop.common.service import Position, Runner, pump
+from tradeloop.common.service import Runner, pump
 from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import topic_of

@@ -16,6 +16,7 @@ from tradeloop.common.bus import BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
+from tradeloop.common.held import Position
 from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.market import TimeRange, from_us
 from tradeloop.common.memory import MemoryBus
@@ -24,7 +25,7 @@ from tradeloop.common.models import ModelStoreUnavailable
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Costs
 from tradeloop.common.rewards import RewardError
-from tradeloop.common.service import Position, Runner, RunPolicy
+from tradeloop.common.service import Runner, RunPolicy
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.strategy import RewardContext, Strategy, reward
 from tradeloop.common.topics import dead_letter_topic, specs, topic_of

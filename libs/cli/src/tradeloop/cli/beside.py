@@ -27,6 +27,7 @@ from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import MemoryFeatureStore
 from tradeloop.common.features import FeatureSet
+from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.market import BarArrays, Name, Universe, from_us, to_us
 from tradeloop.common.messages import (
@@ -39,7 +40,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Position, Runner, RunPolicy, Service
+from tradeloop.common.service import Runner, RunPolicy, Service
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
 from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic, specs, topic_of

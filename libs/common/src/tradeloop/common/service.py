@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 
 from tradeloop.common.bus import Bus, BusError, BusUnavailable, Consumer, MessageTooLarge, Partition, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.held import Held, Position
 from tradeloop.common.messages import Message
 from tradeloop.common.topics import CATALOGUE, Topic, dead_letter_topic, event_id, retry_topic, specs, topic_of
 
@@ -44,49 +45,6 @@ BODY = "tl_body"
 """Header: where the body of a dead letter stands that was too large to be put away, as `topic/partition/offset`."""
 NOT_BEFORE = "tl_not_before_ms"
 """Header: when to try again, wall-clock milliseconds since the epoch."""
-
-
-class Position(NamedTuple):
-    """Where a record stands."""
-
-    partition: Partition
-    offset: int
-
-
-class Held(Collection[Position]):
-    """The positions of messages that wait, counted: several may wait for the same message."""
-
-    def __init__(self, positions: Iterable[Position] = ()) -> None:
-        self._count: dict[Position, int] = {}
-        self.by_partition: Counter[Partition] = Counter()
-        """How many are held of each partition; kept, since the run loop asks after every batch."""
-        for position in positions:
-            self.hold(position)
-
-    def hold(self, position: Position) -> None:
-        before = self._count.get(position, 0)
-        self._count[position] = before + 1
-        if not before:
-            self.by_partition[position.partition] += 1
-
-    def release(self, position: Position) -> None:
-        left = self._count[position] - 1
-        if left:
-            self._count[position] = left
-            return
-        del self._count[position]
-        self.by_partition[position.partition] -= 1
-        if not self.by_partition[position.partition]:
-            del self.by_partition[position.partition]
-
-    def __iter__(self) -> Iterator[Position]:
-        return iter(self._count)
-
-    def __len__(self) -> int:
-        return len(self._count)
-
-    def __contains__(self, position: object) -> bool:
-        return position in self._count
 
 
 _NOTHING = Held()

@@ -10,10 +10,11 @@ from functools import partial
 import structlog
 
 from tradeloop.common.bus import Partition
+from tradeloop.common.held import Held, Position
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BarFrame, Message, SignalGenerated
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Handler, Held, Position
+from tradeloop.common.service import Handler
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.domain import Book, BookRecord, FrameReader

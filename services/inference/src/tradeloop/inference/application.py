@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from tradeloop.common.held import Held, Position
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
 from tradeloop.common.models import ModelNotFound, ModelStore, Policy, model_name
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Handler, Held, Position
+from tradeloop.common.service import Handler
 from tradeloop.common.strategy import Strategy
 from tradeloop.inference.domain import ActiveModel, Actor, Desk
 from tradeloop.inference.ports import History

@@ -10,6 +10,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.held import Held, Position
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -21,7 +22,6 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.observations import ObservationBuilder, account_of
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Held, Position
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import event_id
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tradeloop.common.features import FeatureSet
+from tradeloop.common.held import Position
 from tradeloop.common.market import Universe
 from tradeloop.common.messages import FeaturesComputed, ModelActivated
-from tradeloop.common.service import Position
 
 
 class History(Protocol):

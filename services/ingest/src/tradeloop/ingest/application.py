@@ -11,9 +11,10 @@ import structlog
 from tradeloop.common.bars import BarStore
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
+from tradeloop.common.held import Held, Position
 from tradeloop.common.market import BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.service import Handler, Held, Position
+from tradeloop.common.service import Handler
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
 from tradeloop.ingest.ports import BarSource, Published
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from tradeloop.common.held import Position
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
-from tradeloop.common.service import Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from tradeloop.common.bus import Partition
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store import FeatureRows, FeatureStore
 from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values, bars_with_history, compute_stored
+from tradeloop.common.held import Position
 from tradeloop.common.market import Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
-from tradeloop.common.service import Handler, Position
+from tradeloop.common.service import Handler
 from tradeloop.common.strategy import Strategy
 
 log = structlog.get_logger(__name__)

@@ -14,6 +14,7 @@ from tradeloop.common.backtest import Actor, backtest
 from tradeloop.common.bars import BarStore
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store import FeatureSetUnknown, FeatureStore
+from tradeloop.common.held import Position
 from tradeloop.common.market import BarArrays, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.models import (
@@ -26,7 +27,7 @@ from tradeloop.common.models import (
 )
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.rewards import RewardError
-from tradeloop.common.service import Handler, Position
+from tradeloop.common.service import Handler
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.domain import summary
 from tradeloop.training.ports import Publish, Task, Trained, Trainer

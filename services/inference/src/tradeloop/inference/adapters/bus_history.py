@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from tradeloop.common.bars import BarStore
 from tradeloop.common.bus import Bus, Partition, partition_for
 from tradeloop.common.features import FeatureSet, compute_stored
+from tradeloop.common.held import Position
 from tradeloop.common.market import Universe, from_us, to_us
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
-from tradeloop.common.service import Position
 from tradeloop.common.topics import topic_of
 
 log = structlog.get_logger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from tradeloop.common.bus import Bus, Partition, Record, partition_for
+from tradeloop.common.held import Position
 from tradeloop.common.market import Universe, to_us
 from tradeloop.common.messages import BarFrame
-from tradeloop.common.service import Position
 from tradeloop.common.topics import topic_of
 
 _BLOCK = 256
