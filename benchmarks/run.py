@@ -1,6 +1,6 @@
-"""`make bench`: run every subject in a process of its own and write RESULTS.md beside this file.
+"""`make bench`: run every subject in a process of its own, and give each its section of RESULTS.md beside this file.
 
-`run.py SUBJECT ...` runs some and prints the same page instead.
+`run.py SUBJECT ...` runs some; the sections of the others stay as they are, each with its date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import timeit
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,18 @@ SUBJECTS = {
 }
 LIBRARIES = (
     *("numpy", "numba", "torch", "stable-baselines3", "gymnasium", "onnxruntime", "pydantic"),
+    *("confluent-kafka", "psycopg"),
     *("gym-anytrading", "gym-trading-env"),
 )
 HERE = Path(__file__).parent
 Row = dict[str, Any]
 """The fields of `measure.Row`, and `met`."""
 
+_TOP = """# Benchmarks
+
+`make bench` measures everything, `benchmarks/run.py SUBJECT` a subject. Peers and bounds are measured in the same run,
+in turns with ours: a ratio above 1 means that ours is faster. Figures without a ratio depend on the machine and on what
+else it does."""
 _HEAD = "| What | Measured | Against | Ratio | Wanted | Met |\n|---|---:|---|---:|---|---|"
 
 
@@ -84,38 +91,39 @@ def machine(load_before: tuple[float, float, float]) -> str:
     )
 
 
-def page(told: dict[str, dict[str, Any]], load_before: tuple[float, float, float]) -> str:
-    """The results as Markdown."""
-    rows = [line(row) for subject in told.values() for row in subject["rows"]]
-    how = [
-        f"### {SUBJECTS[subject]}\n\n" + "\n".join(f"- {note}" for note in said["notes"])
-        for subject, said in told.items()
-    ]
-    return "\n\n".join(
-        [
-            "# Benchmarks",
-            "Written by `make bench`. Peers and bounds are measured in the same run, in turns with ours: a ratio above "
-            "1 means that ours is faster. Figures without a ratio depend on the machine and on what else it does.",
-            machine(load_before),
-            "\n".join([_HEAD, *rows]),
-            "## How each was taken",
-            *how,
-        ]
-    )
+def section(told: Mapping[str, Any], load_before: tuple[float, float, float]) -> str:
+    """What a subject told, as Markdown below its heading."""
+    rows = [line(row) for row in told["rows"]]
+    notes = [f"- {note}" for note in told["notes"]]
+    return "\n\n".join([machine(load_before), "\n".join([_HEAD, *rows]), "\n".join(notes)])
+
+
+def read_sections(page: Path) -> dict[str, str]:
+    """The sections that a page has, by heading."""
+    parts = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.exists() else []
+    return {heading: text.strip() for heading, _, text in (part.partition("\n") for part in parts)}
+
+
+def write_sections(page: Path, sections: Mapping[str, str]) -> None:
+    """Write a page whole or not at all, its sections in the order of the subjects."""
+    known = [f"## {title}\n\n{sections[title]}" for title in SUBJECTS.values() if title in sections]
+    unfinished = page.with_suffix(".new")
+    unfinished.write_text("\n\n".join([_TOP, *known]) + "\n", encoding="utf-8")
+    unfinished.replace(page)
 
 
 def main(arguments: list[str]) -> int:
     if unknown := [name for name in arguments if name not in SUBJECTS]:
         print(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}", file=sys.stderr)
         return 2
-    load_before, told = os.getloadavg(), {}
+    page = HERE / "RESULTS.md"
     for subject in arguments or SUBJECTS:
-        print(f"{SUBJECTS[subject]} ...", file=sys.stderr, flush=True)
-        told[subject] = run(subject)
-    text = page(told, load_before) + "\n"
-    print(text)
-    if not arguments:
-        (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
+        title = SUBJECTS[subject]
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        load_before = os.getloadavg()
+        text = section(run(subject), load_before)
+        write_sections(page, read_sections(page) | {title: text})
+        print(f"## {title}\n\n{text}\n", flush=True)
     return 0
 
 

@@ -48,7 +48,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
-from tradeloop.common.models import ModelNotFound, Policy, PolicyManifest, RegisteredPolicy
+from tradeloop.common.models import Policy, PolicyManifest, RegisteredPolicy
 from tradeloop.common.observations import ObservationBuilder
 from tradeloop.common.portfolio import Costs, Portfolio
 from tradeloop.common.service import Runner, RunPolicy, headers_of
@@ -140,7 +140,7 @@ def policy(portfolio: Portfolio, gain: float) -> Policy:
 
 
 class Versions:
-    """A model store of two versions; the first is the champion."""
+    """A source of two versions; the first is the champion."""
 
     def __init__(self, *policies: Policy) -> None:
         self._policies = policies
@@ -148,14 +148,6 @@ class Versions:
     def load(self, name: str, reference: str) -> RegisteredPolicy:
         version = 1 if reference == "champion" else int(reference)
         return RegisteredPolicy(name, str(version), self._policies[version - 1])
-
-    def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
-    ) -> RegisteredPolicy:
-        raise NotImplementedError
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        raise ModelNotFound(name)
 
 
 class Market:

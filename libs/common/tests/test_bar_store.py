@@ -44,7 +44,7 @@ class BitemporalStore(BarStore, Protocol):
         start_us: int,
         end_us: int,
         *,
-        as_known_us: int | None = None,
+        as_known_us: int = EVER,
     ) -> BarArrays: ...
 
 

@@ -76,6 +76,9 @@ class Own:
         loaded = self._store.load(self._prefix + name, reference)
         return replace(loaded, name=loaded.name.removeprefix(self._prefix))
 
+    def check(self) -> None:
+        self._store.check()
+
 
 @pytest.fixture(params=[*ADAPTERS, "mlflow server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
@@ -343,12 +346,14 @@ def test_a_server_that_dies_is_unavailable_and_comes_back(
             lambda: store.load("example", "champion"),
             lambda: register(store),
             lambda: store.set_alias("example", "champion", "1"),
+            store.check,
         ]
         for call in calls:
             with pytest.raises(ModelStoreUnavailable, match=mlflow_server.address):
                 call()
     finally:
         mlflow_server.start()
+    store.check()
     assert store.load("example", "champion").policy == policy()
     assert register(store, onnx=b"another") == "2"
 

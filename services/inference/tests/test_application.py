@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -111,14 +111,6 @@ class Shelf:
         if name != MODEL or not 1 <= version <= len(self.policies):
             raise ModelNotFound(f"model {name} has no {reference}")
         return RegisteredPolicy(name, str(version), self.policies[version - 1])
-
-    def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
-    ) -> RegisteredPolicy:
-        raise NotImplementedError
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        raise NotImplementedError
 
 
 class NoHistory:

@@ -21,6 +21,7 @@ from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
 from tradeloop.common.features import FeatureError, log_return, on, relative, talib
 from tradeloop.common.held import Position
 from tradeloop.common.market import (
+    EVER_US,
     Bar,
     BarArrays,
     Instrument,
@@ -143,12 +144,13 @@ class CountingBarStore(MemoryBarStore):
         timeframe: Timeframe,
         end_us: int,
         frames: int,
-        as_known_us: int | None = None,
+        *,
+        as_known_us: int = EVER_US,
     ) -> BarArrays:
         self.reads += 1
         if self.away:
             raise BarStoreUnavailable("it is away")
-        return super().read_before(instruments, timeframe, end_us, frames, as_known_us)
+        return super().read_before(instruments, timeframe, end_us, frames, as_known_us=as_known_us)
 
     def check(self) -> None:
         if self.away:

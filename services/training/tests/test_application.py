@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -254,6 +255,15 @@ def test_a_model_store_that_is_away_is_tried_again(house: House, monkeypatch: py
         with pytest.raises(ModelStoreUnavailable):
             service.handle(house.request(), HERE)
     assert list(service.handle(house.request(), HERE))
+
+
+def test_it_is_ready_when_bars_and_models_can_be_reached(house: House) -> None:
+    service = house.service()
+    assert list(service.not_ready()) == []
+    shutil.rmtree(house.root)
+    house.root.write_text("no folder")
+    with pytest.raises(ModelStoreUnavailable, match=str(house.root)):
+        service.not_ready()
 
 
 def test_a_busy_service_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from tradeloop.cli.running import RunningStack, forwards
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
-from tradeloop.common.market import Bar, BarArrays, Universe, to_us
+from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.sql_bars import SqlBarStore
 
@@ -35,7 +35,7 @@ def write_as_traded(
     base, first_us = universe.timeframe, int(bars.open_us[0])
     rows = {open_us: row for row, open_us in enumerate(bars.open_us.tolist())}
     frames: dict[int, BarFrame] = {}
-    as_known_us: int | None = None
+    as_known_us = EVER_US
     for record, frame in forwards(live.bus, BarFrame, universe.name):
         row = rows.get(to_us(frame.open_time)) if frame.timeframe is base else None
         if row is None or row in frames:
@@ -54,7 +54,9 @@ def write_as_traded(
             if timeframe is base:  # higher bars go on in the middle of a bucket
                 frames_before = max(frames_before, _longest_us(universe) // base.us)
             for instrument in universe.ids:
-                history = stored.read_before([instrument], timeframe, first_us, frames_before + 1, as_known_us)
+                history = stored.read_before(
+                    [instrument], timeframe, first_us, frames_before + 1, as_known_us=as_known_us
+                )
                 target.write(timeframe, history)
         target.write(base, _with(bars, frames))
 

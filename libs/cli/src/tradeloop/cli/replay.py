@@ -23,7 +23,7 @@ from tradeloop.cli.stack import given_up
 from tradeloop.common.bus import BusUnavailable, Record
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BarArrays, TimeRange, Universe, from_us, to_us
+from tradeloop.common.market import EVER_US, BarArrays, TimeRange, Universe, from_us, to_us
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -40,7 +40,6 @@ from tradeloop.common.portfolio import Portfolio, PortfolioSettings, read_portfo
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.topics import derived_id, topic_of
 
-_EVER_US = int(np.iinfo(np.int64).max)
 _FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, Transition)
 
 
@@ -82,7 +81,7 @@ def run_replay(
 
 
 def _span_us(start: str | None, end: str | None) -> tuple[int, int]:
-    start_us, end_us = _time_us("--from", start, 0), _time_us("--to", end, _EVER_US)
+    start_us, end_us = _time_us("--from", start, 0), _time_us("--to", end, EVER_US)
     if start_us >= end_us:
         raise UserError(f"--from {start} is not before --to {end}: no bar can open in between")
     return start_us, end_us
@@ -137,7 +136,7 @@ def stored_bars(universe: Universe, start_us: int, end_us: int) -> BarArrays:
     with closing(SqlBarStore(url, SystemClock())) as store:
         bars = store.read(universe.ids, universe.timeframe, start_us, end_us)
     if not len(bars):
-        within = "" if (start_us, end_us) == (0, _EVER_US) else " in this range"
+        within = "" if (start_us, end_us) == (0, EVER_US) else " in this range"
         raise UserError(
             f"no {universe.timeframe} bars of universe {universe.name} are stored{within} in "
             f"{make_url(url).render_as_string(hide_password=True)}: load them with --bars FILE"

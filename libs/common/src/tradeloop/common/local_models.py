@@ -29,7 +29,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 class LocalModelStore:
-    """Policies below `root`, which is made when the first one is registered."""
+    """Policies below `root`, a folder that is made when it is needed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -84,6 +84,10 @@ class LocalModelStore:
             elif not (model / version).is_dir():
                 raise ModelNotFound(f"model {name} has no version {version}")
             return RegisteredPolicy(name, version, read_policy(model / version))
+
+    def check(self) -> None:
+        with _reaching(self._root):
+            self._root.mkdir(parents=True, exist_ok=True)
 
     def _model(self, name: str) -> Path:
         if not _SAFE.fullmatch(name):

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EVER_US = 2**63 - 1
+"""After all times."""
 _MICROSECOND = timedelta(microseconds=1)
 
 InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]

@@ -123,6 +123,10 @@ class MlflowModelStore:
                 raise
             return RegisteredPolicy(name, str(found.version), self._download(found.source))
 
+    def check(self) -> None:
+        with self._reaching():
+            self._client.search_registered_models(max_results=1)
+
     def _download_anew(self, source: str) -> Policy:
         """What lies under the address of a version, which holds its run's id: another policy has another address."""
         with tempfile.TemporaryDirectory() as folder:

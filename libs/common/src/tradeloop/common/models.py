@@ -73,7 +73,19 @@ class RegisteredPolicy:
     policy: Policy
 
 
-class ModelStore(Protocol):
+class PolicySource(Protocol):
+    """Where policies are loaded from. Raises `ModelStoreUnavailable`."""
+
+    def load(self, name: str, reference: str) -> RegisteredPolicy:
+        """A policy by version (digits) or alias.
+
+        Raises `ModelNotFound`, and ValueError when what is stored is damaged: no manifest can be read, or the graph
+        does not match its hash.
+        """
+        ...
+
+
+class ModelStore(PolicySource, Protocol):
     """Named, versioned policies with movable aliases. Every method raises `ModelStoreUnavailable`."""
 
     def register(
@@ -89,12 +101,8 @@ class ModelStore(Protocol):
         """Point an alias at a version, away from any other. Raises `ModelNotFound`."""
         ...
 
-    def load(self, name: str, reference: str) -> RegisteredPolicy:
-        """A policy by version (digits) or alias.
-
-        Raises `ModelNotFound`, and ValueError when what is stored is damaged: no manifest can be read, or the graph
-        does not match its hash.
-        """
+    def check(self) -> None:
+        """Whether it can be reached: raises `ModelStoreUnavailable` when not."""
         ...
 
 

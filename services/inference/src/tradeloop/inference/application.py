@@ -8,7 +8,7 @@ import structlog
 
 from tradeloop.common.held import Held, Position
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
-from tradeloop.common.models import ModelNotFound, ModelStore, Policy, model_name
+from tradeloop.common.models import ModelNotFound, Policy, PolicySource, model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.service import Handler
 from tradeloop.common.strategy import Strategy
@@ -25,7 +25,7 @@ class DeskMemory:
         self,
         portfolio: Portfolio,
         strategy: Strategy,
-        models: ModelStore,
+        models: PolicySource,
         make_actor: Callable[[Policy], Actor],
         history: History,
     ) -> None:
@@ -89,7 +89,7 @@ class Inference(Handler):
         self,
         portfolios: Sequence[Portfolio],
         strategies: Callable[[str], Strategy],
-        models: ModelStore,
+        models: PolicySource,
         make_actor: Callable[[Policy], Actor],
         history: History,
     ) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import structlog
 
 from tradeloop.common.bars import BarStore
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.held import Held, Position
-from tradeloop.common.market import BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
 from tradeloop.common.service import Handler
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
@@ -20,7 +19,6 @@ from tradeloop.ingest.ports import BarSource, Published
 
 log = structlog.get_logger(__name__)
 
-_EVER_US = int(np.iinfo(np.int64).max)
 _BLOCK_FRAMES = 4096
 """How many frames' time a replay reads from the store at once."""
 
@@ -112,7 +110,7 @@ class Ingest(Handler):
         first_us = _bucket_before(self._store, universe, start_us)
         past_us = -(-end_us // longest_us) * longest_us
         bars = self._store.read(universe.ids, base, first_us, past_us)
-        closed_us = int(self._store.read_before(universe.ids, base, _EVER_US, 1).close_us[-1])
+        closed_us = int(self._store.read_before(universe.ids, base, EVER_US, 1).close_us[-1])
         for timeframe in universe.higher_timeframes:
             self._write(timeframe, resample(bars, base, timeframe, closed_us))
 

@@ -78,6 +78,7 @@ class Training(Handler):
 
     def not_ready(self) -> Iterable[str]:
         self._bars.check()
+        self._models.check()
         return ()
 
     def close(self) -> None:

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from tradeloop.common.market import BarArrays, Series, Timeframe, align
 from tradeloop.common.sql_bars.table import VALUES
 
-EVER_US = 2**63 - 1
-"""After all times."""
-
 Row = tuple[int, float, float, float, float, float | None, float]
 """`open_us`, then `VALUES`; a volume of None is not known."""
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tradeloop.common.clock import Clock
-from tradeloop.common.market import BarArrays, Series, Timeframe, to_us
-from tradeloop.common.sql_bars.grid import EVER_US, Row, before, between, columns_of, rows_of
+from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
+from tradeloop.common.sql_bars.grid import Row, before, between, columns_of, rows_of
 
 
 class MemoryBarStore:
@@ -32,11 +32,10 @@ class MemoryBarStore:
         start_us: int,
         end_us: int,
         *,
-        as_known_us: int | None = None,
+        as_known_us: int = EVER_US,
     ) -> BarArrays:
-        """As `BarStore.read`; with `as_known_us`, of what was stored until then."""
-        known_us = EVER_US if as_known_us is None else as_known_us
-        histories = [self._history(instrument, timeframe, end_us, known_us) for instrument in instruments]
+        """As `BarStore.read`, of what was stored until `as_known_us`."""
+        histories = [self._history(instrument, timeframe, end_us, as_known_us) for instrument in instruments]
         return between(instruments, timeframe, histories, start_us)
 
     def read_before(
@@ -45,11 +44,11 @@ class MemoryBarStore:
         timeframe: Timeframe,
         end_us: int,
         frames: int,
-        as_known_us: int | None = None,
+        *,
+        as_known_us: int = EVER_US,
     ) -> BarArrays:
-        """As `BarStore.read_before`; with `as_known_us`, of what was stored until then."""
-        known_us = EVER_US if as_known_us is None else as_known_us
-        histories = [self._history(instrument, timeframe, end_us, known_us) for instrument in instruments]
+        """As `BarStore.read_before`, of what was stored until `as_known_us`."""
+        histories = [self._history(instrument, timeframe, end_us, as_known_us) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
 
     def check(self) -> None:

@@ -12,9 +12,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.bars import BarStoreUnavailable
 from tradeloop.common.clock import Clock
-from tradeloop.common.market import BarArrays, Timeframe, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
 from tradeloop.common.sql import address, cause, open_engine
-from tradeloop.common.sql_bars.grid import EVER_US, before, between
+from tradeloop.common.sql_bars.grid import before, between
 from tradeloop.common.sql_bars.levels import Level, level_of
 from tradeloop.common.sql_bars.postgresql import PostgresqlBars
 from tradeloop.common.sql_bars.sqlite import SqliteBars
@@ -54,12 +54,11 @@ class SqlBarStore:
         start_us: int,
         end_us: int,
         *,
-        as_known_us: int | None = None,
+        as_known_us: int = EVER_US,
     ) -> BarArrays:
-        """As `BarStore.read`; with `as_known_us`, of what was stored until then."""
-        known_us = EVER_US if as_known_us is None else as_known_us
+        """As `BarStore.read`, of what was stored until `as_known_us`."""
         with self._transaction() as connection:
-            histories = self._bars.between(connection, instruments, timeframe, start_us, end_us, known_us)
+            histories = self._bars.between(connection, instruments, timeframe, start_us, end_us, as_known_us)
         return between(instruments, timeframe, histories, start_us)
 
     def read_before(
@@ -68,12 +67,12 @@ class SqlBarStore:
         timeframe: Timeframe,
         end_us: int,
         frames: int,
-        as_known_us: int | None = None,
+        *,
+        as_known_us: int = EVER_US,
     ) -> BarArrays:
-        """As `BarStore.read_before`; with `as_known_us`, of what was stored until then."""
-        known_us = EVER_US if as_known_us is None else as_known_us
+        """As `BarStore.read_before`, of what was stored until `as_known_us`."""
         with self._transaction() as connection:
-            histories = self._bars.before(connection, instruments, timeframe, end_us, frames, known_us)
+            histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
         return before(instruments, timeframe, histories, end_us, frames)
 
     def check(self) -> None:
