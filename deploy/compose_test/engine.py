@@ -85,7 +85,7 @@ def engine() -> Iterator[None]:
         return
     if not (shutil.which("dockerd") and shutil.which("iptables")):
         install(["docker.io", "iptables"], "a Docker engine")
-    store = CACHE / "docker"
+    store = (CACHE / "docker").resolve()  # containers do not start below a link
     if not store.exists() and (free_gb := shutil.disk_usage(CACHE.parent).free / 1e9) < NEEDED_GB:
         raise Failed(f"images need {NEEDED_GB} GB, {CACHE.parent} has {free_gb:.0f} GB left: free some, then repeat")
     with tempfile.TemporaryDirectory(prefix="tradeloop-docker-") as folder:
@@ -123,6 +123,9 @@ def engine() -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+            for line in Path("/proc/self/mountinfo").read_text().splitlines():
+                if line.split()[4] == str(store):  # the engine mounts it on itself, and leaves that behind
+                    run(["umount", str(store)])
             say("engine: stopped")
 
 
