@@ -8,7 +8,8 @@ COMPOSE := docker compose --file deploy/docker-compose.yml
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
 # and caches stay: a machine behind a mirror needs them.
-unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH
+# Without compiled modules every process that starts would compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH
 unexport PIP_CONSTRAINT PIP_FIND_LINKS PIP_PREFIX PIP_REQUIREMENT PIP_ROOT PIP_TARGET PIP_USER
 unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_DEFAULT_GROUPS UV_NO_DEV UV_NO_EDITABLE
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
