@@ -16,10 +16,12 @@ from deploy.native.kafka import kafka
 from deploy.native.server import Server, free_ports
 from tradeloop.cli.progress import quiet_logs
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.headers import headers_of
 from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message
-from tradeloop.common.service import Handler, Runner, headers_of
+from tradeloop.common.runner import Runner
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import specs, topic_of
 from tradeloop.ingest.domain import frames
 

@@ -29,12 +29,12 @@ from tradeloop.cli.progress import quiet_logs
 from tradeloop.cli.running import RunningStack
 from tradeloop.common.bus import partition_for
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.headers import headers_of
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.market import BarArrays, Universe, to_us
 from tradeloop.common.messages import BarFrame, OrderUpdated, SignalGenerated
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.service import headers_of
 from tradeloop.common.topics import TopicSpec, topic_of
 from tradeloop.ingest.domain import Resampler, frames
 

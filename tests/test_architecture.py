@@ -32,7 +32,7 @@ COMMON = {
     "mlflow_models": {"mlflow"},
     "onnx_policy": {"onnxruntime"},
     "portfolio": {"yaml"},
-    "service": {"structlog"},
+    "runner": {"structlog"},
     "simulation": {"numba"},
     "sql": {"sqlalchemy"},
     "sql_bars": {"alembic", "psycopg", "sqlalchemy", "structlog"},

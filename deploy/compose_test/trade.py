@@ -15,6 +15,7 @@ from tradeloop.cli.data import Source
 from tradeloop.cli.demo import parity
 from tradeloop.common.backtest import backtest
 from tradeloop.common.bus import Record
+from tradeloop.common.headers import ERROR, headers_of
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -34,7 +35,6 @@ from tradeloop.common.messages import (
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import ERROR, headers_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import dead_letter_topic, derived_id, event_id, topic_of
 from tradeloop.training.adapters.random_policy import random_policy

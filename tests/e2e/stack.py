@@ -17,11 +17,11 @@ from sqlalchemy import create_engine, text
 from deploy.native.server import Program, Server, free_ports
 from tests.servers import RealServer, fresh_database
 from tradeloop.common.bus import Record
+from tradeloop.common.headers import headers_of
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message
 from tradeloop.common.migrations import migrate
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
-from tradeloop.common.service import headers_of
 from tradeloop.common.sql_bars import SCHEMA as BARS
 from tradeloop.common.topics import CATALOGUE, specs, topic_of
 from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER

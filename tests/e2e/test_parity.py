@@ -21,6 +21,7 @@ from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.feature_store import MemoryFeatureStore
+from tradeloop.common.headers import headers_of
 from tradeloop.common.market import (
     EPOCH,
     BarArrays,
@@ -51,7 +52,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.models import Policy, PolicyManifest, RegisteredPolicy
 from tradeloop.common.observations import ObservationBuilder
 from tradeloop.common.portfolio import Costs, Portfolio
-from tradeloop.common.service import Runner, RunPolicy, headers_of
+from tradeloop.common.runner import Runner, RunPolicy
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
 from tradeloop.common.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of

@@ -15,13 +15,15 @@ from tests.e2e.worlds import World
 from tradeloop.cli.main import main
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.feature_store import MemoryFeatureStore
+from tradeloop.common.headers import headers_of
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.market import from_us
 from tradeloop.common.messages import ModelActivated, SignalGenerated
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.service import Runner, Service, headers_of
+from tradeloop.common.runner import Runner
+from tradeloop.common.service import Service
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
 from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of

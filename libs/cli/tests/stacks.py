@@ -7,11 +7,13 @@ from typing import Any
 
 from tradeloop.cli.running import RunningStack
 from tradeloop.common.clock import ManualClock
+from tradeloop.common.headers import headers_of
 from tradeloop.common.held import Position
 from tradeloop.common.market import EPOCH, BarArrays, Timeframe
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message
-from tradeloop.common.service import Handler, Runner, RunPolicy, headers_of
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
 from tradeloop.ingest.domain import frames
 

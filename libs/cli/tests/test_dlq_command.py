@@ -15,11 +15,13 @@ from tradeloop.cli.main import main
 from tradeloop.common.bus import Bus, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.headers import ATTEMPT, BODY, ERROR, ORIGIN
 from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, SignalGenerated
-from tradeloop.common.service import ATTEMPT, BODY, ERROR, ORIGIN, Handler, Runner, RunPolicy
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic, retry_topic, specs, topic_of
 
 SOURCE = topic_of(SignalGenerated).name

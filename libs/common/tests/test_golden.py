@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from deploy.native.server import need
+from tradeloop.common.headers import headers_of
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message
-from tradeloop.common.service import headers_of
 from tradeloop.common.topics import CATALOGUE, event_id, specs, topic_of
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -24,7 +24,8 @@ from tradeloop.common.health import Health, HttpSettings, listening, serve
 from tradeloop.common.held import Position
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import Handler, Runner, RunPolicy
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Handler
 from tradeloop.common.telemetry import configure_logging
 from tradeloop.common.topics import PARTITIONS, topic_of
 

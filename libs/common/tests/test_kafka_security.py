@@ -29,7 +29,8 @@ from tradeloop.common.health import Health, HttpSettings
 from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import Handler, Runner, RunPolicy
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name

@@ -12,10 +12,12 @@ import pytest
 
 from tradeloop.common.bus import Partition, Record
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN
 from tradeloop.common.held import Position
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN, Handler, Runner, RunPolicy
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name

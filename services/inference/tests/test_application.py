@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tradeloop.common.bus import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet
+from tradeloop.common.headers import headers_of
 from tradeloop.common.held import Position
 from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
@@ -38,7 +39,7 @@ from tradeloop.common.models import (
     RegisteredPolicy,
 )
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Runner, RunPolicy, headers_of, pump
+from tradeloop.common.runner import Runner, RunPolicy, pump
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.common.topics import dead_letter_topic, event_id, topic_of
 from tradeloop.inference.application import Inference

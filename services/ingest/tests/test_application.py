@@ -25,7 +25,7 @@ from tradeloop.common.market import (
 )
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.service import Runner, RunPolicy, pump
+from tradeloop.common.runner import Runner, RunPolicy, pump
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.topics import event_id, topic_of
 from tradeloop.ingest.adapters.files import read_bars

@@ -38,7 +38,7 @@ from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.rewards import RewardContext, reward
-from tradeloop.common.service import Runner, pump
+from tradeloop.common.runner import Runner, pump
 from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.topics import topic_of

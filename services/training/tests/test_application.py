@@ -26,7 +26,7 @@ from tradeloop.common.models import ModelStoreUnavailable
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Costs
 from tradeloop.common.rewards import RewardError
-from tradeloop.common.service import Runner, RunPolicy
+from tradeloop.common.runner import Runner, RunPolicy
 from tradeloop.common.sql_bars import MemoryBarStore
 from tradeloop.common.strategy import RewardContext, Strategy, reward
 from tradeloop.common.topics import dead_letter_topic, specs, topic_of

@@ -40,7 +40,8 @@ from tradeloop.common.messages import (
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Runner, RunPolicy, Service
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Service
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
 from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic, specs, topic_of

@@ -146,7 +146,7 @@ class DeadLetters:
     def body(self, letter: Record) -> bytes | None:
         """The body of a letter, from where it first stood if it was too large; None when that is gone."""
         from tradeloop.common.bus import Partition
-        from tradeloop.common.service import BODY
+        from tradeloop.common.headers import BODY
 
         if (place := letter.headers.get(BODY)) is None:
             return letter.value
@@ -176,7 +176,7 @@ class DeadLetters:
     def _put_back(self, producer: Producer, letter: Record) -> str:
         """Why it was not possible, or nothing."""
         from tradeloop.common.bus import MessageTooLarge
-        from tradeloop.common.service import ATTEMPT, BODY, ERROR, NOT_BEFORE
+        from tradeloop.common.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE
 
         if (body := self.body(letter)) is None:
             return f"its body is gone, which was too large for a dead letter and stood at {letter.headers[BODY]}"
@@ -210,7 +210,7 @@ def place_of(letter: Record) -> str:
 
 
 def _overview(bus: Bus) -> Iterator[dict[str, Any]]:
-    from tradeloop.common.service import ERROR
+    from tradeloop.common.headers import ERROR
     from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic
 
     for service, topics in SERVICE_TOPICS.items():
@@ -233,7 +233,7 @@ def _overview(bus: Bus) -> Iterator[dict[str, Any]]:
 
 def _described(letter: Record, body: bytes | None, replayed: bool) -> dict[str, Any]:
     """All that is known of a letter, as JSON can say it: a body that is no text is one of hexadecimal digits."""
-    from tradeloop.common.service import ATTEMPT, ERROR, ORIGIN
+    from tradeloop.common.headers import ATTEMPT, ERROR, ORIGIN
 
     described: dict[str, Any] = {
         "topic": letter.topic,

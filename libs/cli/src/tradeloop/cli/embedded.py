@@ -16,12 +16,14 @@ from pydantic import SecretStr
 
 from tradeloop.cli.stack import M, OnProgress, given_up
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.headers import headers_of
 from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, TrainingProgressed
 from tradeloop.common.mlflow_models import MlflowModelStore
 from tradeloop.common.models import ModelStore
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Runner, RunPolicy, Service, headers_of
+from tradeloop.common.runner import Runner, RunPolicy
+from tradeloop.common.service import Service
 from tradeloop.common.topics import dead_letter_topic, topic_of
 from tradeloop.execution.config import Settings as ExecutionSettings
 from tradeloop.execution.main import build as build_execution

@@ -14,8 +14,8 @@ from tradeloop.cli.stack import M, OnProgress, Request, given_up
 from tradeloop.common.bus import Bus, BusUnavailable, Partition, Record, partition_for
 from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.headers import headers_of
 from tradeloop.common.messages import Message, TrainingProgressed
-from tradeloop.common.service import headers_of
 from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic, topic_of
 
 SILENCE_S = 15.0

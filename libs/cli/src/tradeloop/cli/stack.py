@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from tradeloop.common.bus import Record
 from tradeloop.common.errors import UserError
+from tradeloop.common.headers import ERROR, ORIGIN
 from tradeloop.common.messages import (
     BackfillRequested,
     Message,
@@ -15,7 +16,6 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
-from tradeloop.common.service import ERROR, ORIGIN
 
 M = TypeVar("M", bound=Message)
 Request = BackfillRequested | PreprocessRequested | TrainingRequested | ReplayRequested

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus import BusError, Partition
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.service import LATENCIES_S, Runner
+from tradeloop.common.runner import LATENCIES_S, Runner
 
 log = structlog.get_logger(__name__)
 

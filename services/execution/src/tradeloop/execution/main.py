@@ -6,7 +6,7 @@ from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.service import Runner
+from tradeloop.common.runner import Runner
 from tradeloop.common.strategy import load
 from tradeloop.common.telemetry import configure_logging
 from tradeloop.execution.adapters.paper import PaperVenue

@@ -7,7 +7,7 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.onnx_policy import OnnxPolicy
-from tradeloop.common.service import Runner
+from tradeloop.common.runner import Runner
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
 from tradeloop.common.telemetry import configure_logging

@@ -8,7 +8,7 @@ from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.service import Runner
+from tradeloop.common.runner import Runner
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.telemetry import configure_logging
 from tradeloop.ingest.adapters.bus_frames import BusFrames

@@ -6,11 +6,12 @@ import threading
 
 from tradeloop.common.bus import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.headers import headers_of
 from tradeloop.common.health import serve
 from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.messages import Message
 from tradeloop.common.onnx_policy import OnnxPolicy
-from tradeloop.common.service import Runner, headers_of
+from tradeloop.common.runner import Runner
 from tradeloop.common.sql_bars import SqlBarStore
 from tradeloop.common.strategy import load
 from tradeloop.common.telemetry import configure_logging

@@ -11,10 +11,12 @@ import pytest
 from tradeloop.common.bus import BusError, BusUnavailable, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.headers import ATTEMPT, BODY, ERROR, ORIGIN, headers_of
 from tradeloop.common.held import Held, Position
 from tradeloop.common.memory import MemoryBus, MemoryProducer
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.service import ATTEMPT, BODY, ERROR, ORIGIN, Handler, Runner, RunPolicy, headers_of, pump
+from tradeloop.common.runner import Runner, RunPolicy, pump
+from tradeloop.common.service import Handler
 from tradeloop.common.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 
 SOURCE = topic_of(TrainingProgressed).name
