@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,13 @@ def relay(server: str, source: str, target: str) -> NoReturn:
     consumer = Consumer({**CONSUMING, "bootstrap.servers": server, "group.id": source, "auto.offset.reset": "earliest"})
     producer = Producer({**PRODUCING, "bootstrap.servers": server})
     consumer.subscribe([source])
+    try:
+        _pass_on(consumer, producer, target)
+    finally:
+        consumer.close()  # otherwise the relays of the next turn would wait until this member is given up on
+
+
+def _pass_on(consumer: Consumer, producer: Producer, target: str) -> NoReturn:
     commit_due, news = time.monotonic() + 1.0, False
     while True:
         message = consumer.poll(0.1)
@@ -51,9 +59,15 @@ def relays(server: str, topics: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         for hop in hops:
-            hop.kill()
+            hop.terminate()
+        for hop in hops:
             hop.wait()
 
 
+def _stop(_: int, __: object) -> NoReturn:
+    sys.exit()
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     relay(*sys.argv[1:])

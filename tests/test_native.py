@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import stat
 import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +77,16 @@ def test_to_start_it_twice_changes_nothing(server: Server, tmp_path: Path) -> No
     first = pid_of(tmp_path)
     server.start()
     assert pid_of(tmp_path) == first
+
+
+def test_one_that_ended_by_itself_is_started_again(server: Server, tmp_path: Path) -> None:
+    os.kill(pid_of(tmp_path), signal.SIGKILL)
+    assert eventually(lambda: not server.running)
+    with warnings.catch_warnings(record=True, action="always") as left_behind:
+        server.start()
+        gc.collect()
+    assert server.running
+    assert not left_behind
 
 
 def test_it_is_found_again(server: Server, tmp_path: Path) -> None:

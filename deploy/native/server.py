@@ -107,6 +107,7 @@ class Server:
                 setsid=True,
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores, and children would too
             )
+        self._unleash()  # from one that ended by itself
         if self._leashed:
             # Its standard input closes when this interpreter ends, which even a `kill -9` brings about.
             hold = ["sh", "-c", 'read _; kill -9 "-$0"', str(pid)]
@@ -144,10 +145,7 @@ class Server:
 
     def kill(self) -> None:
         """End it and all its children at once, as a crash would."""
-        if self._leash is not None:
-            self._leash.kill()
-            self._leash.communicate()
-            self._leash = None
+        self._unleash()
         identity = _recorded(self._identity_file)
         if identity is not None and identity.lives:
             family = [identity, *_descendants(identity.pid)]
@@ -157,6 +155,12 @@ class Server:
                 os.killpg(identity.pid, signal.SIGKILL)
             _wait_for_end(family)
         self._identity_file.unlink(missing_ok=True)
+
+    def _unleash(self) -> None:
+        if self._leash is not None:
+            self._leash.kill()
+            self._leash.communicate()
+            self._leash = None
 
     def __enter__(self) -> Self:
         self.start()

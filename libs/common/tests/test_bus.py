@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Producer as RawProducer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from tradeloop.common.bus import Bus, BusUnavailable, MessageTooLarge, Partition, Record, murmur2
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.kafka.errors import translated
 from tradeloop.common.memory import MemoryBus, MemoryConsumer
 from tradeloop.common.testing import BUS_CHECKS, check_bus
 from tradeloop.common.topics import TopicSpec
@@ -152,6 +154,12 @@ def test_an_unreachable_kafka_is_unavailable() -> None:
         bus.consumer("g", ["market.bars.v1"])
     with closing(bus.producer()) as producer, pytest.raises(BusUnavailable):
         producer.publish("market.bars.v1", "k", b"", {})
+
+
+def test_a_broker_that_leads_nothing_yet_is_unavailable() -> None:
+    """As one that starts says of every partition."""
+    with pytest.raises(BusUnavailable, match="No leaders found"), translated("cannot read the bounds of topics"):
+        raise KafkaException(KafkaError(KafkaError._NOENT, "Failed to query partition leaders: No leaders found"))
 
 
 def test_what_was_not_confirmed_in_time_does_not_arrive_later(kafka_bus: KafkaBus) -> None:

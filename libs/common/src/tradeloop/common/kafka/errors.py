@@ -43,6 +43,7 @@ _UNAVAILABLE = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._MSG_TIMED_OUT,
+        KafkaError._NOENT,  # no partition has a leader, while a broker starts
         KafkaError._PURGE_INFLIGHT,
         KafkaError._PURGE_QUEUE,
         KafkaError._RESOLVE,
