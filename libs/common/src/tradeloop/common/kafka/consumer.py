@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NoReturn
@@ -81,7 +82,7 @@ class KafkaConsumer:
         # Asked first because it gives up in time. The client's commit does not, and would keep `close` waiting too: it
         # waits for as long as the group's coordinator is gone.
         self.committed(owned)
-        with translated("cannot commit", ignore=NOT_A_MEMBER):
+        with translated("cannot commit", ignore=NOT_A_MEMBER, level=logging.WARNING):
             for place in self._client.commit(offsets=self._names.offsets(owned), asynchronous=False):
                 if place.error is not None:
                     raise KafkaException(place.error)

@@ -85,15 +85,15 @@ def no_topic(topic: str) -> BusError:
 
 
 @contextmanager
-def translated(doing: str, ignore: Collection[int] = ()) -> Iterator[None]:
-    """Exceptions of the client leave as the port's. Codes to ignore are logged."""
+def translated(doing: str, ignore: Collection[int] = (), level: int = logging.INFO) -> Iterator[None]:
+    """Exceptions of the client leave as the port's. Codes to ignore are logged, at this level."""
     try:
         yield
     except KafkaException as exception:
         error: KafkaError = exception.args[0]
         if error.code() not in ignore:
             raise as_bus_error(doing, error) from exception
-        log.info("Kafka: %s: %s", doing, error.str())
+        log.log(level, "Kafka: %s: %s", doing, error.str())
 
 
 def as_bus_error(doing: str, error: KafkaError) -> BusError:
