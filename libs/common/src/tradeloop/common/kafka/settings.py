@@ -30,8 +30,17 @@ FETCHING: Mapping[str, str | int] = MappingProxyType(
 """Properties of whatever reads."""
 
 
-_PATIENCE: Mapping[str, int] = MappingProxyType({"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000})
-"""A server that is away is not asked twenty times a second, and one that is back not found ten seconds late."""
+_CONNECTING: Mapping[str, int | bool] = MappingProxyType(
+    {
+        # A server that is away is not asked twenty times a second, and one that is back not found ten seconds late.
+        "reconnect.backoff.ms": 500,
+        "reconnect.backoff.max.ms": 2000,
+        # To each broker at once: connecting only where it has to, it waits half the backoff before each first time ...
+        "enable.sparse.connections": False,
+        "log.connection.close": False,  # ... and what it does not need, brokers close every ten minutes
+    }
+)
+"""Properties of every client."""
 
 _PASSED_ON = {
     "bootstrap_servers",
@@ -82,4 +91,4 @@ class KafkaSettings(BaseModel):
         }
         if self.sasl_password is not None:
             properties["sasl.password"] = self.sasl_password.get_secret_value()
-        return {**_PATIENCE, **properties, **own, **self.extra}
+        return {**_CONNECTING, **properties, **own, **self.extra}
