@@ -52,8 +52,13 @@ class Producer(Protocol):
     def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         """Hand a message over; the key alone chooses its partition. Delivery is certain only after `flush`.
 
-        Raises `MessageTooLarge`, or `BusError` for a topic that does not exist.
+        One that closely follows another may wait for more, until `hasten` or `flush`. Raises `MessageTooLarge`, or
+        `BusError` for a topic that does not exist.
         """
+        ...
+
+    def hasten(self) -> None:
+        """Send what waits for more: nothing follows for now. Raises `BusUnavailable`, as `flush` does."""
         ...
 
     def flush(self, timeout_s: float = 30.0) -> None:

@@ -138,6 +138,9 @@ class MemoryProducer:
     def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         self._bus._append(topic, key, value, headers)
 
+    def hasten(self) -> None:
+        """Nothing waits."""
+
     def flush(self, timeout_s: float = 30.0) -> None:
         """Everything is stored already."""
 

@@ -136,15 +136,10 @@ class Runner:
         if self.active < self._blocked_until:
             return 0
         try:
-            if self._outputs_lost:
-                self._rewind()
-            self._requeue_due()
-            if self._consumer is not None and not self._backlog:
-                self._backlog.extend(self._consumer.poll(self._policy.max_records, timeout_s))
-            while self._backlog:
-                self._take(self._backlog[0])
-                self._backlog.popleft()
-            self._publish(self.service.advance())
+            try:
+                self._turn(timeout_s)
+            finally:
+                self._hasten()  # whatever stops a message, what came of those before it does not wait
             self._regulate()
             if self.clock.monotonic() >= self._commit_due:
                 self.commit()
@@ -198,6 +193,17 @@ class Runner:
         self._producer.close()
         self.service.close()
 
+    def _turn(self, timeout_s: float) -> None:
+        if self._outputs_lost:
+            self._rewind()
+        self._requeue_due()
+        if self._consumer is not None and not self._backlog:
+            self._backlog.extend(self._consumer.poll(self._policy.max_records, timeout_s))
+        while self._backlog:
+            self._take(self._backlog[0])
+            self._backlog.popleft()
+        self._publish(self.service.advance())
+
     def _take(self, record: Record) -> None:
         partition = Partition(record.topic, record.partition)
         self._next_offset[partition] = max(self._next_offset.get(partition, 0), record.offset + 1)
@@ -226,6 +232,13 @@ class Runner:
     def _send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         try:
             self._producer.publish(topic, key, value, headers)
+        except BusUnavailable:
+            self._outputs_lost = True
+            raise
+
+    def _hasten(self) -> None:
+        try:
+            self._producer.hasten()
         except BusUnavailable:
             self._outputs_lost = True
             raise

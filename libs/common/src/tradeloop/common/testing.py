@@ -318,6 +318,17 @@ def _a_message_too_large_spares_the_others(bus: Bus) -> None:
         assert _values(_read(consumer, 2)) == ["before", "after"], "a refused message took others with it"
 
 
+def _what_is_hastened_needs_no_flush(bus: Bus) -> None:
+    topic = _topic(bus)
+    with closing(bus.producer()) as producer:
+        producer.hasten()
+        for n in range(100):
+            producer.publish(topic, "k", str(n).encode(), {})
+        producer.hasten()
+        with _reading(bus, topic) as consumer:
+            assert _values(_read(consumer, 100)) == [str(n) for n in range(100)], "a hastened message stayed behind"
+
+
 def _the_end_is_the_next_offset(bus: Bus) -> None:
     topic = _topic(bus, partitions=2)
     assert bus.end_offsets(topic) == {Partition(topic, 0): 0, Partition(topic, 1): 0}, "a new topic has an end"
@@ -412,6 +423,7 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     _a_missing_topic_is_an_error,
     _topics_are_created_once,
     _a_message_too_large_spares_the_others,
+    _what_is_hastened_needs_no_flush,
     _the_end_is_the_next_offset,
     _a_partition_is_read_back_without_a_group,
     _partitions_are_followed_without_a_group,

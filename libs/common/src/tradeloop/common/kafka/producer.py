@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,13 @@ from tradeloop.common.kafka.errors import as_bus_error, log, no_topic
 from tradeloop.common.kafka.settings import KafkaSettings
 from tradeloop.common.kafka.wire import Names
 
+_LARGEST = 1_000_000
+"""Bytes of a message, unless the settings say otherwise: the client's own limit."""
+_TOGETHER_S = 0.002
+"""How long messages that follow each other are kept, to go out together. Of those that are handed over one by one the
+client makes a request each, which costs it and the broker more than the messages do; its own linger would also keep the
+single ones."""
+
 
 class KafkaProducer:
     """An idempotent producer: what is stored is stored once and in order, by all in-sync replicas."""
@@ -19,6 +27,10 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, exists: Callable[[str], object]) -> None:
         self._names, self._exists, self._servers = Names(settings.prefix), exists, settings.bootstrap_servers
         self._known: set[str] = set()
+        self._kept: list[tuple[str, str, bytes, Mapping[str, str]]] = []
+        self._sent_at = 0.0
+        self._keeps_below = int(settings.extra.get("message.max.bytes", _LARGEST)) // 2
+        """What may be too large, with its headers, is refused while it is handed over."""
         self._refused: list[tuple[str, KafkaError]] = []
         self._complaint = ""
         self._client = Producer(
@@ -42,11 +54,21 @@ class KafkaProducer:
             if not self._exists(topic):
                 raise no_topic(topic)
             self._known.add(topic)
-        try:
-            self._produce(topic, key, value, headers)
-        except BufferError:  # the client's queue is full
-            self.flush()
-            self._produce(topic, key, value, headers)
+        self._kept.append((topic, key, value, headers))
+        if len(value) >= self._keeps_below or time.monotonic() - self._sent_at >= _TOGETHER_S:
+            self.hasten()
+
+    def hasten(self) -> None:
+        if not self._kept:
+            return
+        kept, self._kept = self._kept, []
+        for each in kept:
+            try:
+                self._produce(*each)
+            except BufferError:  # the client's queue is full
+                self.flush()
+                self._produce(*each)
+        self._sent_at = time.monotonic()
 
     def _produce(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         try:
@@ -57,6 +79,7 @@ class KafkaProducer:
             raise as_bus_error(f"cannot publish {len(value)} bytes to {topic}", exception.args[0]) from exception
 
     def flush(self, timeout_s: float = 30.0) -> None:
+        self.hasten()
         pending = self._client.flush(timeout_s)
         if pending:
             # They will be published again, so they must not also arrive later by themselves.
