@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -302,6 +303,7 @@ def resident_mb(pid: int) -> float:
 
 
 def measure() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped
     quiet_logs()
     universes = [setting.universe(setting_name(i)) for i in range(max(UNIVERSES))]
     timed = setting.universe("bench-timed")
