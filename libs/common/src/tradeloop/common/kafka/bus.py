@@ -146,7 +146,7 @@ class KafkaBus:
         return self._bounds(self._all_of(topic))
 
     def begin_offsets(self, topic: str) -> Mapping[Partition, int]:
-        return self._bounds(self._all_of(topic), latest=False)
+        return self._begins(self._all_of(topic))
 
     def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
         self._check([partition])
@@ -182,7 +182,7 @@ class KafkaBus:
         for topic in topics:
             if topic not in existing:
                 raise no_topic(topic)
-        return KafkaConsumer(self._settings, group, topics, on_assigned, on_revoked)
+        return KafkaConsumer(self._settings, group, topics, on_assigned, on_revoked, self._begins)
 
     def close(self) -> None:
         """Producers and consumers are closed by who asked for them; what the bus holds has nothing to lose."""
@@ -198,6 +198,9 @@ class KafkaBus:
         if not count:
             raise no_topic(topic)
         return [Partition(topic, n) for n in range(count)]
+
+    def _begins(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        return self._bounds(partitions, latest=False)
 
     def _bounds(self, partitions: Iterable[Partition], *, latest: bool = True) -> dict[Partition, int]:
         which = OffsetSpec.latest() if latest else OffsetSpec.earliest()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NoReturn
 
-from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tradeloop.common.bus import BusError, BusUnavailable, Partition, Record
 from tradeloop.common.kafka.errors import NOT_A_MEMBER, RECOVERING, as_bus_error, log, translated
@@ -15,6 +15,7 @@ from tradeloop.common.kafka.settings import FETCHING, KafkaSettings
 from tradeloop.common.kafka.wire import Names, record_of
 
 _Callback = Callable[[Collection[Partition]], None]
+_Begins = Callable[[Collection[Partition]], Mapping[Partition, int]]
 _FENCED = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
 """The static name was given to another member: the one error that is fatal to a consumer, and the client may not say
 which fatal error it was."""
@@ -32,11 +33,14 @@ class KafkaConsumer:
         topics: Sequence[str],
         on_assigned: _Callback | None,
         on_revoked: _Callback | None,
+        begins: _Begins,
     ) -> None:
-        self._settings, self._names = settings, Names(settings.prefix)
+        self._settings, self._names, self._begins = settings, Names(settings.prefix), begins
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._positions: dict[Partition, int] = {}
-        """Where each owned partition goes on: `OFFSET_STORED` (the committed offset) until it was read or sought."""
+        """Where each owned partition goes on. Always told to the client: an answer to its own question for the first
+        offset, when the partition has been assigned anew meanwhile, sends it back to the first one half a second later
+        (librdkafka 2.16, `rd_kafka_toppar_handle_Offset`)."""
         self._paused: set[Partition] = set()
         self._arriving: list[Partition] = []
         """What the group gave and `on_assigned` has not yet accepted."""
@@ -167,8 +171,8 @@ class KafkaConsumer:
 
     def _accept(self) -> None:
         """Ask `on_assigned`; when it fails nothing is owned, and the next poll asks again."""
-        self._positions = dict.fromkeys(self._arriving, OFFSET_STORED)
         try:
+            self._positions = self._starts(self._arriving)
             if self._on_assigned:
                 self._on_assigned(self._arriving)
         except BaseException:
@@ -178,6 +182,13 @@ class KafkaConsumer:
             raise
         self._arriving = []
         self._start()
+
+    def _starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """What was committed, or else the first record there is."""
+        if not partitions:
+            return {}
+        committed, begins = self.committed(partitions), self._begins(partitions)
+        return {each: max(committed.get(each, 0), begins[each]) for each in partitions}
 
     def _start(self) -> None:
         """Read from the positions held here. A pause outlives an assignment inside the client, hence the dance."""

@@ -29,8 +29,8 @@ class KafkaProducer:
         self._known: set[str] = set()
         self._kept: list[tuple[str, str, bytes, Mapping[str, str]]] = []
         self._sent_at = 0.0
-        self._keeps_below = int(settings.extra.get("message.max.bytes", _LARGEST)) // 2
-        """What may be too large, with its headers, is refused while it is handed over."""
+        self._keeps_below = int(settings.extra.get("message.max.bytes", _LARGEST)) // 5
+        """What may be too large is not kept, to be refused while it is handed over. A character has up to 4 bytes."""
         self._refused: list[tuple[str, KafkaError]] = []
         self._complaint = ""
         self._client = Producer(
@@ -55,7 +55,8 @@ class KafkaProducer:
                 raise no_topic(topic)
             self._known.add(topic)
         self._kept.append((topic, key, value, headers))
-        if len(value) >= self._keeps_below or time.monotonic() - self._sent_at >= _TOGETHER_S:
+        size = len(key) + len(value) + sum(map(len, headers.values()))
+        if size >= self._keeps_below or time.monotonic() - self._sent_at >= _TOGETHER_S:
             self.hasten()
 
     def hasten(self) -> None:
