@@ -119,6 +119,10 @@ def test_one_replica_at_a_time_handles_all_of_a_universe(bus: KafkaBus) -> None:
                 producer.flush()
                 sent += 1
 
+    def owns_something(member: Replica) -> bool:
+        member.step()
+        return bool(member.owned)
+
     def settled(members: list[Replica]) -> bool:
         for each in members:
             each.step()
@@ -142,7 +146,7 @@ def test_one_replica_at_a_time_handles_all_of_a_universe(bus: KafkaBus) -> None:
     writer.start()
     try:
         # It loses partitions while it finds out where to begin, and is given some of them again later.
-        until(lambda: (members[0].step(), members[0].owned)[1])
+        until(lambda: owns_something(members[0]))
         members += [Replica(bus, "g", topics) for _ in range(2)]
         until(lambda: settled(members))
         alike(members)
