@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -17,6 +19,7 @@ from pydantic import SecretStr
 from tradeloop.common.bus import Bus, BusUnavailable, MessageTooLarge, Partition, Record, murmur2
 from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.kafka.errors import translated
+from tradeloop.common.kafka.producer import KafkaProducer
 from tradeloop.common.memory import MemoryBus, MemoryConsumer
 from tradeloop.common.testing import BUS_CHECKS, check_bus
 from tradeloop.common.topics import TopicSpec
@@ -195,6 +198,40 @@ def test_a_full_queue_waits_instead_of_failing(kafka: str) -> None:
             producer.publish(topic, "k", b"x", {})
         producer.flush()
         assert bus.end_offsets(topic) == {Partition(topic, 0): 100}
+
+
+class Full:
+    """A client whose queue is full at its third message, and whose broker then refuses the first."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._refuses = True
+
+    def produce(self, topic: str, value: bytes, key: str, *, on_delivery: Callable[..., None], **_: object) -> None:
+        if len(self.taken) == 2 and self._refuses:
+            self._on_delivery = on_delivery
+            raise BufferError
+        self.taken.append(value)
+
+    def flush(self, timeout_s: float) -> int:
+        if self._refuses:
+            self._refuses = False
+            self._on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), SimpleNamespace(topic=lambda: "bars"))
+        return 0
+
+
+def test_what_waits_stays_when_another_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = KafkaProducer(KafkaSettings(), exists=lambda _: True)
+    monkeypatch.setattr(producer, "_client", client := Full())
+    monkeypatch.setattr("tradeloop.common.kafka.producer._TOGETHER_S", 3600.0)
+    monkeypatch.setattr(producer, "_sent_at", time.monotonic())
+    for n in range(5):
+        producer.publish("bars", "k", str(n).encode(), {})
+    assert not client.taken, "they follow each other"
+    with pytest.raises(MessageTooLarge):
+        producer.hasten()
+    producer.flush()
+    assert client.taken == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_messages_of_other_programs_become_readable(kafka: str, kafka_bus: KafkaBus) -> None:

@@ -58,7 +58,7 @@ class Producer(Protocol):
         ...
 
     def hasten(self) -> None:
-        """Send what waits for more: nothing follows for now. Raises `BusUnavailable`, as `flush` does."""
+        """Send what waits for more: nothing follows for now. Raises what `flush` raises, when it has to wait."""
         ...
 
     def flush(self, timeout_s: float = 30.0) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -230,22 +230,17 @@ class Runner:
             self.counters.published += 1
 
     def _send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
-        try:
-            self._producer.publish(topic, key, value, headers)
-        except BusUnavailable:
-            self._outputs_lost = True
-            raise
+        self._out(self._producer.publish, topic, key, value, headers)
 
     def _hasten(self) -> None:
-        try:
-            self._producer.hasten()
-        except BusUnavailable:
-            self._outputs_lost = True
-            raise
+        self._out(self._producer.hasten)
 
     def _flush(self) -> None:
+        self._out(self._producer.flush)
+
+    def _out(self, call: Callable[..., None], *what: object) -> None:
         try:
-            self._producer.flush()
+            call(*what)
         except BusUnavailable:
             self._outputs_lost = True
             raise

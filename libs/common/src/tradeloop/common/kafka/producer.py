@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -27,7 +27,7 @@ class KafkaProducer:
     def __init__(self, settings: KafkaSettings, exists: Callable[[str], object]) -> None:
         self._names, self._exists, self._servers = Names(settings.prefix), exists, settings.bootstrap_servers
         self._known: set[str] = set()
-        self._kept: list[tuple[str, str, bytes, Mapping[str, str]]] = []
+        self._kept: deque[tuple[str, str, bytes, Mapping[str, str]]] = deque()
         self._sent_at = 0.0
         self._keeps_below = int(settings.extra.get("message.max.bytes", _LARGEST)) // 5
         """What may be too large is not kept, to be refused while it is handed over. A character has up to 4 bytes."""
@@ -62,13 +62,13 @@ class KafkaProducer:
     def hasten(self) -> None:
         if not self._kept:
             return
-        kept, self._kept = self._kept, []
-        for each in kept:
+        while self._kept:
+            one = self._kept.popleft()
             try:
-                self._produce(*each)
+                self._produce(*one)
             except BufferError:  # the client's queue is full
-                self.flush()
-                self._produce(*each)
+                self._kept.appendleft(one)  # whatever is reported now is about others, and these stay
+                self._confirm()
         self._sent_at = time.monotonic()
 
     def _produce(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
@@ -81,9 +81,13 @@ class KafkaProducer:
 
     def flush(self, timeout_s: float = 30.0) -> None:
         self.hasten()
+        self._confirm(timeout_s)
+
+    def _confirm(self, timeout_s: float = 30.0) -> None:
         pending = self._client.flush(timeout_s)
         if pending:
             # They will be published again, so they must not also arrive later by themselves.
+            self._kept.clear()
             self._client.purge()
             self._client.flush(timeout_s)
             self._refused.clear()
