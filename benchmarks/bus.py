@@ -15,14 +15,14 @@ from benchmarks.measure import Row, in_turns, tell
 from deploy.native.kafka import kafka
 from deploy.native.server import Server, free_ports
 from tradeloop.cli.progress import quiet_logs
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import Position
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.headers import headers_of
-from tradeloop.common.held import Position
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message
-from tradeloop.common.runner import Runner
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import specs, topic_of
+from tradeloop.common.messages.topics import specs, topic_of
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.service import Handler
 from tradeloop.ingest.domain import frames
 
 MESSAGES, ROUNDS = 40_000, 5

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from benchmarks import setting
 from benchmarks.learning import ppo, trading
 from benchmarks.measure import Row, tell
-from tradeloop.common.models import Policy
-from tradeloop.common.observations import ObservationBuilder, account_size
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import Policy
+from tradeloop.common.strategy.observations import ObservationBuilder, account_size
 from tradeloop.training.adapters.random_policy import random_policy
 from tradeloop.training.adapters.sb3 import export, hyper_parameters
 from tradeloop.training.domain import fit_scaler

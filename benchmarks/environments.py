@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks import kernel, setting
 from benchmarks.measure import Row, in_turns, tell
-from tradeloop.common.market import BarArrays
+from tradeloop.common.market import BAR_PRICES, BarArrays
 from tradeloop.common.strategy import Discrete, Strategy
 from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
 from tradeloop.training.domain import episode_starts
@@ -140,7 +140,7 @@ class FeatureStocks(StocksEnv):  # type: ignore[misc]
 def gym_trading_env(bars: BarArrays, features: NDArray[np.float64], window: int) -> gym.Env[Any, Any]:
     """gym-trading-env with the same features, fees and positions from -1 to 1; it adds two features of its own."""
     frame = pd.DataFrame(
-        {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close")}
+        {name: getattr(bars, name)[:, 0] for name in BAR_PRICES}
         | {f"feature_{i}": features[:, 0, i] for i in range(features.shape[2])},
         index=pd.to_datetime(bars.open_us, unit="us"),
     )

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from benchmarks import setting
 from benchmarks.measure import Row, in_turns, tell
-from tradeloop.common.observations import account_size
+from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.environment import TradingVecEnv
 from tradeloop.training.adapters.sb3 import SHARED_DEFAULTS, ScaledObservation, hyper_parameters
 from tradeloop.training.config import Settings

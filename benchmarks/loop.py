@@ -12,9 +12,10 @@ import polars as pl
 
 from benchmarks import setting
 from benchmarks.measure import Row, seconds, tell
-from tradeloop.cli.embedded import EmbeddedStack, embedded
+from tradeloop.cli.client.embedded import EmbeddedStack, embedded
+from tradeloop.cli.client.stack import Stack
 from tradeloop.cli.progress import quiet_logs
-from tradeloop.cli.stack import Stack
+from tradeloop.common.features.definitions import FIELDS
 from tradeloop.common.market import BarArrays, TimeRange, Universe, from_us, resample
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -25,7 +26,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
-from tradeloop.common.models import ModelStore, model_name
+from tradeloop.common.model_store.port import ModelStore, model_name
 from tradeloop.training.adapters.random_policy import random_policy
 
 HISTORY, WARM_UP = 8_000, 250
@@ -39,7 +40,7 @@ def prepare(
 ) -> None:
     """Backfill the bars and register a policy, as training would have done."""
     path = home / f"{traded.name}.parquet"
-    columns = {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close", "volume")}
+    columns = {name: getattr(bars, name)[:, 0] for name in FIELDS}
     times = pl.Series(bars.open_us).cast(pl.Datetime("us", "UTC"))
     pl.DataFrame({"time": times, **columns}).write_parquet(path)
     files = {instrument: str(path) for instrument in traded.ids}

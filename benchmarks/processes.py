@@ -26,17 +26,17 @@ from benchmarks.loop import HISTORY, prepare, replay_of
 from benchmarks.measure import Row, seconds, tell
 from benchmarks.relay import CONSUMING, PRODUCING, relays
 from deploy.native.stack import SERVICES, Stack
+from tradeloop.cli.client.running import RunningStack
 from tradeloop.cli.progress import quiet_logs
-from tradeloop.cli.running import RunningStack
-from tradeloop.common.bus import partition_for
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import TopicSpec, partition_for
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.headers import headers_of
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.market import BarArrays, Universe, to_us
 from tradeloop.common.messages import BarFrame, OrderUpdated, SignalGenerated
-from tradeloop.common.mlflow_models import MlflowModelStore
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.topics import TopicSpec, topic_of
+from tradeloop.common.runtime.headers import headers_of
 from tradeloop.ingest.domain import Resampler, frames
 
 GAIN = 5.0

@@ -13,15 +13,15 @@ import psycopg
 from benchmarks.measure import Row, in_turns, tell
 from deploy.native.postgres import Installation, best_installation, driver_url, postgres, system_installation
 from deploy.native.server import Server, free_ports
+from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.market import BarArrays, Timeframe
-from tradeloop.common.migrations import migrate
-from tradeloop.common.sql_bars import SCHEMA, SqlBarStore
+from tradeloop.common.market import BAR_COLUMNS, BarArrays, Timeframe
+from tradeloop.common.sql.migrations import migrate
 
 INSTRUMENTS, FRAMES, READ_FRAMES = 200, 5_000, 500
 LOADS, READS = 3, 10
 START_US = 1_640_995_200_000_000
-COLUMNS = ("instrument", "timeframe", "open_us", "revision", "open", "high", "low", "close", "volume", "funding_rate")
+COLUMNS = ("instrument", "timeframe", "open_us", "revision", *BAR_COLUMNS)
 TYPES = ("S", "S", ">i8", ">i4", *[">f8"] * 6, ">i8")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.native.postgres import driver_url
 from tests.servers import fresh_database, level_of
-from tradeloop.common.sql_bars import Level
+from tradeloop.common.bar_store.sql import Level
 
 _OFFERS = {Level.POSTGRESQL: "plain", Level.APACHE: "apache", Level.COMMUNITY: "community"}
 

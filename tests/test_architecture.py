@@ -22,21 +22,27 @@ INNER = {"numpy", "pydantic"}
 RINGS = {"domain": INNER, "ports": INNER | {"structlog"}, "application": INNER | {"structlog"}}
 """Third parties that each inner ring of a service may import. Adapters, main and config are free."""
 COMMON = {
-    "feast_import": {"feast", "prometheus_client", "typeguard"},
-    "feast_offline": {"feast", "pandas", "polars", "pyarrow"},
-    "feast_store": {"feast", "pandas", "polars", "pyarrow", "redis", "sqlalchemy"},
+    "bar_store.sql": {"alembic", "psycopg", "sqlalchemy", "structlog"},
+    "bus.kafka": {"confluent_kafka"},
+    "feature_store.feast": {
+        "feast",
+        "pandas",
+        "polars",
+        "prometheus_client",
+        "pyarrow",
+        "redis",
+        "sqlalchemy",
+        "typeguard",
+    },
     "features": {"talib"},
-    "health": {"prometheus_client", "structlog"},
-    "kafka": {"confluent_kafka"},
-    "migrations": {"alembic", "sqlalchemy"},
-    "mlflow_models": {"mlflow"},
-    "onnx_policy": {"onnxruntime"},
+    "model_store.mlflow": {"mlflow"},
+    "model_store.onnx_policy": {"onnxruntime"},
     "portfolio": {"yaml"},
-    "runner": {"structlog"},
+    "runtime.health": {"prometheus_client", "structlog"},
+    "runtime.logs": {"structlog"},
+    "runtime.runner": {"structlog"},
     "simulation": {"numba"},
-    "sql": {"sqlalchemy"},
-    "sql_bars": {"alembic", "psycopg", "sqlalchemy", "structlog"},
-    "telemetry": {"structlog"},
+    "sql": {"alembic", "sqlalchemy"},
 }
 """Third parties of the modules of `tradeloop.common`, beyond `INNER`: each heavy library has its one home."""
 
@@ -58,9 +64,8 @@ def listed(contract: str) -> set[str]:
 
 
 def third_parties(graph: grimp.ImportGraph, module: str) -> set[str]:
-    """Top-level packages that a module or one inside it imports, but for the standard library's and the workspace's."""
-    inside = {module} | graph.find_descendants(module)
-    imported = {name.split(".")[0] for each in inside for name in graph.find_modules_directly_imported_by(each)}
+    """Top-level packages that a module imports itself, but for the standard library's and the workspace's."""
+    imported = {name.split(".")[0] for name in graph.find_modules_directly_imported_by(module)}
     return imported - sys.stdlib_module_names - set(TOOLS["importlinter"]["root_packages"])
 
 
@@ -85,18 +90,23 @@ def test_every_source_folder_is_type_checked() -> None:
     assert [str(source.relative_to(ROOT)) for source in SOURCES] == TOOLS["mypy"]["mypy_path"]
 
 
-def test_layers_of_common_are_its_modules() -> None:
+def test_rooms_of_common_are_in_its_layers() -> None:
     on_disk = {name.split(".")[2] for name in modules_on_disk() if name.startswith("tradeloop.common.")}
-    assert on_disk == listed("Inside the vocabulary, ports know no adapter")
+    assert on_disk == listed("Inside the vocabulary, from the roof down")
 
 
 def test_every_adapter_of_common_is_protected() -> None:
-    """Adapters are the layers between the checks and what uses the ports."""
-    adapters = CONTRACTS["Inside the vocabulary, ports know no adapter"]["layers"][1:3]
+    """An adapter is what stands in a room beside a port, except what adapters share."""
+    rooms = {name.removesuffix(".port") for name in modules_on_disk() if name.endswith(".port")}
+    assert set(CONTRACTS["In a room with adapters, the port knows none"]["containers"]) == rooms
+    beside = {f"{room}.{name.removeprefix(room).split('.')[1]}" for room in rooms for name in inside(room)}
     protected = [name for contract in CONTRACTS.values() for name in contract.get("protected_modules", [])]
-    assert sorted(protected) == sorted(
-        f"tradeloop.common.{name}" for layer in adapters for name in re.findall(r"\w+", layer)
-    )
+    shared = {"tradeloop.common.bar_store.rows"}
+    assert sorted(protected) == sorted(beside - {f"{room}.port" for room in rooms} - shared)
+
+
+def inside(room: str) -> set[str]:
+    return {name for name in modules_on_disk() if name.startswith(f"{room}.")}
 
 
 @pytest.mark.parametrize("ring", RINGS)
@@ -106,6 +116,10 @@ def test_inner_rings_import_no_technology(graph: grimp.ImportGraph, ring: str) -
 
 
 def test_heavy_libraries_have_one_home(graph: grimp.ImportGraph) -> None:
-    modules = graph.find_children("tradeloop.common")
-    allowed = {module: INNER | COMMON.get(module.split(".")[2], set()) for module in modules}
-    assert {module: extra for module in modules if (extra := third_parties(graph, module) - allowed[module])} == {}
+    found: dict[str, set[str]] = {}
+    for module in graph.find_descendants("tradeloop.common"):
+        place = module.removeprefix("tradeloop.common.")
+        homes = [libraries for home, libraries in COMMON.items() if place == home or place.startswith(f"{home}.")]
+        if extra := third_parties(graph, module) - INNER.union(*homes):
+            found[module] = extra
+    assert found == {}

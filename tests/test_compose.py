@@ -39,7 +39,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def settings_class(service: str) -> type[BaseSettings]:
-    module = "tradeloop.cli.settings" if service == "init" else f"tradeloop.{service}.config"
+    module = "tradeloop.cli.client.settings" if service == "init" else f"tradeloop.{service}.config"
     found: type[BaseSettings] = importlib.import_module(module).Settings
     return found
 

@@ -18,7 +18,7 @@ import pytest
 
 from deploy.native.server import Program, Server, ServerError, free_ports, listens
 from deploy.native.stack import PORTS, SERVERS, SERVICES, Stack
-from tradeloop.cli.data import open_source
+from tradeloop.cli.source import open_source
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.strategy import load
 

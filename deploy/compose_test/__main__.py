@@ -17,8 +17,8 @@ from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, ru
 from deploy.compose_test.images import find_images
 from deploy.compose_test.trade import Ports, look, portfolio_of, trade
 from deploy.native.server import free_ports
-from tradeloop.cli.data import Source, open_source
-from tradeloop.cli.stack import Failed as ParityBroken
+from tradeloop.cli.client.stack import Failed as ParityBroken
+from tradeloop.cli.source import Source, open_source
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deploy.compose_test.engine import Failed, say
-from tradeloop.cli.data import Source
-from tradeloop.cli.demo import parity
-from tradeloop.common.backtest import backtest
-from tradeloop.common.bus import Record
-from tradeloop.common.headers import ERROR, headers_of
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.cli.commands.demo import parity
+from tradeloop.cli.source import Source
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import Record
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -32,11 +31,12 @@ from tradeloop.common.messages import (
     TrainingRequested,
     Transition,
 )
-from tradeloop.common.mlflow_models import MlflowModelStore
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.messages.topics import dead_letter_topic, derived_id, event_id, topic_of
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.headers import ERROR, headers_of
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import dead_letter_topic, derived_id, event_id, topic_of
 from tradeloop.training.adapters.random_policy import random_policy
 
 M = TypeVar("M", bound=Message)

@@ -16,14 +16,14 @@ from sqlalchemy import create_engine, text
 
 from deploy.native.server import Program, Server, free_ports
 from tests.servers import RealServer, fresh_database
-from tradeloop.common.bus import Record
-from tradeloop.common.headers import headers_of
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bar_store.sql import SCHEMA as BARS
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import Record
 from tradeloop.common.messages import Message
-from tradeloop.common.migrations import migrate
+from tradeloop.common.messages.topics import CATALOGUE, specs, topic_of
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
-from tradeloop.common.sql_bars import SCHEMA as BARS
-from tradeloop.common.topics import CATALOGUE, specs, topic_of
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
 PROBE = Path(__file__).parent / "probe"

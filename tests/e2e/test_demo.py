@@ -23,12 +23,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tradeloop.cli import demo
+from tradeloop.cli.commands import demo
 from tradeloop.cli.main import main
-from tradeloop.common.backtest import Actor, BacktestResult, backtest
+from tradeloop.common.evaluation.backtest import Actor, BacktestResult, backtest
 from tradeloop.common.market import from_us
-from tradeloop.common.models import read_policy
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import read_policy
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ROWS = 1_200

@@ -22,7 +22,7 @@ from tests.e2e.test_five_processes import assert_as_expected, register
 from tests.e2e.worlds import STRATEGY, World
 from tests.servers import RealServer
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.feast_store import FeastFeatureStore
+from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.messages import (
     BackfillCompleted,
     BarFrame,
@@ -39,8 +39,8 @@ from tradeloop.common.messages import (
     TrainingRequested,
     Transition,
 )
-from tradeloop.common.mlflow_models import MlflowModelStore
-from tradeloop.common.topics import topic_of
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.model_store.mlflow import MlflowModelStore
 
 LEDGER = (BarFrame, FeaturesComputed, SignalGenerated, ModelActivated, OrderUpdated, OrderFilled, PortfolioMarked,
           RiskVerdict, Transition)  # fmt: skip

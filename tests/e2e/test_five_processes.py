@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.stack import Servers, Stack
 from tests.e2e.worlds import HISTORY, World
-from tradeloop.cli.embedded import EmbeddedStack, embedded
+from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -21,8 +21,8 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
-from tradeloop.common.mlflow_models import MlflowModelStore
-from tradeloop.common.models import ModelStore
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.port import ModelStore
 
 COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, Transition)
 TRADED = 5_000

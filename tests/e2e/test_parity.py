@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tradeloop.common import backtest as backtests
-from tradeloop.common.backtest import BacktestResult, backtest
-from tradeloop.common.bus import Partition
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.feature_store import MemoryFeatureStore
-from tradeloop.common.headers import headers_of
+from tradeloop.common.evaluation import backtest as backtests
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.market import (
+    BAR_COLUMNS,
     EPOCH,
     BarArrays,
     Instrument,
@@ -34,7 +36,6 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -49,13 +50,13 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
-from tradeloop.common.models import Policy, PolicyManifest, RegisteredPolicy
-from tradeloop.common.observations import ObservationBuilder
+from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
+from tradeloop.common.model_store.port import Policy, PolicyManifest, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.sql_bars import MemoryBarStore
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner, RunPolicy
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
-from tradeloop.common.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
+from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
@@ -191,7 +192,7 @@ class Market:
         """One instrument's bars, as if from a file."""
         a = self.ids.index(instrument.id)
         rows = self.bars.present[:, a]
-        names = ("open", "high", "low", "close", "volume", "funding_rate")
+        names = BAR_COLUMNS
         series = {name: getattr(self.bars, name)[rows, a] for name in names}
         part = align([instrument.id], BASE, [{"open_us": self.bars.open_us[rows], **series}])
         return part, FileReport(path, {}, (), "", "", BASE, len(part), 0, EPOCH, EPOCH)

@@ -13,20 +13,20 @@ import pytest
 
 from tests.e2e.worlds import World
 from tradeloop.cli.main import main
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.feature_store import MemoryFeatureStore
-from tradeloop.common.headers import headers_of
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.market import from_us
 from tradeloop.common.messages import ModelActivated, SignalGenerated
-from tradeloop.common.mlflow_models import MlflowModelStore
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.messages.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.runner import Runner
-from tradeloop.common.service import Service
-from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.service import Service
 from tradeloop.common.strategy import load
-from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.backtest import BacktestResult, backtest
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.features.definitions import FIELDS
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, align, from_us, resample
 from tradeloop.common.messages import BackfillRequested, ReplayRequested
-from tradeloop.common.models import Policy, model_name
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import Policy, model_name
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.strategy import load
 from tradeloop.training.adapters.random_policy import random_policy
@@ -101,7 +102,7 @@ class World:
             path = self.folder / f"{self.name}-{a}.csv"
             rows = self.bars.present[:, a]
             columns = [self.bars.open_us[rows] // 1_000_000]
-            columns += [getattr(self.bars, name)[rows, a] for name in ("open", "high", "low", "close", "volume")]
+            columns += [getattr(self.bars, name)[rows, a] for name in FIELDS]
             lines = [",".join(map(repr, row)) for row in zip(*(c.tolist() for c in columns), strict=True)]
             path.write_text("\n".join(["time,open,high,low,close,volume", *lines]))
             files[instrument] = str(path)

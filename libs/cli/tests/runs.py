@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.cli.baselines import baselines
-from tradeloop.cli.run_files import Run
-from tradeloop.common import backtest
+from tradeloop.cli.report.files import Run
+from tradeloop.common.evaluation import backtest
+from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
     OrderFilled,
@@ -20,10 +20,10 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.rewards import RewardContext, reward
 from tradeloop.common.strategy import Strategy, log_return
-from tradeloop.common.topics import derived_id
+from tradeloop.common.strategy.rewards import RewardContext, reward
 
 Floats = NDArray[np.float64]
 THREE = ("binance:BTC/USDT", "binance:ETH/USDT", "binance:ADA/USDT")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tradeloop.cli.running import RunningStack
+from tradeloop.cli.client.running import RunningStack
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Position
 from tradeloop.common.clock import ManualClock
-from tradeloop.common.headers import headers_of
-from tradeloop.common.held import Position
 from tradeloop.common.market import EPOCH, BarArrays, Timeframe
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.common.messages.topics import SERVICE_TOPICS, specs, topic_of
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Handler
 from tradeloop.ingest.domain import frames
 
 

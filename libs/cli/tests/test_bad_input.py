@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from tradeloop.cli.main import main
-from tradeloop.common.strategy import GROUP, RewardContext, Strategy, log_return, reward
+from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
+from tradeloop.common.strategy.installed import GROUP
 
 HEADER = "timestamp,open,high,low,close,volume"
 
@@ -134,7 +135,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
         def found(group: str, name: str = name) -> list[object]:
             return [point] if (group, name) == (GROUP, point.name) else []
 
-        monkeypatch.setattr("tradeloop.common.strategy.entry_points", found)
+        monkeypatch.setattr("tradeloop.common.strategy.installed.entry_points", found)
 
     return fake
 

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from libs.cli.tests.runs import THREE, GainLessTurnover, random_walk
-from tradeloop.cli.baselines import baselines
-from tradeloop.common.actions import ActionScheme, Discrete, PortfolioWeights, TargetPosition
-from tradeloop.common.backtest import BacktestResult
+from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy, log_return
+from tradeloop.common.strategy.actions import ActionScheme, Discrete, PortfolioWeights, TargetPosition
 
 WINDOW = 8
 WARMING_UP = 5

@@ -10,19 +10,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tradeloop.cli.dlq import REPLAYED, DeadLetters, place_of
+from tradeloop.cli.commands.dlq import REPLAYED, DeadLetters, place_of
 from tradeloop.cli.main import main
-from tradeloop.common.bus import Bus, Partition
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Bus, Partition, Position
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.headers import ATTEMPT, BODY, ERROR, ORIGIN
-from tradeloop.common.held import Position
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, SignalGenerated
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import SERVICE_TOPICS, dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Handler
 
 SOURCE = topic_of(SignalGenerated).name
 DLQ, RETRY = dead_letter_topic(SOURCE, "execution"), retry_topic(SOURCE, "execution")

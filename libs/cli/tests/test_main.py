@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tradeloop.cli import topics
+from tradeloop.cli.commands import topics
 from tradeloop.cli.main import main
 from tradeloop.common.errors import UserError
-from tradeloop.common.service import Service
-from tradeloop.common.topics import CATALOGUE, topic_of
+from tradeloop.common.messages.topics import CATALOGUE, topic_of
+from tradeloop.common.runtime.service import Service
 from tradeloop.execution.application import Execution
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.application import Ingest

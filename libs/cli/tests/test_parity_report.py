@@ -8,11 +8,11 @@ import pytest
 
 from libs.cli.tests.runs import make_run
 from libs.cli.tests.stacks import World
-from tradeloop.cli.parity import Parity
-from tradeloop.cli.run_files import Run
-from tradeloop.common.bus import Partition
+from tradeloop.cli.replay.parity import Parity
+from tradeloop.cli.report.files import Run
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated, PortfolioMarked, SignalGenerated
-from tradeloop.common.topics import topic_of
+from tradeloop.common.messages.topics import topic_of
 
 LENGTH = 60
 

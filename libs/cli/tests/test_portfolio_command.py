@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tradeloop.cli.data import open_source
 from tradeloop.cli.main import main
+from tradeloop.cli.source import open_source
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.strategy import load
 

@@ -10,11 +10,11 @@ import pytest
 
 from libs.cli.tests.runs import make_run
 from libs.cli.tests.stacks import World
+from tradeloop.cli.client.stack import Failed
+from tradeloop.cli.commands.replay import replay_live
 from tradeloop.cli.main import main
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.replay import replay_live
-from tradeloop.cli.run_files import Run
-from tradeloop.cli.stack import Failed
+from tradeloop.cli.report.files import Run
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, PortfolioMarked, ReplayRequested, SignalGenerated

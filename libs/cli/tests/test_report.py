@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from libs.cli.tests.runs import START_US, THREE, make_run
 from tradeloop.cli.report import text, write_report
 from tradeloop.cli.report.charts import Chart, TimeAxis
-from tradeloop.cli.report.figures import bars_per_year, performance, trading
+from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.page import page
-from tradeloop.cli.run_files import Run
+from tradeloop.cli.report.performance import bars_per_year, performance, trading
 
 VOID = {"meta", "br"}
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from libs.cli.tests.runs import THREE, make_run
-from tradeloop.cli.run_files import Run, stage, write_run
+from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.common.errors import UserError
 
 HEADERS = {

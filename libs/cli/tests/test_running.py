@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from libs.cli.tests.stacks import World
-from tradeloop.cli.running import RunningStack, Tail, backwards, forwards
-from tradeloop.cli.stack import Failed
-from tradeloop.common.bus import BusUnavailable
+from tradeloop.cli.client.running import RunningStack, Tail, backwards, forwards
+from tradeloop.cli.client.stack import Failed
+from tradeloop.common.bus.memory import MemoryBus, MemoryReader
+from tradeloop.common.bus.port import BusUnavailable
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EPOCH, Instrument, Timeframe, TimeRange, Universe
-from tradeloop.common.memory import MemoryBus, MemoryReader
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -25,7 +25,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
-from tradeloop.common.topics import topic_of
+from tradeloop.common.messages.topics import topic_of
 
 UNIVERSE = Universe(name="gold", instruments=(Instrument(id="file:gold"),), timeframe=Timeframe.H1)
 RANGE = TimeRange(start=EPOCH, end=EPOCH + timedelta(hours=9))

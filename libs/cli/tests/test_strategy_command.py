@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tradeloop.cli.strategy import app
+from tradeloop.cli.commands.strategy import app
 from tradeloop.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

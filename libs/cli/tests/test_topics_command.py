@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tradeloop.cli.main import main
-from tradeloop.common.kafka import Difference, KafkaBus, KafkaSettings
-from tradeloop.common.topics import CATALOGUE, SERVICE_TOPICS, specs
+from tradeloop.common.bus.kafka import Difference, KafkaBus, KafkaSettings
+from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS, specs
 
 BARS = "market.bars.v1"
 WEEK_MS = "604800000"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tradeloop.common.actions import SCHEMES, ActionScheme, Discrete, PortfolioWeights, TargetPosition
 from tradeloop.common.errors import UserError
+from tradeloop.common.strategy.actions import SCHEMES, ActionScheme, Discrete, PortfolioWeights, TargetPosition
 
 
 def weights(scheme: ActionScheme, *actions: list[float]) -> list[list[float]]:

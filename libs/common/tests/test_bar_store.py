@@ -18,12 +18,13 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.levels import database_for, execute
 from tests.servers import RealServer, fresh_database
-from tradeloop.common.bars import BarStore, BarStoreUnavailable
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
+from tradeloop.common.bar_store.sql import SCHEMA, Level, SqlBarStore
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Series, Timeframe, align, to_us
-from tradeloop.common.migrations import migrate
-from tradeloop.common.sql_bars import SCHEMA, Level, MemoryBarStore, SqlBarStore
+from tradeloop.common.sql.migrations import migrate
 
 MINUTE = Timeframe.M1.us
 EVER = 2**62

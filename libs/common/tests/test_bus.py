@@ -16,13 +16,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
-from tradeloop.common.bus import Bus, BusUnavailable, MessageTooLarge, Partition, Record, murmur2
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.kafka.errors import translated
-from tradeloop.common.kafka.producer import KafkaProducer
-from tradeloop.common.memory import MemoryBus, MemoryConsumer
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.kafka.errors import translated
+from tradeloop.common.bus.kafka.producer import KafkaProducer
+from tradeloop.common.bus.memory import MemoryBus, MemoryConsumer
+from tradeloop.common.bus.port import Bus, BusUnavailable, MessageTooLarge, Partition, Record, TopicSpec, murmur2
 from tradeloop.common.testing import BUS_CHECKS, check_bus
-from tradeloop.common.topics import TopicSpec
 
 FAST = {"heartbeat.interval.ms": "100"}
 """Members learn of a rebalance sooner than production needs."""
@@ -83,7 +82,7 @@ def read_everything(self: MemoryConsumer, topic: str, number: int) -> bool:
 )
 def test_check_bus_finds_defects(method: str, defect: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryConsumer, method, defect)
-    monkeypatch.setattr("tradeloop.common.testing._PATIENCE_S", 0.5)
+    monkeypatch.setattr("tradeloop.common.contracts.bus._PATIENCE_S", 0.5)
     with pytest.raises(AssertionError):
         check_bus(MemoryBus)
 
@@ -223,7 +222,7 @@ class Full:
 def test_what_waits_stays_when_another_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     producer = KafkaProducer(KafkaSettings(), exists=lambda _: True)
     monkeypatch.setattr(producer, "_client", client := Full())
-    monkeypatch.setattr("tradeloop.common.kafka.producer._TOGETHER_S", 3600.0)
+    monkeypatch.setattr("tradeloop.common.bus.kafka.producer._TOGETHER_S", 3600.0)
     monkeypatch.setattr(producer, "_sent_at", time.monotonic())
     for n in range(5):
         producer.publish("bars", "k", str(n).encode(), {})

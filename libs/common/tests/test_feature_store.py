@@ -22,13 +22,8 @@ from redis import Redis
 
 from tests.servers import RealServer, fresh_database
 from tradeloop.common.clock import ManualClock
-from tradeloop.common.feature_store import (
-    FeatureRows,
-    FeatureSetUnknown,
-    FeatureStore,
-    FeatureStoreUnavailable,
-    MemoryFeatureStore,
-)
+from tradeloop.common.feature_store.memory import MemoryFeatureStore
+from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown, FeatureStore, FeatureStoreUnavailable
 
 if TYPE_CHECKING:  # importing Feast takes seconds: only tests that need it pay
     from feast import FeatureStore as Feast
@@ -42,7 +37,7 @@ INSTRUMENTS = ("binance:BTC/USDT", "binance:ETH/USDT")
 def feast(
     folder: Path, registry: Mapping[str, object] | None = None, online_store: Mapping[str, object] | None = None
 ) -> FeatureStore:
-    from tradeloop.common.feast_store import FeastFeatureStore
+    from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     return FeastFeatureStore(folder, clock, registry=registry, online_store=online_store)
@@ -471,7 +466,7 @@ def test_a_taken_name_is_refused(tmp_path: Path) -> None:
 def test_importing_feast_leaves_the_metrics_of_this_process_in_memory() -> None:
     import prometheus_client.values
 
-    import tradeloop.common.feast_store  # noqa: F401
+    import tradeloop.common.feature_store.feast.store  # noqa: F401
 
     assert prometheus_client.values.ValueClass is prometheus_client.values.MutexValue
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
@@ -507,7 +502,7 @@ def plain_feast(folder: Path) -> Feast:
         project="tradeloop",
         registry=str(folder / "registry.pb"),
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        offline_store={"type": "tradeloop.common.feast_offline.PolarsOfflineStore"},
+        offline_store={"type": "tradeloop.common.feature_store.feast.offline.PolarsOfflineStore"},
         repo_path=folder,
     )
     return Feast(repo_path=str(folder), config=config)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from deploy.native.server import need
-from tradeloop.common.headers import headers_of
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message
-from tradeloop.common.topics import CATALOGUE, event_id, specs, topic_of
+from tradeloop.common.messages.topics import CATALOGUE, event_id, specs, topic_of
+from tradeloop.common.runtime.headers import headers_of
 
 GOLDEN = Path(__file__).parent / "golden"
 IDS: Mapping[str, str] = json.loads((GOLDEN / "ids.json").read_text())

@@ -17,17 +17,16 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from tradeloop.common.bus import BusUnavailable, Partition
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, Partition, Position
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.health import Health, HttpSettings, listening, serve
-from tradeloop.common.held import Position
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.service import Handler
-from tradeloop.common.telemetry import configure_logging
-from tradeloop.common.topics import PARTITIONS, topic_of
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.runtime.health import Health, HttpSettings, listening, serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Handler
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE = topic_of(ModelActivated).name

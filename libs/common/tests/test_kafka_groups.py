@@ -12,12 +12,11 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer as Client
 
-from tradeloop.common.bus import BusError, BusUnavailable, Partition, Record, partition_for
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.kafka.consumer import KafkaConsumer
+from tradeloop.common.bus.kafka.settings import FETCHING
+from tradeloop.common.bus.port import PARTITIONS, BusError, BusUnavailable, Partition, Record, TopicSpec, partition_for
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.kafka.consumer import KafkaConsumer
-from tradeloop.common.kafka.settings import FETCHING
-from tradeloop.common.topics import PARTITIONS, TopicSpec
 
 CLOCK = SystemClock()
 FAST = {"heartbeat.interval.ms": "100"}

@@ -23,15 +23,14 @@ from pydantic import SecretStr
 
 from deploy.native.kafka import jars, kafka_answers
 from deploy.native.server import Program, Server, free_ports, run
-from tradeloop.common.bus import BusError, BusUnavailable
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import BusError, BusUnavailable, Position
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.health import Health, HttpSettings
-from tradeloop.common.held import Position
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.runtime.health import Health, HttpSettings
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Handler
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name
 RETRY, DLQ = retry_topic(SOURCE, "picky"), dead_letter_topic(SOURCE, "picky")

@@ -15,14 +15,14 @@ from sqlalchemy import MetaData, create_engine, make_url
 from structlog.testing import capture_logs
 
 from tests.levels import database_for, execute
-from tradeloop.common.bars import BarStoreUnavailable
+from tradeloop.common.bar_store.port import BarStoreUnavailable
+from tradeloop.common.bar_store.sql import SCHEMA, Level, SqlBarStore
+from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Timeframe, align
-from tradeloop.common.migrations import MigrationFailed, State, current, migrate
-from tradeloop.common.sql import Schema
-from tradeloop.common.sql_bars import SCHEMA, Level, SqlBarStore
-from tradeloop.common.sql_bars.table import BARS
+from tradeloop.common.sql.engine import Schema
+from tradeloop.common.sql.migrations import MigrationFailed, State, current, migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 from tradeloop.execution.adapters.sql_ledger import metadata as ledger_tables
 
@@ -75,8 +75,8 @@ def test_both_schemas_fit_into_one_database(plain_database: str) -> None:
 
 MIGRATE = """
 import sys
-from tradeloop.common.migrations import migrate
-from tradeloop.common.sql_bars import SCHEMA
+from tradeloop.common.sql.migrations import migrate
+from tradeloop.common.bar_store.sql import SCHEMA
 print("ready", flush=True)
 sys.stdin.read(1)
 print(migrate(sys.argv[1], SCHEMA)[0].version)

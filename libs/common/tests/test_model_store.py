@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from tests.servers import RealServer
-from tradeloop.common.local_models import LocalModelStore
-from tradeloop.common.models import (
+from tradeloop.common.model_store.folder import LocalModelStore
+from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStore,
     ModelStoreUnavailable,
@@ -41,7 +41,7 @@ def local(folder: Path) -> ModelStore:
 
 
 def mlflow_file(folder: Path) -> ModelStore:
-    from tradeloop.common.mlflow_models import MlflowModelStore
+    from tradeloop.common.model_store.mlflow import MlflowModelStore
 
     return MlflowModelStore(f"sqlite:///{folder}/mlflow.db")
 
@@ -88,7 +88,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ModelStore:
 
 
 def on_server(url: str) -> ModelStore:
-    from tradeloop.common.mlflow_models import MlflowModelStore
+    from tradeloop.common.model_store.mlflow import MlflowModelStore
 
     return Own(MlflowModelStore(url), f"{secrets.token_hex(4)}-")
 
@@ -325,7 +325,7 @@ def test_the_database_appears_complete_and_alone(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tradeloop.common.mlflow_models import MlflowModelStore
+    from tradeloop.common.model_store.mlflow import MlflowModelStore
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ModelStoreUnavailable, match=r"127\.0\.0\.1:9"):
@@ -359,7 +359,7 @@ def test_a_server_that_dies_is_unavailable_and_comes_back(
 
 
 def test_a_version_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tradeloop.common import mlflow_models
+    from tradeloop.common.model_store import mlflow as mlflow_models
 
     # isort: split
     from mlflow.artifacts import download_artifacts
@@ -383,7 +383,7 @@ def test_a_version_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 LOAD = """
 import sys
-from tradeloop.common.mlflow_models import MlflowModelStore
+from tradeloop.common.model_store.mlflow import MlflowModelStore
 try:
     MlflowModelStore(sys.argv[1]).load("nothing", "champion")
 except LookupError:
@@ -398,7 +398,7 @@ def test_asking_a_server_imports_no_plug_in(mlflow: str) -> None:
 
 
 def test_mlflow_calls_nobody() -> None:
-    import tradeloop.common.mlflow_models  # noqa: F401
+    import tradeloop.common.model_store.mlflow  # noqa: F401
 
     # isort: split
     from mlflow.telemetry.utils import is_telemetry_disabled

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import Instrument
 from tradeloop.common.messages import PortfolioMarked, PositionMark
-from tradeloop.common.observations import ObservationBuilder, account_of, account_size, observation_size
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.simulation import Market, Simulator
+from tradeloop.common.strategy.observations import ObservationBuilder, account_size, observation_size
+from tradeloop.inference.domain import account_of
 
 
 def rows(count: int, instruments: int, features: int) -> NDArray[np.float64]:

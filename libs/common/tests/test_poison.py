@@ -10,15 +10,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tradeloop.common.bus import Partition, Record
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import Partition, Position, Record
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN
-from tradeloop.common.held import Position
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, specs, topic_of
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Handler
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tradeloop.common.rewards import (
+from tradeloop.common.strategy.rewards import (
     Reward,
     RewardContext,
     RewardEngine,
@@ -213,7 +213,7 @@ def versioned(version: str) -> Reward:
 
 SCRIPT = """
 import pickle
-from tradeloop.common.rewards import reward, reward_id, scalar_reward
+from tradeloop.common.strategy.rewards import reward, reward_id, scalar_reward
 
 @reward(version="1")
 class Mine:

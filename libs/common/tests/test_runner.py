@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tradeloop.common.bus import BusError, BusUnavailable, Partition
+from tradeloop.common.bus.memory import MemoryBus, MemoryProducer
+from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Position
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.headers import ATTEMPT, BODY, ERROR, ORIGIN, headers_of
-from tradeloop.common.held import Held, Position
-from tradeloop.common.memory import MemoryBus, MemoryProducer
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.runner import Runner, RunPolicy, pump
-from tradeloop.common.service import Handler
-from tradeloop.common.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
+from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN, headers_of
+from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
+from tradeloop.common.runtime.service import Handler
 
 SOURCE = topic_of(TrainingProgressed).name
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -335,7 +335,7 @@ def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: Manu
     class Small(MemoryBus):
         def _append(self, topic: str, key: str, value: bytes, headers: object) -> None:
             if ".dlq." in topic and value:
-                from tradeloop.common.bus import MessageTooLarge
+                from tradeloop.common.bus.port import MessageTooLarge
 
                 raise MessageTooLarge(topic)
             super()._append(topic, key, value, headers)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tradeloop.common.market import BarArrays, Instrument
-from tradeloop.common.observations import ObservationBuilder, observation_size
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.simulation import Books, Course, Halt, Market, Simulator, Verdict, Walk, market_of, observe
+from tradeloop.common.strategy.observations import ObservationBuilder, observation_size
 
 Floats = NDArray[np.float64]
 FREE = Instrument(id="test:X", taker_bps=0.0)

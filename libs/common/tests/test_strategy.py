@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tradeloop.common import strategy as plug_in
-from tradeloop.common.checks import strategy_checks
+from tradeloop.common.contracts.strategy import strategy_checks
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
 from tradeloop.common.strategy import (
@@ -37,6 +36,7 @@ from tradeloop.common.strategy import (
     talib,
     windowed,
 )
+from tradeloop.common.strategy import installed as plug_in
 from tradeloop.common.testing import check_strategy
 
 Floats = NDArray[np.float64]

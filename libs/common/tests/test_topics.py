@@ -9,7 +9,7 @@ import pytest
 
 from tradeloop.common import messages
 from tradeloop.common.messages import BackfillCompleted, Message, ModelActivated, OrderUpdated, TrainingProgressed
-from tradeloop.common.topics import CATALOGUE, dead_letter_topic, derived_id, event_id, retry_topic, topic_of
+from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, derived_id, event_id, retry_topic, topic_of
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

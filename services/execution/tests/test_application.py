@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tradeloop.common.backtest import run
-from tradeloop.common.bus import Partition
-from tradeloop.common.held import Position
+from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.evaluation.backtest import run
 from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -24,9 +23,9 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.topics import event_id, topic_of
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
-from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution

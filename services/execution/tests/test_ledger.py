@@ -16,9 +16,9 @@ from sqlalchemy import Connection, create_engine, text
 
 from tests.levels import execute
 from tests.servers import RealServer, fresh_database
-from tradeloop.common.bus import Partition
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
-from tradeloop.common.migrations import migrate
+from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.sql_ledger import SqlLedger, books, fills, metadata, orders, outbox

@@ -14,14 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tradeloop.common.bus import Partition
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition, Position
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet
-from tradeloop.common.headers import headers_of
-from tradeloop.common.held import Position
-from tradeloop.common.local_models import LocalModelStore
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import (
     FeaturesComputed,
     Message,
@@ -31,7 +28,9 @@ from tradeloop.common.messages import (
     PositionMark,
     SignalGenerated,
 )
-from tradeloop.common.models import (
+from tradeloop.common.messages.topics import dead_letter_topic, event_id, topic_of
+from tradeloop.common.model_store.folder import LocalModelStore
+from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStoreUnavailable,
     Policy,
@@ -39,9 +38,9 @@ from tradeloop.common.models import (
     RegisteredPolicy,
 )
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runner import Runner, RunPolicy, pump
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
-from tradeloop.common.topics import dead_letter_topic, event_id, topic_of
 from tradeloop.inference.application import Inference
 
 WINDOW = 3

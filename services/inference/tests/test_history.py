@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tradeloop.common.bus import Partition, partition_for
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition, Position, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
-from tradeloop.common.held import Position
 from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
-from tradeloop.common.sql_bars import MemoryBarStore
-from tradeloop.common.topics import specs, topic_of
+from tradeloop.common.messages.topics import specs, topic_of
 from tradeloop.inference.adapters.bus_history import BusHistory
 
 M1 = Timeframe.M1
@@ -45,7 +44,7 @@ def computed(bars: MemoryBarStore) -> list[FeaturesComputed]:
     """All features, as they would have been published."""
     rows = compute_stored(bars, SET, UNIVERSE, START_US, START_US + BARS * M1.us)
     return [
-        SET.message(UNIVERSE, from_us(time_us), values)
+        FeaturesComputed.of(UNIVERSE, SET.id, SET.names, from_us(time_us), values)
         for time_us, values in zip(rows.time_us.tolist(), rows.values.tolist(), strict=True)
     ]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tradeloop.common.bars import BarStore, BarStoreUnavailable
-from tradeloop.common.bus import Partition
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition, Position
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.held import Position
 from tradeloop.common.market import (
     BarArrays,
     Instrument,
@@ -23,11 +24,9 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.runner import Runner, RunPolicy, pump
-from tradeloop.common.sql_bars import MemoryBarStore
-from tradeloop.common.topics import event_id, topic_of
+from tradeloop.common.messages.topics import event_id, topic_of
+from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings

@@ -6,12 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tradeloop.common.bus import Bus, Partition, partition_for
-from tradeloop.common.held import Position
-from tradeloop.common.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import Bus, Partition, Position, partition_for
 from tradeloop.common.market import Instrument, Timeframe, TimeRange, Universe, to_us
 from tradeloop.common.messages import BarFrame, Message, ReplayRequested
-from tradeloop.common.topics import specs, topic_of
+from tradeloop.common.messages.topics import specs, topic_of
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -12,14 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tradeloop.common.bars import BarStoreUnavailable
-from tradeloop.common.bus import Partition
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bar_store.port import BarStoreUnavailable
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition, Position
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.feast_store import FeastFeatureStore
-from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
+from tradeloop.common.feature_store.feast.store import FeastFeatureStore
+from tradeloop.common.feature_store.memory import MemoryFeatureStore
+from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features import FeatureError, log_return, on, relative, talib
-from tradeloop.common.held import Position
 from tradeloop.common.market import (
     EVER_US,
     Bar,
@@ -34,14 +37,12 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
+from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
-from tradeloop.common.rewards import RewardContext, reward
-from tradeloop.common.runner import Runner, pump
-from tradeloop.common.sql_bars import MemoryBarStore, SqlBarStore
+from tradeloop.common.runtime.runner import Runner, pump
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import topic_of
+from tradeloop.common.strategy.rewards import RewardContext, reward
 from tradeloop.preprocess.application import Preprocess
 from tradeloop.preprocess.config import Settings
 from tradeloop.preprocess.main import build

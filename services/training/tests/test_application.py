@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tradeloop.common.bus import BusUnavailable, Partition
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import BusUnavailable, Partition, Position
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.feature_store import FeatureRows, MemoryFeatureStore
-from tradeloop.common.held import Position
-from tradeloop.common.local_models import LocalModelStore
+from tradeloop.common.feature_store.memory import MemoryFeatureStore
+from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.market import TimeRange, from_us
-from tradeloop.common.memory import MemoryBus
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
-from tradeloop.common.models import ModelStoreUnavailable
-from tradeloop.common.onnx_policy import OnnxPolicy
+from tradeloop.common.messages.topics import dead_letter_topic, specs, topic_of
+from tradeloop.common.model_store.folder import LocalModelStore
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import ModelStoreUnavailable
 from tradeloop.common.portfolio import Costs
-from tradeloop.common.rewards import RewardError
-from tradeloop.common.runner import Runner, RunPolicy
-from tradeloop.common.sql_bars import MemoryBarStore
+from tradeloop.common.runtime.runner import Runner, RunPolicy
 from tradeloop.common.strategy import RewardContext, Strategy, reward
-from tradeloop.common.topics import dead_letter_topic, specs, topic_of
+from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer
 from tradeloop.training.application import Training

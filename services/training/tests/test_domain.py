@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tradeloop.common.backtest import backtest
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.market import BarArrays
 from tradeloop.training.domain import episode_starts, fit_scaler, summary
 

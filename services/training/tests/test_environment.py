@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from stable_baselines3.common.vec_env import VecMonitor
 
-from tradeloop.common.backtest import BacktestResult, backtest
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.rewards import RewardError
 from tradeloop.common.strategy import RewardContext, reward
+from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.environment import OneBookReward, TradingEnv, TradingVecEnv
 
 SCHEMES = ["target_position", "discrete", "portfolio_weights"]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tradeloop.common.backtest import backtest
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.rewards import RewardError
 from tradeloop.common.strategy import RewardContext, reward
+from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer, hyper_parameters
 from tradeloop.training.domain import Scaler

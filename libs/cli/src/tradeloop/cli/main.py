@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli import db, dlq, portfolio, strategy, topics
+from tradeloop.cli.commands import db, dlq, portfolio, strategy, topics
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -82,7 +82,7 @@ def demo(
     Also runs the vectorised backtest of the same model over the same bars, and fails (exit 1) unless its equity
     equals the live one.
     """
-    from tradeloop.cli.demo import run_demo
+    from tradeloop.cli.commands.demo import run_demo
 
     run_demo(bars, strategy_name, out, seed, steps)
 
@@ -118,7 +118,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a policy on all of the bars and register it as `champion`: in the home's MLflow, or the running stack's."""
-    from tradeloop.cli.train import run_train
+    from tradeloop.cli.commands.train import run_train
 
     on_running = None if stack is None else stack is Which.running
     run_train(bars, strategy_name, portfolio_file, seed, steps, home, on_running)
@@ -137,7 +137,7 @@ def backtest(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Run a trained policy over bars in the vectorised backtest, beside the baselines."""
-    from tradeloop.cli.backtest import run_backtest
+    from tradeloop.cli.commands.backtest import run_backtest
 
     run_backtest(bars, strategy_name, model, home)
 
@@ -190,7 +190,7 @@ def replay(
     Kafka, bars and models are where TRADELOOP_KAFKA__BOOTSTRAP_SERVERS, TRADELOOP_DATABASE_URL and
     TRADELOOP_MLFLOW_TRACKING_URI say. Exit 1 when a message was given up on, or when the two differ.
     """
-    from tradeloop.cli.replay import run_replay
+    from tradeloop.cli.commands.replay import run_replay
 
     run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again)
 

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tradeloop.common.telemetry import configure_logging
+from tradeloop.common.runtime.logs import configure_logging
 
 Report = Callable[[int], None]
 """Says how much of a stage is done."""

@@ -9,14 +9,14 @@ from functools import partial
 
 import structlog
 
-from tradeloop.common.bus import Partition
-from tradeloop.common.held import Held, Position
+from tradeloop.common.bus.port import Partition, Position
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BarFrame, Message, SignalGenerated
+from tradeloop.common.messages.topics import event_id, topic_of
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Handler
+from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.service import Handler
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import event_id, topic_of
 from tradeloop.execution.domain import Book, BookRecord, FrameReader
 from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
 

@@ -24,11 +24,11 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.rewards import RewardEngine
 from tradeloop.common.simulation import DENIED, Halt, Market, Simulator, Verdict
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import derived_id
+from tradeloop.common.strategy.rewards import RewardEngine
 
 Floats = NDArray[np.float64]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bus.kafka import KafkaBus
+from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.health import serve
-from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.runner import Runner
+from tradeloop.common.runtime.health import serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
-from tradeloop.common.telemetry import configure_logging
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution

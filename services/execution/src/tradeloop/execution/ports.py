@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tradeloop.common.bus import Partition
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.simulation import Market

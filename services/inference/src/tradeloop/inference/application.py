@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from tradeloop.common.held import Held, Position
+from tradeloop.common.bus.port import Position
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
-from tradeloop.common.models import ModelNotFound, Policy, PolicySource, model_name
+from tradeloop.common.model_store.port import ModelNotFound, Policy, PolicySource, model_name
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.service import Handler
+from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.service import Handler
 from tradeloop.common.strategy import Strategy
 from tradeloop.inference.domain import ActiveModel, Actor, Desk
 from tradeloop.inference.ports import History

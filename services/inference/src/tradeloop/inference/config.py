@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tradeloop.common.health import HttpSettings
-from tradeloop.common.kafka import KafkaSettings
+from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
+from tradeloop.common.runtime.health import HttpSettings
 
 
 class Settings(PortfolioSettings, BaseSettings):

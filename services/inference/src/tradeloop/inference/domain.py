@@ -10,7 +10,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.held import Held, Position
+from tradeloop.common.bus.port import Position
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -20,10 +20,11 @@ from tradeloop.common.messages import (
     PortfolioMarked,
     SignalGenerated,
 )
-from tradeloop.common.observations import ObservationBuilder, account_of
+from tradeloop.common.messages.topics import event_id
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.pending import Held
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.topics import event_id
+from tradeloop.common.strategy.observations import HOLDING_SCALE, ObservationBuilder
 
 
 class Actor(Protocol):
@@ -291,3 +292,14 @@ class Desk:
             reason=reason,
             feature_set=self.strategy.feature_set.id,
         )
+
+
+def account_of(portfolio: PortfolioMarked) -> NDArray[np.float64]:
+    """The account part of the observation, from the portfolio's mark: (3A + 1,) float64."""
+    positions = portfolio.positions
+    return np.array(
+        [p.weight for p in positions]
+        + [p.unrealised_return for p in positions]
+        + [p.holding_bars / (p.holding_bars + HOLDING_SCALE) for p in positions]
+        + [portfolio.drawdown]
+    )

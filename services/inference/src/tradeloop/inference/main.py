@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.kafka import KafkaBus
+from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.health import serve
-from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.onnx_policy import OnnxPolicy
-from tradeloop.common.runner import Runner
-from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.runtime.health import serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
-from tradeloop.common.telemetry import configure_logging
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.inference.config import Settings
@@ -18,7 +18,7 @@ from tradeloop.inference.config import Settings
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
     """The service, with its model registry and its memory of what was published."""
-    from tradeloop.common.mlflow_models import MlflowModelStore  # importing MLflow takes seconds
+    from tradeloop.common.model_store.mlflow import MlflowModelStore  # importing MLflow takes seconds
 
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock) if settings.database_url else None
     models = MlflowModelStore(settings.mlflow_tracking_uri)

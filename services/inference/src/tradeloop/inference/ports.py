@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tradeloop.common.bus.port import Position
 from tradeloop.common.features import FeatureSet
-from tradeloop.common.held import Position
 from tradeloop.common.market import Universe
 from tradeloop.common.messages import FeaturesComputed, ModelActivated
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 
 import structlog
 
-from tradeloop.common.bars import BarStore
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import Position
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.held import Held, Position
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.service import Handler
+from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.service import Handler
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
 from tradeloop.ingest.ports import BarSource, Published
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tradeloop.common.health import HttpSettings
-from tradeloop.common.kafka import KafkaSettings
+from tradeloop.common.bus.kafka import KafkaSettings
+from tradeloop.common.runtime.health import HttpSettings
 
 
 class Settings(BaseSettings):

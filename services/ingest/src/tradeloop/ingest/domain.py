@@ -10,11 +10,20 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.market import Bar, BarArrays, Instrument, Series, Timeframe, Universe, align, from_us, to_us
+from tradeloop.common.market import (
+    BAR_COLUMNS,
+    BAR_PRICES,
+    Bar,
+    BarArrays,
+    Instrument,
+    Series,
+    Timeframe,
+    Universe,
+    align,
+    from_us,
+    to_us,
+)
 from tradeloop.common.messages import BarFrame
-
-PRICES = ("open", "high", "low", "close")
-VALUES = (*PRICES, "volume", "funding_rate")
 
 _WEEK_US = 7 * Timeframe.D1.us
 _WEEKEND_US = 2 * Timeframe.D1.us
@@ -56,7 +65,7 @@ _Rule = tuple[NDArray[np.bool_], str, str]
 def _rules(bars: Series, open_us: NDArray[np.int64]) -> Iterator[_Rule]:
     for name in bars:
         yield ~np.isfinite(bars[name]), f"{name} is {{{name}}}", "give a finite number"
-    for name in PRICES:
+    for name in BAR_PRICES:
         yield bars[name] <= 0, f"{name} {{{name}}} is not positive", "correct or remove it"
     high, low = bars["high"], bars["low"]
     yield high < low, "high {high} is below low {low}", "correct or remove it"
@@ -108,7 +117,7 @@ def count_gaps(open_us: NDArray[np.int64], timeframe: Timeframe, instrument: Ins
 
 def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:
     """Bars of one instrument each, on their common grid."""
-    series = [{"open_us": part.open_us, **{name: getattr(part, name)[:, 0] for name in VALUES}} for part in parts]
+    series = [{"open_us": part.open_us, **{name: getattr(part, name)[:, 0] for name in BAR_COLUMNS}} for part in parts]
     return align([part.instruments[0] for part in parts], timeframe, series)
 
 
@@ -116,7 +125,7 @@ def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
     """The bars that are stored with other values. `stored` has the same instruments and at least the same frames."""
     rows = np.searchsorted(stored.open_us, bars.open_us)
     differs = np.zeros_like(bars.present)
-    for name in VALUES:
+    for name in BAR_COLUMNS:
         new, old = getattr(bars, name), getattr(stored, name)[rows]
         differs |= bars.present & (new != old) & ~(np.isnan(new) & np.isnan(old))
     frames = differs.any(axis=1)
@@ -143,7 +152,7 @@ def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[Bar
 def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
     """The bars of one instrument, None where it has none."""
     # Plain lists: to take single numbers out of an array costs more than all else here.
-    columns = [getattr(bars, name)[:, a].tolist() for name in VALUES]
+    columns = [getattr(bars, name)[:, a].tolist() for name in BAR_COLUMNS]
     for there, *values in zip(bars.present[:, a].tolist(), *columns, strict=True):
         yield _bar(bars.instruments[a], *values) if there else None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.kafka import KafkaBus
+from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.health import serve
-from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.runner import Runner
-from tradeloop.common.sql_bars import SqlBarStore
-from tradeloop.common.telemetry import configure_logging
+from tradeloop.common.runtime.health import serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest

@@ -1,4 +1,4 @@
-"""What ingest needs from outside, besides `tradeloop.common.bars.BarStore`."""
+"""What ingest needs from outside, besides `tradeloop.common.bar_store.port.BarStore`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from tradeloop.common.held import Position
+from tradeloop.common.bus.port import Position
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 
 

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import structlog
 
-from tradeloop.common.bars import BarStore
-from tradeloop.common.bus import Partition
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import Partition, Position
 from tradeloop.common.errors import UserError
-from tradeloop.common.feature_store import FeatureRows, FeatureStore
+from tradeloop.common.feature_store.port import FeatureRows, FeatureStore
 from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values, bars_with_history, compute_stored
-from tradeloop.common.held import Position
 from tradeloop.common.market import Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
-from tradeloop.common.service import Handler
+from tradeloop.common.runtime.service import Handler
 from tradeloop.common.strategy import Strategy
 
 log = structlog.get_logger(__name__)
@@ -173,7 +172,8 @@ class _Feed:
         self._higher.clear()
         if self._newest is None or self._newest[0] <= close_us:
             self._newest = close_us, values
-        return self.feature_set.message(self._universe, frame.close_time, values)
+        features = self.feature_set
+        return FeaturesComputed.of(self._universe, features.id, features.names, frame.close_time, values)
 
     def _rows(self, frame: BarFrame) -> list[Row | None]:
         rows: dict[str, Row] = {

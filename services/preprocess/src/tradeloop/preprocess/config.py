@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tradeloop.common.health import HttpSettings
-from tradeloop.common.kafka import KafkaSettings
+from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
+from tradeloop.common.runtime.health import HttpSettings
 
 
 class Settings(PortfolioSettings, BaseSettings):

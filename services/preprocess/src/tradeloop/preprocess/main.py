@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.kafka import KafkaBus
+from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.health import serve
-from tradeloop.common.kafka import KafkaBus
-from tradeloop.common.runner import Runner
-from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.runtime.health import serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
-from tradeloop.common.telemetry import configure_logging
 from tradeloop.preprocess.application import Preprocess
 from tradeloop.preprocess.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
     """The service, with its stores. It needs nothing of the bus but what its runner does."""
-    from tradeloop.common.feast_store import FeastFeatureStore  # importing Feast takes seconds
+    from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
 
     features = FeastFeatureStore(
         settings.feature_root,

@@ -10,14 +10,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from tradeloop.common.backtest import Actor, backtest
-from tradeloop.common.bars import BarStore
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import Position
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.feature_store import FeatureSetUnknown, FeatureStore
-from tradeloop.common.held import Position
+from tradeloop.common.evaluation.backtest import Actor, backtest
+from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
 from tradeloop.common.market import BarArrays, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
-from tradeloop.common.models import (
+from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStore,
     Policy,
@@ -26,9 +26,9 @@ from tradeloop.common.models import (
     model_name,
 )
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.rewards import RewardError
-from tradeloop.common.service import Handler
+from tradeloop.common.runtime.service import Handler
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.domain import summary
 from tradeloop.training.ports import Publish, Task, Trained, Trainer
 

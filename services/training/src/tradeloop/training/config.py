@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tradeloop.common.health import HttpSettings
-from tradeloop.common.kafka import KafkaSettings
+from tradeloop.common.bus.kafka import KafkaSettings
+from tradeloop.common.runtime.health import HttpSettings
 
 LONGEST_RUN_S = 86_400.0
 """How long one training may keep the service from all else. It neither polls nor steps meanwhile."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.backtest import BacktestResult
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.market import BarArrays
 
 Floats = NDArray[np.float64]

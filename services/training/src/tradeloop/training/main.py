@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 
-from tradeloop.common.bus import Bus
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.bus.kafka import KafkaBus
+from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.headers import headers_of
-from tradeloop.common.health import serve
-from tradeloop.common.kafka import KafkaBus
 from tradeloop.common.messages import Message
-from tradeloop.common.onnx_policy import OnnxPolicy
-from tradeloop.common.runner import Runner
-from tradeloop.common.sql_bars import SqlBarStore
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.health import serve
+from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
-from tradeloop.common.telemetry import configure_logging
-from tradeloop.common.topics import topic_of
 from tradeloop.training.application import Training
 from tradeloop.training.config import Settings
 from tradeloop.training.ports import Progress, Publish, Task, Trained
@@ -24,8 +24,8 @@ from tradeloop.training.ports import Progress, Publish, Task, Trained
 def build(settings: Settings, bus: Bus, clock: Clock, stop: threading.Event | None = None) -> Training:
     """The service, with its stores. Setting `stop` ends a run that is under way; its request stays uncommitted."""
     # Importing Feast and MLflow takes seconds.
-    from tradeloop.common.feast_store import FeastFeatureStore
-    from tradeloop.common.mlflow_models import MlflowModelStore
+    from tradeloop.common.feature_store.feast.store import FeastFeatureStore
+    from tradeloop.common.model_store.mlflow import MlflowModelStore
 
     return Training(
         strategies=load,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.page import page
-from tradeloop.cli.report.picture import draw
-from tradeloop.cli.run_files import Run
+from tradeloop.cli.report.png import draw
 
 __all__ = ["write_report"]
 

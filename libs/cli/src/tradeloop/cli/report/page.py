@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import TimeAxis
-from tradeloop.cli.report.figures import Performance, bars_per_year, performance, trading
+from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_class, curve_name, curves, panels
-from tradeloop.cli.run_files import Run
+from tradeloop.cli.report.performance import Performance, bars_per_year, performance, trading
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import RiskVerdict
 

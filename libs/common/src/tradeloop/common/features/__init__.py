@@ -20,7 +20,7 @@ from tradeloop.common.features.definitions import (
     windowed,
 )
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.features.stored import bars_with_history, compute_stored
+from tradeloop.common.features.from_store import bars_with_history, compute_stored
 from tradeloop.common.features.stream import FeatureStream, Values
 
 __all__ = [

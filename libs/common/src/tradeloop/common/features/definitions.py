@@ -26,13 +26,13 @@ from talib import stream as handles
 from talib.abstract import Function  # type: ignore[attr-defined]
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Timeframe
+from tradeloop.common.market import BAR_PRICES, Timeframe
 
 Floats = NDArray[np.float64]
 Row = tuple[float, float, float, float, float]
 """One bar of one instrument: open, high, low, close, volume. Volume is NaN where the source gives none."""
 
-FIELDS = ("open", "high", "low", "close", "volume")
+FIELDS = (*BAR_PRICES, "volume")
 _CLOSE = FIELDS.index("close")
 
 ANCHOR_BARS = 512

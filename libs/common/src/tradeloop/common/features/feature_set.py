@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.feature_store import FeatureRows
+from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features.definitions import ANCHOR_BARS, FIELDS, Feature, FeatureError, Floats
-from tradeloop.common.market import BarArrays, Timeframe, Universe, from_us
-from tradeloop.common.messages import FeaturesComputed
+from tradeloop.common.market import BarArrays, Timeframe, from_us
 
 _FORMAT = 1
 """Raised when the arithmetic of existing definitions changes: every identity then changes with it."""
@@ -52,17 +49,6 @@ class FeatureSet:
         """The higher timeframes whose bars are needed, shortest first."""
         higher = {feature.timeframe for feature in self.features if feature.timeframe is not None}
         return tuple(sorted(higher, key=lambda timeframe: timeframe.seconds))
-
-    def message(self, universe: Universe, time: datetime, values: Sequence[Sequence[float]]) -> FeaturesComputed:
-        """The features of one bar, (A, F), as they are published; `time` is its close."""
-        return FeaturesComputed(
-            universe=universe.name,
-            feature_set=self.id,
-            time=time,
-            instruments=universe.ids,
-            names=self.names,
-            values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
-        )
 
     @property
     def requires_volume(self) -> bool:

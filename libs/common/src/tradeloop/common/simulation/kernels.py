@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from tradeloop.common.observations import HOLDING_SCALE
+from tradeloop.common.strategy.observations import HOLDING_SCALE
 
 Floats = NDArray[np.float64]
 Float32s = NDArray[np.float32]

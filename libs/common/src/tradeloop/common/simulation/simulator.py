@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.market import BarArrays, Instrument
-from tradeloop.common.observations import account_size
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.rewards import RewardContext
 from tradeloop.common.simulation import kernels
 from tradeloop.common.simulation.kernels import Bools, Float32s, Floats, Ints
+from tradeloop.common.strategy.observations import account_size
+from tradeloop.common.strategy.rewards import RewardContext
 
 
 class Verdict(IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tradeloop.common.bus import Partition
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, LedgerConflict

@@ -9,13 +9,12 @@ from typing import TypeVar
 import structlog
 from pydantic import ValidationError
 
-from tradeloop.common.bars import BarStore
-from tradeloop.common.bus import Bus, Partition, partition_for
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import Bus, Partition, Position, partition_for
 from tradeloop.common.features import FeatureSet, compute_stored
-from tradeloop.common.held import Position
 from tradeloop.common.market import Universe, from_us, to_us
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
-from tradeloop.common.topics import topic_of
+from tradeloop.common.messages.topics import topic_of
 
 log = structlog.get_logger(__name__)
 
@@ -115,4 +114,4 @@ class BusHistory:
             return
         computed = compute_stored(self._bars, feature_set, universe, int(frames.open_us[0]), last_open_us)
         for time_us, values in zip(computed.time_us.tolist(), computed.values.tolist(), strict=True):
-            yield feature_set.message(universe, from_us(time_us), values)
+            yield FeaturesComputed.of(universe, feature_set.id, feature_set.names, from_us(time_us), values)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tradeloop.common.bus import Bus, Partition, Record, partition_for
-from tradeloop.common.held import Position
+from tradeloop.common.bus.port import Bus, Partition, Position, Record, partition_for
 from tradeloop.common.market import Universe, to_us
 from tradeloop.common.messages import BarFrame
-from tradeloop.common.topics import topic_of
+from tradeloop.common.messages.topics import topic_of
 
 _BLOCK = 256
 """Records that are read back at once, from the end."""

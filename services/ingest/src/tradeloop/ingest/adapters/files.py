@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BarArrays, Instrument, Series, Timeframe, align, from_us
-from tradeloop.ingest.domain import PRICES, Refused, check, count_gaps
+from tradeloop.common.market import BAR_PRICES, BarArrays, Instrument, Series, Timeframe, align, from_us
+from tradeloop.ingest.domain import Refused, check, count_gaps
 from tradeloop.ingest.ports import FileReport
 
 _SYNONYMS: Mapping[str, frozenset[str]] = {
@@ -26,7 +26,7 @@ _SYNONYMS: Mapping[str, frozenset[str]] = {
     "volume": frozenset({"volume", "vol", "v"}),
     "funding_rate": frozenset({"funding_rate"}),
 }
-_REQUIRED = ("time", *PRICES)
+_REQUIRED = ("time", *BAR_PRICES)
 
 _EPOCH_UNITS = ("s", "ms", "us", "ns")
 _EPOCH_BOUNDS = np.array([1e8, 1e11, 1e14, 1e17])

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from tradeloop.common.actions import ActionScheme
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.rewards import Reward, RewardEngine
 from tradeloop.common.simulation import Course, Simulator, Walk, market_of, observe
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.actions import ActionScheme
+from tradeloop.common.strategy.rewards import Reward, RewardEngine
 from tradeloop.training.domain import episode_starts
 
 Floats = NDArray[np.float64]

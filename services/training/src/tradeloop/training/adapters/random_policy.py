@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.models import Policy, PolicyManifest
-from tradeloop.common.observations import account_size
+from tradeloop.common.model_store.port import Policy, PolicyManifest
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.domain import fit_scaler
 

@@ -22,8 +22,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.observations import account_size
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.environment import TradingVecEnv
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.domain import SCALED_LIMIT, Scaler, fit_scaler

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tradeloop.common.sql import Schema
+from tradeloop.common.sql.engine import Schema
 
 SCHEMA = Schema("ledger", Path(__file__).parent, head="0001")

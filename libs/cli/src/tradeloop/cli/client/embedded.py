@@ -1,0 +1,177 @@
+"""All five services in one process over `MemoryBus`: the embedded stack.
+
+The same services, topics and code as in production; only the adapters differ: SQLite for bars, ledger and
+MLflow, files for Feast. One pump steps ingest, preprocess, inference and execution in turn; training, which
+takes long, runs beside it in a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from tradeloop.cli.client.stack import M, OnProgress, given_up
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.messages import Message, TrainingProgressed
+from tradeloop.common.messages.topics import dead_letter_topic, topic_of
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.port import ModelStore
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.service import Service
+from tradeloop.execution.config import Settings as ExecutionSettings
+from tradeloop.execution.main import build as build_execution
+from tradeloop.inference.config import Settings as InferenceSettings
+from tradeloop.inference.main import build as build_inference
+from tradeloop.ingest.config import Settings as IngestSettings
+from tradeloop.ingest.main import build as build_ingest
+from tradeloop.preprocess.config import Settings as PreprocessSettings
+from tradeloop.preprocess.main import build as build_preprocess
+from tradeloop.training.config import Settings as TrainingSettings
+from tradeloop.training.main import build as build_training
+
+_POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
+
+
+class EmbeddedStack:
+    """The five services. Use `embedded(...)`, which also takes them down."""
+
+    def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock) -> None:
+        self.bus = MemoryBus(max_message_bytes=16_000_000)
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        bars = SecretStr(f"sqlite:///{home / 'bars.db'}")
+        ledger = SecretStr(f"sqlite:///{home / 'ledger.db'}")
+        books = tuple(portfolios)
+        features = home / "features"
+        mlflow = f"sqlite:///{home / 'mlflow.db'}"
+        self._stop = threading.Event()
+        services: list[Service] = [
+            build_ingest(IngestSettings(database_url=bars), self.bus, clock),
+            build_preprocess(
+                PreprocessSettings(portfolios=books, database_url=bars, feature_root=features),
+                self.bus,
+                clock,
+            ),
+            build_inference(InferenceSettings(portfolios=books, mlflow_tracking_uri=mlflow), self.bus, clock),
+            build_execution(
+                ExecutionSettings(portfolios=books, ledger_url=ledger),
+                self.bus,
+                clock,
+            ),
+        ]
+        self.models: ModelStore = MlflowModelStore(mlflow)
+        training = build_training(
+            TrainingSettings(database_url=bars, feature_root=features, mlflow_tracking_uri=mlflow),
+            self.bus,
+            clock,
+            self._stop,
+        )
+        self.runners = [Runner(service, self.bus, clock, _POLICY) for service in services]
+        self._training = Runner(training, self.bus, clock, _POLICY)
+        self._thread = threading.Thread(target=self._training.run, args=(self._stop,), name="training", daemon=True)
+        self._thread.start()
+        self._producer = self.bus.producer()
+
+    @property
+    def dead_letters(self) -> int:
+        """How many messages the services gave up on."""
+        return sum(runner.counters.dead_letters for runner in (*self.runners, self._training))
+
+    @property
+    def events(self) -> int:
+        """How many messages the services published."""
+        return sum(runner.counters.published for runner in (*self.runners, self._training))
+
+    def send(self, message: Message) -> None:
+        """Publish a message as the CLI."""
+        topic = topic_of(type(message))
+        self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
+
+    def ask(self, request: Message, answer: type[M], on_progress: OnProgress | None = None) -> M:
+        """Send a request and run the stack until its answer arrives.
+
+        Raises `UserError` when a service refused the request, `Failed` when it could not do it.
+        """
+        watched = [topic_of(answer).name, topic_of(TrainingProgressed).name]
+        consumer = self.bus.consumer(f"cli waits for {request.identity}", watched)
+        self.send(request)
+        try:
+            while True:
+                busy = self.step()
+                for record in consumer.poll(timeout_s=0.0 if busy else 0.05):
+                    if record.topic == topic_of(TrainingProgressed).name:
+                        if on_progress is not None:
+                            on_progress(TrainingProgressed.model_validate_json(record.value))
+                        continue
+                    message = answer.model_validate_json(record.value)
+                    if getattr(message, "request_id", None) == getattr(request, "request_id", None):
+                        return message
+                self._check()
+        finally:
+            consumer.close()
+
+    def replay(self, request: Message, on_progress: Callable[[], None]) -> None:
+        """Send a replay and run the stack until all is quiet; `on_progress` is called now and then."""
+        self.send(request)
+        turns = 0
+        while self.step() or any(runner.waiting for runner in self.runners):
+            turns += 1
+            if turns % 256 == 0:
+                on_progress()
+        self._check()
+
+    def step(self) -> int:
+        """One turn of every service but training."""
+        return sum(runner.step() for runner in self.runners)
+
+    def read(self, kind: type[M]) -> list[M]:
+        """Everything on the topic of a message type, from the beginning; per key in order."""
+        consumer = self.bus.consumer("cli reads", [topic_of(kind).name])
+        try:
+            messages: list[M] = []
+            while records := consumer.poll(10_000):
+                messages += [kind.model_validate_json(record.value) for record in records]
+            return messages
+        finally:
+            consumer.close()
+
+    def count(self, kind: type[Message]) -> int:
+        """How many messages a topic holds."""
+        return sum(self.bus.end_offsets(topic_of(kind).name).values())
+
+    def close(self) -> None:
+        """Stop training, commit, release. Waits for training to notice, which takes a moment."""
+        self._stop.set()
+        self._thread.join(timeout=30.0)
+        for runner in self.runners:
+            runner.close()
+
+    def _check(self) -> None:
+        """Raise what a service gave up on."""
+        if not self.dead_letters:
+            return
+        for runner in (*self.runners, self._training):
+            for kind in runner.service.consumes:
+                topic = dead_letter_topic(topic_of(kind).name, runner.service.name)
+                consumer = self.bus.consumer("cli looks for dead letters", [topic])
+                records = consumer.poll()
+                consumer.close()
+                if records:
+                    raise given_up(runner.service.name, records[0])
+
+
+@contextmanager
+def embedded(home: Path, portfolios: Sequence[Portfolio], clock: Clock | None = None) -> Iterator[EmbeddedStack]:
+    """Start the stack in a folder, and take it down in the end, whatever happens."""
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock())
+    try:
+        yield stack
+    finally:
+        stack.close()

@@ -1,0 +1,76 @@
+"""`tradeloop db`: the tables of bars and ledger in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.sql.engine import Schema
+    from tradeloop.common.sql.migrations import State
+
+app = typer.Typer(help="Bring the databases to the version that this release needs.", no_args_is_help=True)
+
+Bars = Annotated[
+    str | None,
+    typer.Option(
+        "--bars-url",
+        envvar="TRADELOOP_DATABASE_URL",
+        help="The database of bars, postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
+    ),
+]
+Ledger = Annotated[
+    str | None, typer.Option("--ledger-url", envvar="TRADELOOP_LEDGER_URL", help="The database of orders and fills.")
+]
+
+
+@app.command("migrate")
+def migrate(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
+    """Create or update the tables, and say at which level the bars are. Does what is missing, once, whoever asks.
+
+    There is no way back but a backup: make one before (pg_dump).
+    """
+    from tradeloop.common.sql.migrations import migrate
+
+    for url, schema in _databases(bars_url, ledger_url):
+        before, after = migrate(url, schema)
+        change = "as it was" if before == after else f"was {_told(before)}" if before.version else "new"
+        typer.echo(f"{schema.name}: {_told(after)}, {change}")
+
+
+@app.command("status")
+def status(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
+    """Show the version of each database: exit 1 where one is behind this release."""
+    from tradeloop.common.sql.migrations import current
+
+    behind = False
+    for url, schema in _databases(bars_url, ledger_url):
+        found = current(url, schema)
+        lacking = found.version is None or found.version < schema.head
+        behind |= lacking
+        remedy = f"; {schema.head} is needed, run: tradeloop db migrate" if lacking else ""
+        typer.echo(f"{schema.name}: {_told(found)}{remedy}")
+    if behind:
+        raise typer.Exit(1)
+
+
+def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[str, Schema]]:
+    from tradeloop.common.bar_store.sql import SCHEMA as BARS
+    from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
+
+    if not bars_url and not ledger_url:
+        raise UserError(
+            "no database is named: give --bars-url or TRADELOOP_DATABASE_URL, --ledger-url or TRADELOOP_LEDGER_URL"
+        )
+    if bars_url:
+        yield bars_url, BARS
+    if ledger_url:
+        yield ledger_url, LEDGER
+
+
+def _told(state: State) -> str:
+    return f"version {state.version or 'none'} on {state.level}"

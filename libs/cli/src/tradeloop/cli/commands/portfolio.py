@@ -1,0 +1,104 @@
+"""`tradeloop portfolio`: a portfolio's YAML file, written for a file of bars, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.portfolio import Portfolio
+
+app = typer.Typer(help="Write and check the files by which a running stack knows what to trade.", no_args_is_help=True)
+
+DEFAULT_STRATEGY = "example"
+
+
+@app.command("new")
+def new(
+    bars: Annotated[
+        Path | None,
+        typer.Option(
+            "--bars", help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, as for `train`."
+        ),
+    ] = None,
+    strategy_name: Annotated[str, typer.Option("--strategy", help="An installed strategy.")] = DEFAULT_STRATEGY,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the portfolio; else that of the file's instrument.")
+    ] = None,
+    capital: Annotated[float | None, typer.Option("--capital", help="Starting cash, in quote currency.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; else it is printed.")] = None,
+) -> None:
+    """Print the portfolio that `tradeloop train --bars` trains for: what preprocess, inference and execution trade.
+
+    Put it as a .yaml file into the folder that their PORTFOLIO_FOLDER names, then start them.
+    """
+    from pydantic import ValidationError
+
+    from tradeloop.cli.source import open_source
+    from tradeloop.common.portfolio import Portfolio, portfolio_yaml
+    from tradeloop.common.strategy import load
+
+    strategy = load(strategy_name)
+    derived = open_source(bars, strategy).portfolio(strategy)
+    chosen = {"name": name, "capital": capital}
+    try:
+        portfolio = Portfolio.model_validate(
+            derived.model_dump() | {field: value for field, value in chosen.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
+    text = portfolio_yaml(portfolio)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if out.exists():
+        raise UserError(f"{out} is there already: name another file, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: {error.strerror}") from error
+
+
+@app.command("check")
+def check(files: Annotated[list[Path], typer.Argument(help="Portfolio files, such as those of one stack.")]) -> None:
+    """Check portfolio files, each alone and all as the portfolios of one stack: exit 2 at the first that is wrong."""
+    from tradeloop.common.market import Universe
+    from tradeloop.common.portfolio import read_portfolio
+    from tradeloop.common.strategy import load
+
+    names: dict[str, Path] = {}
+    universes: dict[str, tuple[Path, Universe]] = {}
+    for path in files:
+        portfolio = read_portfolio(path)
+        universe, strategy = portfolio.universe, load(portfolio.strategy)
+        if missing := [t for t in strategy.feature_set.timeframes if t not in universe.higher_timeframes]:
+            raise UserError(
+                f"{path}: strategy {strategy.name} needs {', '.join(missing)} bars: add them to the universe's "
+                "higher_timeframes"
+            )
+        if (first := names.setdefault(portfolio.name, path)) != path:
+            raise UserError(f"{path}: portfolio {portfolio.name} is in {first} too: give each a name of its own")
+        other, known = universes.setdefault(universe.name, (path, universe))
+        if known != universe:
+            raise UserError(
+                f"{path}: universe {universe.name} is another one in {other}: make them equal, or rename one"
+            )
+        ids = ", ".join(universe.ids)
+        typer.echo(f"{path}: {portfolio.name} trades {ids} at {universe.timeframe} with {strategy.name}")
+
+
+def strategy_of(portfolio: Portfolio | None, name: str | None) -> str:
+    """The strategy's name: the portfolio's, or the given one. Raises `UserError` where they disagree."""
+    if portfolio is None:
+        return name or DEFAULT_STRATEGY
+    if name not in (None, portfolio.strategy):
+        raise UserError(
+            f"portfolio {portfolio.name} is for strategy {portfolio.strategy}, --strategy says {name}: leave it out"
+        )
+    return portfolio.strategy

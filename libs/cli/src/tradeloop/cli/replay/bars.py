@@ -1,0 +1,81 @@
+"""The bars of a replay as live traded them: the frames that it published, and before them what was stored then.
+
+Bars may have been corrected since. What was decided is never re-made, so a replay must not see the corrections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tradeloop.cli.client.running import RunningStack, forwards
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.features import FeatureSet
+from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, to_us
+from tradeloop.common.messages import BarFrame
+
+
+def write_as_traded(
+    live: RunningStack,
+    stored: SqlBarStore,
+    universe: Universe,
+    feature_sets: Sequence[FeatureSet],
+    bars: BarArrays,
+    file: Path,
+) -> None:
+    """Write a new bar store, a SQLite file, with `bars` and what features need before them, as live saw them.
+
+    `bars` are base frames as they are stored now. Those that Kafka no longer holds are left so, which is said.
+    """
+    base, first_us = universe.timeframe, int(bars.open_us[0])
+    rows = {open_us: row for row, open_us in enumerate(bars.open_us.tolist())}
+    frames: dict[int, BarFrame] = {}
+    as_known_us = EVER_US
+    for record, frame in forwards(live.bus, BarFrame, universe.name):
+        row = rows.get(to_us(frame.open_time)) if frame.timeframe is base else None
+        if row is None or row in frames:
+            continue  # what came again was decided on when it came first
+        frames[row] = frame
+        if row == 0:
+            as_known_us = (record.timestamp_ms + 1) * 1000
+    if len(frames) < len(bars):
+        live.say(
+            f"Kafka no longer holds {len(bars) - len(frames):,} of the frames that live traded: these are taken as "
+            "they are stored now, with corrections that live may not have had"
+        )
+    with closing(SqlBarStore(f"sqlite:///{file}", SystemClock())) as target:
+        for timeframe in (base, *universe.higher_timeframes):
+            frames_before = max(features.history(timeframe) for features in feature_sets)
+            if timeframe is base:  # higher bars go on in the middle of a bucket
+                frames_before = max(frames_before, _longest_us(universe) // base.us)
+            for instrument in universe.ids:
+                history = stored.read_before(
+                    [instrument], timeframe, first_us, frames_before + 1, as_known_us=as_known_us
+                )
+                target.write(timeframe, history)
+        target.write(base, _with(bars, frames))
+
+
+def _longest_us(universe: Universe) -> int:
+    return max(timeframe.us for timeframe in (universe.timeframe, *universe.higher_timeframes))
+
+
+def _with(bars: BarArrays, frames: dict[int, BarFrame]) -> BarArrays:
+    """The bars with the rows of frames in the places of their own."""
+    columns = {name: getattr(bars, name).copy() for name in Bar.model_fields if name != "instrument"}
+    present = bars.present.copy()
+    places = {instrument: a for a, instrument in enumerate(bars.instruments)}
+    for row, frame in frames.items():
+        present[row] = False
+        for bar in frame.bars:
+            a = places[bar.instrument]
+            present[row, a] = True
+            for name, column in columns.items():
+                value = getattr(bar, name)
+                column[row, a] = np.nan if value is None else value
+    return replace(bars, present=present, **columns)

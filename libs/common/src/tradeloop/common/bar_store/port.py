@@ -1,0 +1,43 @@
+"""The port to stored bars. Adapters: `sql.SqlBarStore` (PostgreSQL, SQLite) and `memory.MemoryBarStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.market import BarArrays, Timeframe
+
+
+class BarStoreUnavailable(Unavailable):
+    """The store cannot be reached. Trying again is safe: writing a bar twice changes nothing."""
+
+
+class BarStore(Protocol):
+    """Closed bars by instrument, timeframe and open time. Writing is idempotent."""
+
+    def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
+        """Store the present bars. A bar that is there is replaced only by a higher revision.
+
+        All or nothing. Raises `BarStoreUnavailable`.
+        """
+        ...
+
+    def read(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> BarArrays:
+        """Bars with `start_us <= open time < end_us`, each in its highest revision, on their common grid.
+
+        No bars gives zero frames. Raises `BarStoreUnavailable`.
+        """
+        ...
+
+    def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
+        """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
+        ...
+
+    def check(self) -> None:
+        """Find out whether it can be used now: reachable, its tables there. Raises `BarStoreUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...

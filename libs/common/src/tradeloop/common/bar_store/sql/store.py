@@ -1,0 +1,99 @@
+"""`SqlBarStore`: the store, whatever the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from tradeloop.common.bar_store.port import BarStoreUnavailable
+from tradeloop.common.bar_store.rows import before, between
+from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
+from tradeloop.common.bar_store.sql.sqlite import SqliteBars
+from tradeloop.common.bar_store.sql.timescale import Level, level_of
+from tradeloop.common.clock import Clock
+from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
+from tradeloop.common.sql.engine import address, cause, open_engine
+
+log = structlog.get_logger(__name__)
+
+
+class SqlBarStore:
+    """Bars in one table of a database, e.g. `sqlite:///bars.db`, `postgresql+psycopg://user:password@host/database`.
+
+    Connects on first use, and logs then which level of database it found. SQLite gets its table when it is not there,
+    its folder must exist; a PostgreSQL that is not migrated is `BarStoreUnavailable`. Safe between threads and between
+    processes. Raises `UserError` for a URL that names no known database.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._engine = open_engine(url, "bar store")
+        self._clock = clock
+        self._bars = SqliteBars(self._engine) if self._engine.dialect.name == "sqlite" else PostgresqlBars(self._engine)
+        self._ready = False
+
+    @property
+    def level(self) -> Level:
+        """What holds the bars. Raises `BarStoreUnavailable`."""
+        with self._transaction() as connection:
+            return level_of(connection)
+
+    def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
+        known_us = to_us(self._clock.now())
+        with self._transaction() as connection:
+            self._bars.insert(connection, timeframe, bars, revision, known_us)
+
+    def read(
+        self,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        start_us: int,
+        end_us: int,
+        *,
+        as_known_us: int = EVER_US,
+    ) -> BarArrays:
+        """As `BarStore.read`, of what was stored until `as_known_us`."""
+        with self._transaction() as connection:
+            histories = self._bars.between(connection, instruments, timeframe, start_us, end_us, as_known_us)
+        return between(instruments, timeframe, histories, start_us)
+
+    def read_before(
+        self,
+        instruments: Sequence[str],
+        timeframe: Timeframe,
+        end_us: int,
+        frames: int,
+        *,
+        as_known_us: int = EVER_US,
+    ) -> BarArrays:
+        """As `BarStore.read_before`, of what was stored until `as_known_us`."""
+        with self._transaction() as connection:
+            histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
+        return before(instruments, timeframe, histories, end_us, frames)
+
+    def check(self) -> None:
+        with self._transaction() as connection:
+            connection.scalar(select(1))  # a pooled connection may have died unnoticed
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """One transaction, with the table there. What the driver refuses for its data is not the store's absence."""
+        driver = self._engine.dialect.loaded_dbapi
+        try:
+            with self._engine.begin() as connection:
+                if not self._ready:
+                    self._bars.find_table(connection)
+                    log.info("bar store", database=address(self._engine.url), storage=level_of(connection).value)
+                yield connection
+            self._ready = True
+        except (IntegrityError, DataError, driver.IntegrityError, driver.DataError):
+            raise
+        except (DBAPIError, PoolTimeout, driver.Error) as error:
+            raise BarStoreUnavailable(f"bar store {address(self._engine.url)}: {cause(error)}") from error

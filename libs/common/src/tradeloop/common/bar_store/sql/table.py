@@ -1,0 +1,24 @@
+"""The table of bars: SQLite gets it as it is here, PostgreSQL by the migrations in `versions`.
+
+A volume that is NULL is not known.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Integer, MetaData, Table, Text
+
+from tradeloop.common.market import BAR_COLUMNS
+
+BARS = Table(
+    "bars",
+    MetaData(),
+    Column("instrument", Text, primary_key=True),
+    Column("timeframe", Text, primary_key=True),
+    Column("open_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, Double, nullable=name == "volume") for name in BAR_COLUMNS),
+    Column("known_us", BigInteger, nullable=False),
+    # SQLite stores NaN as NULL, which the columns refuse; in PostgreSQL NaN is a number, greater than all others.
+    CheckConstraint("greatest(open, high, low, close) < 'Infinity'", "bars_have_prices").ddl_if("postgresql"),
+    sqlite_with_rowid=False,
+)

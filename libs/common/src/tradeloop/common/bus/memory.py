@@ -1,0 +1,325 @@
+"""`MemoryBus`: the messaging port inside one process. Deterministic, and safe between threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+
+from tradeloop.common.bus.port import BusError, MessageTooLarge, Partition, Record, TopicSpec, partition_for
+
+_Callback = Callable[[Collection[Partition]], None]
+_partition_of = lru_cache(maxsize=4096)(partition_for)
+
+
+class MemoryBus:
+    """Topics as lists in memory, kept for ever. `max_message_bytes` refuses what Kafka would refuse."""
+
+    def __init__(self, max_message_bytes: int = 1_000_000) -> None:
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._logs: dict[str, list[_Log]] = {}
+        self._groups: dict[str, _Group] = {}
+        self._max_message_bytes = max_message_bytes
+
+    def create_topics(self, topics: Iterable[TopicSpec]) -> None:
+        with self._lock:
+            for spec in topics:
+                self._logs.setdefault(spec.name, [_Log() for _ in range(spec.partitions)])
+
+    def partitions(self, topic: str) -> int:
+        return len(self._logs.get(topic, ()))
+
+    def end_offsets(self, topic: str) -> Mapping[Partition, int]:
+        with self._lock:
+            return {Partition(topic, n): log.end for n, log in enumerate(self._topic(topic))}
+
+    def begin_offsets(self, topic: str) -> Mapping[Partition, int]:
+        with self._lock:
+            return {Partition(topic, n): log.begin for n, log in enumerate(self._topic(topic))}
+
+    def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
+        with self._lock:
+            return self._log(partition).slice(start, end)
+
+    def follow(self, starts: Mapping[Partition, int]) -> MemoryReader:
+        with self._lock:
+            return MemoryReader(self, starts)
+
+    def drop_before(self, partition: Partition, offset: int) -> None:
+        with self._lock:
+            log = self._log(partition)
+            kept = log.slice(offset, log.end)
+            log.begin, log.records = log.end - len(kept), kept
+
+    def producer(self) -> MemoryProducer:
+        return MemoryProducer(self)
+
+    def consumer(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        on_assigned: _Callback | None = None,
+        on_revoked: _Callback | None = None,
+    ) -> MemoryConsumer:
+        with self._lock:
+            for topic in topics:
+                self._topic(topic)
+            consumer = MemoryConsumer(self, group, tuple(topics), on_assigned, on_revoked)
+            members = self._groups.setdefault(group, _Group())
+            members.members.append(consumer)
+            members.generation += 1
+            self._arrived.notify_all()
+            return consumer
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _topic(self, topic: str) -> list[_Log]:
+        try:
+            return self._logs[topic]
+        except KeyError:
+            raise BusError(f"topic {topic} does not exist") from None
+
+    def _log(self, partition: Partition) -> _Log:
+        logs = self._topic(partition.topic)
+        if not 0 <= partition.number < len(logs):
+            raise BusError(f"{partition.topic} has no partition {partition.number}")
+        return logs[partition.number]
+
+    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        if len(value) > self._max_message_bytes:
+            raise MessageTooLarge(f"{topic}: a message of {len(value)} bytes; the limit is {self._max_message_bytes}")
+        with self._lock:
+            logs = self._topic(topic)
+            number = _partition_of(key, len(logs))
+            log = logs[number]
+            log.records.append(Record(topic, number, log.end, key, value, MappingProxyType(dict(headers))))
+            if any([reader._has_news(topic, number) for reader in log.readers]):
+                self._arrived.notify_all()
+
+
+class _Log:
+    """A partition: the records it still holds, and who reads it."""
+
+    def __init__(self) -> None:
+        self.begin = 0
+        self.records: list[Record] = []
+        self.readers: list[MemoryConsumer | MemoryReader] = []
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.records)
+
+    def slice(self, start: int, end: int) -> list[Record]:
+        """What it holds of `start <= offset < end`."""
+        return self.records[max(start - self.begin, 0) : max(end - self.begin, 0)]
+
+
+@dataclass
+class _Group:
+    """A consumer group: who is in it, and what it committed."""
+
+    members: list[MemoryConsumer] = field(default_factory=list)
+    committed: dict[Partition, int] = field(default_factory=dict)
+    generation: int = 0
+
+
+class MemoryProducer:
+    """Appends at once."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self._bus = bus
+
+    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        self._bus._append(topic, key, value, headers)
+
+    def hasten(self) -> None:
+        """Nothing waits."""
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Everything is stored already."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class MemoryReader:
+    """Follows logs."""
+
+    def __init__(self, bus: MemoryBus, starts: Mapping[Partition, int]) -> None:
+        self._bus, self._next_offset = bus, dict(starts)
+        self._logs = {partition: bus._log(partition) for partition in starts}
+        for log in self._logs.values():
+            log.readers.append(self)
+        self._waits = False
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        with self._bus._arrived:
+            records = self._next(max_records)
+            if not records and timeout_s > 0:
+                self._waits = True
+                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
+                self._waits = False
+            return records
+
+    def close(self) -> None:
+        with self._bus._lock:
+            for log in self._logs.values():
+                log.readers.remove(self)
+            self._logs.clear()
+
+    def _has_news(self, topic: str, number: int) -> bool:
+        return self._waits
+
+    def _next(self, max_records: int) -> list[Record]:
+        taken: list[Record] = []
+        for partition, log in self._logs.items():
+            start = max(self._next_offset[partition], log.begin)
+            records = log.slice(start, start + max_records - len(taken))
+            self._next_offset[partition] = start + len(records)
+            taken += records
+        return taken
+
+
+class MemoryConsumer:
+    """A group member. Partition n of a topic goes to member n modulo the number of members that read the topic."""
+
+    def __init__(
+        self,
+        bus: MemoryBus,
+        group: str,
+        topics: tuple[str, ...],
+        on_assigned: _Callback | None,
+        on_revoked: _Callback | None,
+    ) -> None:
+        self._bus, self._group_name, self._topics = bus, group, topics
+        self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self._generation = 0
+        self._positions: dict[Partition, int] = {}
+        self._logs: dict[Partition, _Log] = {}
+        self._paused: set[Partition] = set()
+        self._ready: dict[Partition, None] = {}
+        """Partitions that may have records not yet delivered, the one that has waited longest first."""
+        self._waits = False
+
+    def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
+        with self._bus._arrived:
+            records = self._next(max_records)
+            if not records and timeout_s > 0:
+                self._waits = True
+                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
+                self._waits = False
+            return records
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        with self._bus._lock:
+            self._group.committed.update((p, o) for p, o in offsets.items() if p in self._positions)
+
+    def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        with self._bus._lock:
+            return {p: self._group.committed[p] for p in partitions if p in self._group.committed}
+
+    def assignment(self) -> frozenset[Partition]:
+        return frozenset(self._positions)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        if partition not in self._positions:
+            raise BusError(f"{partition.topic}[{partition.number}] is not assigned to this consumer")
+        self._positions[partition] = offset
+        self._ready[partition] = None
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._paused.update(self._positions.keys() & set(partitions))
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def close(self) -> None:
+        with self._bus._lock:
+            if self in self._group.members:
+                self._group.members.remove(self)
+                self._group.generation += 1
+                self._bus._arrived.notify_all()
+                self._revoke()
+
+    @property
+    def _group(self) -> _Group:
+        return self._bus._groups[self._group_name]
+
+    def _next(self, max_records: int) -> list[Record]:
+        self._rebalance()
+        return self._take(max_records)
+
+    def _has_news(self, topic: str, number: int) -> bool:
+        """Note a new record; whether somebody waits for it."""
+        self._ready[Partition(topic, number)] = None
+        return self._waits
+
+    def _take(self, max_records: int) -> list[Record]:
+        """As many records as fit; a partition that has more to give goes to the end of the line."""
+        taken: list[Record] = []
+        for partition in list(self._ready):
+            if partition in self._paused:
+                continue
+            if len(taken) >= max_records:
+                break
+            log = self._logs[partition]
+            position = max(self._positions[partition], log.begin)
+            chunk = log.slice(position, position + max_records - len(taken))
+            taken.extend(chunk)
+            self._positions[partition] = position + len(chunk)
+            del self._ready[partition]
+            if position + len(chunk) < log.end:
+                self._ready[partition] = None
+        return taken
+
+    def _rebalance(self) -> None:
+        """As Kafka's range assignor does it: everything is revoked first, then taken once its owners let go."""
+        group = self._group
+        if self._generation == group.generation:
+            return
+        self._revoke()
+        wanted = [
+            Partition(topic, n)
+            for topic in self._topics
+            for n in range(self._bus.partitions(topic))
+            if self._reads(topic, n)
+        ]
+        if any(partition in other._positions for other in group.members for partition in wanted):
+            return
+        for partition in wanted:
+            log = self._logs[partition] = self._bus._log(partition)
+            log.readers.append(self)
+            self._positions[partition] = group.committed.get(partition, 0)
+            self._ready[partition] = None
+        try:
+            if self._on_assigned:
+                self._on_assigned(sorted(wanted))
+        except BaseException:
+            self._release()
+            raise
+        self._generation = group.generation
+
+    def _reads(self, topic: str, number: int) -> bool:
+        readers = [member for member in self._group.members if topic in member._topics]
+        return self in readers and readers.index(self) == number % len(readers)
+
+    def _revoke(self) -> None:
+        try:
+            if self._positions and self._on_revoked:
+                self._on_revoked(sorted(self._positions))
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        for log in self._logs.values():
+            log.readers.remove(self)
+        self._positions.clear()
+        self._logs.clear()
+        self._ready.clear()
+        self._paused.clear()
+        self._bus._arrived.notify_all()

@@ -1,0 +1,1 @@
+"""What a policy came to: the vectorised backtest, and the baselines that it must beat."""

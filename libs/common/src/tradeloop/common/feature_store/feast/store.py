@@ -1,0 +1,339 @@
+"""`FeastFeatureStore`: the feature store over Feast.
+
+A feature set is one feature view, named by the set's id, which changes with its definition: two versions live side by
+side. Its entities are the universe and the instrument, its event timestamp is the bar's close. Without other
+configuration the registry is a file, the online store SQLite, and history Parquet under
+`<root>/offline/<feature set>/<universe>/`, read through Feast by `offline.PolarsOfflineStore`.
+
+One process at a time writes the history of a universe, as one consumer at a time owns its partition. Definitions may
+be applied by several at once. What an online store forgets, such as a Redis that was flushed, the next bars bring back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from tradeloop.common.clock import Clock
+from tradeloop.common.feature_store.feast.offline import PolarsOfflineStoreConfig
+from tradeloop.common.feature_store.port import (
+    FeatureRows,
+    FeatureSetUnknown,
+    FeatureStoreUnavailable,
+    check_names,
+    latest_row,
+)
+from tradeloop.common.market import from_us, to_us
+from tradeloop.common.sql.engine import cause, open_engine
+
+# isort: split
+# Feast comes after `offline`, which says why.
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.errors import FeatureViewNotFoundException
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, Int64, String
+
+_KEYS = ("universe", "instrument")
+_CLOSE = "_close_us"
+"""The bar's close among the values: online stores keep event times in whole seconds, and SQLite's in local time."""
+_COLUMNS = (*_KEYS, _CLOSE, "event_timestamp", "created_timestamp")
+_TIME = pl.Datetime("us", "UTC")
+
+
+class FeastFeatureStore:
+    """Features in Feast. `clock` stamps when history was written.
+
+    `registry` and `online_store` are what the sections of those names are in a `feature_store.yaml`, for a registry
+    in SQL and an online store in Redis. Connects on first use.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        *,
+        registry: Mapping[str, Any] | None = None,
+        online_store: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._root, self._clock = root.resolve(), clock
+        self._registry = dict(registry or {"path": str(self._root / "registry.pb")})
+        self._online_store = dict(online_store or {"type": "sqlite", "path": str(self._root / "online.db")})
+        if self._registry.get("registry_type") == "sql":
+            self._registry = {"sqlalchemy_config_kwargs": {"pool_pre_ping": True}, **self._registry}
+        if self._online_store.get("type") == "redis":
+            self._online_store = _redis(self._online_store)
+        self._views: dict[str, FeatureView] = {}
+
+    def define(self, feature_set: str, names: Sequence[str]) -> None:
+        if taken := sorted(set(names) & set(_COLUMNS)):
+            raise ValueError(f"feature set {feature_set}: {', '.join(taken)} is no name for a feature: rename it")
+        with _reaching(self._root):
+            try:
+                view = self._view(feature_set)
+            except FeatureSetUnknown:
+                view = self._apply(feature_set, names)
+            if _names(view) != tuple(names):
+                raise ValueError(f"feature set {feature_set} has other features: give the changed set a new id")
+
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        with _reaching(self._root):
+            check_names(feature_set, _names(self._view(feature_set)), rows)
+            if not len(rows.time_us):
+                return
+            count = len(rows.instruments)
+            time_us = np.repeat(rows.time_us, count)
+            frame = pl.DataFrame(
+                {
+                    "universe": np.full(len(time_us), universe),
+                    "instrument": np.tile(np.array(rows.instruments), len(rows.time_us)),
+                    **{name: np.ravel(rows.values[:, :, f]) for f, name in enumerate(rows.names)},
+                    _CLOSE: time_us,
+                    "event_timestamp": time_us,
+                },
+                schema=_schema(rows.names, created=False),
+            )
+            _append(self._dataset(feature_set) / universe, frame, to_us(self._clock.now()))
+
+    def read_offline(
+        self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
+    ) -> FeatureRows:
+        with _reaching(self._root):
+            names = _names(self._view(feature_set))
+            values = np.full((len(time_us) * len(instruments), len(names)), np.nan)
+            if len(values):
+                asked = pd.DataFrame(
+                    {
+                        "universe": universe,
+                        "instrument": np.tile(np.array(instruments, dtype=object), len(time_us)),
+                        "event_timestamp": pd.to_datetime(np.repeat(time_us, len(instruments)), unit="us", utc=True),
+                    }
+                )
+                features = [f"{feature_set}:{name}" for name in names]
+                joined = self._feast.get_historical_features(asked, features).to_arrow()
+                for f, name in enumerate(names):
+                    values[:, f] = joined[name].to_numpy()
+            shape = (len(time_us), len(instruments), len(names))
+            return FeatureRows(tuple(instruments), names, time_us, values.reshape(shape))
+
+    def write_online(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        with _reaching(self._root):
+            view = self._view(feature_set)
+            check_names(feature_set, _names(view), rows)
+            if not len(rows.time_us):
+                return
+            close_us = int(rows.time_us[-1])
+            keys = _keys(universe, rows.instruments)
+            # Feast's Redis refuses a row of the same time too, its SQLite takes an older one: decide here.
+            stored = self._online(view, keys, [_CLOSE])
+            batch: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
+                (
+                    key,
+                    {name: Value(double_val=value) for name, value in zip(rows.names, values, strict=True)}
+                    | {_CLOSE: Value(int64_val=close_us)},
+                    from_us(close_us),
+                    None,
+                )
+                for key, values, old in zip(keys, rows.values[-1].tolist(), stored, strict=True)
+                if old is None or old[_CLOSE].int64_val <= close_us
+            ]
+            self._feast.provider.online_write_batch(self._feast.config, view, batch, None)
+
+    def read_online(self, feature_set: str, universe: str, instruments: Sequence[str]) -> FeatureRows:
+        with _reaching(self._root):
+            view = self._view(feature_set)
+            names = _names(view)
+            found = self._online(view, _keys(universe, instruments), [*names, _CLOSE])
+        rows = [
+            None if row is None else (row[_CLOSE].int64_val, [_number(row[name]) for name in names]) for row in found
+        ]
+        return latest_row(instruments, names, rows)
+
+    def check(self) -> None:
+        with _reaching(self._root):
+            # Feast has no question but that for values; without any view there is nothing that could be away.
+            for view in [*self._views.values(), *([] if self._views else self._feast.list_feature_views())][:1]:
+                self._online(view, _keys("", ("",)), [_CLOSE])
+
+    def close(self) -> None:
+        if "_feast" not in self.__dict__:
+            return
+        # Feast closes none of these by itself.
+        for connection in ("_conn", "_client"):
+            if opened := getattr(self._feast.provider.online_store, connection, None):
+                opened.close()
+        if engine := getattr(self._feast.registry, "write_engine", None):
+            engine.dispose()
+
+    @cached_property
+    def _feast(self) -> FeatureStore:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with self._alone():  # a registry in SQL creates its tables
+            store = FeatureStore(
+                repo_path=str(self._root),
+                config=RepoConfig(
+                    project="tradeloop",
+                    registry=self._registry,
+                    online_store=self._online_store,
+                    offline_store=PolarsOfflineStoreConfig(),
+                    repo_path=self._root,
+                ),
+            )
+            store.registry  # noqa: B018  opened now
+            return store
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other process changes the registry: Feast reads it, changes it and writes it without a lock."""
+        url = str(self._registry["path"])
+        if not url.startswith("postgresql"):
+            with (self._root / "registry.lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+            return
+        engine = open_engine(url, "feature registry")
+        try:
+            with engine.begin() as connection:
+                lock = crc32(b"tradeloop feature registry")
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                yield
+        finally:
+            engine.dispose()
+
+    def _view(self, feature_set: str) -> FeatureView:
+        if feature_set not in self._views:
+            try:
+                view = self._feast.get_feature_view(feature_set)
+            except FeatureViewNotFoundException:
+                raise FeatureSetUnknown(f"feature set {feature_set} is unknown: define it first") from None
+            # Joins read the registry's cache, which may be older than the view.
+            self._feast.refresh_registry()  # type: ignore[no-untyped-call]
+            self._views[feature_set] = view
+        return self._views[feature_set]
+
+    def _apply(self, feature_set: str, names: Sequence[str]) -> FeatureView:
+        """The view as it stands afterwards: another process may have been faster."""
+        entities = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in _KEYS]
+        view = FeatureView(
+            name=feature_set,
+            entities=entities,
+            ttl=timedelta(0),
+            schema=[
+                *(Field(name=key, dtype=String) for key in _KEYS),
+                *(Field(name=name, dtype=Float64) for name in names),
+                Field(name=_CLOSE, dtype=Int64),
+            ],
+            source=FileSource(
+                name=feature_set,
+                path=f"offline/{feature_set}",
+                timestamp_field="event_timestamp",
+                created_timestamp_column="created_timestamp",
+            ),
+        )
+        store = self._feast
+        with self._alone():
+            store.refresh_registry()  # type: ignore[no-untyped-call]
+            with suppress(FeatureSetUnknown):
+                return self._view(feature_set)
+            # A dataset is never without a file, so that its columns are known before its first row.
+            _write(self._dataset(feature_set) / "empty.parquet", pl.DataFrame(schema=_schema(names)))
+            store.apply([*entities, view])
+            return self._view(feature_set)
+
+    def _dataset(self, feature_set: str) -> Path:
+        return self._root / "offline" / feature_set
+
+    def _online(self, view: FeatureView, keys: list[EntityKey], names: list[str]) -> list[dict[str, Value] | None]:
+        """What is stored under each key; None for a row that was never written. Feast adds to `names`."""
+        found = self._feast.provider.online_read(self._feast.config, view, keys, names)
+        return [row if row and row[_CLOSE].HasField("int64_val") else None for _, row in found]
+
+
+def _names(view: FeatureView) -> tuple[str, ...]:
+    return tuple(feature.name for feature in view.features if feature.name != _CLOSE)
+
+
+def _number(value: Value) -> float:
+    """Feast materialises NaN as a value that is not set, which would read as 0."""
+    return value.double_val if value.HasField("double_val") else np.nan
+
+
+def _keys(universe: str, instruments: Sequence[str]) -> list[EntityKey]:
+    return [
+        EntityKey(join_keys=_KEYS, entity_values=[Value(string_val=universe), Value(string_val=instrument)])
+        for instrument in instruments
+    ]
+
+
+def _schema(names: Sequence[str], *, created: bool = True) -> pl.Schema:
+    columns: dict[str, Any] = dict.fromkeys(_KEYS, pl.String) | dict.fromkeys(names, pl.Float64)
+    columns |= {_CLOSE: pl.Int64, "event_timestamp": _TIME} | ({"created_timestamp": _TIME} if created else {})
+    return pl.Schema(columns)
+
+
+def _append(directory: Path, rows: pl.DataFrame, now_us: int) -> None:
+    """Add rows to a dataset, over older ones of the same key and time, in one file that appears at once.
+
+    Files are named by when they were written. The newest ones are merged into the new file while they hold no more
+    rows than it has so far, so that there are never more than a logarithm of all rows, and a row is rewritten no
+    oftener than that, however small the writes. A crash before the merged files are gone leaves duplicates, which
+    readers resolve by `created_timestamp`.
+    """
+    files = sorted(directory.glob("*.parquet"))
+    created_us = max(now_us, int(files[-1].stem) + 1) if files else now_us
+    created = pl.lit(created_us).cast(_TIME).alias("created_timestamp")
+    merged, frame = [], rows.with_columns(created)
+    while files and pq.read_metadata(files[-1]).num_rows <= len(frame):
+        merged.append(files.pop())
+        frame = pl.concat([pl.read_parquet(merged[-1]), frame])
+    identity = [*_KEYS, "event_timestamp"]
+    frame = frame.sort([*identity, "created_timestamp"]).unique(identity, keep="last", maintain_order=True)
+    _write(directory / f"{created_us:020d}.parquet", frame)
+    for path in merged:
+        path.unlink()
+
+
+def _write(path: Path, frame: pl.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        frame.write_parquet(file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _redis(section: Mapping[str, Any]) -> dict[str, Any]:
+    """With waits that end, and without Feast's own look at what is stored before a write."""
+    connection = str(section.get("connection_string", "localhost:6379"))
+    for name, seconds in (("socket_connect_timeout", 2), ("socket_timeout", 5)):
+        if f",{name}=" not in connection:
+            connection += f",{name}={seconds}"
+    return {**section, "connection_string": connection, "skip_dedup": True}
+
+
+@contextmanager
+def _reaching(root: Path) -> Iterator[None]:
+    """Failures of files, databases and the network, as the port names them."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, RedisError, DBAPIError, PoolTimeout) as error:
+        raise FeatureStoreUnavailable(f"feature store {root}: {cause(error)}") from error

@@ -1,0 +1,33 @@
+"""Instruments, timeframes, universes, bars: the words of the market side.
+
+Times are UTC. Inside arrays they are int64 microseconds since the epoch (`_us`), on the wire ISO 8601.
+A bar covers the half-open interval `[open_time, close_time)`.
+"""
+
+from __future__ import annotations
+
+from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align
+from tradeloop.common.market.instants import EPOCH, EVER_US, from_us, to_us
+from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, Name, Timeframe, Universe
+from tradeloop.common.market.resample import resample
+
+__all__ = [
+    "BAR_COLUMNS",
+    "BAR_PRICES",
+    "EPOCH",
+    "EVER_US",
+    "Bar",
+    "BarArrays",
+    "Calendar",
+    "Instrument",
+    "InstrumentId",
+    "Name",
+    "Series",
+    "TimeRange",
+    "Timeframe",
+    "Universe",
+    "align",
+    "from_us",
+    "resample",
+    "to_us",
+]

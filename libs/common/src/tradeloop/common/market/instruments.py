@@ -1,0 +1,97 @@
+"""What is traded, and how it is grouped: instruments, timeframes, universes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
+"""`venue:symbol`, e.g. `binance:BTC/USDT`."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,62}$")]
+"""A name that is safe in topics, paths, tables and URLs: lower case, digits, `-` and `_`."""
+
+
+class Timeframe(StrEnum):
+    """The length of a bar."""
+
+    M1 = "1m"
+    M5 = "5m"
+    M15 = "15m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+
+    @property
+    def seconds(self) -> int:
+        return _SECONDS[self]
+
+    @property
+    def us(self) -> int:
+        """Length in microseconds."""
+        return _SECONDS[self] * 1_000_000
+
+    @property
+    def delta(self) -> timedelta:
+        return timedelta(seconds=_SECONDS[self])
+
+
+_SECONDS = {
+    Timeframe.M1: 60,
+    Timeframe.M5: 300,
+    Timeframe.M15: 900,
+    Timeframe.H1: 3600,
+    Timeframe.H4: 14_400,
+    Timeframe.D1: 86_400,
+}
+
+Calendar = Literal["continuous", "weekdays", "sessions"]
+"""When bars are due: always; Monday to Friday; or in sessions that only the venue knows."""
+
+
+class Instrument(BaseModel):
+    """What is traded, and the venue's rules for it. Zero for a step or a minimum means the venue sets none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: InstrumentId
+    tick_size: float = Field(default=0.0, ge=0)
+    """Price step, in quote currency."""
+    lot_size: float = Field(default=0.0, ge=0)
+    """Quantity step, in base units."""
+    min_notional: float = Field(default=0.0, ge=0)
+    """Smallest order value, in quote currency."""
+    maker_bps: float = Field(default=2.0, ge=0)
+    taker_bps: float = Field(default=5.0, ge=0)
+    """Fee for taking liquidity, in basis points of the notional."""
+    calendar: Calendar = "continuous"
+
+
+class Universe(BaseModel):
+    """Instruments that are traded together: one partition key, one frame per bar."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    instruments: tuple[Instrument, ...] = Field(min_length=1)
+    timeframe: Timeframe
+    """The timeframe that is decided on: the base of all others."""
+    higher_timeframes: tuple[Timeframe, ...] = ()
+    """Timeframes that ingest resamples from the base, for features declared with `on(...)`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Universe:
+        ids = self.ids
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"universe {self.name}: an instrument is listed twice")
+        for higher in self.higher_timeframes:
+            if higher.seconds <= self.timeframe.seconds or higher.seconds % self.timeframe.seconds:
+                raise ValueError(f"universe {self.name}: {higher} is no multiple of its base {self.timeframe}")
+        return self
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(instrument.id for instrument in self.instruments)

@@ -1,0 +1,166 @@
+"""Messages of the trading: orders, fills, marks, verdicts of the risk gate, and what a decision was worth."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from tradeloop.common.market import Name
+from tradeloop.common.messages.base import UniverseMessage
+
+Side = Literal["buy", "sell"]
+
+OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
+
+PortfolioState = Literal["active", "halted"]
+
+
+class OrderUpdated(UniverseMessage):
+    """An order's state changed. Orders are market orders for the next bar's open."""
+
+    portfolio: Name
+    account: Name
+    order_id: str
+    """Also the client order id at the venue: a UUIDv5 of account, portfolio, decision, leg and attempt."""
+    decision_time: AwareDatetime
+    instrument: str
+    side: Side
+    quantity: float = Field(gt=0)
+    status: OrderStatus
+    filled_quantity: float = Field(default=0.0, ge=0)
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.order_id}|{self.status}"
+
+
+class OrderFilled(UniverseMessage):
+    """A fill. `price` includes slippage; `fee` is in quote currency."""
+
+    portfolio: Name
+    account: Name
+    fill_id: str
+    order_id: str
+    decision_time: AwareDatetime
+    time: AwareDatetime
+    """When it filled: the open of the bar after the decision's."""
+    instrument: str
+    side: Side
+    quantity: float = Field(gt=0)
+    price: float = Field(gt=0)
+    fee: float = Field(ge=0)
+    slippage: float
+    """Cost against the bar's open, in quote currency; already in `price`."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
+
+    @property
+    def identity(self) -> str:
+        return self.fill_id
+
+
+class PositionMark(BaseModel):
+    """One position, marked at a close."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    instrument: str
+    quantity: float
+    entry_price: float
+    """Average price of the open quantity; 0 when flat."""
+    mark_price: float
+    """Last close; 0 before the first."""
+    weight: float
+    """Value as a share of equity, negative for short."""
+    unrealised_return: float
+    """Return of the open quantity on its entry price, positive when it gains."""
+    holding_bars: int
+    """Bars since the position was opened or flipped."""
+
+
+class PortfolioMarked(UniverseMessage):
+    """A portfolio's book, marked at a bar's close."""
+
+    portfolio: Name
+    time: AwareDatetime
+    cash: float
+    equity: float
+    peak_equity: float
+    drawdown: float
+    """Fall from the peak as a share of it, in [0, inf)."""
+    state: PortfolioState
+    positions: tuple[PositionMark, ...]
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.time.isoformat()}"
+
+
+class RiskVerdict(UniverseMessage):
+    """The risk gate denied an order, or changed the state of a portfolio."""
+
+    portfolio: Name
+    time: AwareDatetime
+    code: str
+    """Stable: see `tradeloop.common.simulation.Verdict`."""
+    instrument: str = ""
+    measured: float
+    limit: float
+    text: str
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.time.isoformat()}|{self.code}|{self.instrument}"
+
+
+class Transition(UniverseMessage):
+    """What a decision was worth: observation and action at `decision_time`, reward at `time`, one bar later.
+
+    The next observation is the observation of the next transition of the same portfolio.
+    """
+
+    portfolio: Name
+    strategy: Name
+    decision_time: AwareDatetime
+    time: AwareDatetime
+    observation: tuple[float, ...]
+    action: tuple[float, ...]
+    """As proposed by the policy."""
+    executed: tuple[float, ...]
+    """Weights that the book held after the fills, at the fills' bar close: what was really done."""
+    reward: float
+    components: dict[str, float]
+    terminated: bool
+    model: str
+    model_version: str
+    model_id: str
+    feature_set: str
+    reward_id: str
+    equity_prev: float
+    equity: float
+    fills: tuple[str, ...] = ()
+    """Ids of the fills between the two marks."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.decision_time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.decision_time.isoformat()}"

@@ -1,0 +1,66 @@
+"""Messages of the decisions: which model decides, and what it decided."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime
+
+from tradeloop.common.market import Name
+from tradeloop.common.messages.base import UniverseMessage
+
+
+class ModelActivated(UniverseMessage):
+    """From the decision at `time` on, this model decides for this portfolio."""
+
+    portfolio: Name
+    time: AwareDatetime
+    model: Name
+    version: str
+    model_id: str
+    cause: str = ""
+    """Id of the event that promoted the model; empty when the portfolio's alias named it."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.time.isoformat()}|{self.model_id}"
+
+
+class SignalGenerated(UniverseMessage):
+    """The decision at a bar's close: target weights, or to hold. Exactly one per bar and portfolio.
+
+    Carries what decided (features, observation, action), so that the decision can be replayed and rewarded
+    from the log alone.
+    """
+
+    portfolio: Name
+    time: AwareDatetime
+    instruments: tuple[str, ...]
+    targets: tuple[float, ...]
+    """Target value of each position as a share of equity, negative for short."""
+    hold: bool = False
+    """True: leave every position as it is; `targets` then repeats the present weights."""
+    reason: Literal["policy", "warming_up", "no_model", "no_features"] = "policy"
+    model: str = ""
+    model_version: str = ""
+    model_id: str = ""
+    feature_set: str = ""
+    features: tuple[tuple[float, ...], ...] = ()
+    """Features as of the decision, (A, F), unscaled."""
+    observation: tuple[float, ...] = ()
+    """What the policy saw, float32 values."""
+    action: tuple[float, ...] = ()
+    """What the policy answered, before the action scheme."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.time.isoformat()}"

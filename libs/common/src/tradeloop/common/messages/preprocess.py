@@ -1,0 +1,69 @@
+"""Messages of the features: asked for, computed for a range, and those of one bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Self
+
+from pydantic import AwareDatetime
+
+from tradeloop.common.market import Name, TimeRange, Universe
+from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
+
+
+class PreprocessRequested(UniverseRequest):
+    """Compute a strategy's features over stored bars, into the offline feature store."""
+
+    strategy: Name
+    range: TimeRange
+
+
+class PreprocessCompleted(UniverseRequest):
+    """Features of a range are in the offline feature store."""
+
+    strategy: Name
+    feature_set: str
+    range: TimeRange
+    rows: int
+
+
+class FeaturesComputed(UniverseMessage):
+    """Features as of a bar's close. `values[a][f]` is feature `names[f]` of `instruments[a]`, unscaled.
+
+    None stands for a value that is not known yet: its indicator is still warming up.
+    """
+
+    feature_set: str
+    time: AwareDatetime
+    instruments: tuple[str, ...]
+    names: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        universe: Universe,
+        feature_set: str,
+        names: tuple[str, ...],
+        time: datetime,
+        values: Sequence[Sequence[float]],
+    ) -> Self:
+        """The features of one bar, (A, F), NaN where one is not known yet; `time` is the bar's close."""
+        return cls(
+            universe=universe.name,
+            feature_set=feature_set,
+            time=time,
+            instruments=universe.ids,
+            names=names,
+            values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
+        )
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.universe}|{self.feature_set}|{self.time.isoformat()}"

@@ -1,0 +1,121 @@
+"""The catalogue of topics: one message type each, declared here and nowhere else.
+
+`docs/topics.md` is generated from it (`tradeloop topics --markdown`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from tradeloop.common import messages as m
+from tradeloop.common.bus.port import PARTITIONS, TopicSpec
+
+M_co = TypeVar("M_co", bound=m.Message, covariant=True)
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[M_co]):
+    """A named stream of one message type."""
+
+    name: str
+    message: type[M_co]
+    key: str
+    """What the partition key is, in words."""
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    partitions: int = PARTITIONS
+    retention_days: int | None = 7
+    compacted: bool = False
+
+    @property
+    def spec(self) -> TopicSpec:
+        return TopicSpec(self.name, self.partitions, self.retention_days, self.compacted)
+
+
+_ALL: tuple[Topic[m.Message], ...] = (
+    Topic("ingest.backfill_requested.v1", m.BackfillRequested, "universe", ("cli",), ("ingest",)),
+    Topic("ingest.backfill_completed.v1", m.BackfillCompleted, "universe", ("ingest",), ("cli",)),
+    Topic("ingest.replay_requested.v1", m.ReplayRequested, "universe", ("cli",), ("ingest",)),
+    Topic("market.bars.v1", m.BarFrame, "universe", ("ingest",), ("preprocess", "execution"), retention_days=30),
+    Topic("preprocess.requested.v1", m.PreprocessRequested, "universe", ("cli",), ("preprocess",)),
+    Topic("preprocess.completed.v1", m.PreprocessCompleted, "universe", ("preprocess",), ("cli",)),
+    Topic("preprocess.features.v1", m.FeaturesComputed, "universe", ("preprocess",), ("inference",)),
+    Topic("training.requested.v1", m.TrainingRequested, "strategy", ("cli",), ("training",)),
+    Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
+    Topic("training.model_ready.v1", m.ModelReady, "universe", ("training",), ("inference", "cli"), retention_days=365),
+    Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
+    Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=None),
+    Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
+    Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), retention_days=365),
+)
+
+CATALOGUE: Mapping[str, Topic[m.Message]] = {topic.name: topic for topic in _ALL}
+"""Every topic by its name."""
+
+SERVICE_TOPICS: Mapping[str, Sequence[str]] = {
+    service: [topic.name for topic in _ALL if service in topic.readers]
+    for service in ("ingest", "preprocess", "training", "inference", "execution")
+}
+"""What each service reads, by the name that is also its consumer group."""
+
+_BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
+
+
+def topic_of(message: type[m.Message]) -> Topic[m.Message]:
+    """The topic that carries a message type."""
+    return _BY_MESSAGE[message]
+
+
+def event_id(message: m.Message) -> str:
+    """The message's id: a UUIDv5 of its topic and identity."""
+    return _uuid5(f"{_BY_MESSAGE[type(message)].name}|{message.identity}")
+
+
+def derived_id(*parts: object) -> str:
+    """A UUIDv5 of the given parts, for orders, fills and requests."""
+    return _uuid5("|".join(map(str, parts)))
+
+
+def _uuid5(name: str) -> str:
+    """`str(uuid.uuid5(_NAMESPACE, name))`, in a third of the time: there are a dozen of these for every bar."""
+    digest = bytearray(hashlib.sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def retry_topic(topic: str, group: str) -> str:
+    """Where a consumer group puts a message that it will try again."""
+    return f"{topic}.retry.{group}"
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """Where a consumer group puts a message that it gave up on."""
+    return f"{topic}.dlq.{group}"
+
+
+def aside(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
+    """A consumer group's retry and dead-letter topics: what failed keeps its key, and therefore its partition.
+
+    Both keep it as long, because the retry topic is also the record of which dead letters were replayed.
+    """
+    return (
+        TopicSpec(retry_topic(topic.name, group), topic.partitions, retention_days=365),
+        TopicSpec(dead_letter_topic(topic.name, group), topic.partitions, retention_days=365),
+    )
+
+
+def specs(groups: Mapping[str, Collection[str]]) -> list[TopicSpec]:
+    """Every topic of the catalogue, and what each consumer group puts aside of the topics that it reads."""
+    asides = (aside(CATALOGUE[topic].spec, group) for group, topics in groups.items() for topic in topics)
+    return [topic.spec for topic in CATALOGUE.values()] + [spec for pair in asides for spec in pair]

@@ -1,0 +1,74 @@
+"""Messages of the training: asked for, under way, and a policy that is ready."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tradeloop.common.market import Name, TimeRange, Universe
+from tradeloop.common.messages.base import Message
+
+
+class TrainingRequested(Message):
+    """Train a policy on the features of a range and register it."""
+
+    request_id: str
+    strategy: Name
+    universe: Universe
+    range: TimeRange
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(gt=0)
+    """Environment steps over all parallel books."""
+    portfolio: str = ""
+    """JSON of the portfolio whose capital, costs and limits training assumes; empty for the defaults."""
+
+    @property
+    def key(self) -> str:
+        return self.strategy
+
+    @property
+    def identity(self) -> str:
+        return self.request_id
+
+
+class TrainingProgressed(Message):
+    """How far a training run is."""
+
+    run_id: str
+    strategy: Name
+    step: int
+    total: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.run_id
+
+    @property
+    def identity(self) -> str:
+        return f"{self.run_id}|{self.step}"
+
+
+class ModelReady(Message):
+    """A policy is registered and may be activated.
+
+    Its key is the universe, so that it reaches whoever decides for that universe.
+    """
+
+    request_id: str
+    strategy: Name
+    universe: Name
+    model: Name
+    version: str
+    alias: Name
+    model_id: str
+    """SHA-256 of the exported policy: what decides, whatever it is called."""
+    feature_set: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.universe
+
+    @property
+    def identity(self) -> str:
+        return f"{self.request_id}|{self.model}|{self.version}"

@@ -1,0 +1,139 @@
+"""The port to registered policies, and the manifest that says what a policy is.
+
+Adapters: `mlflow.MlflowModelStore`, `folder.LocalModelStore`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from tradeloop.common.errors import Unavailable
+
+
+class ModelStoreUnavailable(Unavailable):
+    """The store cannot be reached. Trying again is safe."""
+
+
+class ModelNotFound(LookupError):
+    """No such model, version or alias."""
+
+
+class PolicyManifest(BaseModel):
+    """What a policy needs to be fed and understood. Stored beside its ONNX graph."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    strategy: str
+    universe: str
+    instruments: int
+    """How many instruments the policy decides for."""
+    feature_set: str
+    feature_names: tuple[str, ...]
+    window: int
+    observation_size: int
+    action_scheme: str
+    action_size: int
+    reward_id: str
+    algorithm: str
+    seed: int
+    steps: int
+    trained_from: str
+    trained_to: str
+    """Range of bar closes that the policy and its scaler were fitted on, ISO 8601."""
+    onnx_max_abs_diff: float
+    """Largest difference between the exported graph and the policy it came from, over sampled observations."""
+    onnx_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """An exported policy: ONNX graph `observation (1, n) float32 -> action (1, m) float32`, scaler included."""
+
+    manifest: PolicyManifest
+    onnx: bytes
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of the graph."""
+        return hashlib.sha256(self.onnx).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPolicy:
+    """A policy as the registry knows it."""
+
+    name: str
+    version: str
+    policy: Policy
+
+
+class PolicySource(Protocol):
+    """Where policies are loaded from. Raises `ModelStoreUnavailable`."""
+
+    def load(self, name: str, reference: str) -> RegisteredPolicy:
+        """A policy by version (digits) or alias.
+
+        Raises `ModelNotFound`, and ValueError when what is stored is damaged: no manifest can be read, or the graph
+        does not match its hash.
+        """
+        ...
+
+
+class ModelStore(PolicySource, Protocol):
+    """Named, versioned policies with movable aliases. Every method raises `ModelStoreUnavailable`."""
+
+    def register(
+        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+    ) -> RegisteredPolicy:
+        """Store a policy as the next version of a model: \"1\", \"2\" and so on.
+
+        Raises ValueError when the graph does not match its manifest's hash, or the name is none a store can take.
+        """
+        ...
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version, away from any other. Raises `ModelNotFound`."""
+        ...
+
+    def check(self) -> None:
+        """Whether it can be reached: raises `ModelStoreUnavailable` when not."""
+        ...
+
+
+def write_policy(folder: Path, policy: Policy) -> None:
+    """Write `policy.onnx` and `manifest.json` into a folder, which is made. Raises ValueError on a wrong hash."""
+    _verify(policy, "the policy")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.onnx").write_bytes(policy.onnx)
+    (folder / "manifest.json").write_text(policy.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_policy(folder: Path) -> Policy:
+    """What `write_policy` wrote. Raises `ModelNotFound` without the files, ValueError when they are damaged."""
+    try:
+        onnx = (folder / "policy.onnx").read_bytes()
+        manifest = (folder / "manifest.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFound(f"no policy in {folder}: policy.onnx and manifest.json are expected there") from None
+    policy = Policy(PolicyManifest.model_validate_json(manifest), onnx)
+    _verify(policy, f"the policy in {folder}")
+    return policy
+
+
+def _verify(policy: Policy, what: str) -> None:
+    if policy.model_id != policy.manifest.onnx_sha256:
+        raise ValueError(
+            f"{what} is damaged: its graph has the SHA-256 {policy.model_id}, its manifest says "
+            f"{policy.manifest.onnx_sha256}; register it again from a good copy"
+        )
+
+
+def model_name(strategy: str, universe: str) -> str:
+    """The registered name of the policies that a strategy trains on a universe."""
+    return f"{strategy}-{universe}"

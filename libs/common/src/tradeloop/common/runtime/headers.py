@@ -1,0 +1,44 @@
+"""The headers of a record: what every message carries, and what tells of one that was set aside."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+
+from tradeloop.common.messages import Message
+from tradeloop.common.messages.topics import Topic, event_id
+
+ORIGIN = "tl_origin"
+"""Topic, partition and offset at which the record first stood, as `topic/partition/offset`."""
+ATTEMPT = "tl_attempt"
+"""How often it was tried."""
+ERROR = "tl_error"
+"""The last error, one line."""
+BODY = "tl_body"
+"""Where the body of a dead letter stands that was too large to be put away, as `topic/partition/offset`."""
+NOT_BEFORE = "tl_not_before_ms"
+"""When to try again, wall-clock milliseconds since the epoch."""
+
+
+def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str, str]:
+    """CloudEvents attributes in binary mode, and a W3C trace context that follows from the event.
+
+    All messages about one bar of one universe share a trace id, so the chain from bar to reward is one trace.
+    """
+    identity = event_id(message)
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": identity,
+        "ce_type": topic.name,
+        "ce_source": f"/tradeloop/{source}",
+        "content-type": "application/json",
+        "traceparent": f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
+    }
+    if (occurred := message.occurred) is not None:
+        headers["ce_time"] = occurred.isoformat()
+    return headers
+
+
+@lru_cache(maxsize=4096)
+def _trace_id(trace: str) -> str:
+    return blake2b(trace.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,301 @@
+"""What a service tells of itself over HTTP: `/live`, `/ready`, `/metrics` (Prometheus) and `/build`.
+
+Every answer is made from memory, so that none waits for what is down. Nothing here needs to be kept secret from who
+reaches the port, which by default is this machine alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from pydantic import BaseModel, ConfigDict, Field
+
+from tradeloop.common.bus.port import BusError, Partition
+from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.runtime.runner import LATENCIES_S, Runner
+
+log = structlog.get_logger(__name__)
+
+_RESTART_S = 1.0
+_OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class HttpSettings(BaseModel):
+    """Where a service tells of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65535)
+    """Nothing is served without one; 0 takes one that is free."""
+    live_within_s: float = Field(default=120.0, gt=0)
+    """How long one message, or one wait for something unavailable, may take before the process counts as stuck."""
+    sample_interval_s: float = Field(default=5.0, gt=0)
+    """How often the bus is asked how far its topics are."""
+    commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
+    """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
+
+
+class Page(NamedTuple):
+    """An answer."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+class Health:
+    """Answers for one runner. Shared between threads."""
+
+    def __init__(self, runner: Runner, settings: HttpSettings, stop: threading.Event) -> None:
+        self._runner, self._settings, self._stop = runner, settings, stop
+        self._lag: Mapping[Partition, int] = {}
+        self._bus_trouble = ""
+        self._registry = CollectorRegistry()
+        self._registry.register(_Metrics(self))
+        ProcessCollector(registry=self._registry)
+        self.pages: Mapping[str, Callable[[], Page]] = {
+            "/live": self.live,
+            "/ready": self.ready,
+            "/metrics": self.metrics,
+            "/build": self.build,
+        }
+
+    def live(self) -> Page:
+        """Whether the run loop moves on: 503 asks for a restart."""
+        idle_s = self._runner.clock.monotonic() - self._runner.active
+        live = idle_s <= self._settings.live_within_s
+        return _json(_OK if live else _UNAVAILABLE, {"live": live, "idle_s": round(idle_s, 3)})
+
+    def ready(self) -> Page:
+        """Whether messages are handled now: 503 says what is in the way."""
+        reasons = self.not_ready()
+        return _json(_UNAVAILABLE if reasons else _OK, {"ready": not reasons, "reasons": reasons})
+
+    def metrics(self) -> Page:
+        """All numbers, for Prometheus."""
+        return Page(_OK, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+
+    def build(self) -> Page:
+        """What runs here."""
+        return _json(_OK, self.names)
+
+    @property
+    def names(self) -> dict[str, str]:
+        name = self._runner.service.name
+        try:
+            number = version(f"tradeloop-{name}")
+        except PackageNotFoundError:
+            number = "unknown"
+        return {"service": name, "version": number, "commit": self._settings.commit}
+
+    def not_ready(self) -> list[str]:
+        """Why messages are not handled now; nothing when they are."""
+        stopping = ["it stops"] if self._stop.is_set() else []
+        trouble = [self._bus_trouble] if self._bus_trouble else []
+        return [*dict.fromkeys([*stopping, *self._runner.not_ready(), *trouble])]
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Sample again and again, in a thread of its own, for the time of the context."""
+        done = threading.Event()
+
+        def sample() -> None:
+            while not done.wait(self._settings.sample_interval_s):
+                self.sample()
+
+        threading.Thread(target=sample, name="lag", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def sample(self) -> None:
+        """Ask the bus how far its topics are. Waits while it does not answer."""
+        try:
+            self._lag = self._behind()
+            self._bus_trouble = ""
+        except BusError as error:
+            self._bus_trouble = str(error)
+
+    def _behind(self) -> dict[Partition, int]:
+        """How many messages of each assigned partition are not settled."""
+        committed, assigned = self._runner.committed, self._runner.assigned or ()
+        lag = {}
+        for topic in self._runner.topics:
+            ends = self._runner.bus.end_offsets(topic)
+            mine = [partition for partition in assigned if partition.topic == topic]
+            begins = {} if committed.keys() >= set(mine) else self._runner.bus.begin_offsets(topic)
+            for partition in mine:
+                lag[partition] = max(ends[partition] - committed.get(partition, begins.get(partition, 0)), 0)
+        return lag
+
+
+class _Metrics(Collector):
+    """The numbers of a runner, read when they are asked for: the run loop only counts."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        runner, counters = self._health._runner, self._health._runner.counters
+        for name, text, count in (
+            ("handled", "Messages handled, those included that failed.", counters.handled),
+            ("published", "Messages published.", counters.published),
+            ("retried", "Messages put aside, to be tried again.", counters.retried),
+            ("dead_lettered", "Messages given up on.", counters.dead_letters),
+        ):
+            yield CounterMetricFamily(f"tradeloop_messages_{name}", text, value=count)
+        yield _latencies(list(counters.handled_within), counters.handle_s)
+        yield GaugeMetricFamily("tradeloop_messages_held", "Messages that wait for others.", value=runner.held)
+        ready = not self._health.not_ready()
+        yield GaugeMetricFamily("tradeloop_ready", "1 when messages are handled now.", value=float(ready))
+        assigned = GaugeMetricFamily("tradeloop_assigned_partitions", "Partitions that it reads.", labels=["topic"])
+        partitions = runner.assigned or frozenset()
+        for topic in runner.topics:
+            assigned.add_metric([topic], sum(partition.topic == topic for partition in partitions))
+        yield assigned
+        lag = GaugeMetricFamily("tradeloop_consumer_lag", "Messages not yet settled.", labels=["topic", "partition"])
+        for partition, behind in self._health._lag.items():
+            lag.add_metric([partition.topic, str(partition.number)], behind)
+        yield lag
+        if (message := runner.last_message) is not None and (occurred := message.occurred) is not None:
+            text = "Event time of the last message handled."
+            yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())
+        build = GaugeMetricFamily("tradeloop_build_info", "What runs here.", labels=list(self._health.names))
+        build.add_metric(list(self._health.names.values()), 1)
+        yield build
+
+
+def serve(
+    start: Callable[[], Runner], settings: HttpSettings | None = None, stop: threading.Event | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
+
+    `start` is called again while it finds something unavailable: a service may come up before what it needs. The
+    signals set `stop`, for a service that can cut short what it is doing. Raises `UserError` for an address that cannot
+    be listened on.
+    """
+    stop = stop or threading.Event()
+
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(signum).name)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, request_stop)
+    settings = settings or HttpSettings()
+    with listening(settings) as endpoint:
+        while not stop.is_set():
+            try:
+                runner = start()
+            except Unavailable as error:
+                log.warning("cannot start yet", error=str(error), retry_s=_RESTART_S)
+                endpoint.pages = _starting(str(error))
+                stop.wait(_RESTART_S)
+                continue
+            health = Health(runner, settings, stop)
+            endpoint.pages = health.pages
+            with health.sampling() if endpoint.port is not None else nullcontext():
+                runner.run(stop)
+
+
+class Endpoint:
+    """What is answered over HTTP, and on which port, if on any."""
+
+    def __init__(self) -> None:
+        self.port: int | None = None
+        self.pages: Mapping[str, Callable[[], Page]] = _starting("it has not started")
+        """By path. Replaced, never changed in place."""
+
+
+@contextmanager
+def listening(settings: HttpSettings) -> Iterator[Endpoint]:
+    """Answer over HTTP, where the settings have a port. Raises `UserError` for an address that cannot be had."""
+    endpoint = Endpoint()
+    if settings.port is None:
+        yield endpoint
+        return
+    try:
+        server = _Server((settings.host, settings.port), endpoint)
+    except OSError as error:
+        raise UserError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}") from error
+    with server:
+        endpoint.port = int(server.server_address[1])
+        threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+        log.info("listening", host=settings.host, port=endpoint.port)
+        try:
+            yield endpoint
+        finally:
+            server.shutdown()
+
+
+def _starting(reason: str) -> Mapping[str, Callable[[], Page]]:
+    """The pages of a service that waits for what it needs to start: alive, but no more."""
+    not_ready = _json(_UNAVAILABLE, {"ready": False, "reasons": [reason]})
+    alive = _json(_OK, {"live": True})
+    return {"/live": lambda: alive, **dict.fromkeys(("/ready", "/metrics", "/build"), lambda: not_ready)}
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    """Not `http.server`'s own: that one asks the name service for its name before it listens."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        super().__init__(address, _Answer)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.exception("an answer failed", client=str(client_address))
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server_version, sys_version = "tradeloop", ""
+    timeout = 10  # seconds for a client to say what it wants
+    server: _Server
+
+    def do_GET(self) -> None:
+        page = self.server.endpoint.pages.get(self.path.partition("?")[0], _nothing)()
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(page.body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Orchestrators ask every few seconds: nobody wants to read that."""
+
+
+def _nothing() -> Page:
+    return _json(HTTPStatus.NOT_FOUND, {"error": "see /live, /ready, /metrics and /build"})
+
+
+def _json(status: HTTPStatus, content: Mapping[str, object]) -> Page:
+    return Page(status, "application/json", json.dumps(content).encode() + b"\n")
+
+
+def _latencies(counts: list[int], seconds: float) -> Metric:
+    bounds = [*map(str, LATENCIES_S), "+Inf"]
+    buckets = [(bound, float(sum(counts[: n + 1]))) for n, bound in enumerate(bounds)]
+    text = "Seconds to handle a message and publish what comes of it."
+    return HistogramMetricFamily("tradeloop_handle_seconds", text, buckets=buckets, sum_value=seconds)

@@ -1,0 +1,33 @@
+"""The plug-in interface: all that a strategy package imports.
+
+A strategy is an installed package with an entry point in the group `tradeloop.strategies` that names a
+`Strategy`. It says what the policy sees (features, window), how it acts and what it is rewarded for.
+"""
+
+from __future__ import annotations
+
+from tradeloop.common.features import Feature, log_return, on, relative, talib, windowed
+from tradeloop.common.strategy.actions import ActionScheme, Discrete, PortfolioWeights, TargetPosition
+from tradeloop.common.strategy.definition import Strategy, StrategyError
+from tradeloop.common.strategy.installed import load
+from tradeloop.common.strategy.rewards import Reward, RewardContext, reward, scalar_reward
+
+__all__ = [
+    "ActionScheme",
+    "Discrete",
+    "Feature",
+    "PortfolioWeights",
+    "Reward",
+    "RewardContext",
+    "Strategy",
+    "StrategyError",
+    "TargetPosition",
+    "load",
+    "log_return",
+    "on",
+    "relative",
+    "reward",
+    "scalar_reward",
+    "talib",
+    "windowed",
+]

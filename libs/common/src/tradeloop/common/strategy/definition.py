@@ -1,0 +1,87 @@
+"""`Strategy`: what an author says, in one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tradeloop.common.errors import UserError
+from tradeloop.common.features import Feature, FeatureSet
+from tradeloop.common.strategy.actions import SCHEMES, ActionScheme
+from tradeloop.common.strategy.observations import observation_size
+from tradeloop.common.strategy.rewards import Reward, reward_id
+
+_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+
+
+class StrategyError(UserError):
+    """A strategy is defined wrongly, or broke its contract: the message names it and what it did."""
+
+
+@dataclass(frozen=True, init=False)
+class Strategy:
+    """What a policy sees, how it acts, and what it is rewarded for.
+
+    Raises `StrategyError`, `FeatureError` or `RewardError` when a part is missing or wrong.
+    """
+
+    name: str
+    """As its entry point is named: lower case, digits, `-` and `_`."""
+    features: tuple[Feature, ...]
+    reward: Reward
+    window: int = 32
+    """Bars of features in an observation."""
+    actions: ActionScheme = field(default=SCHEMES["target_position"])
+    algorithm: str = "PPO"
+    """An algorithm of the training engine."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """Hyper-parameters of the algorithm that differ from the platform's defaults."""
+    feature_set: FeatureSet = field(init=False, repr=False, compare=False)
+    """The features, with their identity."""
+    reward_id: str = field(init=False, repr=False, compare=False)
+    """Identity of the reward, its version and its parameters."""
+
+    def __init__(
+        self,
+        name: str,
+        features: Sequence[Feature],
+        reward: Reward,
+        window: int = 32,
+        actions: ActionScheme | str = "target_position",
+        algorithm: str = "PPO",
+        parameters: Mapping[str, object] | None = None,
+    ) -> None:
+        if not re.fullmatch(_NAME, name):
+            raise StrategyError(f"strategy {name!r}: a name is lower-case letters, digits, - and _, at most 63 of them")
+        for one in features:
+            if not isinstance(one, Feature):
+                raise StrategyError(f'strategy {name}: {one!r} is no feature; write e.g. talib("RSI") or log_return(1)')
+        if not isinstance(window, int) or window < 1:
+            raise StrategyError(f"strategy {name}: the window is {window!r}; it must be a whole number of bars above 0")
+        if isinstance(actions, str):
+            if actions not in SCHEMES:
+                raise StrategyError(f"strategy {name}: no action scheme {actions!r}; there are {', '.join(SCHEMES)}")
+            actions = SCHEMES[actions]
+        for given in (actions, reward):
+            if isinstance(given, type):
+                raise StrategyError(f"strategy {name}: {given.__name__} is a class; write {given.__name__}()")
+        if not callable(reward):
+            raise StrategyError(f"strategy {name}: its reward is a {type(reward).__name__}; make one with @reward")
+        for key, value in {
+            "name": name,
+            "features": tuple(features),
+            "reward": reward,
+            "window": window,
+            "actions": actions,
+            "algorithm": algorithm,
+            "parameters": dict(parameters or {}),
+            # Made here and now, so that a mistake in them shows here.
+            "feature_set": FeatureSet(features),
+            "reward_id": reward_id(reward),
+        }.items():
+            object.__setattr__(self, key, value)
+
+    def observation_size(self, instruments: int) -> int:
+        """Length of an observation of so many instruments."""
+        return observation_size(self.window, instruments, len(self.feature_set.names))
