@@ -10,19 +10,19 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from benchmarks import setting
+from benchmarks import scenario
 from benchmarks.measure import Row, in_turns, tell
 from deploy.native.kafka import kafka
 from deploy.native.server import Server, free_ports
 from tradeloop.cli.progress import quiet_logs
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message
 from tradeloop.common.messages.topics import specs, topic_of
 from tradeloop.common.runtime.headers import headers_of
 from tradeloop.common.runtime.runner import Runner
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.ingest.domain import frames
 
 MESSAGES, ROUNDS = 40_000, 5
@@ -42,13 +42,13 @@ def answer(frame: BarFrame) -> FeaturesComputed:
     )
 
 
-class Answers(Handler):
+class Answers(ServiceDefaults):
     """The service that is measured."""
 
     name = "bench"
     consumes = (BarFrame,)
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         return (answer(message),) if isinstance(message, BarFrame) else ()
 
 
@@ -95,12 +95,12 @@ def bare(server: str, prefix: str) -> None:
 
 def fill(server: str, prefix: str) -> None:
     """The messages of a round, on topics of its own."""
-    traded = setting.universe()
+    traded = scenario.universe()
     with closing(KafkaBus(KafkaSettings(bootstrap_servers=server, prefix=prefix))) as bus:
         wanted = {spec.name: spec for spec in specs({Answers.name: [SOURCE.name]})}
         bus.create_topics(wanted.values())
         with closing(bus.producer()) as producer:
-            for frame in frames(traded.name, traded.timeframe, setting.bars(traded, MESSAGES, 0)):
+            for frame in frames(traded.name, traded.timeframe, scenario.bars(traded, MESSAGES, 0)):
                 producer.publish(SOURCE.name, frame.key, frame.encode(), headers_of(frame, SOURCE, "bench"))
             producer.flush()
 

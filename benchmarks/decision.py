@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import setting
+from benchmarks import scenario
 from benchmarks.learning import ppo, trading
 from benchmarks.measure import Row, tell
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
@@ -35,11 +35,11 @@ def each_us(block: Callable[[int], object], numbers: range) -> list[float]:
 
 def measure() -> None:
     torch.set_num_threads(1)
-    strategy, values = setting.example(), setting.features(BARS, seed=0)
+    strategy, values = scenario.example(), scenario.features(BARS, seed=0)
     parameters = hyper_parameters(strategy)
     model = ppo(trading(parameters, values), parameters, values)
     onnx = export(model, fit_scaler(values, strategy.window, account_size(1)))
-    manifest = random_policy(setting.example(), "bench", values).manifest
+    manifest = random_policy(scenario.example(), "bench", values).manifest
     policy = OnnxPolicy(Policy(manifest.model_copy(update={"onnx_sha256": hashlib.sha256(onnx).hexdigest()}), onnx))
     builder = ObservationBuilder(strategy.window, 1, len(strategy.feature_set.names))
     account = np.array([0.5, 0.01, 0.2, 0.02])

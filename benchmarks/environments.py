@@ -12,7 +12,7 @@ import pandas as pd
 from gym_anytrading.envs import StocksEnv
 from numpy.typing import NDArray
 
-from benchmarks import kernel, setting
+from benchmarks import kernel, scenario
 from benchmarks.measure import Row, in_turns, tell
 from tradeloop.common.market import BAR_PRICES, BarArrays
 from tradeloop.common.strategy import Discrete, Strategy
@@ -31,10 +31,10 @@ class Vectorised:
     """`TradingVecEnv` under random actions, episodes started anew as they end."""
 
     def __init__(self, bars: BarArrays, features: NDArray[np.float64], actions: NDArray[np.float32]) -> None:
-        portfolio, generator = setting.portfolio(setting.universe()), np.random.default_rng(1)
+        portfolio, generator = scenario.portfolio(scenario.universe()), np.random.default_rng(1)
         self._env = TradingVecEnv(
             portfolio,
-            setting.example(),
+            scenario.example(),
             bars,
             features,
             books=BOOKS,
@@ -57,7 +57,7 @@ class Bare:
         self, bars: BarArrays, features: NDArray[np.float64], actions: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> None:
         """`rows` are where the books start."""
-        strategy, portfolio = setting.example(), setting.portfolio(setting.universe())
+        strategy, portfolio = scenario.example(), scenario.portfolio(scenario.universe())
         instrument, limits, reward = portfolio.universe.instruments[0], portfolio.limits, strategy.reward
         starts = episode_starts(bars, features, strategy.window, EPISODE_BARS)
         books = np.zeros((len(rows), 6))
@@ -97,7 +97,7 @@ class Single:
     def __init__(
         self, bars: BarArrays, features: NDArray[np.float64], strategy: Strategy, actions: Iterable[object]
     ) -> None:
-        portfolio = setting.portfolio(setting.universe())
+        portfolio = scenario.portfolio(scenario.universe())
         self._env = TradingEnv(portfolio, strategy, bars, features, episode_bars=EPISODE_BARS)
         self._env.reset(seed=1)
         self._actions = actions
@@ -157,8 +157,8 @@ def with_two_choices(strategy: Strategy) -> Strategy:
 
 def check_kernel(bars: BarArrays, features: NDArray[np.float64], actions: NDArray[np.float32]) -> None:
     """Raise unless the bare kernel answers as the environment does, over an episode but its end."""
-    portfolio = setting.portfolio(setting.universe())
-    env = TradingEnv(portfolio, setting.example(), bars, features, episode_bars=EPISODE_BARS)
+    portfolio = scenario.portfolio(scenario.universe())
+    env = TradingEnv(portfolio, scenario.example(), bars, features, episode_bars=EPISODE_BARS)
     start = int(env.episodes.starts[0])
     env.reset(options={"start": start})
     bare = Bare(bars, features, actions, np.array([start]))
@@ -170,8 +170,8 @@ def check_kernel(bars: BarArrays, features: NDArray[np.float64], actions: NDArra
 
 
 def measure() -> None:
-    strategy = setting.example()
-    bars, features = setting.bars(setting.universe(), BARS, seed=0), setting.features(BARS, seed=0)
+    strategy = scenario.example()
+    bars, features = scenario.bars(scenario.universe(), BARS, seed=0), scenario.features(BARS, seed=0)
     generator = np.random.default_rng(0)
     batch = generator.uniform(-1.0, 1.0, (STEPS_BATCHED, BOOKS, 1)).astype(np.float32)
     single = generator.uniform(-1.0, 1.0, (STEPS_SINGLE, 1)).astype(np.float32)

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from benchmarks import setting
+from benchmarks import scenario
 from benchmarks.measure import Row, in_turns, tell
 from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.environment import TradingVecEnv
@@ -69,11 +69,11 @@ class NullVecEnv(VecEnv):
 
 def trading(parameters: dict[str, Any], values: NDArray[np.float64]) -> TradingVecEnv:
     """The environment that the training service would learn in."""
-    traded = setting.universe()
+    traded = scenario.universe()
     return TradingVecEnv(
-        setting.portfolio(traded),
-        setting.example(),
-        setting.bars(traded, len(values), seed=0),
+        scenario.portfolio(traded),
+        scenario.example(),
+        scenario.bars(traded, len(values), seed=0),
         values,
         books=parameters["books"],
         episode_bars=parameters["episode_bars"],
@@ -91,7 +91,7 @@ def ppo(env: VecEnv, parameters: dict[str, Any], values: NDArray[np.float64]) ->
         policy_kwargs={
             "net_arch": list(parameters["net_arch"]),
             "features_extractor_class": ScaledObservation,
-            "features_extractor_kwargs": {"scaler": fit_scaler(values, setting.example().window, account_size(1))},
+            "features_extractor_kwargs": {"scaler": fit_scaler(values, scenario.example().window, account_size(1))},
         },
         **{key: value for key, value in parameters.items() if key not in SHARED_DEFAULTS},
     )
@@ -102,7 +102,7 @@ def ppo(env: VecEnv, parameters: dict[str, Any], values: NDArray[np.float64]) ->
 def measure() -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    parameters, values = hyper_parameters(setting.example()), setting.features(BARS, seed=0)
+    parameters, values = hyper_parameters(scenario.example()), scenario.features(BARS, seed=0)
     env = trading(parameters, values)
     steps = ROLLOUTS * parameters["n_steps"] * env.num_envs
 

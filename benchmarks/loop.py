@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks import setting
+from benchmarks import scenario
 from benchmarks.measure import Row, seconds, tell
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.cli.client.stack import Stack
@@ -45,13 +45,13 @@ def prepare(
     pl.DataFrame({"time": times, **columns}).write_parquet(path)
     files = {instrument: str(path) for instrument in traded.ids}
     stack.ask(BackfillRequested(request_id=traded.name, universe=traded, files=files), BackfillCompleted)
-    strategy, base = setting.example(), traded.timeframe
+    strategy, base = scenario.example(), traded.timeframe
     by_timeframe = {base: bars} | {higher: resample(bars, base, higher) for higher in traded.higher_timeframes}
     features = strategy.feature_set.compute(by_timeframe, base).values
     name = model_name(strategy.name, traded.name)
     policy = random_policy(strategy, traded.name, features, gain=gain, seed=seed)
     registered = models.register(name, policy, metrics={}, parameters={})
-    models.set_alias(name, setting.portfolio(traded).model_alias, registered.version)
+    models.set_alias(name, scenario.portfolio(traded).model_alias, registered.version)
 
 
 def replay_of(traded: Universe, bars: BarArrays, start: int, stop: int) -> ReplayRequested:
@@ -80,13 +80,13 @@ class Replayed:
 
 def replayed(count: int, length: int) -> Replayed:
     """Replay so many bars of so many universes. Raises when the loop left something out."""
-    universes = [setting.universe(f"bench-{i}") for i in range(count)]
+    universes = [scenario.universe(f"bench-{i}") for i in range(count)]
     started = HISTORY + WARM_UP
     with tempfile.TemporaryDirectory(prefix="tradeloop-bench-") as folder:
         home = Path(folder)
-        with embedded(home / "stack", [setting.portfolio(traded) for traded in universes]) as stack:
+        with embedded(home / "stack", [scenario.portfolio(traded) for traded in universes]) as stack:
             for seed, traded in enumerate(universes):
-                bars = setting.bars(traded, started + length, seed)
+                bars = scenario.bars(traded, started + length, seed)
                 prepare(stack, stack.models, home, traded, bars, seed)
             replay(stack, universes, bars, HISTORY, started)
             kinds = (FeaturesComputed, SignalGenerated, Transition, OrderFilled)

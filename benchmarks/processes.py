@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from benchmarks import setting
+from benchmarks import scenario
 from benchmarks.loop import HISTORY, prepare, replay_of
 from benchmarks.measure import Row, seconds, tell
 from benchmarks.relay import CONSUMING, PRODUCING, relays
@@ -82,7 +82,7 @@ def running(universes: Sequence[Universe], folder: Path) -> Iterator[Running]:
     books, home = folder / "portfolios", folder / "stack"
     books.mkdir()
     for traded in universes:
-        (books / f"{traded.name}.yaml").write_text(portfolio_yaml(setting.portfolio(traded)))
+        (books / f"{traded.name}.yaml").write_text(portfolio_yaml(scenario.portfolio(traded)))
     native = Stack(home, say)
     native.up(books)
     try:
@@ -305,15 +305,15 @@ def resident_mb(pid: int) -> float:
 def measure() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped
     quiet_logs()
-    universes = [setting.universe(setting_name(i)) for i in range(max(UNIVERSES))]
-    timed = setting.universe("bench-timed")
+    universes = [scenario.universe(setting_name(i)) for i in range(max(UNIVERSES))]
+    timed = scenario.universe("bench-timed")
     start = {traded.name: HISTORY for traded in universes}
     length = max(HISTORY + WARM_UP + len(UNIVERSES) * REPLAYED, HISTORY + (TURNS + 1) * PER_TURN)
     with tempfile.TemporaryDirectory(prefix="tradeloop-bench-") as name:
         folder = Path(name)
         with running([*universes, timed], folder) as at:
             for seed, traded in enumerate([*universes, timed]):
-                bars = setting.bars(traded, length, seed)
+                bars = scenario.bars(traded, length, seed)
                 prepare(at.stack, at.models, folder, traded, bars, seed, GAIN)
             bound = circling(at)
             replayed(at, universes, bars, start, WARM_UP)
@@ -323,7 +323,7 @@ def measure() -> None:
                 rates[count] = replayed(at, universes[:count], bars, start, REPLAYED)
                 start |= {traded.name: start[traded.name] + REPLAYED for traded in universes[:count]}
                 say(f"{count} universes: {rates[count]:.0f} bars/s, {bound[count]:.0f} round trips/s")
-            timed_bars = setting.bars(timed, length, len(universes))
+            timed_bars = scenario.bars(timed, length, len(universes))
             ours, bare = latencies(at, timed, timed_bars, HISTORY)
             memory = {service: resident_mb(at.pid(service)) for service in SERVICES}
             restarted = restarts(at, folder / "portfolios")

@@ -65,7 +65,7 @@ def encoded(bars: BarArrays) -> bytes:
 def rows(installation: Installation, bars: BarArrays, ready: bytes) -> list[Row]:
     """Both ratios on one server."""
     with server(installation) as url, psycopg.connect(driver_url(url), autocommit=True) as bare:
-        level = migrate(url, SCHEMA)[1].level
+        level = migrate(url, SCHEMA)[1].tier
         bare.execute("SET jit = off")  # as in the store: for such a query compiling takes longer than running
         store = SqlBarStore(url, SystemClock())
         end_us = int(bars.open_us[-1])

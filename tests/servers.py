@@ -4,9 +4,9 @@ A server is found on the first of three roads: an address in the environment, `T
 where a Docker engine answers and has or can get the image; a native process. What no road leads to fails the tests
 that need it, in CI and at a desk.
 
-PostgreSQL comes in levels. `postgres` and `database` are as high as their server: `community` or `apache`, by the
-license of its TimescaleDB, which is created in the database already. `plain_postgres` and `plain_database` are on a
-server that has no TimescaleDB.
+PostgreSQL comes in storage tiers. `postgres` and `database` have the best that their server offers: `community` or
+`apache`, by the license of its TimescaleDB, which is created in the database already. `plain_postgres` and
+`plain_database` are on a server that has no TimescaleDB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deploy.native.postgres import postgres as postgres_program
 from deploy.native.redis import redis as redis_program
 from deploy.native.server import Program, Server, ServerError, free_ports
 
-Level = Literal["plain", "apache", "community"]
+StorageTier = Literal["plain", "apache", "community"]
 
 _ROADS_TAKEN = pytest.StashKey[dict[str, str]]()
 
@@ -76,7 +76,7 @@ def kafka_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The SQLAlchemy URL of a database for this session, as a superuser; its level is the best that can be had."""
+    """The SQLAlchemy URL of a database for this session, as a superuser; its tier is the best that can be had."""
     with fresh_database(_address(request, "postgres")) as url:
         yield url
 
@@ -174,7 +174,7 @@ def fresh_database(server: str) -> Iterator[str]:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
-def level_of(database: str) -> Level:
+def tier_of(database: str) -> StorageTier:
     """What a database, by its SQLAlchemy URL, offers beyond PostgreSQL."""
     with psycopg.connect(driver_url(database), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone():
@@ -213,7 +213,7 @@ def _take_note(config: pytest.Config, server: str, road: str, address: str) -> N
     note = f"{road}, {make_url(address) if '://' in address else address}"  # such a URL prints without its password
     if address.startswith("postgresql"):
         with fresh_database(address) as database:
-            note += f", {level_of(database)}"
+            note += f", {tier_of(database)}"
     config.stash.setdefault(_ROADS_TAKEN, {})[server] = note
 
 

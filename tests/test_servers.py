@@ -16,7 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from deploy.native.postgres import driver_url
 from tests.containers import IMAGES
-from tests.servers import RealServer, fresh_database, level_of
+from tests.servers import RealServer, fresh_database, tier_of
 
 End = Callable[[RealServer], None]
 ENDS: list[End] = [lambda server: server.stop(), lambda server: server.kill()]
@@ -57,12 +57,12 @@ def test_postgres_keeps_its_rows(postgres_server: RealServer, end: End) -> None:
             assert connection.execute("SELECT value FROM kept").fetchone() == (1,)
 
 
-def test_databases_are_apart_and_have_their_level(
+def test_databases_are_apart_and_have_their_tier(
     postgres: str, database: str, plain_postgres: str, plain_database: str
 ) -> None:
     assert len({postgres, database, plain_postgres, plain_database}) == 4
-    assert level_of(postgres) == level_of(database)
-    assert level_of(plain_postgres) == level_of(plain_database) == "plain"
+    assert tier_of(postgres) == tier_of(database)
+    assert tier_of(plain_postgres) == tier_of(plain_database) == "plain"
     with psycopg.connect(driver_url(plain_database)) as connection:
         available = "SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"
         assert connection.execute(available).fetchone() is None

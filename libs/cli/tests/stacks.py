@@ -7,24 +7,24 @@ from typing import Any
 
 from tradeloop.cli.client.running import RunningStack
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.market import EPOCH, BarArrays, Timeframe
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import SERVICE_TOPICS, specs, topic_of
 from tradeloop.common.runtime.headers import headers_of
 from tradeloop.common.runtime.runner import Runner, RunPolicy
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.ingest.domain import frames
 
 
-class Answering(Handler):
+class Answering(ServiceDefaults):
     """A service that does what a test wants."""
 
     def __init__(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
         self.name, self.consumes, self._answer = name, (kind,), answer
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         return self._answer(message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers import level_of
+from tests.servers import tier_of
 from tradeloop.cli.main import main
 
 
@@ -18,7 +18,7 @@ def test_both_databases_are_migrated_and_told_about(
         "bars: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
         "ledger: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
     ]
-    bars = f"bars: version 0001 on timescaledb-{level_of(database)}"
+    bars = f"bars: version 0001 on timescaledb-{tier_of(database)}"
     ledger = "ledger: version 0001 on postgresql"
     assert main(["db", "migrate"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{bars}, new", f"{ledger}, new"]

@@ -14,14 +14,14 @@ from tradeloop.cli.commands.dlq import REPLAYED, DeadLetters, place_of
 from tradeloop.cli.main import main
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Bus, Partition, Position
+from tradeloop.common.bus.port import Bus, LogPosition, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message, SignalGenerated
 from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN
 from tradeloop.common.runtime.runner import Runner, RunPolicy
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE = topic_of(SignalGenerated).name
 DLQ, RETRY = dead_letter_topic(SOURCE, "execution"), retry_topic(SOURCE, "execution")
@@ -29,7 +29,7 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = RunPolicy(commit_interval_s=0.0, attempts=1)
 
 
-class Fussy(Handler):
+class Fussy(ServiceDefaults):
     """A service under another's name, that handles nothing as long as it is told so."""
 
     consumes: tuple[type[Message], ...] = (SignalGenerated,)
@@ -37,7 +37,7 @@ class Fussy(Handler):
     def __init__(self, name: str = "execution") -> None:
         self.name, self.broken, self.seen = name, True, list[str]()
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, SignalGenerated)
         if self.broken:
             raise ValueError(f"no {message.portfolio}")

@@ -16,11 +16,11 @@ import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from tests.levels import database_for, execute
 from tests.servers import RealServer, fresh_database
+from tests.tiers import database_for, execute
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
-from tradeloop.common.bar_store.sql import SCHEMA, Level, SqlBarStore
+from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore, StorageTier
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Series, Timeframe, align, to_us
@@ -31,8 +31,8 @@ EVER = 2**62
 START = datetime(2022, 1, 1, tzinfo=UTC)
 A, B = "x:A", "x:B"
 
-ADAPTERS = ("memory", *Level)
-"""Each level of a database is tested as an adapter of its own."""
+ADAPTERS = ("memory", *StorageTier)
+"""Each tier of a database is tested as an adapter of its own."""
 
 
 class BitemporalStore(BarStore, Protocol):
@@ -57,7 +57,7 @@ def clock() -> ManualClock:
 @pytest.fixture(scope="module", params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a migrated database, or the name of an adapter that needs none."""
-    if request.param in ("memory", Level.SQLITE):
+    if request.param in ("memory", StorageTier.SQLITE):
         yield request.param
         return
     with database_for(request, request.param) as url:
@@ -70,7 +70,7 @@ def store(adapter: str, tmp_path: Path, clock: ManualClock) -> Iterator[Bitempor
     store: BitemporalStore
     if adapter == "memory":
         store = MemoryBarStore(clock)
-    elif adapter == Level.SQLITE:
+    elif adapter == StorageTier.SQLITE:
         store = SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)
     else:
         execute(adapter, "TRUNCATE bars")

@@ -18,7 +18,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, Partition, Position
+from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, LogPosition, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
@@ -26,7 +26,7 @@ from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.health import Health, HttpSettings, listening, serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner, RunPolicy
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE = topic_of(ModelActivated).name
@@ -37,7 +37,7 @@ def activation(version: int) -> ModelActivated:
     return ModelActivated(universe="u", portfolio="p", time=T0, model="m", version=str(version), model_id="x")
 
 
-class Counting(Handler):
+class Counting(ServiceDefaults):
     """Answers each message with one; fails as told."""
 
     name = "counting"
@@ -47,7 +47,7 @@ class Counting(Handler):
         self.lacks: Sequence[str] = ()
         self.down = False
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, ModelActivated)
         if message.version == "13":
             raise ValueError("bad luck")
@@ -206,7 +206,7 @@ def test_metrics(stand: Stand) -> None:
     assert stand.metric("tradeloop_messages_dead_lettered_total") == 1
     assert stand.metric("tradeloop_handle_seconds_count") == 4
     assert stand.metric("tradeloop_handle_seconds_bucket", le="+Inf") == 4
-    assert stand.metric("tradeloop_messages_held") == 0
+    assert stand.metric("tradeloop_messages_pending") == 0
     assert stand.metric("tradeloop_assigned_partitions", topic=SOURCE) == PARTITIONS
     assert stand.metric("tradeloop_last_event_timestamp_seconds") == T0.timestamp()
     assert stand.metric("tradeloop_ready") == 1
@@ -315,7 +315,7 @@ def test_sigterm_drains() -> None:
     stand, handled = Stand(), []
 
     class Terminated(Counting):
-        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
             os.kill(os.getpid(), signal.SIGTERM)  # in the middle of a batch
             handled.append(message)
             return super().handle(message, position)

@@ -24,13 +24,13 @@ from pydantic import SecretStr
 from deploy.native.kafka import jars, kafka_answers
 from deploy.native.server import Program, Server, free_ports, run
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import BusError, BusUnavailable, Position
+from tradeloop.common.bus.port import BusError, BusUnavailable, LogPosition
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.health import Health, HttpSettings
 from tradeloop.common.runtime.runner import Runner, RunPolicy
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name
 RETRY, DLQ = retry_topic(SOURCE, "picky"), dead_letter_topic(SOURCE, "picky")
@@ -139,14 +139,14 @@ def permit_service(ports: tuple[int, int], but: Sequence[str] = ()) -> None:
         permit(ports, ResourceType.GROUP, "picky", AclOperation.READ)
 
 
-class Picky(Handler):
+class Picky(ServiceDefaults):
     name = "picky"
     consumes: tuple[type[Message], ...] = (TrainingProgressed,)
 
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, TrainingProgressed)
         if message.step % 2:
             raise ValueError("odd")

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import MetaData, create_engine, make_url
 from structlog.testing import capture_logs
 
-from tests.levels import database_for, execute
+from tests.tiers import database_for, execute
 from tradeloop.common.bar_store.port import BarStoreUnavailable
-from tradeloop.common.bar_store.sql import SCHEMA, Level, SqlBarStore
+from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore, StorageTier
 from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
@@ -28,7 +28,7 @@ from tradeloop.execution.adapters.sql_ledger import metadata as ledger_tables
 
 PASSWORD = "swordfish"
 CLOCK = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-POSTGRESQL_LEVELS = [level for level in Level if level is not Level.SQLITE]
+POSTGRESQL_TIERS = [tier for tier in StorageTier if tier is not StorageTier.SQLITE]
 HOUR = Timeframe.H1.us
 
 
@@ -154,24 +154,24 @@ def test_sqlite_needs_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# Levels
+# Storage tiers
 
 
-@pytest.fixture(params=POSTGRESQL_LEVELS)
-def leveled(request: pytest.FixtureRequest) -> Iterator[tuple[str, Level]]:
-    """A migrated database, and its level."""
+@pytest.fixture(params=POSTGRESQL_TIERS)
+def tiered(request: pytest.FixtureRequest) -> Iterator[tuple[str, StorageTier]]:
+    """A migrated database, and its tier."""
     with database_for(request, request.param) as url:
         migrate(url, SCHEMA)
         yield url, request.param
 
 
-def test_the_level_is_named(leveled: tuple[str, Level]) -> None:
-    url, level = leveled
-    assert current(url, SCHEMA).level == level
+def test_the_tier_is_named(tiered: tuple[str, StorageTier]) -> None:
+    url, tier = tiered
+    assert current(url, SCHEMA).tier == tier
     store = SqlBarStore(url, CLOCK)
     with capture_logs() as logs:
-        assert store.level is level
-    assert [entry["storage"] for entry in logs] == [level]
+        assert store.tier is tier
+    assert [entry["storage"] for entry in logs] == [tier]
     store.close()
 
 
@@ -193,8 +193,8 @@ def views(url: str) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]
     return execute(url, longer), execute(url, current)
 
 
-def test_views_of_longer_bars_follow_a_revision(leveled: tuple[str, Level]) -> None:
-    url, level = leveled
+def test_views_of_longer_bars_follow_a_revision(tiered: tuple[str, StorageTier]) -> None:
+    url, tier = tiered
     store = SqlBarStore(url, CLOCK)
     store.write(Timeframe.M1, minutes(120, start=-60))
     store.write(Timeframe.M1, minutes(10, start=60))
@@ -205,7 +205,7 @@ def test_views_of_longer_bars_follow_a_revision(leveled: tuple[str, Level]) -> N
         ("1m", HOUR, 100.0, 110.0, 99.0, 109.5, float(sum(100 + n % 17 for n in range(10))), 0.0, 10),
     ]
     assert views(url) == (hours, [])
-    if level is Level.COMMUNITY:
+    if tier is StorageTier.COMMUNITY:
         refresh(url)
         compress(url)
         assert views(url) == (hours, [])
@@ -213,14 +213,14 @@ def test_views_of_longer_bars_follow_a_revision(leveled: tuple[str, Level]) -> N
     # The bar that was highest and first becomes the lowest, and its volume is no longer known.
     unknown = align(["x:A"], Timeframe.M1, [{k: v for k, v in series(minutes(1, price=7.0)).items() if k != "volume"}])
     store.write(Timeframe.M1, unknown, revision=1)
-    if level is Level.COMMUNITY:
+    if tier is StorageTier.COMMUNITY:
         assert views(url)[0] == hours
         refresh(url)
     hours[1] = ("1m", 0, 7.0, 117.0, 6.0, 100.5, None, 0.0, 60)
     assert views(url) == (hours, [(0, 1, 7.5)])
     # Also far back in time, where nothing was before.
     store.write(Timeframe.M1, minutes(60, start=-60 * 24 * 365))
-    if level is Level.COMMUNITY:
+    if tier is StorageTier.COMMUNITY:
         refresh(url)
     assert [row[1:3] for row in views(url)[0]] == [(-HOUR * 24 * 365, 100.0), *(hour[1:3] for hour in hours)]
     store.close()
@@ -232,8 +232,8 @@ def series(bars: BarArrays) -> dict[str, np.ndarray]:
     }
 
 
-def test_every_longer_timeframe_has_a_view(leveled: tuple[str, Level]) -> None:
-    url, _ = leveled
+def test_every_longer_timeframe_has_a_view(tiered: tuple[str, StorageTier]) -> None:
+    url, _ = tiered
     store = SqlBarStore(url, CLOCK)
     store.write(Timeframe.M1, minutes(2 * 24 * 60))
     store.write(Timeframe.M5, align(["x:A"], Timeframe.M5, [series(minutes(1))]))
@@ -245,13 +245,13 @@ def test_every_longer_timeframe_has_a_view(leveled: tuple[str, Level]) -> None:
     store.close()
 
 
-def test_bars_written_again_pass_compressed_ones(leveled: tuple[str, Level]) -> None:
+def test_bars_written_again_pass_compressed_ones(tiered: tuple[str, StorageTier]) -> None:
     """More of them than TimescaleDB decompresses for one statement by itself."""
-    url, level = leveled
+    url, tier = tiered
     store = SqlBarStore(url, CLOCK)
     bars = minutes(110_000)
     store.write(Timeframe.M1, bars)
-    if level is Level.COMMUNITY:
+    if tier is StorageTier.COMMUNITY:
         compress(url)
     for part in (bars, bars.slice(5, 105_000), bars.slice(7, 17)):
         store.write(Timeframe.M1, part)
@@ -270,7 +270,7 @@ def test_a_database_rises_with_its_server(database: str) -> None:
     plain = make_url(database).set(username=role, password=PASSWORD).render_as_string(hide_password=False)
     try:
         with capture_logs() as logs:
-            assert migrate(plain, SCHEMA)[1].level == Level.POSTGRESQL
+            assert migrate(plain, SCHEMA)[1].tier == StorageTier.POSTGRESQL
         assert [entry["event"] for entry in logs] == ["TimescaleDB stays unused"]
         store = SqlBarStore(plain, CLOCK)
         store.write(Timeframe.M1, minutes(5_000))
@@ -279,8 +279,8 @@ def test_a_database_rises_with_its_server(database: str) -> None:
 
         execute(database, f"REASSIGN OWNED BY {role} TO CURRENT_USER")
         was, now = migrate(database, SCHEMA)
-        assert was == State(SCHEMA.head, Level.POSTGRESQL)
-        assert now.level in (Level.APACHE, Level.COMMUNITY)
+        assert was == State(SCHEMA.head, StorageTier.POSTGRESQL)
+        assert now.tier in (StorageTier.APACHE, StorageTier.COMMUNITY)
         assert views(database) == before
         assert migrate(database, SCHEMA) == (now, now)
         assert execute(database, "SELECT count(*) FROM show_chunks('bars')") != [(0,)]

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 import pytest
 
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import Partition, Position, Record
+from tradeloop.common.bus.port import LogPosition, Partition, Record
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN
 from tradeloop.common.runtime.runner import Runner, RunPolicy
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +39,7 @@ def progress(step: int) -> TrainingProgressed:
 
 
 @dataclass
-class Picky(Handler):
+class Picky(ServiceDefaults):
     """Answers each message with one; raises, or answers too much, as told."""
 
     name: str = field(default_factory=lambda: f"picky-{secrets.token_hex(4)}")
@@ -49,7 +49,7 @@ class Picky(Handler):
     poison: int | None = None
     verbose: int | None = None
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, TrainingProgressed)
         self.tried.append((message.step, CLOCK.now().timestamp()))
         if message.step == self.poison:

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 import pytest
 
 from tradeloop.common.bus.memory import MemoryBus, MemoryProducer
-from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Position
+from tradeloop.common.bus.port import BusError, BusUnavailable, LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN, headers_of
-from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE = topic_of(TrainingProgressed).name
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ def progress(step: int, run: str = "run") -> TrainingProgressed:
     return TrainingProgressed(run_id=run, strategy="s", step=step, total=100)
 
 
-class Recorder(Handler):
+class Recorder(ServiceDefaults):
     """Remembers what it handled; fails as told."""
 
     name = "recorder"
@@ -41,7 +41,7 @@ class Recorder(Handler):
         self.committed = 0
         self.forgot = 0
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, TrainingProgressed)
         if self.down:
             raise Unavailable("the store is away")
@@ -317,7 +317,7 @@ def test_a_bus_that_refuses_for_good_is_not_the_messages_fault(clock: ManualCloc
     """Or else a missing permission would carry a whole topic to the dead letters."""
 
     class Forbidden(Recorder):
-        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
             raise BusError("not authorized") if where == "handler" else ValueError("poison")
 
     bus = Flaky()
@@ -360,21 +360,21 @@ class Holder(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken = Held()
-        self.positions: list[Position] = []
+        self.taken = Pending()
+        self.positions: list[LogPosition] = []
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         self.taken.hold(position)
         self.positions.append(position)
         return super().handle(message, position)
 
-    def held(self) -> Held:
+    def pending(self) -> Pending:
         return self.taken
 
 
 def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: MemoryBus, clock: ManualClock) -> None:
     service = Holder()
-    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, max_records=4, max_held=4))
+    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, max_records=4, max_pending=4))
     send(bus, *(progress(i) for i in range(10)))
     runner.step()
     assert service.steps == [0, 1, 2, 3]
@@ -392,12 +392,12 @@ def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: M
 
 
 def test_pump_runs_services_until_all_are_quiet(bus: MemoryBus, clock: ManualClock) -> None:
-    class Echo(Handler):
+    class Echo(ServiceDefaults):
         name = "echo"
         consumes = (ModelActivated,)
         seen = 0
 
-        def handle(self, message: Message, position: Position) -> Iterable[Message]:
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
             self.seen += 1
             return [progress(self.seen, "other")] if self.seen < 3 else ()
 

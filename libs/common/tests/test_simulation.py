@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import BarArrays, Instrument
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.simulation import Books, Course, Halt, Market, Simulator, Verdict, Walk, market_of, observe
+from tradeloop.common.simulation import (
+    Books,
+    EpisodeCursors,
+    Halt,
+    Market,
+    Simulator,
+    TrainingBars,
+    Verdict,
+    market_of,
+    observe,
+)
 from tradeloop.common.strategy.observations import ObservationBuilder, observation_size
 
 Floats = NDArray[np.float64]
@@ -93,7 +103,7 @@ class Reference:
     def _opens(units: float, wanted: float) -> bool:
         return abs(wanted) > abs(units) or wanted * units < 0.0
 
-    def settle(self, bars: list[tuple[float, float, float, float] | None]) -> None:
+    def fill_and_mark(self, bars: list[tuple[float, float, float, float] | None]) -> None:
         self.fees = self.slippage = self.funding = self.traded = 0.0
         for leg, bar in zip(self.legs, bars, strict=True):
             order, leg.order = leg.order, 0.0
@@ -249,7 +259,7 @@ def test_every_book_follows_the_plain_rules_to_the_last_bit(world: World) -> Non
     rows = np.zeros(books, dtype=np.int64)
     simulated.reset(world.market, rows)
     for reference in references:
-        reference.settle(bars_at(world.market, 0))
+        reference.fill_and_mark(bars_at(world.market, 0))
     for t in range(world.length - 1):
         simulated.decide(world.weights[t])
         for n, reference in enumerate(references):
@@ -257,9 +267,9 @@ def test_every_book_follows_the_plain_rules_to_the_last_bit(world: World) -> Non
             assert simulated.books.pending[n].tolist() == [leg.order for leg in reference.legs]
             assert simulated.books.verdict[n].tolist() == [leg.verdict for leg in reference.legs]
         rows += 1
-        simulated.settle(world.market, rows)
+        simulated.fill_and_mark(world.market, rows)
         for n, reference in enumerate(references):
-            reference.settle(bars_at(world.market, t + 1))
+            reference.fill_and_mark(bars_at(world.market, t + 1))
             assert state_of(simulated.books, n) == state_of_reference(reference)
 
 
@@ -348,7 +358,7 @@ def test_a_restored_book_goes_on_as_if_nothing_had_happened(world: World, pause:
         if not decided:
             one.decide(world.weights[pause])
         row += 1
-        one.settle(world.market, row)
+        one.fill_and_mark(world.market, row)
         for weights in world.weights[row[0] : -1]:
             one.step(world.market, row, weights)
     for name in set(Books._fields) - {"fill_price", "fill_fee", "fill_slippage"}:
@@ -364,7 +374,7 @@ def test_fill_then_account_is_settle() -> None:
     for one in (together, apart):
         one.reset(market, np.array([0]))
         one.decide(np.array([[0.7]]))
-    together.settle(market, np.array([1]))
+    together.fill_and_mark(market, np.array([1]))
     apart.fill(market, np.array([1]))
     assert apart.books.position[0, 0] == 0.0, "the venue's side leaves the owner's books alone"
     apart.account(market, np.array([1]))
@@ -581,7 +591,7 @@ def test_a_bound_step_is_a_step_and_an_observation(world: World) -> None:
     close_us = np.arange(world.length, dtype=np.int64) * 60
     walk, weights = walk_of(books), np.zeros((books, count))
     out = np.zeros((books, observation_size(window, count, 2)), dtype=np.float32)
-    step = bound.bind(Course(world.market, close_us, seen, window), walk, weights, out)
+    step = bound.bind(TrainingBars(world.market, close_us, seen, window), walk, weights, out)
     rows = np.full(books, window)
     walk.rows[:], walk.ends[:] = window, [10, 10, 12, 99]
     for one, at in ((plain, rows), (bound, walk.rows)):
@@ -602,15 +612,15 @@ def test_a_bound_step_is_a_step_and_an_observation(world: World) -> None:
         np.testing.assert_array_equal(walk.ts_prev, 0 if t == window else close_us[rows - 1])
 
 
-def walk_of(books: int) -> Walk:
+def walk_of(books: int) -> EpisodeCursors:
     ints, flags = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
-    return Walk(ints[0], ints[1], ints[2], ints[3], flags[0], flags[1])
+    return EpisodeCursors(ints[0], ints[1], ints[2], ints[3], flags[0], flags[1])
 
 
 def test_arrays_that_do_not_fit_are_not_bound() -> None:
     market = prices([100.0] * 5, [100.0] * 5)
     one = simulator([FREE], books=2)
-    course = Course(market, np.zeros(5, dtype=np.int64), np.zeros((5, 3), dtype=np.float32), 2)
+    course = TrainingBars(market, np.zeros(5, dtype=np.int64), np.zeros((5, 3), dtype=np.float32), 2)
     weights, out = np.zeros((2, 1)), np.zeros((2, 2 * 3 + 4), dtype=np.float32)
     one.bind(course, walk_of(2), weights, out)
     for wrong in (

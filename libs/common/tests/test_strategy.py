@@ -51,7 +51,7 @@ class Growth:
 
 
 @reward(version="1")
-class Held:
+class Pending:
     """Growth, less a fine for each bar of a losing streak: a reward that remembers."""
 
     fine: float = 1e-3
@@ -195,7 +195,7 @@ def test_what_cannot_be_loaded_is_one_line(
     "mine",
     [
         strategy(),
-        strategy(reward=Held(), actions="discrete"),
+        strategy(reward=Pending(), actions="discrete"),
         strategy(reward=gain, actions="portfolio_weights"),
         strategy(
             features=[on("1d", relative(talib("EMA", timeperiod=20))), windowed("spread", spread, 8, ("close", "low"))]

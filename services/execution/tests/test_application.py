@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.evaluation.backtest import run
 from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
@@ -109,8 +109,8 @@ def signal(bars: BarArrays, t: int, weights: Sequence[float], hold: bool = False
     )
 
 
-def at(offset: int) -> Position:
-    return Position(Partition("market.bars.v1", 0), offset)
+def at(offset: int) -> LogPosition:
+    return LogPosition(Partition("market.bars.v1", 0), offset)
 
 
 def of(kind: type[Any], messages: Sequence[Message]) -> list[Any]:
@@ -167,11 +167,11 @@ def test_a_frame_waits_for_the_decision_before_it() -> None:
     assert len(of(PortfolioMarked, list(execution.handle(frame(bars, 0), at(0))))) == 1
     assert list(execution.handle(frame(bars, 1), at(1))) == []
     assert list(execution.handle(frame(bars, 2), at(2))) == []
-    assert set(execution.held()) == {at(1), at(2)}
+    assert set(execution.pending()) == {at(1), at(2)}
     out = list(execution.handle(signal(bars, 0, (0.5, 0.0)), at(0)))
     assert [order.status for order in of(OrderUpdated, out)] == ["working", "filled"]
     assert [mark.time for mark in of(PortfolioMarked, out)] == [from_us(bars.close_us[1])]
-    assert set(execution.held()) == {at(2)}
+    assert set(execution.pending()) == {at(2)}
     (fill,) = of(OrderFilled, out)
     assert fill.time == from_us(bars.open_us[1])
     assert fill.decision_time == from_us(bars.close_us[0])
@@ -350,11 +350,11 @@ def test_signals_that_come_before_their_frames_wait_for_them() -> None:
     for t in range(6):
         out += execution.handle(signal(bars, t, weights[t]), at(t))
     assert out == []
-    assert len(execution.held()) == 6
+    assert len(execution.pending()) == 6
     for t in range(6):
         out += execution.handle(frame(bars, t), at(t))
     assert out == whole
-    assert not execution.held()
+    assert not execution.pending()
 
 
 def test_a_signal_for_a_time_that_is_no_bar_is_let_go() -> None:
@@ -362,9 +362,9 @@ def test_a_signal_for_a_time_that_is_no_bar_is_let_go() -> None:
     execution = make(portfolio(), MemoryLedger())
     stray = signal(bars, 1, weights[1]).model_copy(update={"time": from_us(bars.close_us[1] - 1)})
     execution.handle(stray, at(7))
-    assert len(execution.held()) == 1
+    assert len(execution.pending()) == 1
     play(execution, bars, weights)
-    assert not execution.held()
+    assert not execution.pending()
 
 
 def test_two_processes_that_own_one_book_do_not_both_write_it() -> None:

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from tests.levels import execute
 from tests.servers import RealServer, fresh_database
+from tests.tiers import execute
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.common.sql.migrations import migrate
@@ -136,7 +136,7 @@ def test_outputs_come_back_the_same_until_they_left(reopen: Reopen) -> None:
     again = reopen().outputs("p", "in-1")
     assert list(again) == outputs
     assert [message.encode() for message in again] == [message.encode() for message in outputs]
-    ledger.settle([("p", "in-1")], {})
+    ledger.acknowledge([("p", "in-1")], {})
     assert list(reopen().outputs("p", "in-1")) == []
     assert list(reopen().outputs("p", "in-2")) == [mark(2.0)]
     assert list(ledger.outputs("p", "never seen")) == []
@@ -157,8 +157,8 @@ def test_a_book_that_another_process_went_on_with_is_not_written(reopen: Reopen)
 def test_offsets_never_go_back(reopen: Reopen) -> None:
     ledger, first, second = reopen(), Partition("t", 0), Partition("t", 1)
     assert ledger.offsets() == {}
-    ledger.settle([], {first: 5, second: 7})
-    ledger.settle([], {first: 3, second: 8})
+    ledger.acknowledge([], {first: 5, second: 7})
+    ledger.acknowledge([], {first: 3, second: 8})
     assert reopen().offsets() == {first: 5, second: 8}
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
@@ -117,7 +117,7 @@ class NoHistory:
     """Nothing was published before."""
 
     def features_before(
-        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         return ()
 
@@ -190,13 +190,13 @@ def ready(version: str, **changes: Any) -> ModelReady:
     return ModelReady(**{**fields, **changes})
 
 
-def at(message: Message) -> Position:
+def at(message: Message) -> LogPosition:
     """Where a message stands: at the minute that it is about."""
     assert isinstance(message, FeaturesComputed | PortfolioMarked)
-    return Position(Partition(topic_of(type(message)).name, 0), int((message.time - START) / timedelta(minutes=1)))
+    return LogPosition(Partition(topic_of(type(message)).name, 0), int((message.time - START) / timedelta(minutes=1)))
 
 
-ANYWHERE = Position(Partition("training.model_ready.v1", 0), 0)
+ANYWHERE = LogPosition(Partition("training.model_ready.v1", 0), 0)
 
 
 def give(inference: Inference, *messages: Message) -> list[Message]:
@@ -242,7 +242,7 @@ def test_arrival_order_changes_nothing(
     assert [signal.time for signal in signals(out)] == [time(t) for t in decided], "one for each, in order"
     assert activations(out) == [("1", time(t)) for t in decided[:1]]
     half = [*(m for m in marks if m.time > rows[-1].time), *(f for f in rows if f.time > marks[-1].time)]
-    assert set(inference.held()) == {at(message) for message in half}
+    assert set(inference.pending()) == {at(message) for message in half}
 
     seen = 0  # rows in the window, as told by the definition alone
     expected = []
@@ -293,11 +293,11 @@ def test_bars_without_a_mark_fill_the_window() -> None:
 def test_a_bar_without_features_holds_and_the_window_goes_on() -> None:
     inference = make(Shelf(policy(1.0)))
     assert reasons(give(inference, *bars(0, 1, 2), mark(3))) == ["warming_up", "warming_up", "policy"]
-    assert set(inference.held()) == {at(mark(3))}
+    assert set(inference.pending()) == {at(mark(3))}
     out = give(inference, features(4), mark(4))
     assert reasons(out) == ["no_features", "policy"]
     assert signals(out)[0].targets == (0.04, -0.04)
-    assert not inference.held()
+    assert not inference.pending()
 
 
 class Remembered(NoHistory):
@@ -309,7 +309,7 @@ class Remembered(NoHistory):
         self._rows = rows
 
     def features_before(
-        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         assert (universe, feature_set.id) == (UNIVERSE, SET.id)
         return [one for one in self._rows if one.time < first.time][-rows:]
@@ -335,7 +335,7 @@ def test_after_a_crash_the_same_is_decided_by_the_same_models(again_from: int) -
     assert signals(after)[: 8 - again_from] == signals(before)[again_from:]
     assert {signal.model_version for signal in signals(after) if signal.time >= time(8)} == {"2"}
     assert activations(after) == []
-    assert not restarted.held()
+    assert not restarted.pending()
 
 
 def test_a_mark_that_comes_again_after_its_decision_was_committed_is_not_decided_anew() -> None:
@@ -347,26 +347,26 @@ def test_a_mark_that_comes_again_after_its_decision_was_committed_is_not_decided
     assert give(restarted, mark(3)) == []
     out = give(restarted, features(5), mark(4), mark(5))
     assert [(signal.time, signal.reason) for signal in signals(out)] == [(time(4), "no_features"), (time(5), "policy")]
-    assert not restarted.held()
+    assert not restarted.pending()
 
 
 def test_a_promotion_that_no_decision_followed_is_held_until_one_does() -> None:
     shelf = Shelf(policy(1.0), policy(-1.0))
     inference = make(shelf)
     give(inference, *bars(0, 1, 2), ready("2"))
-    assert list(inference.held()) == [ANYWHERE]
+    assert list(inference.pending()) == [ANYWHERE]
     out = give(inference, *bars(3))
     assert activations(out) == [("2", time(3))]
     assert [message.cause for message in out if isinstance(message, ModelActivated)] == [event_id(ready("2"))]
-    assert not inference.held()
+    assert not inference.pending()
 
 
 def test_a_revoked_partition_leaves_nothing_behind() -> None:
     inference = make(Shelf(policy(1.0)))
     give(inference, *bars(0, 1), features(2), ready("1"))
-    assert inference.held()
+    assert inference.pending()
     inference.revoked()
-    assert not inference.held()
+    assert not inference.pending()
     assert reasons(give(inference, *bars(2, 3, 4))) == ["warming_up", "warming_up", "policy"]
 
 
@@ -420,7 +420,7 @@ def test_a_mark_that_comes_again_gets_the_same_decision_again(last: int) -> None
     assert bool(activations(out)) == (last in (0, 3))
     assert give(inference, features(last), mark(last)) == out
     assert give(inference, mark(last)) == out
-    assert not inference.held()
+    assert not inference.pending()
     if last:
         assert give(inference, mark(last - 1), features(last - 1)) == [], "what went by is dropped"
     assert reasons(give(inference, *bars(last + 1))) == ["policy" if last >= 1 else "warming_up"]
@@ -429,11 +429,11 @@ def test_a_mark_that_comes_again_gets_the_same_decision_again(last: int) -> None
 def test_what_waits_and_comes_again_is_held_once() -> None:
     inference = make(Shelf(policy(1.0)))
     assert give(inference, mark(0), mark(0), mark(1)) == []
-    assert set(inference.held()) == {at(mark(0)), at(mark(1))}
+    assert set(inference.pending()) == {at(mark(0)), at(mark(1))}
     assert len(give(inference, features(0))) == 2
-    assert set(inference.held()) == {at(mark(1))}
+    assert set(inference.pending()) == {at(mark(1))}
     assert reasons(give(inference, features(1))) == ["warming_up"]
-    assert not inference.held()
+    assert not inference.pending()
 
 
 def test_portfolios_of_one_universe_share_its_features() -> None:
@@ -441,9 +441,9 @@ def test_portfolios_of_one_universe_share_its_features() -> None:
     inference = make(shelf, portfolio("one"), portfolio("two"))
     out = give(inference, mark(0, "one"), mark(1, "one"), *(features(t) for t in range(3)), mark(2, "one"))
     assert [signal.portfolio for signal in signals(out)] == ["one"] * 3
-    assert set(inference.held()) == {at(features(t)) for t in range(3)}, "the other portfolio waits for its marks"
+    assert set(inference.pending()) == {at(features(t)) for t in range(3)}, "the other portfolio waits for its marks"
     out += give(inference, *(mark(t, "two") for t in range(3)))
-    assert not inference.held()
+    assert not inference.pending()
     one, two = ([s for s in signals(out) if s.portfolio == name] for name in ("one", "two"))
     assert [s.model_copy(update={"portfolio": "two"}) for s in one] == two
     assert reasons(two)[-1] == "policy"
@@ -455,7 +455,7 @@ def test_features_of_other_sets_and_marks_of_other_portfolios_are_ignored() -> N
     strangers = [features(0).model_copy(update={"feature_set": "other"}), mark(0, "other")]
     strangers += [features(0).model_copy(update={"universe": "other"})]
     assert give(inference, *strangers) == []
-    assert not inference.held()
+    assert not inference.pending()
 
 
 @pytest.mark.parametrize(
@@ -493,10 +493,10 @@ def test_a_store_that_is_away_at_the_first_decision_changes_nothing() -> None:
         for _ in range(2):
             with pytest.raises(ModelStoreUnavailable):
                 give(inference, second(0))
-        assert set(inference.held()) == {at(first(0)), at(second(0))}
+        assert set(inference.pending()) == {at(first(0)), at(second(0))}
         shelf.away = False
         assert give(inference, second(0), *bars(1, 2, 3)) == whole
-        assert not inference.held()
+        assert not inference.pending()
 
 
 def test_a_store_that_is_away_when_a_model_is_ready_changes_nothing() -> None:

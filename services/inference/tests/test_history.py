@@ -9,7 +9,7 @@ import pytest
 
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Partition, Position, partition_for
+from tradeloop.common.bus.port import LogPosition, Partition, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
 from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
@@ -56,13 +56,13 @@ def bus() -> MemoryBus:
     return bus
 
 
-def publish(bus: MemoryBus, messages: Sequence[Message]) -> list[Position]:
+def publish(bus: MemoryBus, messages: Sequence[Message]) -> list[LogPosition]:
     """Publish messages, and tell where they stand."""
     positions = []
     for message in messages:
         topic = topic_of(type(message)).name
         partition = Partition(topic, partition_for(message.key, bus.partitions(topic)))
-        positions.append(Position(partition, bus.end_offsets(topic)[partition]))
+        positions.append(LogPosition(partition, bus.end_offsets(topic)[partition]))
         bus.producer().publish(topic, message.key, message.encode(), {})
     return positions
 
@@ -82,7 +82,7 @@ def test_what_comes_twice_is_foreign_or_broken_counts_for_nothing(
     publish(bus, computed[:50])
     bus.producer().publish(TOPIC, UNIVERSE.name, b"\xff not JSON", {})
     publish(bus, [*foreign, *computed[20:60]])
-    elsewhere = Position(Partition(f"{TOPIC}.retry.inference", 0), 3)
+    elsewhere = LogPosition(Partition(f"{TOPIC}.retry.inference", 0), 3)
     got = BusHistory(bus).features_before(computed[60], elsewhere, UNIVERSE, SET, 40)
     assert list(got) == computed[20:60]
 

@@ -10,7 +10,7 @@ import pytest
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import (
@@ -36,7 +36,7 @@ from tradeloop.ingest.main import build
 START = datetime(2022, 1, 3, 9, 30, tzinfo=UTC)
 EVER = 2**62
 HIGHER = (Timeframe.M5, Timeframe.H1)
-HERE = Position(Partition("ingest.replay_requested.v1", 0), 0)
+HERE = LogPosition(Partition("ingest.replay_requested.v1", 0), 0)
 
 
 def universe(name: str = "u", instruments: int = 1) -> Universe:
@@ -250,7 +250,7 @@ def test_a_replay_publishes_the_range_in_order(make: Callable[..., Stand]) -> No
         batch = resample(history, Timeframe.M1, timeframe)
         assert [frame for frame in sent if frame.timeframe == timeframe] == list(frames("u", timeframe, batch))
     assert stand.frames(Timeframe.M1)[0].missing == ("x:B",)
-    assert not stand.ingest.held()
+    assert not stand.ingest.pending()
 
 
 def test_what_closes_with_a_base_frame_goes_out_before_it(make: Callable[..., Stand]) -> None:
@@ -325,7 +325,7 @@ def test_speed_throttles(make: Callable[..., Stand]) -> None:
             stand.runner.step()
         assert len(stand.frames(Timeframe.M1)) == published
     assert not stand.runner.waiting
-    assert not stand.ingest.held()
+    assert not stand.ingest.pending()
 
 
 def test_a_crash_repeats_a_replay_with_the_same_messages(make: Callable[..., Stand]) -> None:
@@ -336,7 +336,7 @@ def test_a_crash_repeats_a_replay_with_the_same_messages(make: Callable[..., Sta
         stand.runner.step()
     before = [event_id(frame) for frame in stand.frames()]
     assert len(stand.frames(Timeframe.M1)) == 40
-    assert len(stand.ingest.held()) == 1
+    assert len(stand.ingest.pending()) == 1
 
     stand.crash()
     stand.pump()
@@ -358,10 +358,10 @@ def test_a_replay_whose_partition_was_taken_begins_anew_when_its_request_comes_a
     assert list(stand.ingest.handle(replay(0, 30), HERE)) == []
     first = list(stand.ingest.advance())
     stand.ingest.revoked()
-    assert not stand.ingest.held()
+    assert not stand.ingest.pending()
     assert list(stand.ingest.advance()) == []
     assert list(stand.ingest.handle(replay(0, 30), HERE)) == []
-    assert list(stand.ingest.held()) == [HERE]
+    assert list(stand.ingest.pending()) == [HERE]
     assert list(stand.ingest.advance()) == first
 
 
@@ -380,7 +380,7 @@ def test_what_could_not_be_published_comes_again(make: Callable[..., Stand]) -> 
         frames("u", Timeframe.M1, history)
     )
     assert len({event_id(message) for message in published}) == len(published)
-    assert not stand.ingest.held()
+    assert not stand.ingest.pending()
 
 
 def test_a_long_gap_is_no_end(make: Callable[..., Stand]) -> None:
@@ -395,7 +395,7 @@ def test_nothing_to_replay_is_an_error(make: Callable[..., Stand]) -> None:
     stand.store.write(Timeframe.M1, bars(range(10)))
     with pytest.raises(UserError, match="replay of u: no 1m bars are stored between 2022-01-03T09:40"):
         list(stand.ingest.handle(replay(10, 30), HERE))
-    assert not stand.ingest.held()
+    assert not stand.ingest.pending()
 
 
 def test_a_replay_before_its_backfill_waits_for_it(make: Callable[..., Stand], tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ class Seen:
     def __init__(self) -> None:
         self.newest_us: int | None = None
 
-    def newest_since(self, request: Position, universe: Universe) -> int | None:
+    def newest_since(self, request: LogPosition, universe: Universe) -> int | None:
         return self.newest_us
 
 
@@ -466,7 +466,7 @@ def test_a_replay_goes_on_behind_what_it_published_before_a_crash(make: Callable
         assert list(ingest.handle(replay(5, 190), HERE)) == []
         published = list(ingest.advance())
         assert list(ingest.advance()) == []
-        assert not ingest.held()
+        assert not ingest.pending()
         return published
 
     whole = replayed()

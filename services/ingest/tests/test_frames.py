@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import Bus, Partition, Position, partition_for
+from tradeloop.common.bus.port import Bus, LogPosition, Partition, partition_for
 from tradeloop.common.market import Instrument, Timeframe, TimeRange, Universe, to_us
 from tradeloop.common.messages import BarFrame, Message, ReplayRequested
 from tradeloop.common.messages.topics import specs, topic_of
@@ -32,7 +32,7 @@ def frame(minute: int, universe: str = "u", timeframe: Timeframe = Timeframe.M1,
     )
 
 
-def publish(bus: Bus, *messages: Message) -> Position:
+def publish(bus: Bus, *messages: Message) -> LogPosition:
     """Publish messages; where the last one stands."""
     producer = bus.producer()
     for message in messages:
@@ -41,10 +41,10 @@ def publish(bus: Bus, *messages: Message) -> Position:
     producer.close()
     last = topic_of(type(messages[-1])).name
     partition = Partition(last, partition_for(messages[-1].key, bus.partitions(last)))
-    return Position(partition, bus.end_offsets(last)[partition] - 1)
+    return LogPosition(partition, bus.end_offsets(last)[partition] - 1)
 
 
-def ask(bus: Bus) -> Position:
+def ask(bus: Bus) -> LogPosition:
     span = TimeRange(start=START, end=START + timedelta(hours=1))
     return publish(bus, ReplayRequested(request_id="r", universe=UNIVERSE, range=span))
 

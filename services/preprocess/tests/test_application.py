@@ -16,7 +16,7 @@ from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
@@ -49,7 +49,7 @@ from tradeloop.preprocess.main import build
 
 Floats = NDArray[np.float64]
 BASE, HIGHER = Timeframe.M1, Timeframe.M5
-POSITION = Position(Partition("market.bars.v1", 0), 0)
+POSITION = LogPosition(Partition("market.bars.v1", 0), 0)
 UNIVERSE = Universe(
     name="u",
     instruments=tuple(Instrument(id=f"x:{letter}") for letter in "ABC"),

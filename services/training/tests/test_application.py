@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import BusUnavailable, Partition, Position
+from tradeloop.common.bus.port import BusUnavailable, LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
@@ -39,7 +39,7 @@ from tradeloop.training.main import publisher
 from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
 
 SMALL: Mapping[str, object] = {"books": 16, "n_steps": 16, "episode_bars": 40, "net_arch": (8,)}
-HERE = Position(Partition("training.requested.v1", 0), 0)
+HERE = LogPosition(Partition("training.requested.v1", 0), 0)
 
 
 class Constant:

@@ -136,7 +136,7 @@ def test_a_vectorised_book_sees_its_reward_context(make_world: Any, curious: Any
     env.reset()
     generator = np.random.default_rng(0)
     for step in range(1, 14):
-        rows = env.episodes.walk.rows.copy()
+        rows = env.episodes.cursors.rows.copy()
         _, _, dones, _ = env.step(random_actions(env, generator))
         components = env.episodes.engine.components
         np.testing.assert_array_equal(components["feature"], world.features[rows, :, 0].sum(axis=1))
@@ -183,7 +183,7 @@ def test_an_ended_book_shows_its_new_episode_and_keeps_the_last_view_of_the_old(
         terminal = infos[n]["terminal_observation"]
         assert terminal[account:].any(), "the old book held a position"
         assert not observations[n, account:].any(), "the new one holds none"
-        start = env.episodes.walk.rows[n]
+        start = env.episodes.cursors.rows[n]
         np.testing.assert_array_equal(observations[n, :account], world.features[start].reshape(-1).astype(np.float32))
     kept = [info["terminal_observation"].copy() for info in infos]
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_the_seed_alone_decides_where_episodes_start(make_world: Any) -> None:
         walked = []
         for _ in range(25):
             env.step(np.ones((BOOKS, 1)))
-            walked.append(env.episodes.walk.rows.tolist())
+            walked.append(env.episodes.cursors.rows.tolist())
         return walked
 
     world = make_world()
@@ -243,16 +243,16 @@ def test_episodes_start_all_over_the_range(make_world: Any) -> None:
     world = make_world(length=60)
     env = vec_env(world, books=2000, episode_bars=20)
     env.reset()
-    assert np.unique(env.episodes.walk.rows).tolist() == list(range(6, 40))
+    assert np.unique(env.episodes.cursors.rows).tolist() == list(range(6, 40))
 
 
 def test_the_single_environment_starts_where_it_is_told(make_world: Any) -> None:
     env = single_env(make_world())
     env.reset(options={"start": 10})
-    assert env.episodes.walk.rows[0] == 10
+    assert env.episodes.cursors.rows[0] == 10
     with pytest.raises(ValueError, match="no episode may start at row 3"):
         env.reset(options={"start": 3})
-    starts = {int((env.reset(seed=s), env.episodes.walk.rows[0])[1]) for s in range(20)}
+    starts = {int((env.reset(seed=s), env.episodes.cursors.rows[0])[1]) for s in range(20)}
     assert len(starts) > 5
 
 

@@ -9,13 +9,13 @@ from functools import partial
 
 import structlog
 
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BarFrame, Message, SignalGenerated
 from tradeloop.common.messages.topics import event_id, topic_of
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.pending import Held
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.execution.domain import Book, BookRecord, FrameReader
 from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
@@ -26,20 +26,22 @@ log = structlog.get_logger(__name__)
 class Desk:
     """One portfolio: its book, its venue, and the frames and signals that wait for each other."""
 
-    def __init__(self, portfolio: Portfolio, strategy: Strategy, venue: Venue, ledger: Ledger, held: Held) -> None:
+    def __init__(
+        self, portfolio: Portfolio, strategy: Strategy, venue: Venue, ledger: Ledger, pending: Pending
+    ) -> None:
         self.inputs: list[tuple[str, str]] = []
         """Inputs whose outputs the present call gives back, (portfolio, input id)."""
         self.portfolio = portfolio
         self._book = Book(portfolio, strategy)
         self._reader = FrameReader(portfolio.universe.ids)
-        self._venue, self._ledger, self._held = venue, ledger, held
-        self._frames: deque[tuple[int, BarFrame, Position]] = deque()
-        self._signals: dict[int, tuple[SignalGenerated, Position]] = {}
+        self._venue, self._ledger, self._pending = venue, ledger, pending
+        self._frames: deque[tuple[int, BarFrame, LogPosition]] = deque()
+        self._signals: dict[int, tuple[SignalGenerated, LogPosition]] = {}
         """Decisions on bars that are not marked yet, by their time."""
         self._record: BookRecord | None = None
         """Where the ledger stands; None when it must be asked."""
 
-    def on_frame(self, frame: BarFrame, position: Position) -> list[Message]:
+    def on_frame(self, frame: BarFrame, position: LogPosition) -> list[Message]:
         """Take a frame in; it is processed when the decision before it is settled."""
         self.inputs.clear()
         self._restore()
@@ -48,10 +50,10 @@ class Desk:
             return self._again(event_id(frame))
         if not self._frames or time_us > self._frames[-1][0]:
             self._frames.append((time_us, frame, position))
-            self._held.hold(position)
+            self._pending.hold(position)
         return self._go_on()
 
-    def on_signal(self, signal: SignalGenerated, position: Position) -> list[Message]:
+    def on_signal(self, signal: SignalGenerated, position: LogPosition) -> list[Message]:
         """Settle a decision, then go on with the frames that waited for it.
 
         One on a bar that this book has not marked waits for its frame: both are read anew, each from its own topic,
@@ -65,7 +67,7 @@ class Desk:
         self._book.check(signal)
         if time_us not in self._signals:
             self._signals[time_us] = signal, position
-            self._held.hold(position)
+            self._pending.hold(position)
         return self._go_on()
 
     def _restore(self) -> None:
@@ -79,7 +81,7 @@ class Desk:
         self._venue.submit(record.working)
 
     def _go_on(self) -> list[Message]:
-        """Do all that can be done: decide when the decision is there, settle the next frame when nothing is open."""
+        """Do all that can be done: decide when the decision is there, take the next frame when nothing is open."""
         outputs: list[Message] = []
         while True:
             if self._book.awaits_decision:
@@ -88,13 +90,13 @@ class Desk:
                     return outputs
                 outputs += self._decide(waiting[0])
                 del self._signals[self._book.marked_us]
-                self._held.release(waiting[1])
+                self._pending.release(waiting[1])
             elif self._frames:
                 self._drop_signals()
                 time_us, frame, position = self._frames[0]
                 outputs += self._settle(frame) if time_us > self._book.marked_us else self._again(event_id(frame))
                 self._frames.popleft()
-                self._held.release(position)
+                self._pending.release(position)
             else:
                 return outputs
 
@@ -102,7 +104,7 @@ class Desk:
         """Let go of decisions on times that were no bars of this book: no frame can come for them any more."""
         for time_us in [time_us for time_us in self._signals if time_us <= self._book.marked_us]:
             signal, position = self._signals.pop(time_us)
-            self._held.release(position)
+            self._pending.release(position)
             log.error("signal for a bar that was never marked", portfolio=self.portfolio.name, time=signal.time)
 
     def _decide(self, signal: SignalGenerated) -> list[Message]:
@@ -116,7 +118,7 @@ class Desk:
     def _settle(self, frame: BarFrame) -> list[Message]:
         bar = self._reader.read(frame)
         with self._recorded() as keep:
-            orders, fills, verdicts, transition, mark = self._book.settle(frame, bar, self._venue.fills(bar))
+            orders, fills, verdicts, transition, mark = self._book.take_frame(frame, bar, self._venue.fills(bar))
             reward = [] if transition is None else [transition]
             outputs: list[Message] = [mark, *orders, *fills, *verdicts, *reward]
             keep(event_id(frame), Effects(self._book.record(), orders=orders, fills=fills, outputs=outputs))
@@ -153,7 +155,7 @@ class Desk:
 _INPUTS = frozenset(topic_of(kind).name for kind in (BarFrame, SignalGenerated))
 
 
-class Execution(Handler):
+class Execution(ServiceDefaults):
     """The execution service."""
 
     name = "execution"
@@ -173,16 +175,16 @@ class Execution(Handler):
 
     def _begin(self) -> None:
         """Desks that know nothing yet."""
-        self._held = Held()
+        self._pending = Pending()
         self._handed_over: list[tuple[str, str]] = []
         self._desks: dict[str, Desk] = {}
         self._by_universe: dict[str, list[Desk]] = {}
         for portfolio, strategy in self._portfolios:
-            desk = Desk(portfolio, strategy, self._venues(portfolio), self._ledger, self._held)
+            desk = Desk(portfolio, strategy, self._venues(portfolio), self._ledger, self._pending)
             self._desks[portfolio.name] = desk
             self._by_universe.setdefault(portfolio.universe.name, []).append(desk)
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Raises `Unavailable` when the ledger cannot be reached; the book is then as it was."""
         if isinstance(message, BarFrame):
             desks = [
@@ -201,8 +203,8 @@ class Execution(Handler):
             desk.inputs.clear()
         return outputs
 
-    def held(self) -> Held:
-        return self._held
+    def pending(self) -> Pending:
+        return self._pending
 
     def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
         """Messages that were committed and whose effects the ledger lacks are read again."""
@@ -214,7 +216,7 @@ class Execution(Handler):
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         # What was handed over has been flushed by now.
-        self._ledger.settle(self._handed_over, {p: offset for p, offset in offsets.items() if p.topic in _INPUTS})
+        self._ledger.acknowledge(self._handed_over, {p: offset for p, offset in offsets.items() if p.topic in _INPUTS})
         self._handed_over.clear()
 
     def not_ready(self) -> Iterable[str]:

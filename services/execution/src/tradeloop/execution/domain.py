@@ -173,7 +173,7 @@ class Book:
         self._signal, self.working, self.decided_us = signal, tuple(orders), to_us(signal.time)
         return orders, verdicts
 
-    def settle(
+    def take_frame(
         self, frame: BarFrame, bar: Market, venue_fills: Sequence[VenueFill]
     ) -> tuple[list[OrderUpdated], list[OrderFilled], list[RiskVerdict], Transition | None, PortfolioMarked]:
         """Book what filled at a frame's open and mark at its close; what did not fill has expired."""

@@ -67,7 +67,7 @@ class Ledger(Protocol):
         """What an input published; nothing when it is unknown, or was published for certain."""
         ...
 
-    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
+    def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         """The outputs of these inputs, (portfolio, input id) each, have left for certain and need not be kept.
 
         All messages before `offsets` have their effects in the ledger. Offsets never go back.
@@ -75,7 +75,7 @@ class Ledger(Protocol):
         ...
 
     def offsets(self) -> Mapping[Partition, int]:
-        """The highest offsets that were given to `settle`."""
+        """The highest offsets that were given to `acknowledge`."""
         ...
 
     def close(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
 from tradeloop.common.model_store.port import ModelNotFound, Policy, PolicySource, model_name
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.pending import Held
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.inference.domain import ActiveModel, Actor, Desk
 from tradeloop.inference.ports import History
@@ -33,7 +33,7 @@ class DeskMemory:
         self._portfolio, self._strategy = portfolio, strategy
         self._models, self._make_actor, self._history = models, make_actor, history
 
-    def features_before(self, first: FeaturesComputed, position: Position) -> Sequence[FeaturesComputed]:
+    def features_before(self, first: FeaturesComputed, position: LogPosition) -> Sequence[FeaturesComputed]:
         strategy, universe = self._strategy, self._portfolio.universe
         rows = strategy.window - 1
         return self._history.features_before(first, position, universe, strategy.feature_set, rows)
@@ -80,7 +80,7 @@ class DeskMemory:
         )
 
 
-class Inference(Handler):
+class Inference(ServiceDefaults):
     """The inference service."""
 
     name = "inference"
@@ -107,7 +107,7 @@ class Inference(Handler):
         """Portfolios whose models were not yet tried; later ones are asked for by those who announce them."""
         self._begin()
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Raises `Unavailable` when a store cannot be reached, ValueError when a model does not fit."""
         if isinstance(message, FeaturesComputed):
             for desk in self._by_features.get((message.universe, message.feature_set), ()):
@@ -120,8 +120,8 @@ class Inference(Handler):
         decided, self._decided = self._decided, []
         return decided
 
-    def held(self) -> Held:
-        return self._held
+    def pending(self) -> Pending:
+        return self._pending
 
     def revoked(self) -> None:
         self._begin()
@@ -144,11 +144,11 @@ class Inference(Handler):
 
     def _begin(self) -> None:
         """Desks that know nothing yet."""
-        self._held = Held()
+        self._pending = Pending()
         self._decided.clear()
         self._desks: dict[str, Desk] = {}
         self._by_features: dict[tuple[str, str], list[Desk]] = {}
         for portfolio, strategy in self._portfolios:
-            desk = Desk(portfolio, strategy, self._held, self._memories[portfolio.name])
+            desk = Desk(portfolio, strategy, self._pending, self._memories[portfolio.name])
             self._desks[portfolio.name] = desk
             self._by_features.setdefault((portfolio.universe.name, strategy.feature_set.id), []).append(desk)

@@ -10,7 +10,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -22,7 +22,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.messages.topics import event_id
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import HOLDING_SCALE, ObservationBuilder
 
@@ -55,17 +55,17 @@ M = TypeVar("M", FeaturesComputed, PortfolioMarked)
 class _Side(Generic[M]):
     """One side of the join: messages in the order of their bars, each position held until it is taken."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
-        self._waiting: deque[tuple[int, M, Position]] = deque()
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self._waiting: deque[tuple[int, M, LogPosition]] = deque()
         self._newest_us = -1
 
-    def put(self, time_us: int, message: M, position: Position) -> None:
+    def put(self, time_us: int, message: M, position: LogPosition) -> None:
         """Add a message, unless its bar is here already or gone by."""
         if time_us > self._newest_us:
             self._newest_us = time_us
             self._waiting.append((time_us, message, position))
-            self._held.hold(position)
+            self._pending.hold(position)
 
     @property
     def time_us(self) -> int | None:
@@ -78,14 +78,14 @@ class _Side(Generic[M]):
 
     def pop(self) -> M:
         _, message, position = self._waiting.popleft()
-        self._held.release(position)
+        self._pending.release(position)
         return message
 
 
 class Memory(Protocol):
     """What a desk has to know of what happened before. Each call may raise `Unavailable`."""
 
-    def features_before(self, first: FeaturesComputed, position: Position) -> Sequence[FeaturesComputed]:
+    def features_before(self, first: FeaturesComputed, position: LogPosition) -> Sequence[FeaturesComputed]:
         """The window's features of the bars before that of `first`, in the order of time; fewer if never published."""
         ...
 
@@ -111,7 +111,7 @@ class _Promoted(NamedTuple):
 
     model: ActiveModel
     cause: str
-    position: Position
+    position: LogPosition
 
 
 class Desk:
@@ -122,11 +122,11 @@ class Desk:
     what the old one would have.
     """
 
-    def __init__(self, portfolio: Portfolio, strategy: Strategy, held: Held, memory: Memory) -> None:
+    def __init__(self, portfolio: Portfolio, strategy: Strategy, pending: Pending, memory: Memory) -> None:
         self.portfolio, self.strategy = portfolio, strategy
-        self._features: _Side[FeaturesComputed] = _Side(held)
-        self._marks: _Side[PortfolioMarked] = _Side(held)
-        self._held, self._memory = held, memory
+        self._features: _Side[FeaturesComputed] = _Side(pending)
+        self._marks: _Side[PortfolioMarked] = _Side(pending)
+        self._pending, self._memory = pending, memory
         self._model: ActiveModel | None = None
         self._promoted: _Promoted | None = None
         self._recorded: deque[ModelActivated] | None = None
@@ -142,7 +142,7 @@ class Desk:
         count = len(portfolio.universe.instruments)
         self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
 
-    def on_model_ready(self, ready: ModelReady, position: Position) -> None:
+    def on_model_ready(self, ready: ModelReady, position: LogPosition) -> None:
         """Let a model decide from the next decision on, if it is for this portfolio.
 
         The message is held until then, so that a crash brings it again.
@@ -156,15 +156,15 @@ class Desk:
             return
         promoted = _Promoted(self._memory.model(ready.model, ready.version), cause, position)
         self._settle_promotion()
-        self._held.hold(position)
+        self._pending.hold(position)
         self._promoted = promoted
 
     def _settle_promotion(self) -> None:
         if self._promoted is not None:
-            self._held.release(self._promoted.position)
+            self._pending.release(self._promoted.position)
             self._promoted = None
 
-    def on_features(self, message: FeaturesComputed, position: Position) -> list[Message]:
+    def on_features(self, message: FeaturesComputed, position: LogPosition) -> list[Message]:
         """Take features in; those of a bar that went by are dropped."""
         if not self._window_known:
             for earlier in self._memory.features_before(message, position):
@@ -173,7 +173,7 @@ class Desk:
         self._features.put(to_us(message.time), message, position)
         return self._join()
 
-    def on_mark(self, message: PortfolioMarked, position: Position) -> list[Message]:
+    def on_mark(self, message: PortfolioMarked, position: LogPosition) -> list[Message]:
         """Take a mark in. The one that was decided last, delivered again, gets the same decision again."""
         time_us = to_us(message.time)
         if time_us == self._decided_us:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Universe
 from tradeloop.common.messages import FeaturesComputed, ModelActivated
@@ -15,7 +15,7 @@ class History(Protocol):
     """What was published about a universe, to go on from after a restart. Each call may raise `Unavailable`."""
 
     def features_before(
-        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         """The last features, so many at most, of bars before that of `first`, which stands at `position`.
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, TimeRange, Universe, from_us, resample, to_us
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
-from tradeloop.common.runtime.pending import Held
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.ingest.domain import Resampler, corrections, frames, together
 from tradeloop.ingest.ports import BarSource, Published
 
@@ -24,7 +24,7 @@ _BLOCK_FRAMES = 4096
 """How many frames' time a replay reads from the store at once."""
 
 
-class Ingest(Handler):
+class Ingest(ServiceDefaults):
     """The ingest service. `chunk_frames` is how many base frames of a replay one step publishes at most."""
 
     name = "ingest"
@@ -38,7 +38,7 @@ class Ingest(Handler):
         self._replays: dict[str, deque[_Replay]] = {}
         """By universe, in the order of their requests: one universe's frames must not be mixed."""
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         if isinstance(message, BackfillRequested):
             return (self._backfill(message),)
         if isinstance(message, ReplayRequested):
@@ -59,9 +59,9 @@ class Ingest(Handler):
     def waiting(self) -> bool:
         return bool(self._replays)
 
-    def held(self) -> Held:
-        """A replay's request is settled with its last frame: a crash before that repeats it."""
-        return Held(replay.position for waiting in self._replays.values() for replay in waiting)
+    def pending(self) -> Pending:
+        """A replay's request is finished with its last frame: a crash before that repeats it."""
+        return Pending(replay.position for waiting in self._replays.values() for replay in waiting)
 
     def revoked(self) -> None:
         """Replays end; their requests come again to whoever gets the partition."""
@@ -115,7 +115,7 @@ class Ingest(Handler):
         for timeframe in universe.higher_timeframes:
             self._write(timeframe, resample(bars, base, timeframe, closed_us))
 
-    def _request(self, request: ReplayRequested, position: Position) -> None:
+    def _request(self, request: ReplayRequested, position: LogPosition) -> None:
         universe, start_us, end_us = request.universe, to_us(request.range.start), to_us(request.range.end)
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
         if not len(last) or last.open_us[0] < start_us:
@@ -131,7 +131,7 @@ class Ingest(Handler):
 class _Replay:
     """A replay under way. One that was begun before a crash goes on behind what it published."""
 
-    def __init__(self, store: BarStore, published: Published, request: ReplayRequested, position: Position) -> None:
+    def __init__(self, store: BarStore, published: Published, request: ReplayRequested, position: LogPosition) -> None:
         self._store, self._published, self.request, self.position = store, published, request, position
         self._universe = request.universe
         self._next_us, self._end_us = to_us(request.range.start), to_us(request.range.end)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 
 
@@ -48,7 +48,7 @@ class BarSource(Protocol):
 class Published(Protocol):
     """What has been published already. Adapter: `bus_frames.BusFrames`."""
 
-    def newest_since(self, request: Position, universe: Universe) -> int | None:
+    def newest_since(self, request: LogPosition, universe: Universe) -> int | None:
         """Open time, in microseconds since the epoch, of the newest base frame that was published after a request.
 
         None when there is none. May raise `Unavailable`.

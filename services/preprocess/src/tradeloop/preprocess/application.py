@@ -9,19 +9,19 @@ import numpy as np
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.port import FeatureRows, FeatureStore
 from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values, bars_with_history, compute_stored
 from tradeloop.common.market import Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 
 log = structlog.get_logger(__name__)
 
 
-class Preprocess(Handler):
+class Preprocess(ServiceDefaults):
     """The preprocess service."""
 
     name = "preprocess"
@@ -44,7 +44,7 @@ class Preprocess(Handler):
             feature_set = self._feature_set(universe, strategy)
             self._feeds.setdefault(universe.name, {})[feature_set.id] = _Feed(universe, feature_set, bars)
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Raises `Unavailable` when a store cannot be reached, `UserError` when bars cannot give the features."""
         if isinstance(message, PreprocessRequested):
             return (self._preprocess(message),)

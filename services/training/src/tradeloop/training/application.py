@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import Position
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.evaluation.backtest import Actor, backtest
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
@@ -26,7 +26,7 @@ from tradeloop.common.model_store.port import (
     model_name,
 )
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.service import Handler
+from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.domain import summary
@@ -39,7 +39,7 @@ ALIAS = "champion"
 nothing computes yet."""
 
 
-class Training(Handler):
+class Training(ServiceDefaults):
     """The training service. A run is one call of `handle`, however long it takes; setting `stop` ends it."""
 
     name = "training"
@@ -61,7 +61,7 @@ class Training(Handler):
         self._bars, self._features, self._models = bars, features, models
         self._trainer, self._publish, self._stop = trainer, publish, stop
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Train, register, and say so.
 
         Raises `UserError` for a request that cannot be met, `RewardError` when the strategy's reward breaks its

@@ -30,7 +30,7 @@ Ledger = Annotated[
 
 @app.command("migrate")
 def migrate(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
-    """Create or update the tables, and say at which level the bars are. Does what is missing, once, whoever asks.
+    """Create or update the tables, and say which storage tier holds the bars. Does what is missing, once, whoever asks.
 
     There is no way back but a backup: make one before (pg_dump).
     """
@@ -38,8 +38,8 @@ def migrate(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
 
     for url, schema in _databases(bars_url, ledger_url):
         before, after = migrate(url, schema)
-        change = "as it was" if before == after else f"was {_told(before)}" if before.version else "new"
-        typer.echo(f"{schema.name}: {_told(after)}, {change}")
+        change = "as it was" if before == after else f"was {_described(before)}" if before.version else "new"
+        typer.echo(f"{schema.name}: {_described(after)}, {change}")
 
 
 @app.command("status")
@@ -53,7 +53,7 @@ def status(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
         lacking = found.version is None or found.version < schema.head
         behind |= lacking
         remedy = f"; {schema.head} is needed, run: tradeloop db migrate" if lacking else ""
-        typer.echo(f"{schema.name}: {_told(found)}{remedy}")
+        typer.echo(f"{schema.name}: {_described(found)}{remedy}")
     if behind:
         raise typer.Exit(1)
 
@@ -72,5 +72,5 @@ def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[s
         yield ledger_url, LEDGER
 
 
-def _told(state: State) -> str:
-    return f"version {state.version or 'none'} on {state.level}"
+def _described(state: State) -> str:
+    return f"version {state.version or 'none'} on {state.tier}"

@@ -68,7 +68,7 @@ def show(
         replayed = dead.replayed()
         for letter in letters:
             described = _described(letter, dead.body(letter), place_of(letter) in replayed)
-            typer.echo(json.dumps(described) if as_json else _told(described))
+            typer.echo(json.dumps(described) if as_json else _line(described))
 
 
 @app.command()
@@ -254,7 +254,7 @@ def _described(letter: Record, body: bytes | None, replayed: bool) -> dict[str, 
     return described
 
 
-def _told(letter: Mapping[str, Any]) -> str:
+def _line(letter: Mapping[str, Any]) -> str:
     body = letter.get("body")
     if "body_hex" in letter:
         preview = f"not text: {bytes.fromhex(letter['body_hex'][: 2 * _PREVIEW])!r}"

@@ -69,11 +69,11 @@ def run_replay(
                 _backfill(stack, portfolios[0].universe, file)
         bars = stored_bars(portfolios[0].universe, start_us, end_us)
         if prefix is not None:
-            from tradeloop.cli.replay.side_by_side import Beside, replay_beside, traded_live
+            from tradeloop.cli.replay.side_by_side import SideRun, replay_side_by_side, traded_live
 
             bars = traded_live(stack, portfolios, bars)
             request = request_for(portfolios[0].universe, bars, speed)
-            same = replay_beside(stack, stages, portfolios, bars, request, Beside(prefix, *ledger, again))
+            same = replay_side_by_side(stack, stages, portfolios, bars, request, SideRun(prefix, *ledger, again))
         else:
             same = replay_live(stack, stages, portfolios, bars, speed)
     if not same:

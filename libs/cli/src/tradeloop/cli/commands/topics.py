@@ -42,7 +42,7 @@ def diff(bootstrap_servers: Servers = None) -> None:
 
     with kafka_bus(bootstrap_servers) as bus:
         differences = bus.differences(specs(SERVICE_TOPICS))
-    for line in dict.fromkeys(map(_told, differences)):
+    for line in dict.fromkeys(map(_described, differences)):
         typer.echo(line)
     if differences:
         raise typer.Exit(1)
@@ -63,13 +63,13 @@ def apply(bootstrap_servers: Servers = None) -> None:
         existing = [each for each in differences if each.found is not None]
         if partitions := [each for each in existing if each.setting == "partitions"]:
             raise UserError(
-                f"{'; '.join(map(_told, partitions))}: another number would move keys to other partitions and end "
+                f"{'; '.join(map(_described, partitions))}: another number would move keys to other partitions and end "
                 "their order, so nothing was changed; delete the topic when its messages are no longer needed, then "
                 "apply again"
             )
         bus.create_topics(wanted)
         bus.configure(existing)
-    for line in dict.fromkeys(map(_told, differences)):
+    for line in dict.fromkeys(map(_described, differences)):
         typer.echo(line)
     typer.echo(f"{len(wanted)} topics are as the catalogue says")
 
@@ -96,9 +96,9 @@ def print_topics(markdown: bool) -> None:
 def as_markdown() -> str:
     """The text of docs/topics.md."""
     from tradeloop.common.bus.port import TopicSpec
-    from tradeloop.common.messages.topics import CATALOGUE, aside
+    from tradeloop.common.messages.topics import CATALOGUE, side_topics
 
-    retry, dead = aside(TopicSpec("<topic>"), "<service>")
+    retry, dead = side_topics(TopicSpec("<topic>"), "<service>")
     lines = [
         "# Topics",
         "",
@@ -129,7 +129,7 @@ def as_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(difference: Difference) -> str:
+def _described(difference: Difference) -> str:
     if difference.found is None:
         return f"{difference.topic} was missing"
     return f"{difference.topic}: {difference.setting} was {difference.found or 'not set'}, is to be {difference.wanted}"

@@ -20,7 +20,7 @@ from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, to_us
 from tradeloop.common.messages import BarFrame
 
 
-def write_as_traded(
+def write_bars_as_live_saw_them(
     live: RunningStack,
     stored: SqlBarStore,
     universe: Universe,

@@ -20,11 +20,11 @@ from tradeloop.cli.client.running import SILENCE_S, RunningStack, Say, forwards,
 from tradeloop.cli.client.settings import Settings, load_settings
 from tradeloop.cli.client.stack import given_up
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.replay.bars import write_as_traded
+from tradeloop.cli.replay.bars import write_bars_as_live_saw_them
 from tradeloop.cli.replay.parity import Parity
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
-from tradeloop.common.bus.port import Bus, Partition, Position
+from tradeloop.common.bus.port import Bus, LogPosition, Partition
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
@@ -64,7 +64,7 @@ _PAUSE_S = 0.0005
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideRun:
     """How a replay beside the stack is called, and where its ledger is."""
 
     name: str
@@ -88,13 +88,13 @@ class Beside:
             ) from None
 
 
-def replay_beside(
+def replay_side_by_side(
     live: RunningStack,
     stages: Stages,
     portfolios: Sequence[Portfolio],
     bars: BarArrays,
     request: ReplayRequested,
-    beside: Beside,
+    run: SideRun,
 ) -> bool:
     """Trade bars again and print how that compares. Returns whether it is what live did.
 
@@ -106,12 +106,12 @@ def replay_beside(
             "say where the models are: set TRADELOOP_MLFLOW_TRACKING_URI to what inference has as "
             "INFERENCE_MLFLOW_TRACKING_URI"
         )
-    own = {"prefix": beside.prefix(settings), "group_instance_id": None}
+    own = {"prefix": run.prefix(settings), "group_instance_id": None}
     with closing(KafkaBus(settings.kafka.model_copy(update=own))) as bus:
-        ledger_url = _make_room(bus, settings, beside, portfolios)
-        with stages.stage(f"Trading beside it as {beside.name}", len(bars)) as report:
+        ledger_url = _make_room(bus, settings, run, portfolios)
+        with stages.stage(f"Trading beside it as {run.name}", len(bars)) as report:
             began = time.monotonic()
-            bars_url = _bars_as_traded(live, settings, portfolios, bars, beside)
+            bars_url = _bars_as_traded(live, settings, portfolios, bars, run)
             with _services(live.bus, bus, settings, portfolios, (bars_url, ledger_url)) as runners:
                 _send(bus, request)
                 for decided in _pumped(runners, bus, stages.say, portfolios, bars, ledger_url, request.speed):
@@ -185,14 +185,14 @@ def _say_start(live: RunningStack, portfolio: Portfolio, first_us: int, began_us
 
 
 def _bars_as_traded(
-    live: RunningStack, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, beside: Beside
+    live: RunningStack, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, run: SideRun
 ) -> str:
     """The URL of a bar store of the replay's own, which holds its bars as live traded them."""
-    file, universe = beside.file("bars").absolute(), portfolios[0].universe
+    file, universe = run.file("bars").absolute(), portfolios[0].universe
     _remove(file)
     feature_sets = [load(portfolio.strategy).feature_set for portfolio in portfolios]
     with closing(SqlBarStore(settings.database_url.get_secret_value(), SystemClock())) as stored:
-        write_as_traded(live, stored, universe, feature_sets, bars, file)
+        write_bars_as_live_saw_them(live, stored, universe, feature_sets, bars, file)
     return f"sqlite:///{file}"
 
 
@@ -202,24 +202,24 @@ def _remove(file: Path) -> None:
         Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
-def _make_room(bus: KafkaBus, settings: Settings, beside: Beside, portfolios: Sequence[Portfolio]) -> str:
+def _make_room(bus: KafkaBus, settings: Settings, run: SideRun, portfolios: Sequence[Portfolio]) -> str:
     """Create the topics of the replay; gives the URL of its ledger. Deletes what `--again` allows, else raises."""
     wanted = specs(SERVICE_TOPICS)
     left = [spec.name for spec in wanted if bus.partitions(spec.name)]
-    file = beside.file("ledger")
-    beside.out.mkdir(parents=True, exist_ok=True)
-    there = [*(["topics"] if left else []), *([str(file)] if beside.ledger_url is None and file.exists() else [])]
-    if there and not beside.again:
+    file = run.file("ledger")
+    run.out.mkdir(parents=True, exist_ok=True)
+    there = [*(["topics"] if left else []), *([str(file)] if run.ledger_url is None and file.exists() else [])]
+    if there and not run.again:
         raise UserError(
-            f"a replay {beside.name} left {' and '.join(there)}: take another --prefix, or --again, which deletes them"
+            f"a replay {run.name} left {' and '.join(there)}: take another --prefix, or --again, which deletes them"
         )
-    if beside.ledger_url is not None:
-        _check_empty(beside.ledger_url, settings, portfolios)
+    if run.ledger_url is not None:
+        _check_empty(run.ledger_url, settings, portfolios)
     else:
         _remove(file)
     bus.delete_topics(left)
     bus.create_topics([replace(spec, partitions=1) for spec in wanted])  # there is one key
-    return beside.ledger_url or f"sqlite:///{file.absolute()}"
+    return run.ledger_url or f"sqlite:///{file.absolute()}"
 
 
 def _check_empty(url: str, settings: Settings, portfolios: Sequence[Portfolio]) -> None:
@@ -238,7 +238,7 @@ class _AsRecorded:
         self._live, self._own = live, own
 
     def features_before(
-        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         return self._own.features_before(first, position, universe, feature_set, rows)
 

@@ -35,7 +35,7 @@ class Partition(NamedTuple):
     number: int
 
 
-class Position(NamedTuple):
+class LogPosition(NamedTuple):
     """Where a record stands."""
 
     partition: Partition
@@ -118,7 +118,7 @@ class Consumer(Protocol):
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Store the position from which the group would resume: the offset *after* the last settled record.
+        """Store the offset from which the group would resume: the one *after* the last record that was handled.
 
         Raises `BusUnavailable`; a commit for a partition that was lost meanwhile is dropped, its new owner repeats.
         """

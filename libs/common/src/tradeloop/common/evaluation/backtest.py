@@ -115,7 +115,7 @@ def run(
             simulator.reset(market, rows)
         else:
             halted = books.halt.astype(np.bool_)
-            simulator.settle(market, rows)
+            simulator.fill_and_mark(market, rows)
             if not np.isnan(weights[t - 1]).all():  # to hold is no decision, and earns no reward
                 context = simulator.context(
                     action,

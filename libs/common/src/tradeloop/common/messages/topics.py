@@ -104,7 +104,7 @@ def dead_letter_topic(topic: str, group: str) -> str:
     return f"{topic}.dlq.{group}"
 
 
-def aside(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
+def side_topics(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
     """A consumer group's retry and dead-letter topics: what failed keeps its key, and therefore its partition.
 
     Both keep it as long, because the retry topic is also the record of which dead letters were replayed.
@@ -117,5 +117,5 @@ def aside(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
 
 def specs(groups: Mapping[str, Collection[str]]) -> list[TopicSpec]:
     """Every topic of the catalogue, and what each consumer group puts aside of the topics that it reads."""
-    asides = (aside(CATALOGUE[topic].spec, group) for group, topics in groups.items() for topic in topics)
-    return [topic.spec for topic in CATALOGUE.values()] + [spec for pair in asides for spec in pair]
+    beside = (side_topics(CATALOGUE[topic].spec, group) for group, topics in groups.items() for topic in topics)
+    return [topic.spec for topic in CATALOGUE.values()] + [spec for pair in beside for spec in pair]

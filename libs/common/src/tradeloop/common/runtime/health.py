@@ -134,7 +134,7 @@ class Health:
             self._bus_trouble = str(error)
 
     def _behind(self) -> dict[Partition, int]:
-        """How many messages of each assigned partition are not settled."""
+        """How many messages of each assigned partition are not finished."""
         committed, assigned = self._runner.committed, self._runner.assigned or ()
         lag = {}
         for topic in self._runner.topics:
@@ -162,7 +162,7 @@ class _Metrics(Collector):
         ):
             yield CounterMetricFamily(f"tradeloop_messages_{name}", text, value=count)
         yield _latencies(list(counters.handled_within), counters.handle_s)
-        yield GaugeMetricFamily("tradeloop_messages_held", "Messages that wait for others.", value=runner.held)
+        yield GaugeMetricFamily("tradeloop_messages_pending", "Messages that wait for others.", value=runner.pending)
         ready = not self._health.not_ready()
         yield GaugeMetricFamily("tradeloop_ready", "1 when messages are handled now.", value=float(ready))
         assigned = GaugeMetricFamily("tradeloop_assigned_partitions", "Partitions that it reads.", labels=["topic"])
@@ -170,7 +170,7 @@ class _Metrics(Collector):
         for topic in runner.topics:
             assigned.add_metric([topic], sum(partition.topic == topic for partition in partitions))
         yield assigned
-        lag = GaugeMetricFamily("tradeloop_consumer_lag", "Messages not yet settled.", labels=["topic", "partition"])
+        lag = GaugeMetricFamily("tradeloop_consumer_lag", "Messages not yet finished.", labels=["topic", "partition"])
         for partition, behind in self._health._lag.items():
             lag.add_metric([partition.topic, str(partition.number)], behind)
         yield lag

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 
 
-class Held(Collection[Position]):
+class Pending(Collection[LogPosition]):
     """The positions of messages that wait, counted: several may wait for the same message."""
 
-    def __init__(self, positions: Iterable[Position] = ()) -> None:
-        self._count: dict[Position, int] = {}
+    def __init__(self, positions: Iterable[LogPosition] = ()) -> None:
+        self._count: dict[LogPosition, int] = {}
         self.by_partition: Counter[Partition] = Counter()
         """How many are held of each partition; kept, since the run loop asks after every batch."""
         for position in positions:
             self.hold(position)
 
-    def hold(self, position: Position) -> None:
+    def hold(self, position: LogPosition) -> None:
         before = self._count.get(position, 0)
         self._count[position] = before + 1
         if not before:
             self.by_partition[position.partition] += 1
 
-    def release(self, position: Position) -> None:
+    def release(self, position: LogPosition) -> None:
         left = self._count[position] - 1
         if left:
             self._count[position] = left
@@ -34,7 +34,7 @@ class Held(Collection[Position]):
         if not self.by_partition[position.partition]:
             del self.by_partition[position.partition]
 
-    def __iter__(self) -> Iterator[Position]:
+    def __iter__(self) -> Iterator[LogPosition]:
         return iter(self._count)
 
     def __len__(self) -> int:

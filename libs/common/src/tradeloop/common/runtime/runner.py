@@ -28,9 +28,9 @@ from tradeloop.common.bus.port import (
     BusError,
     BusUnavailable,
     Consumer,
+    LogPosition,
     MessageTooLarge,
     Partition,
-    Position,
     Record,
 )
 from tradeloop.common.clock import Clock
@@ -49,7 +49,7 @@ class RunPolicy:
 
     max_records: int = 500
     """Records of one poll."""
-    max_held: int = 1000
+    max_pending: int = 1000
     """Messages of one partition that may wait, for others or for their next attempt, before it is paused."""
     commit_interval_s: float = 0.5
     attempts: int = 3
@@ -99,7 +99,7 @@ class Runner:
         """What it reads; None while it waits for the group to say."""
         self.committed: Mapping[Partition, int] = {}
         """From where each assigned partition would be read again; one that was never committed is left out."""
-        self.held = 0
+        self.pending = 0
         """How many messages the service waits with."""
         self.last_message: Message | None = None
         self._trouble: tuple[str, ...] = ("it has not started",)
@@ -168,7 +168,7 @@ class Runner:
         return (*joining, *self._trouble)
 
     def commit(self) -> None:
-        """Flush outputs, make effects durable, then commit the offsets of everything settled.
+        """Flush outputs, make effects durable, then commit the offsets of everything that is finished.
 
         Raises `Unavailable`; then nothing is committed, and the next call tries again.
         """
@@ -176,7 +176,7 @@ class Runner:
         if self._outputs_lost:
             raise BusUnavailable(f"{self.service.name}: outputs were not stored, their messages are handled again")
         self._flush()
-        news = {p: offset for p, offset in self._settled().items() if self.committed.get(p) != offset}
+        news = {p: offset for p, offset in self._finished().items() if self.committed.get(p) != offset}
         self.service.before_commit(news)
         if self._consumer is not None and news:
             self._consumer.commit(news)
@@ -326,25 +326,27 @@ class Runner:
         self._idle.difference_update(partitions)
 
     def _regulate(self) -> None:
-        """Pause each partition of which too much waits, and go on with it when half of that is settled."""
-        held = self.service.held()
-        self.held = len(held)
-        if self._consumer is None or not (self._paused or len(held) + len(self._delayed) >= self._policy.max_held):
+        """Pause each partition with too many pending messages; resume it when half of them are finished."""
+        pending = self.service.pending()
+        self.pending = len(pending)
+        if self._consumer is None or not (
+            self._paused or len(pending) + len(self._delayed) >= self._policy.max_pending
+        ):
             return
-        waiting = held.by_partition.copy()
+        waiting = pending.by_partition.copy()
         waiting.update(_position(record).partition for _, record in self._delayed)
-        full, half = self._policy.max_held, self._policy.max_held // 2
+        full, half = self._policy.max_pending, self._policy.max_pending // 2
         paused = {p for p, count in waiting.items() if count >= full or (count > half and p in self._paused)}
         self._consumer.pause(paused - self._paused)
         self._consumer.resume(self._paused - paused - self._idle)
         self._paused = paused
 
-    def _settled(self) -> dict[Partition, int]:
-        """Per partition the offset before which everything is settled."""
+    def _finished(self) -> dict[Partition, int]:
+        """The offset, per partition, before which everything is finished."""
         offsets = dict(self._next_offset)
         waiting = [_position(record) for record in self._backlog]
         waiting += [_position(record) for _, record in self._delayed]
-        for position in (*self.service.held(), *waiting):
+        for position in (*self.service.pending(), *waiting):
             if position.offset < offsets.get(position.partition, 0):
                 offsets[position.partition] = position.offset
         return offsets
@@ -421,5 +423,5 @@ def _number(record: Record, header: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _position(record: Record) -> Position:
-    return Position(Partition(record.topic, record.partition), record.offset)
+def _position(record: Record) -> LogPosition:
+    return LogPosition(Partition(record.topic, record.partition), record.offset)

@@ -1,15 +1,15 @@
-"""`Service`: what a runner needs of a service, and `Handler`, the part that most leave as it is."""
+"""`Service`: what a runner needs of a service, and `ServiceDefaults`, the part that most leave as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from tradeloop.common.bus.port import Partition, Position
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.messages import Message
-from tradeloop.common.runtime.pending import Held
+from tradeloop.common.runtime.pending import Pending
 
-_NOTHING = Held()
+_NOTHING = Pending()
 
 
 class Service(Protocol):
@@ -25,7 +25,7 @@ class Service(Protocol):
         """The message types it reads."""
         ...
 
-    def handle(self, message: Message, position: Position) -> Iterable[Message]:
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """React to one message; what comes back is published, in order.
 
         Raise `Unavailable` to be called again later with the same message and unchanged state.
@@ -40,7 +40,7 @@ class Service(Protocol):
         """Whether `advance` has work left that only time will free, such as a replay at a given speed."""
         ...
 
-    def held(self) -> Held:
+    def pending(self) -> Pending:
         """Messages that were taken in but wait for others; their offsets are not committed."""
         ...
 
@@ -79,7 +79,7 @@ class Service(Protocol):
         ...
 
 
-class Handler:
+class ServiceDefaults:
     """A service without held messages, feeds or buffered effects: subclasses say `name`, `consumes`, `handle`."""
 
     def advance(self) -> Iterable[Message]:
@@ -88,7 +88,7 @@ class Handler:
     def waiting(self) -> bool:
         return False
 
-    def held(self) -> Held:
+    def pending(self) -> Pending:
         return _NOTHING
 
     def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:

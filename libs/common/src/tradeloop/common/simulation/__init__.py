@@ -6,7 +6,7 @@ that the same decisions on the same bars give the same orders and the same equit
 A bar's life, for one book:
 
     decide   at the close of bar t: target weights -> quantities, rounded, through the risk gate -> pending orders
-    settle   on bar t + 1: pending orders fill at its open, the book is marked at its close
+    fill     on bar t + 1: pending orders fill at its open, the book is marked at its close
 
 Orders are market orders that live for one bar: what the bar cannot fill is cancelled, since the next decision
 sizes anew. A book whose drawdown or margin breaks its limit is halted: its positions are closed at the next
@@ -18,13 +18,13 @@ from __future__ import annotations
 from tradeloop.common.simulation.simulator import (
     DENIED,
     Books,
-    Course,
+    EpisodeCursors,
     Halt,
+    KernelParameters,
     Market,
     Simulator,
-    Terms,
+    TrainingBars,
     Verdict,
-    Walk,
     market_of,
     observe,
 )
@@ -32,13 +32,13 @@ from tradeloop.common.simulation.simulator import (
 __all__ = [
     "DENIED",
     "Books",
-    "Course",
+    "EpisodeCursors",
     "Halt",
+    "KernelParameters",
     "Market",
     "Simulator",
-    "Terms",
+    "TrainingBars",
     "Verdict",
-    "Walk",
     "market_of",
     "observe",
 ]

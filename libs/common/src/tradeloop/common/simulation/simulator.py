@@ -47,7 +47,7 @@ class Halt(IntEnum):
     MARGIN_CALL = 2
 
 
-class Terms(NamedTuple):
+class KernelParameters(NamedTuple):
     """What the kernels need to know of instruments, costs and limits. Fractions, not basis points."""
 
     lot: Floats
@@ -120,8 +120,8 @@ class Books(NamedTuple):
     """The account part of the observation, (N, 3A + 1)."""
 
 
-class Course(NamedTuple):
-    """What the books of a training walk through: bars, and the features that go with them."""
+class TrainingBars(NamedTuple):
+    """Bars that episodes are cut from, and the features that go with them."""
 
     market: Market
     close_us: Ints
@@ -131,8 +131,8 @@ class Course(NamedTuple):
     """Bars of features in an observation."""
 
 
-class Walk(NamedTuple):
-    """Where N books are on their course, (N,) each."""
+class EpisodeCursors(NamedTuple):
+    """Where N books are in the bars, (N,) each."""
 
     rows: Ints
     """The bar at which each is marked."""
@@ -168,7 +168,7 @@ class Simulator:
         count = len(instruments)
         self._shape = (books, count)
         self._every = np.arange(books)
-        self.terms = Terms(
+        self.terms = KernelParameters(
             lot=np.array([i.lot_size for i in instruments]),
             tick=np.array([i.tick_size for i in instruments]),
             min_notional=np.array([i.min_notional for i in instruments]),
@@ -210,38 +210,38 @@ class Simulator:
         """
         self._run(kernels.DO_DECIDE, weights=weights)
 
-    def settle(self, market: Market, rows: Ints) -> None:
+    def fill_and_mark(self, market: Market, rows: Ints) -> None:
         """Fill what is pending at the open of each book's row, and mark the books at its close."""
         self._run(kernels.DO_SETTLE, market, rows)
 
     def fill(self, market: Market, rows: Ints) -> None:
-        """The first half of `settle`, the venue's: `fill_*` say what the pending orders got."""
+        """The first half of `fill_and_mark`, the venue's: `fill_*` say what the pending orders got."""
         self._run(kernels.DO_FILL, market, rows)
 
     def account(self, market: Market, rows: Ints) -> None:
-        """The second half of `settle`, the owner's: book what `fill_*` say, and mark."""
+        """The second half of `fill_and_mark`, the owner's: book what `fill_*` say, and mark."""
         self._run(kernels.DO_ACCOUNT | kernels.DO_MARK, market, rows)
 
     def step(self, market: Market, rows: Ints, weights: Floats) -> None:
-        """`decide`, then `settle` on the next row; `rows` moves on by one, in place."""
+        """`decide`, then `fill_and_mark` on the next row; `rows` moves on by one, in place."""
         self._run(kernels.DO_STEP, market, rows, weights=weights)
 
-    def bind(self, course: Course, walk: Walk, weights: Floats, out: Float32s) -> Callable[[], int]:
-        """A whole step in one cheap call: `step` towards `weights` (N, A) on a course, and observe into `out` (N, n).
+    def bind(self, bars: TrainingBars, cursors: EpisodeCursors, weights: Floats, out: Float32s) -> Callable[[], int]:
+        """A whole step in one cheap call: `step` towards `weights` (N, A) along the bars, observed into `out` (N, n).
 
-        The call returns how many episodes ended; `walk` says which. All arrays are read and written in place.
+        The call returns how many episodes ended; `cursors` say which. All arrays are read and written in place.
         Raises ValueError for arrays that do not fit.
         """
         books, count = self._shape
-        market, length, width = course.market, *course.seen.shape
-        size = course.window * width + account_size(count)
+        market, length, width = bars.market, *bars.seen.shape
+        size = bars.window * width + account_size(count)
         expected: list[tuple[NDArray[Any], tuple[int, ...], type[np.generic]]] = [
             (market.bars, (length, count, 4), np.float64),
             (market.present, (length, count), np.bool_),
-            (course.close_us, (length,), np.int64),
-            (course.seen, (length, width), np.float32),
-            *((array, (books,), np.int64) for array in walk[:4]),
-            *((array, (books,), np.bool_) for array in walk[4:]),
+            (bars.close_us, (length,), np.int64),
+            (bars.seen, (length, width), np.float32),
+            *((array, (books,), np.int64) for array in cursors[:4]),
+            *((array, (books,), np.bool_) for array in cursors[4:]),
             (self._every, (books,), np.int64),
             (weights, (books, count), np.float64),
             (out, (books, size), np.float32),
@@ -250,7 +250,7 @@ class Simulator:
             if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
                 raise ValueError(f"an array of shape {shape} and type {dtype.__name__} is {array.shape} {array.dtype}")
         arrays: list[NDArray[Any]] = [*self._memory, *(array for array, _, _ in expected)]
-        table = np.array([books, count, length, width, course.window, size, *(array.ctypes.data for array in arrays)])
+        table = np.array([books, count, length, width, bars.window, size, *(array.ctypes.data for array in arrays)])
         function, address = kernels.compiled_advance(), table.ctypes.data
 
         def advance(_alive: object = (table, arrays)) -> int:

@@ -5,17 +5,22 @@ Needs the extra `bars`.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from tradeloop.common.errors import UserError
 
 _POSTGRESQL = "postgresql+psycopg"
 _REMEDY = f"give sqlite:///FILE or {_POSTGRESQL}://USER:PASSWORD@HOST/NAME"
+_SQLITE_WAIT_S = 30
+"""How long another process may keep a SQLite file locked."""
 _WAITS = {
     # Of libpq. A server that is gone without a word is noticed within half a minute, whether we wait or send.
     "connect_timeout": 5,
@@ -37,7 +42,7 @@ class Schema:
     """The version that this code needs. Versions are digits of one length, so that they compare as text."""
     improve: Callable[[Connection], None] = lambda connection: None
     """Brings the tables to the best that the server can do; called by every migration, after its versions."""
-    level: Callable[[Connection], str] = lambda connection: connection.dialect.name
+    tier: Callable[[Connection], str] = lambda connection: connection.dialect.name
     """What that is now."""
 
 
@@ -54,7 +59,28 @@ def open_engine(url: str, what: str) -> Engine:
     if parsed.drivername not in ("sqlite", _POSTGRESQL):
         raise UserError(f"{what}: {address(parsed)} is no address for it: {_REMEDY}")
     waits = {name: value for name, value in _WAITS.items() if name not in parsed.query}
-    return create_engine(parsed, pool_pre_ping=True, connect_args=waits if parsed.drivername == _POSTGRESQL else {})
+    if parsed.drivername == _POSTGRESQL:
+        return create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+    engine = create_engine(parsed, pool_pre_ping=True)
+    event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
+    """Readers and a writer side by side; a power cut may lose the last write, never break the file."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_WAIT_S * 1000}")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    deadline = time.monotonic() + _SQLITE_WAIT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            # Whoever turns a new file to the write-ahead log locks it, and SQLite does not wait for that lock.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def address(url: URL) -> str:

@@ -34,7 +34,7 @@ class MemoryLedger:
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return self._outputs.get((portfolio, input_id), ())
 
-    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
+    def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         for one in inputs:
             self._outputs.pop(one, None)
         for partition, offset in offsets.items():

@@ -25,7 +25,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    event,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -87,7 +86,7 @@ outbox = Table(
     Column("input_id", String(36), primary_key=True),
     Column("messages", Text, nullable=False),
 )
-positions = Table(
+log_positions = Table(
     "execution_offsets",
     metadata,
     Column("topic", String(249), primary_key=True),
@@ -144,17 +143,15 @@ class SqlLedger:
         self._signals: dict[str, bytes] = {}
         """What stands in the ledger as each portfolio's signal."""
         self._prepared: dict[Executable, _Prepared] = {}
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _tune_sqlite)
-        else:
+        if self._engine.dialect.name != "sqlite":
             self._engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         self._insert_book = dialect.insert(books).on_conflict_do_nothing()
-        insert = dialect.insert(positions)
-        self._upsert_position = insert.on_conflict_do_update(
-            index_elements=[positions.c.topic, positions.c.partition],
+        insert = dialect.insert(log_positions)
+        self._upsert_log_position = insert.on_conflict_do_update(
+            index_elements=[log_positions.c.topic, log_positions.c.partition],
             set_={"next_offset": insert.excluded.next_offset},
-            where=positions.c.next_offset < insert.excluded.next_offset,
+            where=log_positions.c.next_offset < insert.excluded.next_offset,
         )
         self._connection: Connection | None = None
         self._ready = False
@@ -212,18 +209,18 @@ class SqlLedger:
         lines = (line.split(" ", 1) for line in row["messages"].split("\n") if line)
         return [CATALOGUE[topic].message.model_validate_json(body) for topic, body in lines]
 
-    def settle(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
+    def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         if not inputs and not offsets:
             return
         with self._transaction() as connection:
             rows = [{"topic": p.topic, "partition": p.number, "next_offset": o} for p, o in offsets.items()]
             with _at_once(connection):
                 self._run(connection, _DROP_OUTPUTS, *({"of": portfolio, "input": one} for portfolio, one in inputs))
-                self._run(connection, self._upsert_position, *rows)
+                self._run(connection, self._upsert_log_position, *rows)
 
     def offsets(self) -> Mapping[Partition, int]:
         with self._transaction() as connection:
-            rows = connection.execute(positions.select()).all()
+            rows = connection.execute(log_positions.select()).all()
         return {Partition(row.topic, row.partition): row.next_offset for row in rows}
 
     def close(self) -> None:
@@ -292,12 +289,6 @@ def _at_once(connection: Connection) -> AbstractContextManager[object]:
     """
     driver: Any = connection.connection.driver_connection
     return driver.pipeline() if hasattr(driver, "pipeline") else nullcontext()
-
-
-def _tune_sqlite(connection: Any, _: Any) -> None:
-    """Write-ahead log: readers do not wait, and a commit survives the death of the process."""
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _book_row(record: BookRecord) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import Bus, Partition, Position, partition_for
+from tradeloop.common.bus.port import Bus, LogPosition, Partition, partition_for
 from tradeloop.common.features import FeatureSet, compute_stored
 from tradeloop.common.market import Universe, from_us, to_us
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
@@ -31,7 +31,7 @@ class BusHistory:
         self._bus, self._bars = bus, bars
 
     def features_before(
-        self, first: FeaturesComputed, position: Position, universe: Universe, feature_set: FeatureSet, rows: int
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         """As `History.features_before`.
 

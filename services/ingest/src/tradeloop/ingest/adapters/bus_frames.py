@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tradeloop.common.bus.port import Bus, Partition, Position, Record, partition_for
+from tradeloop.common.bus.port import Bus, LogPosition, Partition, Record, partition_for
 from tradeloop.common.market import Universe, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.messages.topics import topic_of
@@ -19,7 +19,7 @@ class BusFrames:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    def newest_since(self, request: Position, universe: Universe) -> int | None:
+    def newest_since(self, request: LogPosition, universe: Universe) -> int | None:
         asked = self._bus.read(request.partition, request.offset, request.offset + 1)
         if not asked:
             return None

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.simulation import Course, Simulator, Walk, market_of, observe
+from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.actions import ActionScheme
 from tradeloop.common.strategy.rewards import Reward, RewardEngine
@@ -93,26 +93,26 @@ class Episodes:
         )
         self.engine = RewardEngine(strategy.reward, books)
         ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
-        self.walk = Walk(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
+        self.cursors = EpisodeCursors(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
         seen = np.ascontiguousarray(features.reshape(len(bars), -1), dtype=np.float32)
-        self._course = Course(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
+        self._bars = TrainingBars(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
         self._episode_bars, self._scheme = episode_bars, strategy.actions
         self.action = np.zeros((books, strategy.actions.size(instruments)))
         self._given = self.action.reshape(books, *(self.action_space.shape or ()))  # as the space has it
         self.weights = np.zeros((books, instruments))
         size = strategy.observation_size(instruments)
         self.buffers = [np.zeros((books, size), dtype=np.float32) for _ in range(buffers)]
-        self.advances = [self.simulator.bind(self._course, self.walk, self.weights, out) for out in self.buffers]
+        self.advances = [self.simulator.bind(self._bars, self.cursors, self.weights, out) for out in self.buffers]
         """Each moves on towards `weights` and observes into its buffer; says how many episodes ended."""
         self._turn = 0
         # Its arrays are all written in place, so that it is made once.
         self.context = self.simulator.context(
             self.action,
-            self.walk.ts_prev,
-            self.walk.ts,
-            self.walk.terminated,
-            self.walk.truncated,
-            FeaturesAsOf(strategy.feature_set.names, features, self.walk.rows),
+            self.cursors.ts_prev,
+            self.cursors.ts,
+            self.cursors.terminated,
+            self.cursors.truncated,
+            FeaturesAsOf(strategy.feature_set.names, features, self.cursors.rows),
         )
 
     def start(self, which: Ints, generator: np.random.Generator) -> Observations:
@@ -121,20 +121,20 @@ class Episodes:
 
     def start_at(self, which: Ints, rows: Ints) -> Observations:
         """Begin new episodes of the books `which` at `rows`. Returns the observations of all books."""
-        walk, course = self.walk, self._course
-        walk.rows[which] = rows
-        walk.ends[which] = rows + self._episode_bars
-        walk.ts[which] = course.close_us[rows]
-        self.simulator.reset(course.market, walk.rows, which)
-        done = np.zeros(len(walk.rows), dtype=np.bool_)
+        cursors, bars = self.cursors, self._bars
+        cursors.rows[which] = rows
+        cursors.ends[which] = rows + self._episode_bars
+        cursors.ts[which] = bars.close_us[rows]
+        self.simulator.reset(bars.market, cursors.rows, which)
+        done = np.zeros(len(cursors.rows), dtype=np.bool_)
         done[which] = True
         self.engine.reset(done)
-        return observe(course.seen, course.window, walk.rows, self.simulator.books.account, self.buffers[self._turn])
+        return observe(bars.seen, bars.window, cursors.rows, self.simulator.books.account, self.buffers[self._turn])
 
     def step(self, action: NDArray[Any]) -> tuple[Observations, Floats, int]:
         """Act, and move on by one bar.
 
-        Returns observations (N, n), rewards (N,) and how many episodes ended; `walk` says which. Raises `RewardError`
+        Returns observations (N, n), rewards (N,) and how many episodes ended; `cursors` say which. Raises `RewardError`
         when the reward breaks its contract.
         """
         self._given[...] = action
@@ -186,14 +186,14 @@ class TradingVecEnv(VecEnv):
         return self.step_wait()
 
     def step_wait(self) -> Stepped:
-        walk = self.episodes.walk
+        cursors = self.episodes.cursors
         observations, rewards, ended = self.episodes.step(self._actions)
-        dones = walk.terminated | walk.truncated
+        dones = cursors.terminated | cursors.truncated
         infos = self._infos.copy()
         if ended:
             which = np.flatnonzero(dones)
             for n, last in zip(which.tolist(), observations[which], strict=True):
-                infos[n] = {"terminal_observation": last, "TimeLimit.truncated": bool(walk.truncated[n])}
+                infos[n] = {"terminal_observation": last, "TimeLimit.truncated": bool(cursors.truncated[n])}
             self.episodes.start(which, self._generator)
         return observations, rewards.astype(np.float32), dones, infos
 
@@ -329,6 +329,6 @@ class TradingEnv(gym.Env[Observations, Any]):
         ended = self._advance()
         reward = self._reward()
         if ended:
-            walk = self.episodes.walk
-            return self._observation.copy(), reward, bool(walk.terminated[0]), bool(walk.truncated[0]), {}
+            cursors = self.episodes.cursors
+            return self._observation.copy(), reward, bool(cursors.terminated[0]), bool(cursors.truncated[0]), {}
         return self._observation.copy(), reward, False, False, {}

@@ -153,7 +153,7 @@ class _Reporter(BaseCallback):
         super().__init__()
         self.metrics: dict[str, float] = {}
         self._env, self._total, self._progress, self._stop, self._clock = env, total, progress, stop, clock
-        self._started, self._told = clock.monotonic(), 0
+        self._started, self._reported = clock.monotonic(), 0
         self._reward, self._batches = 0.0, 0
 
     def _on_step(self) -> bool:
@@ -163,7 +163,7 @@ class _Reporter(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         done = self.num_timesteps
-        if done - self._told < PROGRESS_SHARE * self._total and done < self._total:
+        if done - self._reported < PROGRESS_SHARE * self._total and done < self._total:
             return
         elapsed_s = self._clock.monotonic() - self._started
         components = self._env.episodes.engine.components
@@ -175,7 +175,7 @@ class _Reporter(BaseCallback):
         if elapsed_s > 0.0:
             measured["fps"] = done / elapsed_s
         self.metrics = {key: value for key, value in measured.items() if np.isfinite(value)}
-        self._told, self._reward, self._batches = done, 0.0, 0
+        self._reported, self._reward, self._batches = done, 0.0, 0
         self._progress(done, max(done, self._total), self.metrics)
 
 

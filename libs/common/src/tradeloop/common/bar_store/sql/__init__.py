@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tradeloop.common.bar_store.sql.store import SqlBarStore
-from tradeloop.common.bar_store.sql.timescale import Level
+from tradeloop.common.bar_store.sql.timescale import StorageTier
 from tradeloop.common.bar_store.sql.versions import SCHEMA
 
-__all__ = ["SCHEMA", "Level", "SqlBarStore"]
+__all__ = ["SCHEMA", "SqlBarStore", "StorageTier"]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import Connection
 from sqlalchemy.schema import CreateTable
 
 from tradeloop.common.bar_store.rows import columns_of, rows_of
 from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe
 
-_BUSY_TIMEOUT_S = 30
 _INSERT = (
     f"INSERT INTO bars (instrument, timeframe, revision, known_us, open_us, {', '.join(BAR_COLUMNS)}) "
     f"VALUES ({', '.join('?' * (5 + len(BAR_COLUMNS)))}) ON CONFLICT DO NOTHING"
@@ -28,9 +26,6 @@ _BETWEEN = f"{_CURRENT} AND open_us >= ? GROUP BY open_us ORDER BY open_us"
 
 class SqliteBars:
     """The statements of SQLite, in the transaction of a connection."""
-
-    def __init__(self, engine: Engine) -> None:
-        event.listen(engine, "connect", _set_up)
 
     def find_table(self, connection: Connection) -> None:
         """Create it where it is not there."""
@@ -78,12 +73,6 @@ class SqliteBars:
         return [
             _series(connection.exec_driver_sql(_BEFORE, (instrument, *key)).all()[::-1]) for instrument in instruments
         ]
-
-
-def _set_up(connection: DBAPIConnection, _: object) -> None:
-    """Readers and a writer side by side; a power cut may lose the last write, never break the file."""
-    for pragma in (f"busy_timeout={_BUSY_TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=NORMAL"):
-        connection.cursor().execute(f"PRAGMA {pragma}")
 
 
 def _series(rows: Sequence[Sequence[object]]) -> Series:

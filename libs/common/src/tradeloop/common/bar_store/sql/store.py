@@ -14,7 +14,7 @@ from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.rows import before, between
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
-from tradeloop.common.bar_store.sql.timescale import Level, level_of
+from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
 from tradeloop.common.sql.engine import address, cause, open_engine
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 class SqlBarStore:
     """Bars in one table of a database, e.g. `sqlite:///bars.db`, `postgresql+psycopg://user:password@host/database`.
 
-    Connects on first use, and logs then which level of database it found. SQLite gets its table when it is not there,
+    Connects on first use, and logs then which tier of database it found. SQLite gets its table when it is not there,
     its folder must exist; a PostgreSQL that is not migrated is `BarStoreUnavailable`. Safe between threads and between
     processes. Raises `UserError` for a URL that names no known database.
     """
@@ -33,14 +33,14 @@ class SqlBarStore:
     def __init__(self, url: str, clock: Clock) -> None:
         self._engine = open_engine(url, "bar store")
         self._clock = clock
-        self._bars = SqliteBars(self._engine) if self._engine.dialect.name == "sqlite" else PostgresqlBars(self._engine)
+        self._bars = SqliteBars() if self._engine.dialect.name == "sqlite" else PostgresqlBars(self._engine)
         self._ready = False
 
     @property
-    def level(self) -> Level:
+    def tier(self) -> StorageTier:
         """What holds the bars. Raises `BarStoreUnavailable`."""
         with self._transaction() as connection:
-            return level_of(connection)
+            return tier_of(connection)
 
     def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
         known_us = to_us(self._clock.now())
@@ -90,7 +90,7 @@ class SqlBarStore:
             with self._engine.begin() as connection:
                 if not self._ready:
                     self._bars.find_table(connection)
-                    log.info("bar store", database=address(self._engine.url), storage=level_of(connection).value)
+                    log.info("bar store", database=address(self._engine.url), storage=tier_of(connection).value)
                 yield connection
             self._ready = True
         except (IntegrityError, DataError, driver.IntegrityError, driver.DataError):

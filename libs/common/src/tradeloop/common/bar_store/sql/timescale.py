@@ -1,6 +1,6 @@
 """What a database can do for bars beyond a table, and how its tables get there.
 
-Three levels of PostgreSQL hold the same bars and answer the same queries; the higher ones are faster and smaller:
+Three tiers of PostgreSQL hold the same bars and answer the same queries; the higher ones are faster and smaller:
 
 - `postgresql`: a table, and plain views over it.
 - `timescaledb-apache`: the table is a hypertable, in chunks of four weeks of open times.
@@ -38,7 +38,7 @@ _CURRENT = "bars_current"
 _LONGER = {f"bars_{timeframe}": timeframe for timeframe in Timeframe if timeframe is not Timeframe.M1}
 
 
-class Level(StrEnum):
+class StorageTier(StrEnum):
     """What holds the bars."""
 
     SQLITE = "sqlite"
@@ -47,17 +47,17 @@ class Level(StrEnum):
     COMMUNITY = "timescaledb-community"
 
 
-def level_of(connection: Connection) -> Level:
-    """The level that a database's bars are at."""
+def tier_of(connection: Connection) -> StorageTier:
+    """The tier that a database's bars are at."""
     if connection.dialect.name == "sqlite":
-        return Level.SQLITE
+        return StorageTier.SQLITE
     if not _has_extension(connection) or not _hypertable(connection):
-        return Level.POSTGRESQL
-    return Level.COMMUNITY if _CURRENT in _continuous_aggregates(connection) else Level.APACHE
+        return StorageTier.POSTGRESQL
+    return StorageTier.COMMUNITY if _CURRENT in _continuous_aggregates(connection) else StorageTier.APACHE
 
 
-def raise_level(connection: Connection) -> None:
-    """Bring the table of bars to the highest level that its server allows. Changes nothing when it is there."""
+def raise_tier(connection: Connection) -> None:
+    """Bring the table of bars to the highest tier that its server allows. Changes nothing when it is there."""
     if not _enable_extension(connection):
         _create_views(connection)
         return
@@ -138,7 +138,7 @@ def _create_aggregates(connection: Connection) -> None:
     """In two steps: one cannot take the highest revision of each bar and then sum the bars."""
     if _CURRENT in _continuous_aggregates(connection):
         return
-    for view in (*_LONGER, _CURRENT):  # of a lower level
+    for view in (*_LONGER, _CURRENT):  # of a lower tier
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view}")
     values = ", ".join(f"last({name}, revision) AS {name}" for name in BAR_COLUMNS)
     bucket = f"time_bucket({Timeframe.M1.us}::bigint, open_us) AS open_us"

@@ -35,7 +35,7 @@ class State:
 
     version: str | None
     """None for no tables."""
-    level: str
+    tier: str
 
 
 def migrate(url: str, schema: Schema) -> tuple[State, State]:
@@ -71,7 +71,7 @@ def current(url: str, schema: Schema) -> State:
 
 
 def _state(connection: Connection, schema: Schema) -> State:
-    return State(version(connection, schema), schema.level(connection))
+    return State(version(connection, schema), schema.tier(connection))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Databases of each level that bars can be at, from what `servers.py` has."""
+"""Databases of each storage tier, from what `servers.py` has."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import psycopg
 import pytest
 
 from deploy.native.postgres import driver_url
-from tests.servers import fresh_database, level_of
-from tradeloop.common.bar_store.sql import Level
+from tests.servers import fresh_database, tier_of
+from tradeloop.common.bar_store.sql import StorageTier
 
-_OFFERS = {Level.POSTGRESQL: "plain", Level.APACHE: "apache", Level.COMMUNITY: "community"}
+_OFFERS = {StorageTier.POSTGRESQL: "plain", StorageTier.APACHE: "apache", StorageTier.COMMUNITY: "community"}
 
 
 @contextmanager
-def database_for(request: pytest.FixtureRequest, level: Level) -> Iterator[str]:
-    """A new database that a migration of the bars brings to a level, by its SQLAlchemy URL.
+def database_for(request: pytest.FixtureRequest, tier: StorageTier) -> Iterator[str]:
+    """A new database that a migration of the bars brings to a tier, by its SQLAlchemy URL.
 
-    Skips the test where the server's TimescaleDB has the license of another level, which holds for a whole server.
+    Skips the test where the server's TimescaleDB has the license of another tier, which holds for a whole server.
     """
-    server = "plain_postgres" if level is Level.POSTGRESQL else "postgres"
+    server = "plain_postgres" if tier is StorageTier.POSTGRESQL else "postgres"
     with fresh_database(request.getfixturevalue(server)) as url:
-        offered = level_of(url)
-        if offered == "plain" and level is not Level.POSTGRESQL:
+        offered = tier_of(url)
+        if offered == "plain" and tier is not StorageTier.POSTGRESQL:
             pytest.fail("the server has no TimescaleDB")
-        if offered != _OFFERS[level]:
+        if offered != _OFFERS[tier]:
             pytest.skip(f"the server's TimescaleDB is licensed as {offered}")
         yield url
 
