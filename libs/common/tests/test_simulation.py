@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import BarArrays, Instrument
 from tradeloop.common.portfolio import Costs, RiskLimits
+from tradeloop.common.risk import DENIED, Halt, Verdict
 from tradeloop.common.simulation import (
     Books,
     EpisodeCursors,
-    Halt,
     Market,
     Simulator,
     TrainingBars,
-    Verdict,
     market_of,
     observe,
 )
@@ -47,6 +46,8 @@ class Leg:
     held: int = 0
     order: float = 0.0
     verdict: Verdict = Verdict.UNCHANGED
+    broke: tuple[float, float] = (0.0, 0.0)
+    """What was measured of a denied order, and the limit."""
 
 
 class Reference:
@@ -63,21 +64,26 @@ class Reference:
 
     def decide(self, weights: list[float]) -> None:
         for leg, weight in zip(self.legs, weights, strict=True):
+            leg.broke = (0.0, 0.0)
             leg.order, leg.verdict = self._order(leg, weight)
         exposure = 0.0
         for leg in self.legs:
             if leg.last is not None:
                 exposure += abs(leg.units + leg.order) * leg.last
-        if self.halt is Halt.NONE and exposure > self.limits.max_leverage * self.equity:
+        if self.halt is Halt.NONE and exposure / self.equity > self.limits.max_leverage:
             for leg in self.legs:
                 if self._opens(leg.units, leg.units + leg.order):
                     leg.order, leg.verdict = 0.0, Verdict.MAX_LEVERAGE
+                    leg.broke = (exposure / self.equity, self.limits.max_leverage)
 
     def _order(self, leg: Leg, weight: float) -> tuple[float, Verdict]:
         if self.halt is not Halt.NONE:
             if leg.units:
                 return -leg.units, Verdict.FLATTENED
-            return 0.0, Verdict.UNCHANGED if weight == 0.0 or math.isnan(weight) else Verdict.HALTED
+            if weight == 0.0 or math.isnan(weight):
+                return 0.0, Verdict.UNCHANGED
+            leg.broke = (abs(weight), 0.0)
+            return 0.0, Verdict.HALTED
         if math.isnan(weight) or leg.last is None:
             return 0.0, Verdict.UNCHANGED
         present = leg.units * leg.last / self.equity
@@ -92,10 +98,15 @@ class Reference:
         if order == 0.0 or abs(order) < lot / 2 or value < leg.rules.min_notional:
             return 0.0, Verdict.UNCHANGED
         if leg.missed > self.limits.max_price_age_bars:
+            leg.broke = (leg.missed, self.limits.max_price_age_bars)
             return 0.0, Verdict.STALE_PRICE
-        if value > self.limits.max_order_notional * self.capital and self._opens(leg.units, wanted):
+        largest = self.limits.max_order_notional * self.capital
+        if value > largest and self._opens(leg.units, wanted):
+            leg.broke = (value, largest)
             return 0.0, Verdict.MAX_ORDER_NOTIONAL
-        if self._opens(leg.units, wanted) and abs(wanted) * leg.last > self.limits.max_position * self.equity:
+        share = abs(wanted) * leg.last / self.equity
+        if self._opens(leg.units, wanted) and share > self.limits.max_position:
+            leg.broke = (share, self.limits.max_position)
             return 0.0, Verdict.MAX_POSITION
         return order, Verdict.ORDERED
 
@@ -162,7 +173,7 @@ class Reference:
             if self.equity <= 0 or self.equity < self.limits.maintenance_margin * gross:
                 self.halt = Halt.MARGIN_CALL
             elif 1 - self.equity / self.peak >= self.limits.max_drawdown:
-                self.halt = Halt.DRAWDOWN
+                self.halt = Halt.DRAWDOWN_HALT
 
 
 # --- random worlds --------------------------------------------------------------------------------
@@ -266,6 +277,9 @@ def test_every_book_follows_the_plain_rules_to_the_last_bit(world: World) -> Non
             reference.decide(world.weights[t, n].tolist())
             assert simulated.books.pending[n].tolist() == [leg.order for leg in reference.legs]
             assert simulated.books.verdict[n].tolist() == [leg.verdict for leg in reference.legs]
+            broke = zip(simulated.books.measured[n].tolist(), simulated.books.limit[n].tolist(), strict=True)
+            assert list(broke) == [leg.broke for leg in reference.legs]
+            assert all(leg.broke[0] > leg.broke[1] for leg in reference.legs if leg.verdict in DENIED)
         rows += 1
         simulated.fill_and_mark(world.market, rows)
         for n, reference in enumerate(references):
@@ -361,7 +375,8 @@ def test_a_restored_book_goes_on_as_if_nothing_had_happened(world: World, pause:
         one.fill_and_mark(world.market, row)
         for weights in world.weights[row[0] : -1]:
             one.step(world.market, row, weights)
-    for name in set(Books._fields) - {"fill_price", "fill_fee", "fill_slippage"}:
+    published = {"measured", "limit", "halt_measured"}  # with the verdict, and not remembered
+    for name in set(Books._fields) - {"fill_price", "fill_fee", "fill_slippage"} - published:
         np.testing.assert_array_equal(getattr(restored.books, name), getattr(whole.books, name), err_msg=name)
     filled = whole.books.fill_quantity != 0.0
     for name in ("fill_price", "fill_fee", "fill_slippage"):  # what they were before means nothing
@@ -504,7 +519,7 @@ def test_a_drawdown_halts_the_book_which_flattens_at_the_next_open() -> None:
     assert Halt(b.halt[0]) is Halt.NONE
     rows = np.array([1])
     one.step(market, rows, np.array([[1.0]]))
-    assert Halt(b.halt[0]) is Halt.DRAWDOWN
+    assert Halt(b.halt[0]) is Halt.DRAWDOWN_HALT
     assert b.position[0, 0] != 0.0
     one.step(market, rows, np.array([[1.0]]))
     assert Verdict(b.verdict[0, 0]) is Verdict.FLATTENED

@@ -293,6 +293,23 @@ def test_the_gate_denies_with_a_stable_code_and_the_measured_value(
     assert not [order for order in of(OrderUpdated, out) if order.instrument == verdict.instrument]
 
 
+def test_a_denial_measures_what_the_gate_measured() -> None:
+    """One instrument is stale: the leverage of the other two counts, not that of all targets."""
+    bars = walk(3)
+    bars = replace(bars, present=np.array([[True, True], [True, True], [True, False]]))
+    execution = make(portfolio(limits=RiskLimits(max_leverage=0.5)), MemoryLedger())
+    execution.handle(frame(bars, 0), at(0))
+    execution.handle(signal(bars, 0, (0.0, 0.3)), at(0))
+    for t, weights in ((1, (0.0, 0.3)), (2, (0.35, 0.1))):
+        execution.handle(frame(bars, t), at(t))
+        out = list(execution.handle(signal(bars, t, weights), at(t)))
+    stale, gross = sorted(of(RiskVerdict, out), key=lambda verdict: verdict.code, reverse=True)
+    assert (stale.code, stale.instrument) == ("stale_price", "x:B")
+    assert (gross.code, gross.instrument, gross.limit) == ("max_leverage", "x:A", 0.5)
+    assert gross.measured == pytest.approx(0.65, abs=0.01), "0.35 is wanted of one, 0.3 is held of the other"
+    assert gross.text == f"gross position as a multiple of equity: {gross.measured:.6g}, limit 0.5"
+
+
 def test_what_only_reduces_a_position_is_never_too_large() -> None:
     bars = walk(3)
     execution = make(portfolio(limits=RiskLimits(max_order_notional=0.3)), MemoryLedger())

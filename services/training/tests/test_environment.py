@@ -15,7 +15,7 @@ from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.strategy import RewardContext, reward
 from tradeloop.common.strategy.rewards import RewardError
-from tradeloop.training.adapters.environment import OneBookReward, TradingEnv, TradingVecEnv
+from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
 
 SCHEMES = ["target_position", "discrete", "portfolio_weights"]
 BOOKS = 5
@@ -295,14 +295,6 @@ def test_too_few_bars_are_refused(make_world: Any) -> None:
 
 
 @reward(version="1")
-class OnlyArrays:
-    """Floats have no length."""
-
-    def __call__(self, c: RewardContext) -> NDArray[np.float64]:
-        return np.full(len(c.equity), 3.0)
-
-
-@reward(version="1")
 class Divides:
     """By what is zero most of the time."""
 
@@ -311,18 +303,7 @@ class Divides:
             return np.nan_to_num(c.fees / c.traded_notional)
 
 
-def test_one_book_is_rewarded_by_floats_only_where_they_give_the_same_bits(make_world: Any, curious: Any) -> None:
-    def floats(reward: Any) -> bool:
-        return isinstance(single_env(make_world(), reward=reward)._reward, OneBookReward)
-
-    assert floats(make_world().strategy().reward)
-    assert floats(ByInstrument())
-    assert floats(Divides())
-    assert not floats(curious), "it has a memory"
-    assert not floats(OnlyArrays())
-
-
-def test_a_float_division_by_zero_is_left_to_arrays(make_world: Any) -> None:
+def test_a_division_by_zero_is_an_arrays_own(make_world: Any) -> None:
     env = single_env(make_world(), reward=Divides())
     env.reset(seed=0)
     assert env.step(np.array([1.0]))[1] == pytest.approx(1e-4)
@@ -339,7 +320,6 @@ class BreaksLater:
 
 def test_a_reward_that_breaks_in_the_single_environment_is_named(make_world: Any) -> None:
     env = single_env(make_world(), reward=BreaksLater(), episode_bars=190)
-    env._reward = OneBookReward(BreaksLater(), env.episodes)
     env.reset(seed=0)
     with pytest.raises(RewardError, match=r"BreaksLater.*not finite"):
         hold(env, 190)

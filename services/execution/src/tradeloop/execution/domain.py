@@ -26,7 +26,8 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.simulation import DENIED, Halt, Market, Simulator, Verdict
+from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
+from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
 
@@ -166,9 +167,7 @@ class Book:
             if quantity != 0.0
         ]
         verdicts = [
-            self._denial(signal.time, a, Verdict(code), weights[0])
-            for a, code in enumerate(books.verdict[0])
-            if code in DENIED
+            self._denial(signal.time, a, Verdict(code)) for a, code in enumerate(books.verdict[0]) if code in DENIED
         ]
         self._signal, self.working, self.decided_us = signal, tuple(orders), to_us(signal.time)
         return orders, verdicts
@@ -320,51 +319,28 @@ class Book:
             ),
         )
 
-    def _denial(self, time: datetime, a: int, verdict: Verdict, weights: Floats) -> RiskVerdict:
-        """Why an order was not sent, with what was measured and what the limit was."""
-        books, limits = self._simulator.books, self.portfolio.limits
-        equity, weight = float(books.equity[0]), float(weights[a])
-        held = books.position[0] * np.nan_to_num(books.mark[0])
-        if verdict is Verdict.STALE_PRICE:
-            measured, limit = float(books.age[0, a]), float(limits.max_price_age_bars)
-            what = "frames since its last bar"
-        elif verdict is Verdict.MAX_ORDER_NOTIONAL:
-            limit = limits.max_order_notional * self.portfolio.capital
-            measured, what = abs(weight * equity - float(held[a])), "order value"
-        elif verdict is Verdict.MAX_POSITION:
-            measured, limit, what = abs(weight), limits.max_position, "position as a multiple of equity"
-        elif verdict is Verdict.MAX_LEVERAGE:
-            wanted = np.where(np.isnan(weights), held / equity, weights)
-            measured, limit = float(np.abs(wanted).sum()), limits.max_leverage
-            what = "gross position as a multiple of equity"
-        else:
-            measured, limit, what = abs(weight), 0.0, "target weight while the portfolio is halted"
-        return self._verdict(time, verdict.name.lower(), self._instruments[a], measured, limit, what)
+    def _denial(self, time: datetime, a: int, verdict: Verdict) -> RiskVerdict:
+        """Why an order was not sent, with what the gate measured and the limit that it broke."""
+        books = self._simulator.books
+        measured, limit = float(books.measured[0, a]), float(books.limit[0, a])
+        return self._verdict(time, verdict, self._instruments[a], measured, limit)
 
     def _halted(self, time: datetime, halt: Halt) -> RiskVerdict:
-        books, limits = self._simulator.books, self.portfolio.limits
-        if halt is Halt.DRAWDOWN:
-            return self._verdict(
-                time, "drawdown_halt", "", float(books.drawdown[0]), limits.max_drawdown, "drawdown; flattening"
-            )
-        gross = float(np.nansum(np.abs(books.position[0] * books.mark[0])))
-        measured = float(books.equity[0]) / gross if gross else 0.0
-        return self._verdict(
-            time, "margin_call", "", measured, limits.maintenance_margin, "equity over gross position; flattening"
-        )
+        limit = getattr(self.portfolio.limits, EXPLANATIONS[halt].limit)
+        return self._verdict(time, halt, "", float(self._simulator.books.halt_measured[0]), limit)
 
     def _verdict(
-        self, time: datetime, code: str, instrument: str, measured: float, limit: float, what: str
+        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float
     ) -> RiskVerdict:
         return RiskVerdict(
             universe=self.portfolio.universe.name,
             portfolio=self.portfolio.name,
             time=time,
-            code=code,
+            code=wire_code(code),
             instrument=instrument,
             measured=measured,
             limit=limit,
-            text=f"{what}: {measured:.6g}, limit {limit:.6g}",
+            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}",
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tradeloop.common.errors import UserError
+from tradeloop.common.risk import EXPLANATIONS, wire_code
 
 if TYPE_CHECKING:
     from tradeloop.common.bus.kafka import Difference
@@ -96,6 +98,7 @@ def print_topics(markdown: bool) -> None:
 def as_markdown() -> str:
     """The text of docs/topics.md."""
     from tradeloop.common.bus.port import TopicSpec
+    from tradeloop.common.messages import RiskVerdict
     from tradeloop.common.messages.topics import CATALOGUE, side_topics
 
     retry, dead = side_topics(TopicSpec("<topic>"), "<service>")
@@ -126,7 +129,17 @@ def as_markdown() -> str:
         lines += ["", f"## {topic.name}", "", summary, "", "| field | type |", "|---|---|"]
         for name, field in topic.message.model_fields.items():
             lines.append(f"| `{name}` | `{_type_name(field.annotation)}` |")
+        if topic.message is RiskVerdict:
+            lines += ["", *_risk_codes()]
     return "\n".join(lines) + "\n"
+
+
+def _risk_codes() -> Iterator[str]:
+    """A table of what `code` can be."""
+    yield from ("| code | when | measured | limit |", "|---|---|---|---|")
+    for code, words in EXPLANATIONS.items():
+        limit = f"`limits.{words.limit}`" if words.limit else "none"
+        yield f"| `{wire_code(code)}` | {words.happens} | {words.measured} | {limit} |"
 
 
 def _described(difference: Difference) -> str:

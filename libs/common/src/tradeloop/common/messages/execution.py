@@ -114,7 +114,7 @@ class RiskVerdict(UniverseMessage):
     portfolio: Name
     time: AwareDatetime
     code: str
-    """Stable: see `tradeloop.common.simulation.Verdict`."""
+    """Stable; `tradeloop.common.risk` lists them, and says for each what is measured."""
     instrument: str = ""
     measured: float
     limit: float

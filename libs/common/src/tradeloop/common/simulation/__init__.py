@@ -16,29 +16,23 @@ open, and nothing is opened any more.
 from __future__ import annotations
 
 from tradeloop.common.simulation.simulator import (
-    DENIED,
     Books,
     EpisodeCursors,
-    Halt,
     KernelParameters,
     Market,
     Simulator,
     TrainingBars,
-    Verdict,
     market_of,
     observe,
 )
 
 __all__ = [
-    "DENIED",
     "Books",
     "EpisodeCursors",
-    "Halt",
     "KernelParameters",
     "Market",
     "Simulator",
     "TrainingBars",
-    "Verdict",
     "market_of",
     "observe",
 ]

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
+from tradeloop.common.risk import Halt, Verdict
 from tradeloop.common.strategy.observations import HOLDING_SCALE
 
 Floats = NDArray[np.float64]
@@ -28,18 +29,39 @@ Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
 F = TypeVar("F")
 
-_CASH, _EQUITY, _EQUITY_PREV, _PEAK, _DRAWDOWN, _UNREALISED, _TRADED, _TURNOVER, _FEES, _SLIPPAGE, _FUNDING = range(11)
-"""Of `sums` (11, N)."""
+SUMS = (
+    "cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "traded", "turnover", "fees", "slippage",
+    "funding", "halt_measured",
+)  # fmt: skip
+"""The rows of `sums` (12, N): one amount for each book."""
+_CASH, _EQUITY, _EQUITY_PREV, _PEAK, _DRAWDOWN, _UNREALISED, _TRADED, _TURNOVER = range(8)
+_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED = range(8, len(SUMS))
+LEGS = (
+    "position", "position_prev", "entry", "mark", "mark_prev", "age", "holding", "pending",
+    "fill_quantity", "fill_price", "fill_fee", "fill_slippage", "measured", "limit",
+)  # fmt: skip
+"""The rows of `legs` (14, N, A): one amount for each instrument of a book."""
 _POSITION, _POSITION_PREV, _ENTRY, _MARK, _MARK_PREV, _AGE, _HOLDING, _PENDING = range(8)
-_FILL_QUANTITY, _FILL_PRICE, _FILL_FEE, _FILL_SLIPPAGE = range(8, 12)
-"""Of `legs` (12, N, A)."""
-_LOT, _TICK, _MIN_NOTIONAL, _FEE_RATE = range(4)
-"""Of `rules` (4, A)."""
+_FILL_QUANTITY, _FILL_PRICE, _FILL_FEE, _FILL_SLIPPAGE, _MEASURED, _LIMIT = range(8, len(LEGS))
+RULES = ("lot", "tick", "min_notional", "fee")
+"""The rows of `rules` (4, A): one amount for each instrument."""
+_LOT, _TICK, _MIN_NOTIONAL, _FEE_RATE = range(len(RULES))
+LIMITS = (
+    "capital", "slippage", "impact", "max_participation", "band", "max_position", "max_leverage",
+    "max_order_notional", "max_drawdown", "max_age", "maintenance",
+)  # fmt: skip
+"""The rows of `limits` (11,)."""
 _CAPITAL, _SLIPPAGE_RATE, _IMPACT, _MAX_PARTICIPATION, _BAND, _MAX_POSITION, _MAX_LEVERAGE = range(7)
-_MAX_ORDER_NOTIONAL, _MAX_DRAWDOWN, _MAX_AGE, _MAINTENANCE = range(7, 11)
-"""Of `limits` (11,)."""
+_MAX_ORDER_NOTIONAL, _MAX_DRAWDOWN, _MAX_AGE, _MAINTENANCE = range(7, len(LIMITS))
 _OPEN, _CLOSE, _VOLUME, _FUNDING_RATE = range(4)
-"""Of `bars` (T, A, 4)."""
+"""The last axis of `bars` (T, A, 4)."""
+_N_SUMS, _N_LEGS, _N_RULES, _N_LIMITS = len(SUMS), len(LEGS), len(RULES), len(LIMITS)
+
+_ORDERED, _FLATTENED, _STALE = int(Verdict.ORDERED), int(Verdict.FLATTENED), int(Verdict.STALE_PRICE)
+_TOO_LARGE_ORDER, _TOO_LARGE_POSITION = int(Verdict.MAX_ORDER_NOTIONAL), int(Verdict.MAX_POSITION)
+_TOO_LARGE_GROSS, _HALTED = int(Verdict.MAX_LEVERAGE), int(Verdict.HALTED)
+_BY_DRAWDOWN, _BY_MARGIN = int(Halt.DRAWDOWN_HALT), int(Halt.MARGIN_CALL)
+"""Plain numbers, which is what numba takes."""
 
 
 def _kernel(function: F) -> F:
@@ -64,13 +86,13 @@ def _decide(
         gross = 0.0
         for a in range(instruments):
             position, price, weight = legs[_POSITION, n, a], legs[_MARK, n, a], weights[n, a]
-            quantity = 0.0
+            quantity = measured = limit = 0.0
             code = 0
             if halt[n] != 0:
                 if position != 0.0:
-                    quantity, code = -position, 2
+                    quantity, code = -position, _FLATTENED
                 elif weight != 0.0 and not isnan(weight):
-                    code = 7
+                    code, measured = _HALTED, abs(weight)
             elif not isnan(weight) and not isnan(price):
                 gap = weight - position * price / equity
                 if abs(gap) >= limits[_BAND] or (weight == 0.0 and position != 0.0):
@@ -82,23 +104,27 @@ def _decide(
                     if abs(quantity) < 0.5 * lot or quantity == 0.0 or abs(quantity) * price < rules[_MIN_NOTIONAL, a]:
                         quantity = 0.0
                     elif legs[_AGE, n, a] > limits[_MAX_AGE]:
-                        quantity, code = 0.0, 3
+                        code, measured, limit = _STALE, legs[_AGE, n, a], limits[_MAX_AGE]
                     elif abs(quantity) * price > limits[_MAX_ORDER_NOTIONAL] and _grows(position, target):
-                        quantity, code = 0.0, 4
-                    elif abs(target) * price > limits[_MAX_POSITION] * equity and _grows(position, target):
-                        quantity, code = 0.0, 5
+                        code, measured, limit = _TOO_LARGE_ORDER, abs(quantity) * price, limits[_MAX_ORDER_NOTIONAL]
+                    elif abs(target) * price / equity > limits[_MAX_POSITION] and _grows(position, target):
+                        code, measured, limit = _TOO_LARGE_POSITION, abs(target) * price / equity, limits[_MAX_POSITION]
                     else:
-                        code = 1
+                        code = _ORDERED
+                    if code != _ORDERED:
+                        quantity = 0.0
+            legs[_MEASURED, n, a], legs[_LIMIT, n, a] = measured, limit
             legs[_PENDING, n, a] = quantity
             verdict[n, a] = code
             if not isnan(price):
                 gross += abs(position + quantity) * price
-        if gross > limits[_MAX_LEVERAGE] * equity and halt[n] == 0:
+        if halt[n] == 0 and gross / equity > limits[_MAX_LEVERAGE]:
             for a in range(instruments):
                 position, quantity = legs[_POSITION, n, a], legs[_PENDING, n, a]
                 if _grows(position, position + quantity):
                     legs[_PENDING, n, a] = 0.0
-                    verdict[n, a] = 6
+                    verdict[n, a] = _TOO_LARGE_GROSS
+                    legs[_MEASURED, n, a], legs[_LIMIT, n, a] = gross / equity, limits[_MAX_LEVERAGE]
 
 
 @_kernel
@@ -129,9 +155,11 @@ def _mark(sums: Floats, legs: Floats, halt: Codes, account: Floats, limits: Floa
         account[n, 3 * instruments] = sums[_DRAWDOWN, n]
         if halt[n] == 0:
             if equity <= 0.0 or equity < limits[_MAINTENANCE] * gross:
-                halt[n] = 2
+                halt[n] = _BY_MARGIN
+                sums[_HALT_MEASURED, n] = equity / gross if gross > 0.0 else 0.0
             elif sums[_DRAWDOWN, n] >= limits[_MAX_DRAWDOWN]:
-                halt[n] = 1
+                halt[n] = _BY_DRAWDOWN
+                sums[_HALT_MEASURED, n] = sums[_DRAWDOWN, n]
 
 
 @_kernel
@@ -331,13 +359,13 @@ def _advance_from(table: Any) -> int:
     t = carray(table, 26)
     n, a, length, width, window, size = t[0], t[1], t[2], t[3], t[4], t[5]
     return _advance(
-        carray(_at(t[6]), (11, n), np.float64),
-        carray(_at(t[7]), (12, n, a), np.float64),
+        carray(_at(t[6]), (_N_SUMS, n), np.float64),
+        carray(_at(t[7]), (_N_LEGS, n, a), np.float64),
         carray(_at(t[8]), (n,), np.int8),
         carray(_at(t[9]), (n, a), np.int8),
         carray(_at(t[10]), (n, 3 * a + 1), np.float64),
-        carray(_at(t[11]), (4, a), np.float64),
-        carray(_at(t[12]), (11,), np.float64),
+        carray(_at(t[11]), (_N_RULES, a), np.float64),
+        carray(_at(t[12]), (_N_LIMITS,), np.float64),
         carray(_at(t[13]), (length, a, 4), np.float64),
         carray(_at(t[14]), (length, a), np.bool_),
         carray(_at(t[15]), (length,), np.int64),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -16,35 +15,6 @@ from tradeloop.common.simulation import kernels
 from tradeloop.common.simulation.kernels import Bools, Float32s, Floats, Ints
 from tradeloop.common.strategy.observations import account_size
 from tradeloop.common.strategy.rewards import RewardContext
-
-
-class Verdict(IntEnum):
-    """What became of a target. Names in lower case are the stable codes on `execution.risk.v1`."""
-
-    UNCHANGED = 0
-    """The position is where it should be, within the no-trade band and the venue's smallest order."""
-    ORDERED = 1
-    FLATTENED = 2
-    """The halt closes the position."""
-    STALE_PRICE = 3
-    MAX_ORDER_NOTIONAL = 4
-    MAX_POSITION = 5
-    MAX_LEVERAGE = 6
-    HALTED = 7
-
-
-DENIED = frozenset(
-    {Verdict.STALE_PRICE, Verdict.MAX_ORDER_NOTIONAL, Verdict.MAX_POSITION, Verdict.MAX_LEVERAGE, Verdict.HALTED}
-)
-"""Verdicts that stop an order."""
-
-
-class Halt(IntEnum):
-    """Why a book is halted."""
-
-    NONE = 0
-    DRAWDOWN = 1
-    MARGIN_CALL = 2
 
 
 class KernelParameters(NamedTuple):
@@ -99,6 +69,8 @@ class Books(NamedTuple):
     fees: Floats
     slippage: Floats
     funding: Floats
+    halt_measured: Floats
+    """What was measured when the book was halted."""
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -114,6 +86,10 @@ class Books(NamedTuple):
     fill_price: Floats
     fill_fee: Floats
     fill_slippage: Floats
+    measured: Floats
+    """What the risk gate measured of each order that it denied."""
+    limit: Floats
+    """The limit that this broke."""
     halt: NDArray[np.int8]
     verdict: NDArray[np.int8]
     account: Floats
@@ -185,19 +161,30 @@ class Simulator:
             max_age=float(limits.max_price_age_bars),
             maintenance=limits.maintenance_margin,
         )
-        self.sums = np.zeros((11, books))
-        """The fields of `books` that are one amount for each book, in their order."""
-        legs = np.zeros((12, books, count))
+        self.sums = np.zeros((len(kernels.SUMS), books))
+        """The fields of `books` that are one amount for each book, in the order of `kernels.SUMS`."""
+        legs = np.zeros((len(kernels.LEGS), books, count))
         halt, verdict = np.zeros(books, dtype=np.int8), np.zeros((books, count), dtype=np.int8)
         account = np.zeros((books, account_size(count)))
-        self.books = Books._make((*self.sums, *legs, halt, verdict, account))
+        self.books = Books(
+            **dict(zip(kernels.SUMS, self.sums, strict=True)),
+            **dict(zip(kernels.LEGS, legs, strict=True)),
+            halt=halt,
+            verdict=verdict,
+            account=account,
+        )
         self.books.cash[:] = self.books.equity[:] = self.books.peak[:] = capital
         self.books.mark[:] = np.nan
-        self._memory = (self.sums, legs, halt, verdict, account, np.array(self.terms[:4]), np.array(self.terms[4:]))
+        self._memory = (self.sums, legs, halt, verdict, account, *self._parameters())
         self._no_weights = np.empty((0, count))
         self._no_rows = np.empty(0, dtype=np.int64)
         nothing = self._no_weights
         self._no_market = Market(nothing, nothing, nothing, nothing, nothing.astype(np.bool_))
+
+    def _parameters(self) -> tuple[Floats, Floats]:
+        """The kernels' `rules` (4, A) and `limits` (11,)."""
+        rules = np.array([getattr(self.terms, name) for name in kernels.RULES])
+        return rules, np.array([getattr(self.terms, name) for name in kernels.LIMITS])
 
     def reset(self, market: Market, rows: Ints, which: Ints | None = None) -> None:
         """Start the books (all, or `which`) anew, marked at the close of their rows."""

@@ -8,8 +8,6 @@ truncated after `episode_bars` steps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
-from math import isfinite
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +22,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.actions import ActionScheme
-from tradeloop.common.strategy.rewards import Reward, RewardEngine
+from tradeloop.common.strategy.rewards import RewardEngine
 from tradeloop.training.domain import episode_starts
 
 Floats = NDArray[np.float64]
@@ -102,7 +100,7 @@ class Episodes:
         self.weights = np.zeros((books, instruments))
         size = strategy.observation_size(instruments)
         self.buffers = [np.zeros((books, size), dtype=np.float32) for _ in range(buffers)]
-        self.advances = [self.simulator.bind(self._bars, self.cursors, self.weights, out) for out in self.buffers]
+        self._advances = [self.simulator.bind(self._bars, self.cursors, self.weights, out) for out in self.buffers]
         """Each moves on towards `weights` and observes into its buffer; says how many episodes ended."""
         self._turn = 0
         # Its arrays are all written in place, so that it is made once.
@@ -140,7 +138,7 @@ class Episodes:
         self._given[...] = action
         self.weights[:] = self._scheme.weights(self.action)
         self._turn = turn = (self._turn + 1) % len(self.buffers)
-        ended = self.advances[turn]()
+        ended = self._advances[turn]()
         return self.buffers[turn], self.engine(self.context), ended
 
 
@@ -217,69 +215,6 @@ class TradingVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-class OneBookReward:
-    """The reward of one book, called with floats in place of arrays (1,): the same arithmetic, without NumPy's cost.
-
-    What is per instrument stays an array. Not for a reward with a memory, which is arrays that it writes to.
-    """
-
-    def __init__(self, reward: Reward, episodes: Episodes) -> None:
-        self._reward, self._episodes = reward, episodes
-        self._amounts = episodes.simulator.sums.reshape(-1)
-        self._context: Any = copy(episodes.context)
-
-    def __call__(self) -> float:
-        """Raises `RewardError` when the reward breaks its contract."""
-        c = self._context
-        (
-            _,
-            c.equity,
-            c.equity_prev,
-            _,
-            c.drawdown,
-            c.unrealised,
-            c.traded_notional,
-            c.turnover,
-            c.fees,
-            c.slippage,
-            c.funding,
-        ) = self._amounts.tolist()
-        try:
-            answer: Any = self._reward(c)
-        except ArithmeticError:  # a float divided by zero raises, an array does not
-            return self.by_arrays()
-        total: Any = -0.0  # changes nothing that is added to it, not even a zero's sign
-        for part in answer.values() if isinstance(answer, dict) else (answer,):
-            total += part
-        if isinstance(total, np.ndarray):
-            total = total.item()
-        return float(total) if isfinite(total) else self.by_arrays()
-
-    def by_arrays(self) -> float:
-        return float(self._episodes.engine(self._episodes.context)[0])
-
-    def is_exact(self) -> bool:
-        """Whether floats give the very bits that arrays give, in steps at random."""
-        episodes, generator, book = self._episodes, np.random.default_rng(0), np.zeros(1, dtype=np.int64)
-        if episodes.engine.state:
-            return False
-        episodes.action_space.seed(0)
-        ended = 1
-        for _ in range(CHECKED_STEPS):
-            if ended:
-                episodes.start(book, generator)
-            try:
-                _, rewards, ended = episodes.step(np.asarray(episodes.action_space.sample()))
-                if self() != rewards[0]:
-                    return False
-            except Exception:  # noqa: BLE001  whatever it does with floats: arrays are what it is made for
-                return False
-        return True
-
-
-CHECKED_STEPS = 512
-
-
 class TradingEnv(gym.Env[Observations, Any]):
     """One episode at a time, for anything that speaks Gymnasium.
 
@@ -291,22 +226,9 @@ class TradingEnv(gym.Env[Observations, Any]):
     def __init__(
         self, portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, *, episode_bars: int
     ) -> None:
-        self.episodes = episodes = Episodes(
-            portfolio, strategy, bars, features, books=1, episode_bars=episode_bars, buffers=1
-        )
-        self.observation_space, self.action_space = episodes.observation_space, episodes.action_space
+        self.episodes = Episodes(portfolio, strategy, bars, features, books=1, episode_bars=episode_bars, buffers=1)
+        self.observation_space, self.action_space = self.episodes.observation_space, self.episodes.action_space
         self._book = np.zeros(1, dtype=np.int64)
-        # One book steps in less time than NumPy takes for a few calls: all that can be is done beforehand.
-        self._observation, self._advance = episodes.buffers[0][0], episodes.advances[0]
-        self._action, self._weights = episodes.action[0], episodes.weights[0]
-        self._to_weights = strategy.actions.weights
-        self._choices: list[float] = []
-        if isinstance(self.action_space, spaces.Discrete) and len(self._weights) == 1:
-            every = np.arange(float(self.action_space.n))
-            self._choices = [float(self._to_weights(np.array([[choice]]))[0, 0]) for choice in every]
-        self._choice, self._weight = memoryview(self._action), memoryview(self._weights)  # twice as quick to write to
-        floats = OneBookReward(strategy.reward, episodes)
-        self._reward = floats if floats.is_exact() else floats.by_arrays
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -321,14 +243,6 @@ class TradingEnv(gym.Env[Observations, Any]):
         return episodes.start_at(self._book, np.array([row]))[0].copy(), {}
 
     def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
-        if self._choices:
-            self._choice[0], self._weight[0] = action, self._choices[action]
-        else:
-            self._action[:] = action
-            self._weights[:] = self._to_weights(self.episodes.action)[0]
-        ended = self._advance()
-        reward = self._reward()
-        if ended:
-            cursors = self.episodes.cursors
-            return self._observation.copy(), reward, bool(cursors.terminated[0]), bool(cursors.truncated[0]), {}
-        return self._observation.copy(), reward, False, False, {}
+        observations, rewards, _ = self.episodes.step(np.asarray(action))
+        cursors = self.episodes.cursors
+        return observations[0].copy(), float(rewards[0]), bool(cursors.terminated[0]), bool(cursors.truncated[0]), {}

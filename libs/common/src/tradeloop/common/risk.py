@@ -1,0 +1,94 @@
+"""The codes of the risk gate: what became of a target, and why a portfolio was halted.
+
+Declared here and nowhere else: the kernels compare with these numbers, the ledger stores them, `execution.risk.v1`
+carries their names, and `docs/topics.md` lists them. A number is never given another meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Verdict(IntEnum):
+    """What became of a target."""
+
+    UNCHANGED = 0
+    """The position is where it should be, within the no-trade band and the venue's smallest order."""
+    ORDERED = 1
+    FLATTENED = 2
+    """The halt closes the position."""
+    STALE_PRICE = 3
+    MAX_ORDER_NOTIONAL = 4
+    MAX_POSITION = 5
+    MAX_LEVERAGE = 6
+    HALTED = 7
+
+
+class Halt(IntEnum):
+    """Why a portfolio is halted."""
+
+    NONE = 0
+    DRAWDOWN_HALT = 1
+    MARGIN_CALL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A code in words."""
+
+    happens: str
+    """When the gate gives it."""
+    measured: str
+    """What was measured."""
+    limit: str
+    """The setting of the portfolio's limits that it is held against; empty where there is none."""
+
+
+EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
+    Verdict.STALE_PRICE: Explanation(
+        "The instrument has missed too many frames: its price is stale.",
+        "frames since its last bar",
+        "max_price_age_bars",
+    ),
+    Verdict.MAX_ORDER_NOTIONAL: Explanation(
+        "The order is too large and opens exposure.",
+        "order value",
+        "max_order_notional",
+    ),
+    Verdict.MAX_POSITION: Explanation(
+        "The position would be too large.",
+        "position as a multiple of equity",
+        "max_position",
+    ),
+    Verdict.MAX_LEVERAGE: Explanation(
+        "All positions together would be too large; every order that opens exposure is denied.",
+        "gross position as a multiple of equity",
+        "max_leverage",
+    ),
+    Verdict.HALTED: Explanation(
+        "The portfolio is halted: nothing is opened.",
+        "target weight while the portfolio is halted",
+        "",
+    ),
+    Halt.DRAWDOWN_HALT: Explanation(
+        "Equity fell too far from its peak: the portfolio is halted and its positions are closed.",
+        "drawdown; flattening",
+        "max_drawdown",
+    ),
+    Halt.MARGIN_CALL: Explanation(
+        "Equity no longer covers the positions: the portfolio is halted and its positions are closed.",
+        "equity over gross position; flattening",
+        "maintenance_margin",
+    ),
+}
+"""Every code that is published, in words."""
+
+DENIED = frozenset(code for code in EXPLANATIONS if isinstance(code, Verdict))
+"""Verdicts that stop an order."""
+
+
+def wire_code(code: Verdict | Halt) -> str:
+    """The code as `execution.risk.v1` carries it."""
+    return code.name.lower()
