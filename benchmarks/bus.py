@@ -21,6 +21,7 @@ from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message
 from tradeloop.common.messages.topics import specs, topic_of
 from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.ingest.domain import frames
@@ -101,7 +102,7 @@ def fill(server: str, prefix: str) -> None:
         bus.create_topics(wanted.values())
         with closing(bus.producer()) as producer:
             for frame in frames(traded.name, traded.timeframe, scenario.bars(traded, MESSAGES, 0)):
-                producer.publish(SOURCE.name, frame.key, frame.encode(), headers_of(frame, SOURCE, "bench"))
+                publish(producer, frame, "bench")
             producer.flush()
 
 

@@ -12,10 +12,10 @@ import polars as pl
 
 from benchmarks import scenario
 from benchmarks.measure import Row, seconds, tell
+from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
-from tradeloop.cli.client.stack import Stack
 from tradeloop.cli.progress import quiet_logs
-from tradeloop.common.features.definitions import FIELDS
+from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.market import BarArrays, TimeRange, Universe, from_us, resample
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -36,7 +36,7 @@ GAIN = 1.5
 
 
 def prepare(
-    stack: Stack, models: ModelStore, home: Path, traded: Universe, bars: BarArrays, seed: int, gain: float = GAIN
+    client: Client, models: ModelStore, home: Path, traded: Universe, bars: BarArrays, seed: int, gain: float = GAIN
 ) -> None:
     """Backfill the bars and register a policy, as training would have done."""
     path = home / f"{traded.name}.parquet"
@@ -44,7 +44,7 @@ def prepare(
     times = pl.Series(bars.open_us).cast(pl.Datetime("us", "UTC"))
     pl.DataFrame({"time": times, **columns}).write_parquet(path)
     files = {instrument: str(path) for instrument in traded.ids}
-    stack.ask(BackfillRequested(request_id=traded.name, universe=traded, files=files), BackfillCompleted)
+    client.ask(BackfillRequested(request_id=traded.name, universe=traded, files=files), BackfillCompleted)
     strategy, base = scenario.example(), traded.timeframe
     by_timeframe = {base: bars} | {higher: resample(bars, base, higher) for higher in traded.higher_timeframes}
     features = strategy.feature_set.compute(by_timeframe, base).values
@@ -64,7 +64,7 @@ def replay(stack: EmbeddedStack, universes: list[Universe], bars: BarArrays, sta
     """Replay bars `start` to `stop` of every universe, and run the stack until all is quiet."""
     requests = [replay_of(traded, bars, start, stop) for traded in universes]
     for request in requests[1:]:
-        stack.send(request)
+        stack.client.send(request)
     stack.replay(requests[0], lambda: None)
 
 
@@ -87,7 +87,7 @@ def replayed(count: int, length: int) -> Replayed:
         with embedded(home / "stack", [scenario.portfolio(traded) for traded in universes]) as stack:
             for seed, traded in enumerate(universes):
                 bars = scenario.bars(traded, started + length, seed)
-                prepare(stack, stack.models, home, traded, bars, seed)
+                prepare(stack.client, stack.models, home, traded, bars, seed)
             replay(stack, universes, bars, HISTORY, started)
             kinds = (FeaturesComputed, SignalGenerated, Transition, OrderFilled)
             before = {kind: stack.count(kind) for kind in kinds}

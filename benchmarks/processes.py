@@ -26,7 +26,7 @@ from benchmarks.loop import HISTORY, prepare, replay_of
 from benchmarks.measure import Row, seconds, tell
 from benchmarks.relay import CONSUMING, PRODUCING, relays
 from deploy.native.stack import SERVICES, Stack
-from tradeloop.cli.client.running import RunningStack
+from tradeloop.cli.client.client import Client
 from tradeloop.cli.progress import quiet_logs
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import TopicSpec, partition_for
@@ -36,7 +36,7 @@ from tradeloop.common.messages import BarFrame, OrderUpdated, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.publish import publish
 from tradeloop.ingest.domain import Resampler, frames
 
 GAIN = 5.0
@@ -61,7 +61,7 @@ class Running:
     home: Path
     kafka: str
     bus: KafkaBus
-    stack: RunningStack
+    stack: Client
     models: MlflowModelStore
 
     def pid(self, service: str) -> int:
@@ -92,7 +92,7 @@ def running(universes: Sequence[Universe], folder: Path) -> Iterator[Running]:
         models = MlflowModelStore(where["TRADELOOP_MLFLOW_TRACKING_URI"])
         with (
             closing(KafkaBus(KafkaSettings(bootstrap_servers=kafka))) as bus,
-            closing(RunningStack(bus, SystemClock(), say)) as stack,
+            closing(Client(bus, SystemClock(), say)) as stack,
         ):
             yield Running(native, home, kafka, bus, stack, models)
     finally:
@@ -181,18 +181,18 @@ class Watch:
 
 def order_latencies(at: Running, watch: Watch, traded: Universe, bars: BarArrays, start: int) -> list[float]:
     """Seconds from the publication of a bar to the arrival of the order that it led to."""
-    resampler, topic = Resampler(traded), topic_of(BarFrame)
+    resampler = Resampler(traded)
     before = frames(traded.name, traded.timeframe, bars.slice(start - 1_440, start))
     for frame in before:
         resampler.feed(frame)
     producer = at.bus.producer()
 
     def send(frame: BarFrame) -> Callable[[], None]:
-        def publish() -> None:
+        def publish_next() -> None:
             for each in (*resampler.feed(frame), frame):
-                producer.publish(topic.name, each.key, each.encode(), headers_of(each, topic, "ingest"))
+                publish(producer, each, "ingest")
 
-        return publish
+        return publish_next
 
     flow = list(frames(traded.name, traded.timeframe, bars.slice(start, start + PER_TURN)))
     sent, arrived = watch.run([send(frame) for frame in flow])

@@ -40,6 +40,7 @@ COMMON = {
     "portfolio": {"yaml"},
     "runtime.health": {"prometheus_client", "structlog"},
     "runtime.logs": {"structlog"},
+    "runtime.readback": {"structlog"},
     "runtime.runner": {"structlog"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},

@@ -17,8 +17,9 @@ from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, ru
 from deploy.compose_test.images import find_images
 from deploy.compose_test.trade import Ports, look, portfolio_of, trade
 from deploy.native.server import free_ports
-from tradeloop.cli.client.stack import Failed as ParityBroken
+from tradeloop.cli.client.client import Failed as RequestFailed
 from tradeloop.cli.source import Source, open_source
+from tradeloop.common.evaluation.parity import ParityBroken
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load
 
@@ -65,7 +66,7 @@ def main() -> int:
                 trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
                 look(ports, environment["COMMIT"])
         say(f"passed in {time.monotonic() - began:.0f} s")
-    except (Failed, ParityBroken) as error:
+    except (Failed, ParityBroken, RequestFailed) as error:
         print(f"test-compose: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,20 +6,20 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from deploy.compose_test.engine import Failed, say
-from tradeloop.cli.commands.demo import parity
+from tradeloop.cli.client.client import Client
 from tradeloop.cli.source import Source
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import Record
+from tradeloop.common.clock import SystemClock
 from tradeloop.common.evaluation.backtest import backtest
+from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
-    Message,
     ModelReady,
     OrderFilled,
     OrderUpdated,
@@ -31,15 +31,12 @@ from tradeloop.common.messages import (
     TrainingRequested,
     Transition,
 )
-from tradeloop.common.messages.topics import dead_letter_topic, derived_id, event_id, topic_of
+from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.headers import ERROR, headers_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.random_policy import random_policy
-
-M = TypeVar("M", bound=Message)
 
 TRAINING_STEPS = 16_384
 
@@ -52,57 +49,6 @@ class Ports:
     mlflow: int
     http: Mapping[str, int]
     """Of each service."""
-
-
-class Client:
-    """Publishes requests, and reads topics back."""
-
-    def __init__(self, ports: Ports) -> None:
-        self._bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}"))
-        self._producer = self._bus.producer()
-
-    def send(self, message: Message) -> None:
-        topic = topic_of(type(message))
-        self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
-        self._producer.flush()
-
-    def ask(self, request: Message, answer: type[M], timeout_s: float) -> M:
-        """Send a request and wait for its answer. Raises `Failed` at once where the service gives up on it."""
-        self.send(request)
-        wanted: list[M] = []
-        topic = topic_of(type(request))
-        given_up = [dead_letter_topic(topic.name, reader) for reader in topic.readers]
-
-        def answered() -> bool:
-            for place in given_up:
-                for record in self._records(place):
-                    raise Failed(f"{place}: {record.headers[ERROR]}")
-            wanted.extend(m for m in self.read(answer) if getattr(m, "request_id", "") == request.identity)
-            return bool(wanted)
-
-        eventually(f"{answer.__name__} for {type(request).__name__}", answered, timeout_s)
-        return wanted[0]
-
-    def read(self, kind: type[M]) -> list[M]:
-        """Everything on the topic of a message type, each event once, per key in order.
-
-        Raises `Failed` for two events of one id that differ: redelivery may repeat an event, never change it.
-        """
-        topic = topic_of(kind).name
-        found: dict[str, bytes] = {}
-        for record in self._records(topic):
-            identity = event_id(kind.model_validate_json(record.value))
-            if found.setdefault(identity, record.value) != record.value:
-                raise Failed(f"{topic} has event {identity} twice, and the two differ")
-        return [kind.model_validate_json(value) for value in found.values()]
-
-    def close(self) -> None:
-        self._producer.close()
-
-    def _records(self, topic: str) -> Iterator[Record]:
-        for partition, end in self._bus.end_offsets(topic).items():
-            if end:
-                yield from self._bus.read(partition, 0, end)
 
 
 def eventually(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
@@ -151,7 +97,8 @@ def trade(
     ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
 ) -> None:
     """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest."""
-    client = Client(ports)
+    bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}"))
+    client = Client(bus, SystemClock(), say)
     try:
         universe, portfolio = source.universe, portfolio_of(source, strategy)
         first = len(source.bars) - frames
@@ -161,12 +108,12 @@ def trade(
         backfill = BackfillRequested(
             request_id=request, universe=universe, files=dict.fromkeys(universe.ids, bars_path)
         )
-        stored = client.ask(backfill, BackfillCompleted, 120)
+        stored = client.ask(backfill, BackfillCompleted, timeout_s=120)
         say(f"ingest stored {stored.bars} bars of {universe.name}")
         computed = client.ask(
             PreprocessRequested(request_id=request, universe=universe, strategy=strategy.name, range=trained_on),
             PreprocessCompleted,
-            180,
+            timeout_s=180,
         )
         say(f"preprocess wrote {computed.rows} rows of features")
         training = TrainingRequested(
@@ -177,7 +124,7 @@ def trade(
             steps=TRAINING_STEPS,
             portfolio=portfolio.model_dump_json(),
         )
-        ready = client.ask(training, ModelReady, 420)
+        ready = client.ask(training, ModelReady, timeout_s=420)
         say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
         features, models = source.features(strategy), MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}")
         policy = random_policy(strategy, universe.name, features[:first], gain=20.0)
@@ -207,10 +154,11 @@ def trade(
                 f"{frames} frames gave {len(marks)} marks, {len(signals)} signals, {len(transitions)} transitions and "
                 f"{len(fills)} fills: nothing may be missing and nothing doubled"
             )
-        difference = parity(marks, fills, traded, expected)
+        difference = difference_from_backtest(marks, fills, traded, expected)
         say(
             f"{len(marks)} marks, {len(signals)} signals, {len({o.order_id for o in orders})} orders, {len(fills)} "
             f"fills, {len(transitions)} transitions; equity equals the backtest's to {difference:.1e}"
         )
     finally:
         client.close()
+        bus.close()

@@ -16,20 +16,19 @@ from sqlalchemy import create_engine, text
 
 from deploy.native.server import Program, Server, free_ports
 from tests.servers import RealServer, fresh_database
+from tradeloop.cli.client.client import Client, Failed, M, Request
 from tradeloop.common.bar_store.sql import SCHEMA as BARS
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
-from tradeloop.common.bus.port import Record
-from tradeloop.common.messages import Message
-from tradeloop.common.messages.topics import CATALOGUE, specs, topic_of
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.messages.topics import specs
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
-from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.readback import all_records
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
 PROBE = Path(__file__).parent / "probe"
 """On the path of each process: its folder of metadata makes the strategy `probe` an installed one."""
 SERVICES = ("ingest", "preprocess", "training", "inference", "execution")
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
@@ -71,6 +70,7 @@ class Stack:
     def __post_init__(self) -> None:
         self.bus = KafkaBus(KafkaSettings(bootstrap_servers=self.addresses.kafka, prefix=self.prefix))
         self.bus.create_topics(specs({}))
+        self.client = Client(self.bus, SystemClock(), say=lambda _: None)
         books = self.folder / "portfolios"
         books.mkdir(parents=True)
         for portfolio in self.portfolios:
@@ -117,47 +117,21 @@ class Stack:
         for one in self.processes.values():
             one.kill()
 
-    def send(self, *messages: Message) -> None:
-        """Publish as the command would."""
-        producer = self.bus.producer()
-        for message in messages:
-            topic = topic_of(type(message))
-            producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
-        producer.flush()
-        producer.close()
-
-    def records(self, topic: str) -> list[Record]:
-        """All records of a topic, by partition and offset."""
-        begins = self.bus.begin_offsets(topic)
-        return [
-            record
-            for partition, end in self.bus.end_offsets(topic).items()
-            if end > begins[partition]
-            for record in self.bus.read(partition, begins[partition], end)
-        ]
-
-    def read(self, kind: type[M]) -> list[M]:
-        """The messages of a type, without repetitions, by universe and time of first publication."""
-        return [kind.model_validate_json(value) for value in self.distinct(topic_of(kind).name).values()]
-
     def distinct(self, topic: str) -> dict[str, bytes]:
         """What a topic says, by event id. A repetition must be the same bytes."""
         found: dict[str, bytes] = {}
-        for record in self.records(topic):
+        for record in all_records(self.bus, topic):
             identity = record.headers["ce_id"]
             first = found.setdefault(identity, record.value)
             assert first == record.value, f"{topic}: two versions of {identity}:\n{first!r}\n{record.value!r}"
         return found
 
-    def ask(self, request: Message, answer: type[M], timeout_s: float = 180.0) -> M:
-        """Send a request and wait for its answer."""
-        self.send(request)
-
-        def answered() -> M | None:
-            found = [one for one in self.read(answer) if getattr(one, "request_id", "") == request.identity]
-            return found[0] if found else None
-
-        return self.eventually(answered, f"{answer.__name__} for {request.identity}", timeout_s)
+    def ask(self, request: Request, answer: type[M], timeout_s: float = 180.0) -> M:
+        """Send a request and wait for its answer; fails with the ends of the logs when it does not come in time."""
+        try:
+            return self.client.ask(request, answer, timeout_s=timeout_s)
+        except Failed as error:
+            raise AssertionError(f"{error}\n{self.said()}") from error
 
     def settled(self, last: Mapping[str, int]) -> bool:
         """Whether each portfolio has decided on its last bar, given by its close in microseconds."""
@@ -195,16 +169,6 @@ class Stack:
             f"--- {name}\n{one.log.read_text(errors='replace')[-1500:]}"
             for name, one in self.processes.items()
             if one.log.exists()
-        )
-
-    def dead_letters(self) -> int:
-        """How many messages were given up on."""
-        return sum(
-            end
-            for service in SERVICES
-            for topic in CATALOGUE
-            if self.bus.partitions(name := f"{topic}.dlq.{service}")
-            for end in self.bus.end_offsets(name).values()
         )
 
     def _environment(self, service: str, name: str) -> dict[str, str]:

@@ -337,7 +337,7 @@ def test_broken_parity_fails_and_names_the_bar(
     [(actor, result)] = seen
     filled = from_us(result.time_us[np.flatnonzero(result.fill_quantity)[0]])
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("tradeloop: Failed: parity is broken")
+    assert last.startswith("tradeloop: ParityBroken: parity is broken")
     assert f"the first closes at {filled.isoformat()}" in last
     assert not (folder / "broken").exists()
 

@@ -93,7 +93,7 @@ def trade(servers: Servers, worlds: list[World], folder: Path, chaos: Any = None
             request_id="t", strategy="probe", universe=trainee.universe, range=span, seed=7, steps=4_096,
             portfolio=trainee.portfolio.model_dump_json(),
         )  # fmt: skip
-        stack.send(*(world.replay(speed) for world in worlds), training)
+        stack.client.send(*(world.replay(speed) for world in worlds), training)
         if chaos is not None:
             chaos(stack, servers)
         last = {world.portfolio.name: world.last_us for world in worlds}
@@ -103,9 +103,9 @@ def trade(servers: Servers, worlds: list[World], folder: Path, chaos: Any = None
             return stack.settled(last)
 
         stack.eventually(done, "decision on the last bar", timeout_s=900)
-        ready = stack.eventually(lambda: stack.read(ModelReady), "model", timeout_s=300)
+        ready = stack.eventually(lambda: stack.client.read(ModelReady), "model", timeout_s=300)
         stack.stop()
-        assert stack.dead_letters() == 0
+        assert stack.client.count_dead_letters() == 0
         return Left(
             {topic: stack.distinct(topic) for topic in (topic_of(kind).name for kind in LEDGER)},
             {table: stack.rows(table, columns) for table, columns in TABLES.items()},
@@ -184,7 +184,7 @@ def test_three_replicas_of_each_one_killed_one_added(servers: Servers, tmp_path:
                 stack.add(service, replica).start()
         for world in worlds:
             stack.ask(world.backfill(), BackfillCompleted)
-        stack.send(*(world.replay() for world in worlds))
+        stack.client.send(*(world.replay() for world in worlds))
 
         def decided(share: float) -> bool:
             return len(stack.distinct(topic_of(SignalGenerated).name)) > share * sum(world.traded for world in worlds)
@@ -196,10 +196,10 @@ def test_three_replicas_of_each_one_killed_one_added(servers: Servers, tmp_path:
         last = {world.portfolio.name: world.last_us for world in worlds}
         stack.eventually(lambda: stack.settled(last), "decision on the last bar", timeout_s=600)
         stack.stop()
-        marks, fills = stack.read(PortfolioMarked), stack.read(OrderFilled)
+        marks, fills = stack.client.read(PortfolioMarked), stack.client.read(OrderFilled)
         orders = stack.rows("execution_orders", "order_id")
-        published = {order.order_id for order in stack.read(OrderUpdated)}
-        assert stack.dead_letters() == 0
+        published = {order.order_id for order in stack.client.read(OrderUpdated)}
+        assert stack.client.count_dead_letters() == 0
     for world in worlds:
         assert_as_expected(world, marks, fills)
     assert {row[0] for row in orders} == published
@@ -214,7 +214,7 @@ def test_cut_off_for_half_a_minute(servers: Servers, tmp_path: Path, server: str
         ports = stack.serve_http(("preprocess", "inference", "execution"))
         stack.start()
         stack.ask(worlds[0].backfill(), BackfillCompleted)
-        stack.send(worlds[0].replay(speed=600 * 3600 / 30))
+        stack.client.send(worlds[0].replay(speed=600 * 3600 / 30))
         for port in ports.values():
             stack.eventually(lambda port=port: ready(port), "ready service")  # type: ignore[misc]
         signals = topic_of(SignalGenerated).name
@@ -232,8 +232,8 @@ def test_cut_off_for_half_a_minute(servers: Servers, tmp_path: Path, server: str
         last = {worlds[0].portfolio.name: worlds[0].last_us}
         stack.eventually(lambda: stack.settled(last), "decision on the last bar", timeout_s=300)
         stack.stop()
-        assert stack.dead_letters() == 0
-        assert_as_expected(worlds[0], stack.read(PortfolioMarked), stack.read(OrderFilled))
+        assert stack.client.count_dead_letters() == 0
+        assert_as_expected(worlds[0], stack.client.read(PortfolioMarked), stack.client.read(OrderFilled))
 
 
 def ready(port: int) -> bool:

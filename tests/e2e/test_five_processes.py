@@ -39,7 +39,7 @@ def run_embedded(worlds: Sequence[World], home: Path) -> dict[type[Message], dic
     with embedded(home, [world.portfolio for world in worlds]) as stack:
         register(stack.models, worlds)
         for world in worlds:
-            stack.ask(world.backfill(), BackfillCompleted)
+            stack.client.ask(world.backfill(), BackfillCompleted)
             stack.replay(world.replay(), lambda: None)
         return {kind: by_identity(stack, kind) for kind in COMPARED}
 
@@ -50,7 +50,7 @@ def by_identity(stack: Stack | EmbeddedStack, kind: type[Message]) -> dict[str, 
         message.identity: message.model_copy(update={"model_version": ""})
         if isinstance(message, SignalGenerated | Transition)
         else message
-        for message in stack.read(kind)
+        for message in stack.client.read(kind)
     }
 
 
@@ -58,7 +58,7 @@ def run_processes(stack: Stack, worlds: Sequence[World]) -> None:
     """Load and trade all bars of the worlds, side by side."""
     for world in worlds:
         stack.ask(world.backfill(), BackfillCompleted)
-    stack.send(*(world.replay() for world in worlds))
+    stack.client.send(*(world.replay() for world in worlds))
     last = {world.portfolio.name: world.last_us for world in worlds}
     stack.eventually(lambda: stack.settled(last), "decision on the last bar", timeout_s=600)
 
@@ -75,8 +75,8 @@ def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: 
         run_processes(stack, worlds)
         stack.stop()
         live = {kind: by_identity(stack, kind) for kind in COMPARED}
-        marks, fills = stack.read(PortfolioMarked), stack.read(OrderFilled)
-        assert stack.dead_letters() == 0
+        marks, fills = stack.client.read(PortfolioMarked), stack.client.read(OrderFilled)
+        assert stack.client.count_dead_letters() == 0
     in_process = run_embedded(worlds, tmp_path / "embedded")
     for kind in COMPARED:
         assert live[kind] == in_process[kind], kind.__name__

@@ -53,8 +53,9 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
 from tradeloop.common.model_store.port import Policy, PolicyManifest, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
-from tradeloop.common.runtime.headers import headers_of
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
@@ -244,8 +245,7 @@ class Loop:
         return Runner(self._makers[name](), self.bus, self._clock, RunPolicy(max_records=8, commit_interval_s=7.0))
 
     def send(self, message: Message) -> None:
-        topic = topic_of(type(message))
-        self.bus.producer().publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+        publish(self.bus.producer(), message, "test")
 
     def run(self, signals: int | None = None) -> Loop:
         """Until all is quiet, or there are so many signals."""

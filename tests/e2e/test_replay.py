@@ -23,7 +23,7 @@ from tradeloop.common.messages.topics import SERVICE_TOPICS, specs, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import portfolio_yaml
-from tradeloop.common.runtime.headers import headers_of
+from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.common.strategy import load
@@ -176,8 +176,8 @@ def test_what_was_traded_live_is_traded_again_and_compared(
         version="2",
         model_id="another",
     )
-    producer, topic = live.bus.producer(), topic_of(ModelActivated)
-    producer.publish(topic.name, activated.key, activated.encode(), headers_of(activated, topic, "test"))
+    producer = live.bus.producer()
+    publish(producer, activated, "test")
     producer.flush()
     assert main([*beside, "check", "--again"]) == 1
     said = capsys.readouterr().out

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
-from tradeloop.common.features.definitions import FIELDS
+from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, align, from_us, resample
 from tradeloop.common.messages import BackfillRequested, ReplayRequested
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy

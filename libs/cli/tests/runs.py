@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tradeloop.cli.report.files import Run
 from tradeloop.common.evaluation import backtest
 from tradeloop.common.evaluation.baselines import baselines
+from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
     OrderFilled,
@@ -116,7 +117,8 @@ def _messages(
     model: dict[str, Any] = {"model": "walker", "model_version": "3", "model_id": "c0ffee" * 10 + "cafe"}
     value = result.position * np.nan_to_num(bars.close)
     held = value / result.equity[:, None]
-    halted = np.maximum.accumulate(result.drawdown >= portfolio.limits.max_drawdown)
+    fall = drawdown(result.equity)
+    halted = np.maximum.accumulate(fall >= portfolio.limits.max_drawdown)
     out: dict[str, list[Any]] = {
         name: [] for name in ("signals", "orders", "fills", "marks", "transitions", "verdicts")
     }
@@ -170,7 +172,7 @@ def _messages(
                 )
             )
         if halted[t] and not halted[t - 1]:
-            measured, limit = float(result.drawdown[t]), portfolio.limits.max_drawdown
+            measured, limit = float(fall[t]), portfolio.limits.max_drawdown
             text = f"drawdown; flattening: {measured:.6g}, limit {limit:.6g}"
             halt = RiskVerdict(**where, time=time, code="drawdown_halt", measured=measured, limit=limit, text=text)
             out["verdicts"].append(halt)
@@ -181,7 +183,7 @@ def _messages(
                 cash=float(result.cash[t]),
                 equity=float(result.equity[t]),
                 peak_equity=float(result.equity[: t + 1].max()),
-                drawdown=float(result.drawdown[t]),
+                drawdown=float(fall[t]),
                 state="halted" if halted[t] else "active",
                 positions=tuple(
                     PositionMark(

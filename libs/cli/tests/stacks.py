@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tradeloop.cli.client.running import RunningStack
+from tradeloop.cli.client.client import Client
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.market import EPOCH, BarArrays, Timeframe
 from tradeloop.common.messages import Message
-from tradeloop.common.messages.topics import SERVICE_TOPICS, specs, topic_of
-from tradeloop.common.runtime.headers import headers_of
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.messages.topics import SERVICE_TOPICS, specs
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.ingest.domain import frames
 
@@ -37,7 +38,7 @@ class World:
         self.said: list[str] = []
         self.runners: list[Runner] = []
         self.on_wait: Callable[[], None] = lambda: None
-        self.stack = RunningStack(self.bus, self.clock, self.said.append, self.wait)
+        self.stack = Client(self.bus, self.clock, self.said.append, self.wait)
 
     def serve(self, name: str, kind: type[Message], answer: Callable[[Any], Iterable[Message]]) -> None:
         policy = RunPolicy(attempts=2, retry_delay_s=0.1)
@@ -53,8 +54,7 @@ class World:
     def publish(self, *messages: Message) -> None:
         producer = self.bus.producer()
         for message in messages:
-            topic = topic_of(type(message))
-            producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+            publish(producer, message, "test")
 
     def publish_frames(self, bars: BarArrays, universe: str, timeframe: Timeframe = Timeframe.M1) -> None:
         """What ingest would have published of these bars."""

@@ -20,7 +20,8 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message, SignalGenerated
 from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE = topic_of(SignalGenerated).name

@@ -10,7 +10,7 @@ import pytest
 
 from libs.cli.tests.runs import make_run
 from libs.cli.tests.stacks import World
-from tradeloop.cli.client.stack import Failed
+from tradeloop.cli.client.client import Failed
 from tradeloop.cli.commands.replay import replay_live
 from tradeloop.cli.main import main
 from tradeloop.cli.progress import Stages

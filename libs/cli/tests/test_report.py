@@ -21,7 +21,8 @@ from tradeloop.cli.report import text, write_report
 from tradeloop.cli.report.charts import Chart, TimeAxis
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.page import page
-from tradeloop.cli.report.performance import bars_per_year, performance, trading
+from tradeloop.cli.report.trading import trading
+from tradeloop.common.evaluation.performance import bars_per_year, performance
 
 VOID = {"meta", "br"}
 

@@ -17,11 +17,11 @@ from talib import get_functions
 
 from tradeloop.common.features import (
     ANCHOR_BARS,
+    BarValues,
     Feature,
     FeatureError,
     FeatureSet,
     FeatureStream,
-    Row,
     log_return,
     on,
     relative,
@@ -107,7 +107,7 @@ markets = st.builds(
 )
 
 
-def rows_of(bars: BarArrays, t: int) -> list[Row | None]:
+def rows_of(bars: BarArrays, t: int) -> list[BarValues | None]:
     columns = [getattr(bars, field)[t].tolist() for field in FIELDS]
     return [
         row if there else None for row, there in zip(zip(*columns, strict=True), bars.present[t].tolist(), strict=True)
@@ -465,7 +465,7 @@ def test_an_author_cannot_write_into_the_bars() -> None:
 
 
 def test_frames_out_of_order_are_refused() -> None:
-    row: list[Row | None] = [(1.0, 1.0, 1.0, 1.0, 1.0)]
+    row: list[BarValues | None] = [(1.0, 1.0, 1.0, 1.0, 1.0)]
     stream = FeatureStream(FeatureSet([log_return(1), on("5m", log_return(1))]), BASE, ["x:a"])
     stream.update(0, BASE.us, row)
     with pytest.raises(ValueError, match="a 1m frame that opened at 0 came after one that opened at 0"):

@@ -25,7 +25,8 @@ from tradeloop.common.messages import Message, ModelActivated, TrainingProgresse
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.health import Health, HttpSettings, listening, serve
 from tradeloop.common.runtime.logs import configure_logging
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

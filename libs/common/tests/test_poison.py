@@ -16,7 +16,8 @@ from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE, OUTPUT = topic_of(TrainingProgressed).name, topic_of(ModelActivated).name

@@ -14,9 +14,11 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
-from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN, headers_of
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN
 from tradeloop.common.runtime.pending import Pending
-from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.runner import Runner, pump
 from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE = topic_of(TrainingProgressed).name
@@ -74,8 +76,7 @@ def clock() -> ManualClock:
 def send(bus: MemoryBus, *messages: Message) -> None:
     producer = bus.producer()
     for message in messages:
-        topic = topic_of(type(message))
-        producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+        publish(producer, message, "test")
 
 
 def read(bus: MemoryBus, topic: str) -> list[tuple[bytes, dict[str, str]]]:
@@ -180,7 +181,7 @@ def test_what_was_published_to_a_bus_that_went_away_is_published_again(clock: Ma
     runner = Runner(service := Recorder(), bus, clock, RunPolicy(commit_interval_s=2.5, unavailable_delay_s=1.0))
     for step in range(12):
         message = progress(step)
-        source.publish(SOURCE, message.key, message.encode(), headers_of(message, topic_of(TrainingProgressed), "test"))
+        publish(source, message, "test")
         bus.away = 4 <= step <= 8
         runner.step()
         clock.advance(1.0)

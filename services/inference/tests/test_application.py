@@ -38,8 +38,9 @@ from tradeloop.common.model_store.port import (
     RegisteredPolicy,
 )
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.headers import headers_of
-from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.runner import Runner, pump
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.inference.application import Inference
 
@@ -557,8 +558,7 @@ def loop() -> Callable[[Shelf], tuple[MemoryBus, Runner]]:
 def send(bus: MemoryBus, *messages: Message) -> None:
     producer = bus.producer()
     for message in messages:
-        topic = topic_of(type(message))
-        producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "test"))
+        publish(producer, message, "test")
 
 
 def test_a_model_that_does_not_fit_ends_as_a_dead_letter(loop: Callable[[Shelf], tuple[MemoryBus, Runner]]) -> None:

@@ -26,7 +26,8 @@ from tradeloop.common.market import (
 )
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
 from tradeloop.common.messages.topics import event_id, topic_of
-from tradeloop.common.runtime.runner import Runner, RunPolicy, pump
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.runner import Runner, pump
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings

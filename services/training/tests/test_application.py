@@ -27,7 +27,8 @@ from tradeloop.common.model_store.folder import LocalModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import ModelStoreUnavailable
 from tradeloop.common.portfolio import Costs
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import RewardContext, Strategy, reward
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
@@ -219,7 +220,8 @@ def test_a_broken_reward_names_its_strategy_and_is_dead_lettered(house: House) -
     runner.step()
     assert runner.counters.dead_letters == 1
     (dead,) = house.bus.consumer("t", [dead_letter_topic("training.requested.v1", "training")]).poll()
-    assert "RewardError: training test on synthetic: reward Undefined" in dead.headers["tl_error"]
+    assert dead.headers["tl_error"].startswith("training test on synthetic: reward Undefined")
+    assert dead.headers["tl_kind"] == "user"
 
 
 def replace_reward(strategy: Strategy, new: Any) -> Strategy:

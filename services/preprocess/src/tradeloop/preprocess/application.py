@@ -12,7 +12,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.port import FeatureRows, FeatureStore
-from tradeloop.common.features import FeatureSet, FeatureStream, Row, Values, bars_with_history, compute_stored
+from tradeloop.common.features import BarValues, FeatureSet, FeatureStream, Values, bars_with_history, compute_stored
 from tradeloop.common.market import Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.runtime.service import ServiceDefaults
@@ -175,8 +175,8 @@ class _Feed:
         features = self.feature_set
         return FeaturesComputed.of(self._universe, features.id, features.names, frame.close_time, values)
 
-    def _rows(self, frame: BarFrame) -> list[Row | None]:
-        rows: dict[str, Row] = {
+    def _rows(self, frame: BarFrame) -> list[BarValues | None]:
+        rows: dict[str, BarValues] = {
             bar.instrument: (bar.open, bar.high, bar.low, bar.close, math.nan if bar.volume is None else bar.volume)
             for bar in frame.bars
         }

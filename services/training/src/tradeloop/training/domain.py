@@ -14,8 +14,6 @@ from tradeloop.common.market import BarArrays
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_YEAR_US = 365.25 * 86_400e6
-
 
 def rows_known(features: Floats) -> NDArray[np.bool_]:
     """At which of T rows every feature (T, A, F) is known."""
@@ -70,20 +68,12 @@ def fit_scaler(features: Floats, window: int, account: int) -> Scaler:
 
 
 def summary(result: BacktestResult) -> dict[str, float]:
-    """What a policy achieved, as numbers that are always finite.
-
-    `sharpe` is annualised by how many bars the range really has in a year, without a risk-free rate; 0 when the
-    equity never moved.
-    """
-    equity = result.equity
-    returns = np.diff(equity) / equity[:-1]
-    deviation = float(returns.std()) if len(returns) else 0.0
-    years = float(result.time_us[-1] - result.time_us[0]) / _YEAR_US
-    sharpe = float(returns.mean()) / deviation * float(np.sqrt(len(returns) / years)) if deviation > 0.0 else 0.0
+    """What a policy achieved, as numbers that are always finite: `sharpe` is 0 where it is not defined."""
+    achieved = result.performance
     return {
-        "total_return": float(equity[-1] / equity[0] - 1.0),
-        "sharpe": sharpe,
-        "max_drawdown": float(result.drawdown.max()),
+        "total_return": achieved.total_return,
+        "sharpe": achieved.sharpe or 0.0,
+        "max_drawdown": achieved.max_drawdown,
         "fills": float(np.count_nonzero(result.fill_quantity)),
         "fees": float(result.fill_fee.sum()),
         "reward": float(result.rewards.sum()),

@@ -9,11 +9,10 @@ from tradeloop.common.bus.kafka import KafkaBus
 from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.messages import Message
-from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.runtime.headers import headers_of
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
 from tradeloop.training.application import Training
@@ -60,12 +59,11 @@ def publisher(bus: Bus) -> Publish:
     """Publishes at once, by a producer of its own: the runner's sends only when a message was handled."""
     producer = bus.producer()
 
-    def publish(message: Message) -> None:
-        topic = topic_of(type(message))
-        producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, Training.name))
+    def at_once(message: Message) -> None:
+        publish(producer, message, Training.name)
         producer.flush(timeout_s=5.0)
 
-    return publish
+    return at_once
 
 
 def main() -> None:

@@ -14,16 +14,17 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from tradeloop.cli.client.stack import M, OnProgress, given_up
+from tradeloop.cli.client.client import Client, given_up
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.messages import Message, TrainingProgressed
+from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import dead_letter_topic, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import ModelStore
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.headers import headers_of
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.readback import all_records
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.execution.config import Settings as ExecutionSettings
 from tradeloop.execution.main import build as build_execution
@@ -77,7 +78,7 @@ class EmbeddedStack:
         self._training = Runner(training, self.bus, clock, _POLICY)
         self._thread = threading.Thread(target=self._training.run, args=(self._stop,), name="training", daemon=True)
         self._thread.start()
-        self._producer = self.bus.producer()
+        self.client = Client(self.bus, clock, say=lambda _: None, wait=self._work)
 
     @property
     def dead_letters(self) -> int:
@@ -89,37 +90,9 @@ class EmbeddedStack:
         """How many messages the services published."""
         return sum(runner.counters.published for runner in (*self.runners, self._training))
 
-    def send(self, message: Message) -> None:
-        """Publish a message as the CLI."""
-        topic = topic_of(type(message))
-        self._producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, "cli"))
-
-    def ask(self, request: Message, answer: type[M], on_progress: OnProgress | None = None) -> M:
-        """Send a request and run the stack until its answer arrives.
-
-        Raises `UserError` when a service refused the request, `Failed` when it could not do it.
-        """
-        watched = [topic_of(answer).name, topic_of(TrainingProgressed).name]
-        consumer = self.bus.consumer(f"cli waits for {request.identity}", watched)
-        self.send(request)
-        try:
-            while True:
-                busy = self.step()
-                for record in consumer.poll(timeout_s=0.0 if busy else 0.05):
-                    if record.topic == topic_of(TrainingProgressed).name:
-                        if on_progress is not None:
-                            on_progress(TrainingProgressed.model_validate_json(record.value))
-                        continue
-                    message = answer.model_validate_json(record.value)
-                    if getattr(message, "request_id", None) == getattr(request, "request_id", None):
-                        return message
-                self._check()
-        finally:
-            consumer.close()
-
     def replay(self, request: Message, on_progress: Callable[[], None]) -> None:
         """Send a replay and run the stack until all is quiet; `on_progress` is called now and then."""
-        self.send(request)
+        self.client.send(request)
         turns = 0
         while self.step() or any(runner.waiting for runner in self.runners):
             turns += 1
@@ -130,17 +103,6 @@ class EmbeddedStack:
     def step(self) -> int:
         """One turn of every service but training."""
         return sum(runner.step() for runner in self.runners)
-
-    def read(self, kind: type[M]) -> list[M]:
-        """Everything on the topic of a message type, from the beginning; per key in order."""
-        consumer = self.bus.consumer("cli reads", [topic_of(kind).name])
-        try:
-            messages: list[M] = []
-            while records := consumer.poll(10_000):
-                messages += [kind.model_validate_json(record.value) for record in records]
-            return messages
-        finally:
-            consumer.close()
 
     def count(self, kind: type[Message]) -> int:
         """How many messages a topic holds."""
@@ -153,18 +115,20 @@ class EmbeddedStack:
         for runner in self.runners:
             runner.close()
 
+    def _work(self, pause_s: float) -> None:
+        """Step the services while the client waits; rest where only training has something to do."""
+        if not self.step():
+            self._stop.wait(min(pause_s, 0.05))
+        self._check()
+
     def _check(self) -> None:
         """Raise what a service gave up on."""
         if not self.dead_letters:
             return
         for runner in (*self.runners, self._training):
             for kind in runner.service.consumes:
-                topic = dead_letter_topic(topic_of(kind).name, runner.service.name)
-                consumer = self.bus.consumer("cli looks for dead letters", [topic])
-                records = consumer.poll()
-                consumer.close()
-                if records:
-                    raise given_up(runner.service.name, records[0])
+                for record in all_records(self.bus, dead_letter_topic(topic_of(kind).name, runner.service.name)):
+                    raise given_up(runner.service.name, record)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def _table(results: dict[str, BacktestResult]) -> Table:
             name.replace("_", " "),
             f"{result.final_equity:,.2f}",
             f"{result.final_equity / result.equity[0] - 1:+.2%}",
-            f"{result.drawdown.max():.2%}",
+            f"{result.performance.max_drawdown:.2%}",
             f"{result.fill_fee.sum():,.2f}",
             f"{np.count_nonzero(result.fill_quantity):,}",
         )

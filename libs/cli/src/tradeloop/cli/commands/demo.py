@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tradeloop.cli.client.client import Failed
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
-from tradeloop.cli.client.stack import Failed
 from tradeloop.cli.commands.train import train
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.replay.parity import PARITY
 from tradeloop.cli.report import write_report
 from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.cli.source import Source, open_source, split
 from tradeloop.common.contracts.strategy import check_strategy
-from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.evaluation.baselines import baselines
-from tradeloop.common.market import BarArrays, from_us, to_us
+from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
     OrderFilled,
     OrderUpdated,
@@ -43,7 +41,7 @@ from tradeloop.common.strategy import Strategy, load
 def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps: int) -> None:
     """Train, trade, check and report; see `tradeloop demo --help`.
 
-    Raises `UserError` for wrong input, `Failed` when parity does not hold.
+    Raises `UserError` for wrong input, `ParityBroken` when parity does not hold.
     """
     started = time.monotonic()
     quiet_logs()
@@ -90,7 +88,7 @@ class _Demo:
     def train(self) -> RegisteredPolicy:
         """Load the bars, compute features, and train on the first part of them."""
         train(
-            self._stack,
+            self._stack.client,
             self._stages,
             self._source,
             self._strategy,
@@ -104,7 +102,7 @@ class _Demo:
     def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, Any]]:
         """Replay the rest as live bars, and hold the result against the backtest.
 
-        Raises `Failed` when they differ; the message says where first.
+        Raises `ParityBroken` when they differ; the message says where first.
         """
         stack, source, total = self._stack, self._source, len(self._traded)
         replay = ReplayRequested(
@@ -116,8 +114,9 @@ class _Demo:
             before, began = stack.events, time.monotonic()
             stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
             events_per_s = (stack.events - before) / (time.monotonic() - began)
-        signals, marks = stack.read(SignalGenerated), stack.read(PortfolioMarked)
-        orders, fills, transitions = stack.read(OrderUpdated), stack.read(OrderFilled), stack.read(Transition)
+        read = stack.client.read
+        signals, marks = read(SignalGenerated), read(PortfolioMarked)
+        orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
         with self._stages.stage("Backtest and baselines"):
@@ -125,7 +124,7 @@ class _Demo:
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
             rules = baselines(self._portfolio, self._strategy, self._traded, features, self._seed)
-        difference = parity(marks, fills, self._traded, expected)
+        difference = difference_from_backtest(marks, fills, self._traded, expected)
         manifest = registered.policy.manifest
         summary: dict[str, Any] = {
             "source": source.name,
@@ -161,38 +160,12 @@ class _Demo:
             fills=fills,
             marks=marks,
             transitions=transitions,
-            verdicts=stack.read(RiskVerdict),
+            verdicts=read(RiskVerdict),
             baselines={name: result.equity for name, result in rules.items()},
             summary=summary,
             source=source.name,
         )
         return run, summary
-
-
-def parity(
-    marks: Sequence[PortfolioMarked], fills: Sequence[OrderFilled], bars: BarArrays, expected: BacktestResult
-) -> float:
-    """The largest relative difference of equity between live and backtest.
-
-    Raises `Failed` where it exceeds `PARITY`, or where the fills differ; the message names the first bar.
-    """
-    quantity = np.zeros_like(expected.fill_quantity)
-    for fill in fills:
-        row = int(np.searchsorted(bars.open_us, to_us(fill.time)))
-        column = bars.instruments.index(fill.instrument)
-        quantity[row, column] += fill.quantity if fill.side == "buy" else -fill.quantity
-    live = np.array([mark.equity for mark in marks])
-    difference = np.abs(live - expected.equity) / np.abs(expected.equity)
-    wrong = (difference > PARITY) | (quantity != expected.fill_quantity).any(axis=1)
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise Failed(
-            f"parity is broken: {int(wrong.sum())} of {len(wrong)} bars differ, the first closes at "
-            f"{from_us(bars.close_us[first]).isoformat()}: live equity {live[first]!r} and fills "
-            f"{quantity[first].tolist()}, backtest {expected.equity[first]!r} and "
-            f"{expected.fill_quantity[first].tolist()}"
-        )
-    return float(difference.max())
 
 
 def _print(out: Path, summary: Mapping[str, Any]) -> None:

@@ -26,8 +26,11 @@ app = typer.Typer(help="Count, show and replay what services gave up on.", no_ar
 
 REPLAYED = "tl_replayed"
 """Header of what was put into a retry topic again: the dead letter that it was, as `partition/offset`."""
-_CHUNK = 1000
 _PREVIEW = 400
+_FAULTS = {
+    "user": "its sender's, who can mend the input and send it anew",
+    "internal": "the service's, or its surroundings'",
+}
 
 Topic = Annotated[str, typer.Argument(help="A topic of dead letters, as `tradeloop dlq list` names it.")]
 Places = Annotated[list[str] | None, typer.Argument(help="Letters by their place, such as 0/17 (partition/offset).")]
@@ -141,7 +144,10 @@ class DeadLetters:
 
     def replayed(self) -> set[str]:
         """The places of letters that were replayed before."""
-        return {record.headers[REPLAYED] for record in self._all(self._retry) if REPLAYED in record.headers}
+        from tradeloop.common.runtime.readback import all_records
+
+        records = all_records(self._bus, self._retry)
+        return {record.headers[REPLAYED] for record in records if REPLAYED in record.headers}
 
     def body(self, letter: Record) -> bytes | None:
         """The body of a letter, from where it first stood if it was too large; None when that is gone."""
@@ -156,9 +162,11 @@ class DeadLetters:
 
     def replay(self, places: Sequence[str] | None, again: bool) -> Replayed:
         """Put letters into the retry topic: those at these places, or all; without `again` none for a second time."""
+        from tradeloop.common.runtime.readback import all_records
+
         known = set() if again else self.replayed()
         result = Replayed(0, 0, {})
-        letters = list(self.at(places)) if places else self._all(self._topic)
+        letters = list(self.at(places)) if places else all_records(self._bus, self._topic)
         producer = self._bus.producer()
         try:
             for letter in letters:
@@ -176,23 +184,16 @@ class DeadLetters:
     def _put_back(self, producer: Producer, letter: Record) -> str:
         """Why it was not possible, or nothing."""
         from tradeloop.common.bus.port import MessageTooLarge
-        from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE
+        from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, KIND, NOT_BEFORE
 
         if (body := self.body(letter)) is None:
             return f"its body is gone, which was too large for a dead letter and stood at {letter.headers[BODY]}"
-        headers = {n: text for n, text in letter.headers.items() if n not in (ATTEMPT, BODY, ERROR, NOT_BEFORE)}
+        headers = {n: text for n, text in letter.headers.items() if n not in (ATTEMPT, BODY, ERROR, KIND, NOT_BEFORE)}
         try:
             producer.publish(self._retry, letter.key, body, {**headers, REPLAYED: place_of(letter)})
         except MessageTooLarge as error:
             return str(error)
         return ""
-
-    def _all(self, topic: str) -> Iterator[Record]:
-        """Every record of a topic, one partition after the other, no more in memory than a chunk."""
-        begins = self._bus.begin_offsets(topic)
-        for partition, end in self._bus.end_offsets(topic).items():
-            for start in range(begins[partition], end, _CHUNK):
-                yield from self._bus.read(partition, start, min(start + _CHUNK, end))
 
     def _parse(self, place: str) -> tuple[Partition, int]:
         from tradeloop.common.bus.port import Partition
@@ -233,7 +234,7 @@ def _overview(bus: Bus) -> Iterator[dict[str, Any]]:
 
 def _described(letter: Record, body: bytes | None, replayed: bool) -> dict[str, Any]:
     """All that is known of a letter, as JSON can say it: a body that is no text is one of hexadecimal digits."""
-    from tradeloop.common.runtime.headers import ATTEMPT, ERROR, ORIGIN
+    from tradeloop.common.runtime.headers import ATTEMPT, ERROR, KIND, ORIGIN
 
     described: dict[str, Any] = {
         "topic": letter.topic,
@@ -243,8 +244,9 @@ def _described(letter: Record, body: bytes | None, replayed: bool) -> dict[str, 
         "origin": letter.headers.get(ORIGIN, ""),
         "attempts": letter.headers.get(ATTEMPT, ""),
         "error": letter.headers.get(ERROR, ""),
+        "fault": letter.headers.get(KIND, ""),
         "key": letter.key,
-        "headers": {n: text for n, text in letter.headers.items() if n not in (ORIGIN, ATTEMPT, ERROR)},
+        "headers": {n: text for n, text in letter.headers.items() if n not in (ORIGIN, ATTEMPT, ERROR, KIND)},
         "size": None if body is None else len(body),
     }
     try:
@@ -266,6 +268,7 @@ def _line(letter: Mapping[str, Any]) -> str:
     lines = [
         f"{letter['place']}  {letter['time']}{'  (replayed)' if letter['replayed'] else ''}",
         f"  error    {_printable(letter['error'])}",
+        f"  fault    {_FAULTS.get(letter['fault'], 'not recorded')}",
         f"  origin   {_printable(letter['origin'])}, {_printable(letter['attempts'])} attempts",
         f"  key      {_printable(letter['key'])}",
         *(f"  header   {_printable(name)}: {_printable(text)}" for name, text in letter["headers"].items()),

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import make_url
 
-from tradeloop.cli.client.running import SILENCE_S, RunningStack, Tail, decoded, running
+from tradeloop.cli.client.client import SILENCE_S, Client, given_up, running
 from tradeloop.cli.client.settings import load_settings
-from tradeloop.cli.client.stack import given_up
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.port import BusUnavailable, Record
@@ -39,6 +38,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.portfolio import Portfolio, PortfolioSettings, read_portfolio
+from tradeloop.common.runtime.readback import Tail, of_kind
 
 _FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, Transition)
 
@@ -113,7 +113,7 @@ def _chosen(file: Path | None, universe: str | None, folder: Path | None) -> tup
     return found
 
 
-def _backfill(stack: RunningStack, universe: Universe, file: Path) -> None:
+def _backfill(stack: Client, universe: Universe, file: Path) -> None:
     if len(universe.instruments) > 1:
         raise UserError(
             f"universe {universe.name} has {len(universe.instruments)} instruments and {file.name} the bars of one: "
@@ -168,21 +168,21 @@ class Tally:
 
     def take(self, records: Sequence[Record], portfolio: str) -> None:
         """Count what is about this portfolio."""
-        for mark in decoded(records, PortfolioMarked):
+        for mark in of_kind(records, PortfolioMarked):
             if mark.portfolio == portfolio and (time_us := to_us(mark.time)) > self.marked_us:
                 self.marked_us, self.equity = time_us, mark.equity
                 self.marks += 1
-        for signal in decoded(records, SignalGenerated):
+        for signal in of_kind(records, SignalGenerated):
             if signal.portfolio == portfolio and (time_us := to_us(signal.time)) > self.decided_us:
                 self.decided_us = time_us
                 self.reasons[signal.reason] += 1
-        self.orders.update(one.order_id for one in decoded(records, OrderUpdated) if one.portfolio == portfolio)
-        self.fills.update(one.fill_id for one in decoded(records, OrderFilled) if one.portfolio == portfolio)
-        self.transitions.update(one.identity for one in decoded(records, Transition) if one.portfolio == portfolio)
+        self.orders.update(one.order_id for one in of_kind(records, OrderUpdated) if one.portfolio == portfolio)
+        self.fills.update(one.fill_id for one in of_kind(records, OrderFilled) if one.portfolio == portfolio)
+        self.transitions.update(one.identity for one in of_kind(records, Transition) if one.portfolio == portfolio)
 
 
 def replay_live(
-    stack: RunningStack, stages: Stages, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None
+    stack: Client, stages: Stages, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None
 ) -> bool:
     """Trade bars on the stack's own topics. Returns whether nothing was given up on."""
     done_us = min(_marked_us(stack, portfolio) for portfolio in portfolios)
@@ -207,7 +207,7 @@ def replay_live(
     return not follower.dead
 
 
-def _marked_us(stack: RunningStack, portfolio: Portfolio) -> int:
+def _marked_us(stack: Client, portfolio: Portfolio) -> int:
     """The close of the last bar that a book has seen, as far as the topic says; -1 for none."""
     mark = stack.newest(PortfolioMarked, portfolio.universe.name, lambda mark: mark.portfolio == portfolio.name)
     return -1 if mark is None else to_us(mark.time)
@@ -216,9 +216,7 @@ def _marked_us(stack: RunningStack, portfolio: Portfolio) -> int:
 class _Follower:
     """Follows a replay until its last bar is decided for every portfolio."""
 
-    def __init__(
-        self, stack: RunningStack, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None
-    ) -> None:
+    def __init__(self, stack: Client, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None) -> None:
         self._stack, self._universe, self._bars = stack, portfolios[0].universe, bars
         self.request = request_for(self._universe, bars, speed)
         self.tallies = {portfolio.name: Tally() for portfolio in portfolios}

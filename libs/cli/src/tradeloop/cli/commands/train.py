@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.settings import load_settings
-from tradeloop.cli.client.stack import Stack
 from tradeloop.cli.commands.portfolio import strategy_of
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.source import Source, open_source
@@ -49,33 +49,33 @@ def run_train(
     with stages.stage("Checking bars and strategy"):
         source = open_source(path, strategy, portfolio)
         check_strategy(strategy)
-    with _stack(stages, home, source.portfolio(strategy), on_running) as (stack, place):
-        ready = train(stack, stages, source, strategy, source.range(0, len(source.bars)), seed, steps)
+    with _stack(stages, home, source.portfolio(strategy), on_running) as (client, place):
+        ready = train(client, stages, source, strategy, source.range(0, len(source.bars)), seed, steps)
     Console().print(f"{ready.model} version {ready.version} is now {ready.alias} in {place}", soft_wrap=True)
 
 
 @contextmanager
-def _stack(stages: Stages, home: Path, portfolio: Portfolio, on_running: bool | None) -> Iterator[tuple[Stack, str]]:
+def _stack(stages: Stages, home: Path, portfolio: Portfolio, on_running: bool | None) -> Iterator[tuple[Client, str]]:
     """The stack that trains, and where its models are; says which one it is."""
     settings = load_settings()
     if on_running is None:
         on_running = "bootstrap_servers" in settings.kafka.model_fields_set
     if on_running:
-        from tradeloop.cli.client.running import running
+        from tradeloop.cli.client.client import running
 
         stages.say(f"The running stack trains: Kafka at {settings.kafka.bootstrap_servers}")
-        with running(stages.say) as stack:
-            yield stack, "the stack's registry"
+        with running(stages.say) as client:
+            yield client, "the stack's registry"
     else:
         from tradeloop.cli.client.embedded import embedded
 
         stages.say(f"This process trains and keeps everything in {home}")
         with embedded(home, [portfolio]) as stack:
-            yield stack, str(home)
+            yield stack.client, str(home)
 
 
 def train(
-    stack: Stack,
+    client: Client,
     stages: Stages,
     source: Source,
     strategy: Strategy,
@@ -88,9 +88,9 @@ def train(
     identity = derived_id("train", universe.name, strategy.name, seed, steps, trained_on.start, trained_on.end)
     with stages.stage("Loading bars"):
         files = {instrument: str(source.path) for instrument in universe.ids}
-        stack.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
+        client.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
     with stages.stage("Computing features"):
-        stack.ask(
+        client.ask(
             PreprocessRequested(request_id=identity, universe=universe, strategy=strategy.name, range=trained_on),
             PreprocessCompleted,
         )
@@ -99,7 +99,7 @@ def train(
         def on_progress(progress: TrainingProgressed) -> None:
             report(min(progress.step, steps))
 
-        return stack.ask(
+        return client.ask(
             TrainingRequested(
                 request_id=identity,
                 strategy=strategy.name,

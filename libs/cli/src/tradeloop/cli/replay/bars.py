@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tradeloop.cli.client.running import RunningStack, forwards
+from tradeloop.cli.client.client import Client
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, to_us
 from tradeloop.common.messages import BarFrame
+from tradeloop.common.runtime.readback import forwards
 
 
 def write_bars_as_live_saw_them(
-    live: RunningStack,
+    live: Client,
     stored: SqlBarStore,
     universe: Universe,
     feature_sets: Sequence[FeatureSet],

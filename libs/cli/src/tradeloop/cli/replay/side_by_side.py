@@ -16,17 +16,17 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import make_url
 
-from tradeloop.cli.client.running import SILENCE_S, RunningStack, Say, forwards, partition_of
+from tradeloop.cli.client.client import SILENCE_S, Client, Say, given_up
 from tradeloop.cli.client.settings import Settings, load_settings
-from tradeloop.cli.client.stack import given_up
 from tradeloop.cli.progress import Stages
 from tradeloop.cli.replay.bars import write_bars_as_live_saw_them
-from tradeloop.cli.replay.parity import Parity
+from tradeloop.cli.replay.report import print_comparison
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
 from tradeloop.common.bus.port import Bus, LogPosition, Partition
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.comparison import RunComparison
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import BarArrays, Name, Universe, from_us, to_us
@@ -41,7 +41,9 @@ from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, 
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.runner import Runner, RunPolicy
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.readback import forwards, partition_of
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.common.strategy import load
 from tradeloop.execution.adapters.paper import PaperVenue
@@ -89,7 +91,7 @@ class SideRun:
 
 
 def replay_side_by_side(
-    live: RunningStack,
+    live: Client,
     stages: Stages,
     portfolios: Sequence[Portfolio],
     bars: BarArrays,
@@ -118,13 +120,13 @@ def replay_side_by_side(
                     report(decided)
             rate = len(bars) / (time.monotonic() - began)
         with stages.stage("Comparing with live"):
-            parity = Parity(live.bus, bus, portfolios, int(bars.close_us[0]), int(bars.close_us[-1]))
-    parity.print()
+            comparison = RunComparison(live.bus, bus, portfolios, int(bars.close_us[0]), int(bars.close_us[-1]))
+    print_comparison(comparison)
     print(f"{len(bars):,} bars, {rate:,.0f} bars/s; ledger {_shown(ledger_url)}")
-    return parity.holds
+    return comparison.holds
 
 
-def traded_live(live: RunningStack, portfolios: Sequence[Portfolio], bars: BarArrays) -> BarArrays:
+def traded_live(live: Client, portfolios: Sequence[Portfolio], bars: BarArrays) -> BarArrays:
     """Those of the bars that live has traded. Says what is left out, and what live began with if that was before.
 
     Raises `UserError` when there are none.
@@ -142,7 +144,7 @@ def traded_live(live: RunningStack, portfolios: Sequence[Portfolio], bars: BarAr
     return bars
 
 
-def _span_us(live: RunningStack, portfolios: Sequence[Portfolio]) -> tuple[int, int]:
+def _span_us(live: Client, portfolios: Sequence[Portfolio]) -> tuple[int, int]:
     """The closes of the first bar that live marked and of the last one that it decided, as far as Kafka holds them."""
     spans = [_span_of(live, portfolio) for portfolio in portfolios]
     began, decided = zip(*spans, strict=True)
@@ -152,7 +154,7 @@ def _span_us(live: RunningStack, portfolios: Sequence[Portfolio]) -> tuple[int, 
     return min(began), min(decided)
 
 
-def _span_of(live: RunningStack, portfolio: Portfolio) -> tuple[int, int]:
+def _span_of(live: Client, portfolio: Portfolio) -> tuple[int, int]:
     name, universe = portfolio.name, portfolio.universe
     marks = (mark for _, mark in forwards(live.bus, PortfolioMarked, universe.name) if mark.portfolio == name)
     first = next(marks, None)
@@ -164,7 +166,7 @@ def _span_of(live: RunningStack, portfolio: Portfolio) -> tuple[int, int]:
     return to_us(first.time), to_us(last.time)
 
 
-def _say_start(live: RunningStack, portfolio: Portfolio, first_us: int, began_us: int) -> None:
+def _say_start(live: Client, portfolio: Portfolio, first_us: int, began_us: int) -> None:
     """Say so where live's book did not start with this bar, so that the two are bound to differ."""
     universe, name = portfolio.universe.name, portfolio.name
     if first_us > began_us:
@@ -185,7 +187,7 @@ def _say_start(live: RunningStack, portfolio: Portfolio, first_us: int, began_us
 
 
 def _bars_as_traded(
-    live: RunningStack, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, run: SideRun
+    live: Client, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, run: SideRun
 ) -> str:
     """The URL of a bar store of the replay's own, which holds its bars as live traded them."""
     file, universe = run.file("bars").absolute(), portfolios[0].universe
@@ -276,7 +278,7 @@ def _services(
 
 
 def _send(bus: Bus, request: ReplayRequested) -> None:
-    with closing(RunningStack(bus, SystemClock(), lambda _: None)) as stack:
+    with closing(Client(bus, SystemClock(), lambda _: None)) as stack:
         stack.send(request)
 
 

@@ -15,13 +15,14 @@ from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import TimeAxis
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_class, curve_name, curves, panels
-from tradeloop.cli.report.performance import Performance, bars_per_year, performance, trading
+from tradeloop.cli.report.trading import trading
+from tradeloop.common.evaluation.parity import TOLERANCE
+from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import RiskVerdict
 
 Floats = NDArray[np.float64]
 
-PARITY = 1e-9
 """Relative difference of equity up to which a backtest and a live run count as equal."""
 
 
@@ -145,7 +146,7 @@ def _parity(summary: Mapping[str, object]) -> str:
     difference = summary.get("parity_rel_diff")
     if not isinstance(difference, (int, float)):
         return ""
-    good = difference <= PARITY
+    good = difference <= TOLERANCE
     found = "0: equal to the last bit" if difference == 0.0 else f"{difference:.1e}".replace("e-0", "e-")
     what = "Backtest and live agree." if good else "Backtest and live do not agree: trust neither."
     return (

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import Chart, TimeAxis, limits
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.performance import drawdown, weights
+from tradeloop.cli.report.trading import weights
+from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import to_us
 
 Floats = NDArray[np.float64]

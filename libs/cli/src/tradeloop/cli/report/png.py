@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from tradeloop.cli.report.charts import TimeAxis
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_name, curves, focus
-from tradeloop.cli.report.performance import drawdown
+from tradeloop.common.evaluation.performance import drawdown
 
 _COLOURS = {"policy": "#0072b2", "buy_and_hold": "#c77700", "random": "#b0568f", "cash": "#7c8591"}
 _SOFT, _RULE = "#5b6470", "#e4e7ea"

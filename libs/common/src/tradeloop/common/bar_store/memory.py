@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tradeloop.common.bar_store.rows import Row, before, between, columns_of, rows_of
+from tradeloop.common.bar_store.rows import StoredBar, before, between, columns_of, rows_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
 
@@ -16,7 +16,7 @@ class MemoryBarStore:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._bars: dict[tuple[str, Timeframe], dict[int, dict[int, tuple[int, Row]]]] = {}
+        self._bars: dict[tuple[str, Timeframe], dict[int, dict[int, tuple[int, StoredBar]]]] = {}
 
     def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
         known_us = to_us(self._clock.now())

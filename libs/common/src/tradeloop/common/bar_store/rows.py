@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe, align
 
-Row = tuple[int, float, float, float, float, float | None, float]
+StoredBar = tuple[int, float, float, float, float, float | None, float]
 """`open_us`, then `BAR_COLUMNS`; a volume of None is not known."""
 
 
-def rows_of(bars: BarArrays, a: int) -> list[Row]:
+def rows_of(bars: BarArrays, a: int) -> list[StoredBar]:
     """The bars that instrument `a` has."""
     present = bars.present[:, a]
     columns = [getattr(bars, name)[present, a].tolist() for name in BAR_COLUMNS]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.features import FeatureSet, FeatureStream, Row
-from tradeloop.common.features.definitions import FIELDS
+from tradeloop.common.features import BarValues, FeatureSet, FeatureStream
+from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Instrument, Timeframe, align, resample
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.simulation import Simulator, market_of, observe
@@ -295,7 +295,7 @@ def _features_stream(trial: _Trial) -> None:
             raise trial.broken(f"trains on other values than it trades on: bar by bar, {where} differs")
 
 
-def _frame(bars: BarArrays, t: int) -> tuple[int, int, list[Row | None]]:
+def _frame(bars: BarArrays, t: int) -> tuple[int, int, list[BarValues | None]]:
     """A frame as a stream takes it."""
     columns = [getattr(bars, name)[t].tolist() for name in FIELDS]
     rows = [row if there else None for row, there in zip(zip(*columns, strict=True), bars.present[t], strict=True)]

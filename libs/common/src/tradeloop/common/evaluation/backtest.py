@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import Simulator, market_of
@@ -45,16 +46,16 @@ class BacktestResult:
     rewards: Floats
     """Of the decision at t - 1; 0 at the first bar."""
     components: dict[str, Floats]
+    bars_per_year: float
 
     @property
     def final_equity(self) -> float:
         return float(self.equity[-1])
 
     @property
-    def drawdown(self) -> Floats:
-        """Fall from the peak so far, as a share of it."""
-        peak = np.maximum.accumulate(self.equity)
-        return 1.0 - self.equity / peak
+    def performance(self) -> Performance:
+        """Figures of the equity curve."""
+        return performance(self.equity, self.bars_per_year)
 
 
 def backtest(
@@ -136,4 +137,6 @@ def run(
         weights[t] = target = decide(t, books.account[0])[0]
         action = target[None] if actions is None else actions[-1]
         simulator.decide(target[None])
-    return BacktestResult(ts, cash, equity, weights, position, quantity, price, fee, rewards, components)
+    return BacktestResult(
+        ts, cash, equity, weights, position, quantity, price, fee, rewards, components, bars_per_year(bars)
+    )

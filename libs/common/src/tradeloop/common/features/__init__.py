@@ -8,28 +8,21 @@ stream that never stopped, and in one that was opened a moment ago.
 
 from __future__ import annotations
 
-from tradeloop.common.features.definitions import (
-    ANCHOR_BARS,
-    Feature,
-    FeatureError,
-    Row,
-    log_return,
-    on,
-    relative,
-    talib,
-    windowed,
-)
+from tradeloop.common.features.feature import ANCHOR_BARS, BarValues, Feature, FeatureError
 from tradeloop.common.features.feature_set import FeatureSet
 from tradeloop.common.features.from_store import bars_with_history, compute_stored
+from tradeloop.common.features.simple import log_return, on, relative
 from tradeloop.common.features.stream import FeatureStream, Values
+from tradeloop.common.features.talib_functions import talib
+from tradeloop.common.features.windowed import windowed
 
 __all__ = [
     "ANCHOR_BARS",
+    "BarValues",
     "Feature",
     "FeatureError",
     "FeatureSet",
     "FeatureStream",
-    "Row",
     "Values",
     "bars_with_history",
     "compute_stored",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features.definitions import ANCHOR_BARS, FIELDS, Feature, FeatureError, Floats
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, Feature, FeatureError, Floats
 from tradeloop.common.market import BarArrays, Timeframe, from_us
 
 _FORMAT = 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.features.definitions import ANCHOR_BARS, FIELDS, Feature, Floats, Row
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature, Floats
 from tradeloop.common.features.feature_set import FeatureSet, check_volume, infinite_value, no_volume, own_bars
 from tradeloop.common.market import BarArrays, Timeframe
 
@@ -60,7 +60,7 @@ class FeatureStream:
             if timeframe is not self._base and len(source):
                 self._visible_from_us = max(self._visible_from_us, int(source.close_us[-1]))
 
-    def update(self, open_us: int, close_us: int, rows: Sequence[Row | None]) -> Values:
+    def update(self, open_us: int, close_us: int, rows: Sequence[BarValues | None]) -> Values:
         """Take the next base frame, one row per instrument, None where it has no bar; the values as of its close.
 
         Raises `FeatureError`, and ValueError for a frame out of order.
@@ -70,7 +70,9 @@ class FeatureStream:
         self._take(self._base, open_us, rows)
         return tuple(map(tuple, self._values))
 
-    def update_higher(self, timeframe: Timeframe, open_us: int, close_us: int, rows: Sequence[Row | None]) -> None:
+    def update_higher(
+        self, timeframe: Timeframe, open_us: int, close_us: int, rows: Sequence[BarValues | None]
+    ) -> None:
         """Take the next frame of a higher timeframe, before the first base frame that closes with it or later.
 
         Raises `FeatureError`, and ValueError for a frame out of order.
@@ -78,7 +80,7 @@ class FeatureStream:
         self._take(timeframe, open_us, rows)
         self._visible_from_us = max(self._visible_from_us, close_us)
 
-    def _take(self, timeframe: Timeframe, open_us: int, rows: Sequence[Row | None]) -> None:
+    def _take(self, timeframe: Timeframe, open_us: int, rows: Sequence[BarValues | None]) -> None:
         last = self._last_open_us[timeframe]
         if last is not None and open_us <= last:
             raise ValueError(f"a {timeframe} frame that opened at {open_us} came after one that opened at {last}")
@@ -100,7 +102,7 @@ class _Series:
         self._block_us = ANCHOR_BARS * timeframe.us
         self._block: int | None = None
         self._longest = max((feature.history for _, feature in features), default=0)
-        self._history: deque[Row] = deque(maxlen=self._longest)
+        self._history: deque[BarValues] = deque(maxlen=self._longest)
 
     def open(self, open_us: NDArray[np.int64], columns: Floats) -> None:
         """Begin anew after these bars: at the last anchor before the newest of them."""
@@ -114,7 +116,7 @@ class _Series:
         self._history.clear()
         self._history.extend(zip(*columns[:, max(0, columns.shape[1] - self._longest) :].tolist(), strict=True))
 
-    def update(self, open_us: int, row: Row) -> None:
+    def update(self, open_us: int, row: BarValues) -> None:
         if self._volume_reader is not None and math.isnan(row[4]):
             raise no_volume(self._volume_reader, self._instrument, open_us)
         block = open_us // self._block_us

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from tradeloop.common.errors import Unavailable
+from tradeloop.common.errors import Unavailable, UserError
 
 
 class ModelStoreUnavailable(Unavailable):
     """The store cannot be reached. Trying again is safe."""
 
 
-class ModelNotFound(LookupError):
+class ModelNotFound(UserError, LookupError):
     """No such model, version or alias."""
 
 

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.runtime.runner import LATENCIES_S, Runner
+from tradeloop.common.runtime.counters import LATENCIES_S
+from tradeloop.common.runtime.runner import Runner
 
 log = structlog.get_logger(__name__)
 

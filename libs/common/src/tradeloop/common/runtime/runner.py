@@ -16,10 +16,8 @@ What happens to a record whose handling fails:
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -34,56 +32,16 @@ from tradeloop.common.bus.port import (
     Record,
 )
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import Unavailable
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, specs, topic_of
-from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, NOT_BEFORE, ORIGIN, headers_of
+from tradeloop.common.runtime.counters import Counters
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.service import Service
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunPolicy:
-    """How a runner batches, commits and retries."""
-
-    max_records: int = 500
-    """Records of one poll."""
-    max_pending: int = 1000
-    """Messages of one partition that may wait, for others or for their next attempt, before it is paused."""
-    commit_interval_s: float = 0.5
-    attempts: int = 3
-    """How often a message is handled before it is dead-lettered."""
-    retry_delay_s: float = 1.0
-    """Before the second attempt; doubles with each further one."""
-    unavailable_delay_s: float = 0.5
-    """Pause before a call that found something unavailable is tried again."""
-    check_interval_s: float = 5.0
-    """How often the service is asked whether it is ready."""
-
-
-LATENCIES_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
-"""Upper bounds by which the times to handle a message are counted."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a runner did so far."""
-
-    handled: int = 0
-    published: int = 0
-    retried: int = 0
-    dead_letters: int = 0
-    handle_s: float = 0.0
-    """Seconds spent in handling messages and publishing what came of it."""
-    handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
-    """How many messages took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
-
-    def took(self, seconds: float) -> None:
-        """Count one message."""
-        self.handled += 1
-        self.handle_s += seconds
-        self.handled_within[bisect_left(LATENCIES_S, seconds)] += 1
 
 
 class Runner:
@@ -233,8 +191,7 @@ class Runner:
 
     def _publish(self, outputs: Iterable[Message]) -> None:
         for message in outputs:
-            topic = topic_of(type(message))
-            self._send(topic.name, message.key, message.encode(), headers_of(message, topic, self.service.name))
+            self._out(publish, self._producer, message, self.service.name)
             self.counters.published += 1
 
     def _send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
@@ -256,13 +213,15 @@ class Runner:
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
         retried = topic != record.topic  # who else writes such headers gives no orders here
         attempt = _number(record, ATTEMPT) + 1 if retried else 1
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        users = isinstance(error, UserError)
+        cause = " ".join((str(error) if users else f"{type(error).__name__}: {error}").split())[:500]
         here = f"{record.topic}/{record.partition}/{record.offset}"
         headers = {
             **record.headers,
             ORIGIN: record.headers.get(ORIGIN, here) if retried else here,
             ATTEMPT: str(attempt),
             ERROR: cause,
+            KIND: USER if users else INTERNAL,
         }
         again = attempt < self._policy.attempts
         if again:

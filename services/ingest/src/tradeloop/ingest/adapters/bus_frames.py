@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
-from tradeloop.common.bus.port import Bus, LogPosition, Partition, Record, partition_for
+from tradeloop.common.bus.port import Bus, LogPosition, Record
 from tradeloop.common.market import Universe, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.messages.topics import topic_of
-
-_BLOCK = 256
-"""Records that are read back at once, from the end."""
+from tradeloop.common.runtime.readback import blocks_backwards, decoded, partition_of
 
 
 class BusFrames:
@@ -23,25 +19,20 @@ class BusFrames:
         asked = self._bus.read(request.partition, request.offset, request.offset + 1)
         if not asked:
             return None
-        topic = topic_of(BarFrame).name
-        partition = Partition(topic, partition_for(universe.name, self._bus.partitions(topic)))
-        begin, end = self._bus.begin_offsets(topic)[partition], self._bus.end_offsets(topic)[partition]
-        while end > begin:
-            start = max(begin, end - _BLOCK)
-            for record in reversed(self._bus.read(partition, start, end)):
+        partition = partition_of(self._bus, topic_of(BarFrame).name, universe.name)
+        for block in blocks_backwards(self._bus, partition):
+            for record in reversed(block):
                 if record.timestamp_ms <= asked[0].timestamp_ms:
                     return None
                 if (open_us := _base_open_us(record, universe)) is not None:
                     return open_us
-            end = start
         return None
 
 
 def _base_open_us(record: Record, universe: Universe) -> int | None:
     if record.key != universe.name:
         return None
-    try:
-        frame = BarFrame.model_validate_json(record.value)
-    except ValidationError:
-        return None  # its consumers dead-letter it
-    return to_us(frame.open_time) if frame.timeframe is universe.timeframe and not frame.revision else None
+    frame = decoded(record, BarFrame)
+    if frame is None or frame.timeframe is not universe.timeframe or frame.revision:
+        return None
+    return to_us(frame.open_time)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from libs.cli.tests.stacks import World
-from tradeloop.cli.client.running import RunningStack, Tail, backwards, forwards
-from tradeloop.cli.client.stack import Failed
+from tradeloop.cli.client.client import Client, Failed
 from tradeloop.common.bus.memory import MemoryBus, MemoryReader
 from tradeloop.common.bus.port import BusUnavailable
 from tradeloop.common.errors import UserError
@@ -26,6 +25,9 @@ from tradeloop.common.messages import (
     TrainingRequested,
 )
 from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.model_store.port import ModelNotFound
+from tradeloop.common.runtime.readback import Contradiction, Tail, backwards, forwards
+from tradeloop.common.strategy import StrategyError
 
 UNIVERSE = Universe(name="gold", instruments=(Instrument(id="file:gold"),), timeframe=Timeframe.H1)
 RANGE = TimeRange(start=EPOCH, end=EPOCH + timedelta(hours=9))
@@ -78,6 +80,9 @@ def test_it_shows_the_progress_of_its_own_training(world: World) -> None:
     ("error", "kind", "says"),
     [
         (UserError("gold.csv: line 3: no price"), UserError, "^gold.csv: line 3: no price$"),
+        (StrategyError("strategy mine is not installed"), UserError, "^strategy mine is not installed$"),
+        (ModelNotFound("no model: train one"), UserError, "^no model: train one$"),
+        (RuntimeError("UserError: not really"), Failed, "RuntimeError: UserError: not really$"),
         (RuntimeError("out of memory"), Failed, "^ingest gave up on ingest.backfill_requested.v1/.*out of memory$"),
     ],
 )
@@ -103,6 +108,31 @@ def test_dead_letters_of_others_and_of_earlier_do_not_count(world: World) -> Non
     assert world.stack.ask(BACKFILL, BackfillCompleted).request_id == "b1"
     world.publish(BACKFILL.model_copy(update={"request_id": "b0"}))
     assert world.stack.ask(BACKFILL, BackfillCompleted).request_id == "b1"
+
+
+def test_it_waits_for_the_given_time(world: World) -> None:
+    with pytest.raises(Failed, match=r"^ingest: no BackfillCompleted within 20 s$"):
+        world.stack.ask(BACKFILL, BackfillCompleted, timeout_s=20)
+    assert 20 <= world.clock.monotonic() < 21
+
+
+def test_every_message_is_read_once_and_contradictions_are_refused(world: World) -> None:
+    world.publish(completed("b1"), completed("b2"), completed("b1"))
+    assert [message.request_id for message in world.stack.read(BackfillCompleted)] == ["b1", "b2"]
+    world.publish(completed("b2").model_copy(update={"bars": 10}))
+    with pytest.raises(Contradiction, match=r"^ingest\.backfill_completed\.v1 has two versions of "):
+        world.stack.read(BackfillCompleted)
+
+
+def test_what_was_given_up_on_is_counted(world: World) -> None:
+    def broken(_: BackfillRequested) -> Iterable[Message]:
+        raise RuntimeError("no disk")
+
+    world.serve("ingest", BackfillRequested, broken)
+    assert world.stack.count_dead_letters() == 0
+    with pytest.raises(Failed):
+        world.stack.ask(BACKFILL, BackfillCompleted)
+    assert world.stack.count_dead_letters() == 1
 
 
 def test_it_says_once_whose_answer_does_not_come(world: World) -> None:
@@ -139,8 +169,8 @@ def test_an_interruption_says_that_the_service_goes_on(world: World) -> None:
 
 
 def test_a_kafka_without_topics_is_a_line_with_the_remedy(world: World) -> None:
-    stack = RunningStack(MemoryBus(), world.clock, world.said.append)
-    with pytest.raises(UserError, match=r"has no topic .*tradeloop topics apply"):
+    stack = Client(MemoryBus(), world.clock, world.said.append)
+    with pytest.raises(UserError, match=r"^topic .* does not exist: .*tradeloop topics apply"):
         stack.ask(BACKFILL, BackfillCompleted)
 
 

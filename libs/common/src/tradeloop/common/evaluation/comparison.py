@@ -1,4 +1,4 @@
-"""What two runs of the same portfolios over the same bars did, held against each other message by message."""
+"""Two runs of the same portfolios over the same bars, compared message by message: live and its replay."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
-from tradeloop.cli.client.running import forwards, partition_of
 from tradeloop.common.bus.port import Bus
+from tradeloop.common.evaluation.parity import TOLERANCE
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, SignalGenerated, Transition
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
-
-PARITY = 1e-9
-"""Largest relative difference of equity that counts as none."""
+from tradeloop.common.runtime.readback import forwards, partition_of
 
 Compared = SignalGenerated | OrderUpdated | OrderFilled | Transition | PortfolioMarked
 _KINDS: dict[str, type[Compared]] = {
@@ -40,7 +35,7 @@ class _Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class KindComparison:
     """One kind of message in both runs, by id."""
 
     kind: type[Compared]
@@ -61,10 +56,10 @@ class Comparison:
 
     @property
     def different(self) -> set[str]:
-        """Both have them, with other contents; of marks the equity counts, up to `PARITY`."""
+        """Both have them, with other contents; of marks the equity counts, up to `TOLERANCE`."""
         both = self.live.keys() & self.replay.keys()
         if self.kind is PortfolioMarked:
-            return {one for one in both if self.equity_difference(one) > PARITY}
+            return {one for one in both if self.equity_difference(one) > TOLERANCE}
         return {one for one in both if self.live[one].digest != self.replay[one].digest}
 
     def equity_difference(self, one: str) -> float:
@@ -79,30 +74,30 @@ class Comparison:
         return min(((self.live.get(one) or self.replay[one]).time_us, one) for one in wrong) if wrong else None
 
 
-class Parity:
+class RunComparison:
     """A live run and its replay, each on its bus, compared from the close of a first bar to that of a last one."""
 
     def __init__(self, live: Bus, replay: Bus, portfolios: Sequence[Portfolio], first_us: int, last_us: int) -> None:
         self._live, self._replay = live, replay
         self._universe = portfolios[0].universe.name
         names = frozenset(portfolio.name for portfolio in portfolios)
-        self.comparisons = {name: self._compare(kind, names, first_us, last_us) for name, kind in _KINDS.items()}
+        self.kinds = {name: self._compare(kind, names, first_us, last_us) for name, kind in _KINDS.items()}
 
     @property
     def holds(self) -> bool:
         """Whether both runs did the same."""
-        return all(each.first is None for each in self.comparisons.values())
+        return all(each.first is None for each in self.kinds.values())
 
     @property
     def equity_difference(self) -> float:
         """The largest relative one of a bar that both runs marked."""
-        marks = self.comparisons["equity by bar"]
+        marks = self.kinds["equity by bar"]
         return max(map(marks.equity_difference, marks.live.keys() & marks.replay.keys()), default=0.0)
 
     def lines(self) -> Iterator[str]:
         """The report below the table."""
         yield f"Largest relative difference of equity: {self.equity_difference:.1e}"
-        for name, each in self.comparisons.items():
+        for name, each in self.kinds.items():
             if each.expired:
                 since = min((fact.time_us for fact in each.live.values()), default=None)
                 which = "any more" if since is None else f"before {from_us(since).isoformat()}"
@@ -112,28 +107,13 @@ class Parity:
         else:
             yield f"Parity is broken. The first difference: {self._first_difference()}"
 
-    def print(self) -> None:
-        """Write the table and the lines to standard output."""
-        table = Table("", "live", "replay", "equal", "different", "missing", "extra", box=None, padding=(0, 2))
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, each in self.comparisons.items():
-            different, missing, extra = len(each.different), len(each.missing), len(each.extra)
-            equal = len(each.live) - missing - different
-            counts = (len(each.live), len(each.replay), equal, different, missing, extra)
-            table.add_row(name, *(f"{count:,}" for count in counts))
-        console = Console()
-        console.print(table)
-        for line in self.lines():
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-    def _compare(self, kind: type[Compared], names: Collection[str], first_us: int, last_us: int) -> Comparison:
+    def _compare(self, kind: type[Compared], names: Collection[str], first_us: int, last_us: int) -> KindComparison:
         partition = partition_of(self._live, topic_of(kind).name, self._universe)
         expired = self._live.begin_offsets(partition.topic)[partition] > 0
         live = self._facts(self._live, kind, names, first_us, last_us)
         if expired:
             first_us = min((fact.time_us for fact in live.values()), default=last_us + 1)
-        return Comparison(kind, live, self._facts(self._replay, kind, names, first_us, last_us), expired)
+        return KindComparison(kind, live, self._facts(self._replay, kind, names, first_us, last_us), expired)
 
     def _facts(
         self, bus: Bus, kind: type[Compared], names: Collection[str], first_us: int, last_us: int
@@ -150,10 +130,10 @@ class Parity:
         return facts
 
     def _first_difference(self) -> str:
-        firsts = [(first, name) for name, each in self.comparisons.items() if (first := each.first) is not None]
-        order = list(self.comparisons)
+        firsts = [(first, name) for name, each in self.kinds.items() if (first := each.first) is not None]
+        order = list(self.kinds)
         (_, one), name = min(firsts, key=lambda found: (found[0][0], order.index(found[1])))
-        each = self.comparisons[name]
+        each = self.kinds[name]
         live = self._message(self._live, each.kind, each.live.get(one))
         replay = self._message(self._replay, each.kind, each.replay.get(one))
         if live is None or replay is None:

@@ -8,9 +8,10 @@ import pytest
 
 from libs.cli.tests.runs import make_run
 from libs.cli.tests.stacks import World
-from tradeloop.cli.replay.parity import Parity
+from tradeloop.cli.replay.report import print_comparison
 from tradeloop.cli.report.files import Run
 from tradeloop.common.bus.port import Partition
+from tradeloop.common.evaluation.comparison import RunComparison
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated, PortfolioMarked, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 
@@ -26,12 +27,12 @@ def messages(run: Run) -> list[Message]:
     return [*run.signals, *run.orders, *run.fills, *run.transitions, *run.marks]
 
 
-def compare(run: Run, replay: Sequence[Message], first: int = 0, last: int = LENGTH - 1) -> Parity:
+def compare(run: Run, replay: Sequence[Message], first: int = 0, last: int = LENGTH - 1) -> RunComparison:
     worlds = World(), World()
     worlds[0].publish(*messages(run))
     worlds[1].publish(*replay)
     close_us = run.bars.close_us
-    return Parity(worlds[0].bus, worlds[1].bus, [run.portfolio], int(close_us[first]), int(close_us[last]))
+    return RunComparison(worlds[0].bus, worlds[1].bus, [run.portfolio], int(close_us[first]), int(close_us[last]))
 
 
 def changed(run: Run, kind: type[Message], change: Callable[[Message], Message | None]) -> list[Message]:
@@ -53,10 +54,10 @@ def test_the_same_messages_are_parity_in_whatever_order_and_however_often(
     parity = compare(run, [*reversed(messages(run)), *run.fills])
     assert parity.holds
     assert parity.equity_difference == 0.0
-    parity.print()
+    print_comparison(parity)
     said = capsys.readouterr().out
     assert "Parity holds: the replay did what live did" in said
-    assert [len(each.live) for each in parity.comparisons.values()] == [
+    assert [len(each.live) for each in parity.kinds.values()] == [
         LENGTH,
         len(run.orders),
         len(run.fills),
@@ -66,7 +67,7 @@ def test_the_same_messages_are_parity_in_whatever_order_and_however_often(
 
 
 def test_equity_may_differ_in_its_last_bits(run: Run) -> None:
-    def scaled(factor: float) -> Parity:
+    def scaled(factor: float) -> RunComparison:
         return compare(
             run,
             changed(run, PortfolioMarked, lambda m: m.model_copy(update={"equity": m.equity * factor})),  # type: ignore[attr-defined]
@@ -76,7 +77,7 @@ def test_equity_may_differ_in_its_last_bits(run: Run) -> None:
     wrong = scaled(1 + 1e-6)
     assert not wrong.holds
     assert wrong.equity_difference == pytest.approx(1e-6, rel=1e-3)
-    assert wrong.comparisons["equity by bar"].different == {run.marks[4].identity}
+    assert wrong.kinds["equity by bar"].different == {run.marks[4].identity}
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,9 @@ def test_the_first_difference_is_told_in_words(
 ) -> None:
     parity = compare(run, changed(run, kind, change))
     name, different, missing, extra = counts
-    wrong = parity.comparisons[name]
+    wrong = parity.kinds[name]
     assert (len(wrong.different), len(wrong.missing), len(wrong.extra)) == (different, missing, extra)
-    assert all(each.first is None for other, each in parity.comparisons.items() if other != name)
+    assert all(each.first is None for other, each in parity.kinds.items() if other != name)
     last = list(parity.lines())[-1]
     assert last.startswith("Parity is broken. The first difference: ")
     assert says in last
@@ -126,8 +127,8 @@ def test_what_has_expired_is_not_compared_and_said_so(run: Run) -> None:
     partition = next(p for p, end in live.bus.end_offsets(topic).items() if end)
     live.bus.drop_before(Partition(topic, partition.number), 20)
     close_us = run.bars.close_us
-    parity = Parity(live.bus, replay.bus, [run.portfolio], int(close_us[0]), int(close_us[-1]))
+    parity = RunComparison(live.bus, replay.bus, [run.portfolio], int(close_us[0]), int(close_us[-1]))
     assert parity.holds
-    assert len(parity.comparisons["signals"].replay) == LENGTH - 20
+    assert len(parity.kinds["signals"].replay) == LENGTH - 20
     expired = run.signals[20].time.isoformat()
     assert f"Not compared: live's signals before {expired}, which Kafka no longer holds" in list(parity.lines())

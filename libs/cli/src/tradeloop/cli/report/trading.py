@@ -1,0 +1,57 @@
+"""What a run's trading came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.cli.report.files import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trading:
+    """What a run's trading came to. Amounts in quote currency."""
+
+    decisions: int
+    """Bars on which the policy gave targets; on the others it held."""
+    orders: int
+    filled: int
+    """Orders that filled in whole."""
+    fills: int
+    traded: float
+    turnover: float
+    """Traded value over average equity."""
+    fees: float
+    slippage: float
+    exposure: float
+    """Average gross position value as a share of equity."""
+    in_market: float
+    """Share of bars with a position."""
+
+
+def weights(run: Run) -> Floats:
+    """Position values as shares of equity at each close, (T, A)."""
+    return np.array([[position.weight for position in mark.positions] for mark in run.marks])
+
+
+def trading(run: Run) -> Trading:
+    """Figures of a run's orders and fills."""
+    last = {order.order_id: order.status for order in run.orders}
+    traded = sum(fill.quantity * fill.price for fill in run.fills)
+    gross = np.abs(weights(run)).sum(axis=1)
+    return Trading(
+        decisions=sum(not signal.hold for signal in run.signals),
+        orders=len(last),
+        filled=sum(status == "filled" for status in last.values()),
+        fills=len(run.fills),
+        traded=traded,
+        turnover=traded / float(np.mean([mark.equity for mark in run.marks])),
+        fees=sum(fill.fee for fill in run.fills),
+        slippage=sum(fill.slippage for fill in run.fills),
+        exposure=float(gross.mean()),
+        in_market=float((gross > 0.0).mean()),
+    )

@@ -1,0 +1,167 @@
+"""Features by TA-Lib's functions."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from talib import InsufficientHistory, get_functions  # type: ignore[attr-defined]  # exported, but its stubs forget it
+from talib import stream as handles
+from talib.abstract import Function  # type: ignore[attr-defined]
+
+from tradeloop.common.features.feature import (
+    FIELDS,
+    BarValues,
+    Feature,
+    FeatureError,
+    FeatureState,
+    Floats,
+    canonical,
+    fields_of,
+)
+
+_FUNCTIONS: list[str] = get_functions()  # type: ignore[no-untyped-call]
+
+_FORGETTING_PERIODS, _FORGETTING_BARS = 26, 384
+"""An average with smoothing 1/period has forgotten where it began after 26 periods: (1 - 1/p)^(26 p) < 6e-12.
+Functions that hide their periods (HT_*, MACDFIX, the amplified STOCHRSI) were measured to need up to 384 bars."""
+
+_CUMULATIVE = frozenset(
+    ("AD", "CUMSUM", "MAXINDEX", "MININDEX", "MINMAXINDEX", "NVI", "OBV", "PVI", "PVT", "VWAP", "WAD")
+)
+"""TA-Lib functions whose value depends on where the series starts, however long ago that was."""
+
+
+def talib(
+    function: str, *, output: str | None = None, inputs: Sequence[str] | None = None, **parameters: float
+) -> Feature:
+    """A TA-Lib function of the bars, e.g. `talib("RSI", timeperiod=14)`.
+
+    `inputs` are the bar fields it reads, in the function's own order; its defaults when left out. A function of
+    several outputs needs `output`. Raises `FeatureError`, also for cumulative functions such as OBV.
+    """
+    if function not in _FUNCTIONS:
+        close = difflib.get_close_matches(function.upper(), _FUNCTIONS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "talib.get_functions() lists them"
+        raise FeatureError(f"TA-Lib has no function {function!r}: {hint}")
+    if function in _CUMULATIVE:
+        raise FeatureError(
+            f"{function} depends on where its series starts, so it has no value that a restart could repeat: "
+            "take its change over a number of bars instead, computed with windowed(...)"
+        )
+    info = Function(function)
+    for name in parameters:
+        if name not in info.parameters:
+            raise FeatureError(
+                f"{function} has no parameter {name!r}: its parameters are {', '.join(info.parameters) or 'none'}"
+            )
+    try:
+        info.set_parameters(parameters)
+    except TypeError as error:
+        raise FeatureError(f"{function}: {error}") from None
+    if info.lookback < 0:
+        raise FeatureError(f"{function} refuses {_arguments(info.parameters)}: a value is out of its range")
+    fields = fields_of(function, _flat(info.info["input_names"].values()), inputs)
+    outputs = list(info.output_names)
+    if output is None and len(outputs) > 1:
+        raise FeatureError(f"{function} has several outputs: choose one with output=, of {', '.join(outputs)}")
+    if output is not None and output not in outputs:
+        raise FeatureError(f"{function} has no output {output!r}: it has {', '.join(outputs)}")
+    periods = [int(value) for name, value in info.parameters.items() if "period" in name]
+    needed = info.lookback + max([_FORGETTING_BARS, *(_FORGETTING_PERIODS * period for period in periods)])
+    history = -(-needed // 64) * 64
+    arguments = dict(info.parameters)
+    words = [
+        function.lower(),
+        *map(_word, arguments.values()),
+        *([output] if output is not None and len(outputs) > 1 else []),
+        *(inputs or ()),
+    ]
+    return _TaLib(
+        name="_".join(words),
+        definition=canonical(talib=function, arguments=arguments, output=output, inputs=fields, history=history),
+        history=history,
+        inputs=fields,
+        function=function,
+        arguments=tuple(arguments.items()),
+        output=outputs.index(output) if output is not None and len(outputs) > 1 else None,
+        lookback=info.lookback,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TaLib(Feature):
+    function: str
+    arguments: tuple[tuple[str, float], ...]
+    output: int | None
+    """Which of several outputs; None when there is one."""
+    lookback: int
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        values = np.full(columns.shape[1], np.nan)
+        open_and_fill = getattr(handles, self.function).open_and_fill
+        for start, stop in pairwise(blocks):
+            begin = max(0, start - self.history)
+            if stop - begin <= self.lookback:
+                continue
+            try:
+                handle, filled = open_and_fill(*self._series(columns[:, begin:stop]), **dict(self.arguments))
+            except InsufficientHistory:
+                continue
+            first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
+            values[first:stop] = (filled if self.output is None else filled[self.output])[first - begin :]
+        return values
+
+    def state(self) -> FeatureState:
+        return _TaLibState(self)
+
+    def handle(self, columns: Floats) -> Any:
+        """A TA-Lib handle opened on these bars. Raises `InsufficientHistory`."""
+        return getattr(handles, self.function)(*self._series(columns), **dict(self.arguments))
+
+    def _series(self, columns: Floats) -> list[Floats]:
+        return list(columns[[FIELDS.index(field) for field in self.inputs]])
+
+
+class _TaLibState:
+    def __init__(self, feature: _TaLib) -> None:
+        self._feature, self._output = feature, feature.output
+        self._columns = [FIELDS.index(field) for field in feature.inputs]
+        self._warming_up = np.empty((len(FIELDS), 0))
+        self._handle: Any = None
+
+    def open(self, columns: Floats) -> float:
+        self._warming_up, self._handle = columns, None
+        if columns.shape[1] > self._feature.lookback:
+            try:
+                self._handle = self._feature.handle(columns)
+            except InsufficientHistory:
+                return math.nan
+            return self._value(self._handle.value)
+        return math.nan
+
+    def update(self, row: BarValues) -> float:
+        if self._handle is None:
+            return self.open(np.column_stack((self._warming_up, row)))
+        return self._value(self._handle.update(*[row[column] for column in self._columns]))
+
+    def _value(self, value: Any) -> float:
+        return float(value if self._output is None else value[self._output])
+
+
+def _flat(names: Iterable[str | Sequence[str]]) -> tuple[str, ...]:
+    return tuple(name for group in names for name in ([group] if isinstance(group, str) else group))
+
+
+def _arguments(parameters: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def _word(value: float) -> str:
+    """A number inside a name: 2.5 becomes 2p5."""
+    return f"{value:g}".replace(".", "p").replace("-", "m").replace("+", "")

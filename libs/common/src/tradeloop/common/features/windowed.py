@@ -1,0 +1,121 @@
+"""Features by an author's own function of the last bars."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tradeloop.common.features.feature import (
+    FIELDS,
+    BarValues,
+    Feature,
+    FeatureError,
+    FeatureState,
+    Floats,
+    canonical,
+    fields_of,
+    require_count,
+)
+
+
+def windowed(name: str, fn: Callable[..., Any], window: int, inputs: Sequence[str] = ("close",)) -> Feature:
+    """The author's own function of the last `window` bars.
+
+    `fn` gets each input by name, as a read-only (window,) float64 array, oldest first, and returns a number; NaN
+    says that there is none. It must depend on nothing else. It is identified by its own source: when something
+    that it calls changes, give the feature a new name. Raises `FeatureError`.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise FeatureError(f"windowed feature {name!r}: a name is lower-case letters, digits and _")
+    require_count(f"windowed feature {name}", "window", window)
+    fields = fields_of(f"windowed feature {name}", tuple(inputs), None)
+    return _Windowed(
+        name=name,
+        definition=canonical(windowed=name, source=_source_hash(name, fn), window=window, inputs=fields),
+        history=window - 1,
+        inputs=fields,
+        fn=fn,
+        window=window,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windowed(Feature):
+    fn: Callable[..., Any]
+    window: int
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        # One call a bar, as in the stream: over two axes NumPy and BLAS may order their sums differently, and the
+        # last bits of a value would depend on how many bars were asked for at once.
+        values = np.full(columns.shape[1], np.nan)
+        series = columns[[FIELDS.index(field) for field in self.inputs]]
+        series.flags.writeable = False
+        for stop in range(self.window, columns.shape[1] + 1):
+            values[stop - 1] = self.call(series[:, stop - self.window : stop])
+        return values
+
+    def state(self) -> FeatureState:
+        return _WindowedState(self)
+
+    def call(self, series: Floats) -> float:
+        """The function of one window, (inputs, window)."""
+        value = self.fn(**dict(zip(self.inputs, series, strict=True)))
+        if np.ndim(value):
+            raise FeatureError(
+                f"feature {self.name}: its function returned an array of shape {np.shape(value)} for one window; "
+                "let it return one number, e.g. by reducing over axis=-1"
+            )
+        return float(value)
+
+
+class _WindowedState:
+    """Bars are written into a buffer of twice the window, so that the window is always one contiguous slice."""
+
+    def __init__(self, feature: _Windowed) -> None:
+        self._feature, self._window = feature, feature.window
+        self._columns = [FIELDS.index(field) for field in feature.inputs]
+        self._buffer = np.empty((len(self._columns), 2 * feature.window))
+        self._series = self._buffer.view()
+        self._series.flags.writeable = False
+        self._end = 0
+
+    def open(self, columns: Floats) -> float:
+        tail = columns[self._columns, max(0, columns.shape[1] - self._window) :]
+        self._end = tail.shape[1]
+        self._buffer[:, : self._end] = tail
+        return self._value()
+
+    def update(self, row: BarValues) -> float:
+        if self._end == self._buffer.shape[1]:
+            self._buffer[:, : self._window - 1] = self._buffer[:, self._end - self._window + 1 :]
+            self._end = self._window - 1
+        for i, column in enumerate(self._columns):
+            self._buffer[i, self._end] = row[column]
+        self._end += 1
+        return self._value()
+
+    def _value(self) -> float:
+        if self._end < self._window:
+            return math.nan
+        return self._feature.call(self._series[:, self._end - self._window : self._end])
+
+
+def _source_hash(name: str, fn: Callable[..., Any]) -> str:
+    """What a function is: its qualified name and its source, which unlike bytecode is the same in every Python."""
+    if not inspect.isfunction(fn) or fn.__name__ == "<lambda>" or fn.__closure__:
+        raise FeatureError(
+            f"windowed feature {name}: give it a function that is written with def and reads no variables of an "
+            "enclosing function, so that its source says all that it does"
+        )
+    try:
+        source = inspect.getsource(fn)
+    except OSError:
+        raise FeatureError(f"windowed feature {name}: the source of {fn.__qualname__} cannot be read") from None
+    return hashlib.sha256(f"{fn.__module__}.{fn.__qualname__}\n{inspect.cleandoc(source)}".encode()).hexdigest()

@@ -1,0 +1,29 @@
+"""What a runner did so far, in numbers."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+LATENCIES_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
+"""Upper bounds by which the times to handle a message are counted."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a runner did so far."""
+
+    handled: int = 0
+    published: int = 0
+    retried: int = 0
+    dead_letters: int = 0
+    handle_s: float = 0.0
+    """Seconds spent in handling messages and publishing what came of it."""
+    handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
+    """How many messages took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
+
+    def took(self, seconds: float) -> None:
+        """Count one message."""
+        self.handled += 1
+        self.handle_s += seconds
+        self.handled_within[bisect_left(LATENCIES_S, seconds)] += 1

@@ -1,0 +1,17 @@
+"""The one way to publish a message of the catalogue."""
+
+from __future__ import annotations
+
+from tradeloop.common.bus.port import Producer
+from tradeloop.common.messages import Message
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.runtime.headers import headers_of
+
+
+def publish(producer: Producer, message: Message, source: str) -> None:
+    """Hand a message to a producer, for its topic, under its key, with its headers; `source` names who says it.
+
+    Raises what `Producer.publish` raises. Delivery is certain only after `Producer.flush`.
+    """
+    topic = topic_of(type(message))
+    producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, source))

@@ -1,0 +1,137 @@
+"""Reading topics back, without any consumer group: what was said, in either direction, and what is said from now on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from tradeloop.common.bus.port import Bus, BusError, Partition, Record, partition_for
+from tradeloop.common.errors import UserError
+from tradeloop.common.messages import Message
+from tradeloop.common.messages.topics import event_id, topic_of
+
+log = structlog.get_logger(__name__)
+
+M = TypeVar("M", bound=Message)
+
+_FIRST_BLOCK, _BLOCK = 512, 2_048
+"""Records that are read at once: backwards at first, where the newest ones often suffice, and otherwise."""
+
+
+class Contradiction(BusError):
+    """Two messages of one id have different contents. Redelivery may repeat a message, never change it."""
+
+
+def partition_of(bus: Bus, topic: str, key: str) -> Partition:
+    """The partition in which the messages of a key stand. Raises `UserError` when the topic does not exist."""
+    count = bus.partitions(topic)
+    if not count:
+        raise UserError(
+            f"topic {topic} does not exist: create the topics with `tradeloop topics apply`, then start the services"
+        )
+    return Partition(topic, partition_for(key, count))
+
+
+def decoded(record: Record, kind: type[M]) -> M | None:
+    """The message of a record; None, with a line in the log, for one that is no message of this type.
+
+    Its consumers dead-letter such a record, so nothing was decided on it.
+    """
+    try:
+        return kind.model_validate_json(record.value)
+    except ValidationError:
+        log.warning("not readable", topic=record.topic, partition=record.partition, offset=record.offset)
+        return None
+
+
+def of_kind(records: Iterable[Record], kind: type[M]) -> Iterator[M]:
+    """The messages of one type among records of several topics."""
+    topic = topic_of(kind).name
+    for record in records:
+        if record.topic == topic and (message := decoded(record, kind)) is not None:
+            yield message
+
+
+def blocks_backwards(bus: Bus, partition: Partition, end: int | None = None) -> Iterator[Sequence[Record]]:
+    """The records of a partition in blocks, the last block first, in order within each.
+
+    They end before the offset `end`; at the partition's own end where it is None.
+    """
+    begin = bus.begin_offsets(partition.topic)[partition]
+    end = bus.end_offsets(partition.topic)[partition] if end is None else end
+    block = _FIRST_BLOCK
+    while end > begin:
+        start = max(begin, end - block)
+        yield bus.read(partition, start, end)
+        end, block = start, 2 * block
+
+
+def backwards(bus: Bus, kind: type[M], key: str) -> Iterator[M]:
+    """The messages of a key, the last one first. What cannot be decoded is left out."""
+    for block in blocks_backwards(bus, partition_of(bus, topic_of(kind).name, key)):
+        for record in reversed(block):
+            if record.key == key and (message := decoded(record, kind)) is not None:
+                yield message
+
+
+def forwards(bus: Bus, kind: type[M], key: str) -> Iterator[tuple[Record, M]]:
+    """The records and messages of a key, the first one first. What cannot be decoded is left out."""
+    for record in records_of(bus, partition_of(bus, topic_of(kind).name, key)):
+        if record.key == key and (message := decoded(record, kind)) is not None:
+            yield record, message
+
+
+def records_of(bus: Bus, partition: Partition) -> Iterator[Record]:
+    """Every record that a partition holds now, in order, a block in memory at a time."""
+    begin, end = bus.begin_offsets(partition.topic)[partition], bus.end_offsets(partition.topic)[partition]
+    for start in range(begin, end, _BLOCK):
+        yield from bus.read(partition, start, min(start + _BLOCK, end))
+
+
+def all_records(bus: Bus, topic: str) -> Iterator[Record]:
+    """Every record that a topic holds now, one partition after the other."""
+    for number in range(bus.partitions(topic)):
+        yield from records_of(bus, Partition(topic, number))
+
+
+def all_messages(bus: Bus, kind: type[M]) -> list[M]:
+    """Every message of a type that the bus holds now, each id once, in order for each key.
+
+    Raises `Contradiction` for two of one id that differ, and pydantic's ValidationError for one that is not readable.
+    """
+    found: dict[str, bytes] = {}
+    messages: list[M] = []
+    for record in all_records(bus, topic_of(kind).name):
+        message = kind.model_validate_json(record.value)
+        identity = event_id(message)
+        if identity not in found:
+            found[identity] = record.value
+            messages.append(message)
+        elif found[identity] != record.value:
+            raise Contradiction(f"{record.topic} has two versions of {identity}: {found[identity]!r}, {record.value!r}")
+    return messages
+
+
+class Tail:
+    """The records of one key on each of some topics, from the ends of the topics on.
+
+    It reads without a group: whoever only looks on commits nothing, and does not share partitions with others who
+    look on. Raises `UserError` for a topic that does not exist; every call may raise `BusUnavailable`.
+    """
+
+    def __init__(self, bus: Bus, keys: Mapping[str, str]) -> None:
+        """`keys` gives the key to follow on each topic."""
+        self._keys = keys
+        partitions = [partition_of(bus, topic, key) for topic, key in keys.items()]
+        self._reader = bus.follow({each: bus.end_offsets(each.topic)[each] for each in partitions})
+
+    def new(self) -> list[Record]:
+        """What arrived since the last call, at most a block, in order within each topic."""
+        return [record for record in self._reader.poll(_BLOCK) if record.key == self._keys[record.topic]]
+
+    def close(self) -> None:
+        """Release the reader."""
+        self._reader.close()
