@@ -25,8 +25,9 @@ from benchmarks import scenario
 from benchmarks.loop import HISTORY, prepare, replay_of
 from benchmarks.measure import Row, seconds, tell
 from benchmarks.relay import CONSUMING, PRODUCING, relays
-from deploy.native.stack import SERVICES, Stack
+from deploy.native.stack import Stack
 from tradeloop.cli.client.client import Client
+from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.progress import quiet_logs
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import TopicSpec, partition_for

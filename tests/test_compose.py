@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 
 from tests.containers import IMAGES
+from tradeloop.cli.client.deployment import Deployment
 from tradeloop.cli.main import main as tradeloop
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,24 @@ def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch:
     readable = {f"{prefix}{path}" for path in paths(kind)}
     assert set(SERVICES[service]["environment"]) <= readable
     settings_of(service, monkeypatch)
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_service_is_told_what_a_deployment_tells_it(service: str) -> None:
+    """Compose says in YAML what native processes, the embedded stack and the tests take from one declaration."""
+    whole = Deployment(
+        database_url="bars",
+        ledger_url="ledger",
+        mlflow_tracking_uri="mlflow",
+        feature_root=Path("features"),
+        feature_registry={},
+        feature_online_store={},
+        portfolio_folder=Path("portfolios"),
+        kafka={"bootstrap_servers": "kafka"},
+    )
+    here = {f"{service.upper()}_HTTP__HOST", f"{service.upper()}_HTTP__PORT"}
+    assert set(SERVICES[service]["environment"]) == set(whole.environment(service)) | here
+    assert SERVICES[service]["environment"][f"{service.upper()}_KAFKA__CLIENT_ID"] == f"tradeloop-{service}"
 
 
 def test_every_service_of_the_workspace_is_there_and_starts_its_own_main() -> None:

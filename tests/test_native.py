@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from deploy.native.server import Program, Server, ServerError, free_ports, listens
-from deploy.native.stack import PORTS, SERVERS, SERVICES, Stack
+from deploy.native.stack import PORTS, SERVERS, Stack
+from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import open_source
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.strategy import load

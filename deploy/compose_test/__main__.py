@@ -18,13 +18,13 @@ from deploy.compose_test.images import find_images
 from deploy.compose_test.trade import Ports, look, portfolio_of, trade
 from deploy.native.server import free_ports
 from tradeloop.cli.client.client import Failed as RequestFailed
+from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import Source, open_source
 from tradeloop.common.evaluation.parity import ParityBroken
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load
 
 PROJECT = "tradeloop-test"
-SERVICES = ("ingest", "preprocess", "training", "inference", "execution")
 FRAMES = 400
 BUILD_TIMEOUT_S = 1200
 UP_TIMEOUT_S = 600

@@ -27,20 +27,17 @@ from deploy.native.mlflow import http_answers, mlflow
 from deploy.native.postgres import best_installation, driver_url, postgres, write_secret
 from deploy.native.redis import redis
 from deploy.native.server import Program, Server, ServerError, free_ports, listens, run
+from tradeloop.cli.client.deployment import SERVICES, Deployment
 
 PORTS = {
     "kafka": 9092,
     "postgres": 5432,
     "redis": 6379,
     "mlflow": 5000,
-    "ingest": 8081,
-    "preprocess": 8082,
-    "training": 8083,
-    "inference": 8084,
-    "execution": 8085,
+    **{service: 8081 + n for n, service in enumerate(SERVICES)},
 }
 """By server and service, in the order in which they start: where it listens unless something else does."""
-SERVERS, SERVICES = tuple(PORTS)[:4], tuple(PORTS)[4:]
+SERVERS = tuple(name for name in PORTS if name not in SERVICES)
 DATABASES = ("bars", "features", "ledger")
 
 _READY_TIMEOUT_S = 180.0
@@ -76,7 +73,8 @@ class Stack:
             for arguments in (("topics", "apply"), ("db", "migrate")):
                 self._say(f"tradeloop {' '.join(arguments)}")
                 run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
-            settings = {name: self._settings(name, portfolios.resolve(), urls) for name in SERVICES}
+            deployment = self._deployment(portfolios.resolve(), urls)
+            settings = {name: deployment.environment(name) for name in SERVICES}
             self._stop_outdated(json.dumps([settings, books]))
             self._start_services(settings, started)
             exports = (f"export {name}={shlex.quote(value)}\n" for name, value in where.items())
@@ -124,28 +122,18 @@ class Stack:
         url = make_url(server)
         return {name: url.set(database=name).render_as_string(hide_password=False) for name in DATABASES}
 
-    def _settings(self, service: str, portfolios: Path, urls: Mapping[str, str]) -> Environment:
-        """What a service is told, as `deploy/docker-compose.yml` does."""
-        feast = {
-            "FEATURE_ROOT": str(self._home / "features"),
-            "FEATURE_REGISTRY": json.dumps({"registry_type": "sql", "path": urls["features"]}),
-            "FEATURE_ONLINE_STORE": json.dumps({"type": "redis", "connection_string": self._address("redis")}),
-        }
-        bars, books = {"DATABASE_URL": urls["bars"]}, {"PORTFOLIO_FOLDER": str(portfolios)}
-        models = {"MLFLOW_TRACKING_URI": self._address("mlflow")}
-        own: dict[str, Environment] = {
-            "ingest": bars,
-            "preprocess": bars | feast | books,
-            "training": bars | feast | models,
-            "inference": bars | models | books,
-            "execution": {"LEDGER_URL": urls["ledger"]} | books,
-        }
-        everyone = {
-            "KAFKA__BOOTSTRAP_SERVERS": self._address("kafka"),
-            "KAFKA__CLIENT_ID": f"tradeloop-{service}",
-            "KAFKA__GROUP_INSTANCE_ID": service,
-        }
-        return {f"{service.upper()}_{name}": value for name, value in {**everyone, **own[service]}.items()}
+    def _deployment(self, portfolios: Path, urls: Mapping[str, str]) -> Deployment:
+        """What the services are told, as `deploy/docker-compose.yml` does."""
+        return Deployment(
+            database_url=urls["bars"],
+            ledger_url=urls["ledger"],
+            mlflow_tracking_uri=self._address("mlflow"),
+            feature_root=self._home / "features",
+            feature_registry={"registry_type": "sql", "path": urls["features"]},
+            feature_online_store={"type": "redis", "connection_string": self._address("redis")},
+            portfolio_folder=portfolios,
+            kafka={"bootstrap_servers": self._address("kafka")},
+        )
 
     def _stop_outdated(self, told: str) -> None:
         """Stop services that were told something else when they started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from sqlalchemy import create_engine, text
 from deploy.native.server import Program, Server, free_ports
 from tests.servers import RealServer, fresh_database
 from tradeloop.cli.client.client import Client, Failed, M, Request
+from tradeloop.cli.client.deployment import SERVICES, Deployment
 from tradeloop.common.bar_store.sql import SCHEMA as BARS
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
@@ -28,7 +28,6 @@ from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
 PROBE = Path(__file__).parent / "probe"
 """On the path of each process: its folder of metadata makes the strategy `probe` an installed one."""
-SERVICES = ("ingest", "preprocess", "training", "inference", "execution")
 T = TypeVar("T")
 
 
@@ -173,23 +172,19 @@ class Stack:
 
     def _environment(self, service: str, name: str) -> dict[str, str]:
         at = self.addresses
-        values = {"KAFKA__BOOTSTRAP_SERVERS": at.kafka, "KAFKA__PREFIX": self.prefix, "KAFKA__GROUP_INSTANCE_ID": name}
-        books = {"PORTFOLIO_FOLDER": str(self.folder / "portfolios")}
-        bars = {"DATABASE_URL": at.database}
-        features = {
-            "FEATURE_ROOT": str(self.folder / "features"),
-            **{f"FEATURE_{section.upper()}": json.dumps(values) for section, values in self.feast().items()},
-        }
-        models = {"MLFLOW_TRACKING_URI": at.mlflow}
-        values |= {
-            "ingest": bars,
-            "preprocess": {**bars, **books, **features},
-            "training": {**bars, **features, **models},
-            "inference": {**bars, **books, **models},
-            "execution": {**books, "LEDGER_URL": at.database},
-        }[service]
-        values |= self.extra.get(service, {})
-        return {f"{service.upper()}_{key}": value for key, value in values.items()}
+        feast = self.feast()
+        deployment = Deployment(
+            database_url=at.database,
+            ledger_url=at.database,
+            mlflow_tracking_uri=at.mlflow,
+            feature_root=self.folder / "features",
+            feature_registry=feast["registry"],
+            feature_online_store=feast["online_store"],
+            portfolio_folder=self.folder / "portfolios",
+            kafka={"bootstrap_servers": at.kafka, "prefix": self.prefix},
+        )
+        extra = {f"{service.upper()}_{key}": value for key, value in self.extra.get(service, {}).items()}
+        return deployment.environment(service, name) | extra
 
 
 @dataclass

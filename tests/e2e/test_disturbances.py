@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.stack import SERVICES, Servers, Stack
+from tests.e2e.stack import Servers, Stack
 from tests.e2e.test_five_processes import assert_as_expected, register
 from tests.e2e.worlds import STRATEGY, World
 from tests.servers import RealServer
+from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.messages import (

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from tradeloop.cli.client.client import Client, given_up
+from tradeloop.cli.client.deployment import Deployment
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.messages import Message
@@ -47,33 +46,24 @@ class EmbeddedStack:
         self.bus = MemoryBus(max_message_bytes=16_000_000)
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        bars = SecretStr(f"sqlite:///{home / 'bars.db'}")
-        ledger = SecretStr(f"sqlite:///{home / 'ledger.db'}")
-        books = tuple(portfolios)
-        features = home / "features"
-        mlflow = f"sqlite:///{home / 'mlflow.db'}"
+        deployment = Deployment(
+            database_url=f"sqlite:///{home / 'bars.db'}",
+            ledger_url=f"sqlite:///{home / 'ledger.db'}",
+            mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
+            feature_root=home / "features",
+            portfolios=tuple(portfolios),
+        )
+        told = deployment.settings
         self._stop = threading.Event()
         services: list[Service] = [
-            build_ingest(IngestSettings(database_url=bars), self.bus, clock),
-            build_preprocess(
-                PreprocessSettings(portfolios=books, database_url=bars, feature_root=features),
-                self.bus,
-                clock,
-            ),
-            build_inference(InferenceSettings(portfolios=books, mlflow_tracking_uri=mlflow), self.bus, clock),
-            build_execution(
-                ExecutionSettings(portfolios=books, ledger_url=ledger),
-                self.bus,
-                clock,
-            ),
+            build_ingest(IngestSettings(**told("ingest")), self.bus, clock),
+            build_preprocess(PreprocessSettings(**told("preprocess")), self.bus, clock),
+            build_inference(InferenceSettings(**told("inference")), self.bus, clock),
+            build_execution(ExecutionSettings(**told("execution")), self.bus, clock),
         ]
-        self.models: ModelStore = MlflowModelStore(mlflow)
-        training = build_training(
-            TrainingSettings(database_url=bars, feature_root=features, mlflow_tracking_uri=mlflow),
-            self.bus,
-            clock,
-            self._stop,
-        )
+        training_settings = TrainingSettings(**told("training"))
+        self.models: ModelStore = MlflowModelStore(training_settings.mlflow_tracking_uri)
+        training = build_training(training_settings, self.bus, clock, self._stop)
         self.runners = [Runner(service, self.bus, clock, _POLICY) for service in services]
         self._training = Runner(training, self.bus, clock, _POLICY)
         self._thread = threading.Thread(target=self._training.run, args=(self._stop,), name="training", daemon=True)
