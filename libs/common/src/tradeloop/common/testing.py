@@ -5,7 +5,7 @@ They raise `AssertionError` and need no test framework.
 
 from __future__ import annotations
 
-from tradeloop.common.contracts.bus import BUS_CHECKS, check_bus
+from tradeloop.common.contracts.bus import BUS_CHECKS, RETENTION_CHECKS, check_bus
 from tradeloop.common.contracts.strategy import check_strategy
 
-__all__ = ["BUS_CHECKS", "check_bus", "check_strategy"]
+__all__ = ["BUS_CHECKS", "RETENTION_CHECKS", "check_bus", "check_strategy"]
