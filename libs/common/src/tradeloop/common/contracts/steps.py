@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def fresh(word: str) -> str:
@@ -21,3 +24,11 @@ def refused(error: type[Exception], call: Callable[[], object], what: str, says:
         refusal = str(raised)
     assert refusal is not None, f"{what} is no {error.__name__}"
     assert re.search(says, refusal), f"{what} is refused by {refusal!r}, in which {says!r} is not found"
+
+
+def kept(call: Callable[[], T], what: str) -> T:
+    """What a call finds. Raises `AssertionError` when it does not know what it was asked for."""
+    try:
+        return call()
+    except LookupError as error:
+        raise AssertionError(f"{what} is gone: {error}") from error
