@@ -19,7 +19,12 @@ SERVICES = {path.parent.name for path in ROOT.glob("services/*/src")}
 STRATEGIES = {path.parent.name for path in ROOT.glob("strategies/*/src/*/__init__.py")}
 
 INNER = {"numpy", "pydantic"}
-RINGS = {"domain": INNER, "ports": INNER | {"structlog"}, "application": INNER | {"structlog"}}
+RINGS = {
+    "domain": INNER,
+    "ports": INNER | {"structlog"},
+    "contracts": INNER,
+    "application": INNER | {"structlog"},
+}
 """Third parties that each inner ring of a service may import. Adapters, main and config are free."""
 COMMON = {
     "bar_store.sql": {"alembic", "psycopg", "sqlalchemy", "structlog"},
@@ -101,12 +106,18 @@ def test_every_adapter_of_common_is_protected() -> None:
     assert set(CONTRACTS["In a room with adapters, the port knows none"]["containers"]) == rooms
     beside = {f"{room}.{name.removeprefix(room).split('.')[1]}" for room in rooms for name in inside(room)}
     protected = [name for contract in CONTRACTS.values() for name in contract.get("protected_modules", [])]
+    protected = [name for name in protected if name.startswith("tradeloop.common.")]
     shared = {"tradeloop.common.bar_store.rows"}
     assert sorted(protected) == sorted(beside - {f"{room}.port" for room in rooms} - shared)
 
 
 def inside(room: str) -> set[str]:
     return {name for name in modules_on_disk() if name.startswith(f"{room}.")}
+
+
+def test_contracts_of_services_are_protected() -> None:
+    contracts = {name for name in modules_on_disk() if re.fullmatch(r"tradeloop\.(?!common)\w+\.contracts", name)}
+    assert contracts == set(CONTRACTS["No part of a service imports the contracts of its ports"]["protected_modules"])
 
 
 @pytest.mark.parametrize("ring", RINGS)
