@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import tomllib
@@ -19,7 +20,12 @@ SERVICES = {path.parent.name for path in ROOT.glob("services/*/src")}
 STRATEGIES = {path.parent.name for path in ROOT.glob("strategies/*/src/*/__init__.py")}
 
 INNER = {"numpy", "pydantic"}
-RINGS = {"domain": INNER, "ports": INNER | {"structlog"}, "application": INNER | {"structlog"}}
+RINGS = {
+    "domain": INNER,
+    "ports": INNER | {"structlog"},
+    "contracts": INNER,
+    "application": INNER | {"structlog"},
+}
 """Third parties that each inner ring of a service may import. Adapters, main and config are free."""
 COMMON = {
     "bar_store.sql": {"alembic", "psycopg", "sqlalchemy", "structlog"},
@@ -46,6 +52,27 @@ COMMON = {
     "sql": {"alembic", "sqlalchemy"},
 }
 """Third parties of the modules of `tradeloop.common`, beyond `INNER`: each heavy library has its one home."""
+
+PORTS = {
+    "tradeloop.common.bar_store.port.BarStore": "tradeloop.common.testing.check_bar_store",
+    "tradeloop.common.bus.port.Bus": "tradeloop.common.testing.check_bus",
+    "tradeloop.common.feature_store.port.FeatureStore": "tradeloop.common.testing.check_feature_store",
+    "tradeloop.common.model_store.port.ModelStore": "tradeloop.common.testing.check_model_store",
+    "tradeloop.execution.ports.Ledger": "tradeloop.execution.contracts.check_ledger",
+    "tradeloop.inference.ports.History": "tradeloop.inference.contracts.check_history",
+    "tradeloop.ingest.ports.BarSource": "tradeloop.ingest.contracts.check_bar_source",
+    "tradeloop.training.ports.Trainer": "tradeloop.training.contracts.check_trainer",
+}
+"""The contract of each port. A new port needs one, or its reason below."""
+WITHOUT_CONTRACT = {
+    "tradeloop.common.bus.port.Consumer": "It is made by a bus, and held by the contract of the bus.",
+    "tradeloop.common.bus.port.Producer": "It is made by a bus, and held by the contract of the bus.",
+    "tradeloop.common.bus.port.Reader": "It is made by a bus, and held by the contract of the bus.",
+    "tradeloop.common.model_store.port.PolicySource": "It is the half of a model store that only reads.",
+    "tradeloop.execution.ports.Venue": "It has the shape of the paper simulator, and is to be designed anew.",
+    "tradeloop.ingest.ports.Published": "Its one adapter asks a bus for times that only a real server keeps.",
+}
+"""The protocols beside ports that have no contract, with the reason."""
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +129,42 @@ def test_every_adapter_of_common_is_protected() -> None:
     assert set(CONTRACTS["In a room with adapters, the port knows none"]["containers"]) == rooms
     beside = {f"{room}.{name.removeprefix(room).split('.')[1]}" for room in rooms for name in inside(room)}
     protected = [name for contract in CONTRACTS.values() for name in contract.get("protected_modules", [])]
+    protected = [name for name in protected if name.startswith("tradeloop.common.")]
     shared = {"tradeloop.common.bar_store.rows"}
     assert sorted(protected) == sorted(beside - {f"{room}.port" for room in rooms} - shared)
 
 
 def inside(room: str) -> set[str]:
     return {name for name in modules_on_disk() if name.startswith(f"{room}.")}
+
+
+def test_every_port_has_a_contract() -> None:
+    modules = [importlib.import_module(name) for name in modules_on_disk() if re.search(r"\.ports?$", name)]
+    protocols = {
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, found in vars(module).items()
+        if getattr(found, "_is_protocol", False) and found.__module__ == module.__name__
+    }
+    assert PORTS.keys() | WITHOUT_CONTRACT.keys() == protocols
+    assert not PORTS.keys() & WITHOUT_CONTRACT.keys()
+
+
+@pytest.mark.parametrize("contract", PORTS.values())
+def test_every_contract_is_a_function_and_its_checks_are_named_and_run(contract: str) -> None:
+    module, _, function = contract.rpartition(".")
+    name = f"{function.removeprefix('check_').upper()}_CHECKS"
+    face = importlib.import_module(module)
+    checks = getattr(face, name)
+    assert callable(getattr(face, function))
+    assert len({check.__name__ for check in checks}) == len(checks) > 0
+    tests = "".join(path.read_text() for path in ROOT.glob("*/*/tests/test_*.py"))
+    assert f'@pytest.mark.parametrize("check", {name}, ids=' in tests
+
+
+def test_contracts_of_services_are_protected() -> None:
+    contracts = {name for name in modules_on_disk() if re.fullmatch(r"tradeloop\.(?!common)\w+\.contracts", name)}
+    assert contracts == set(CONTRACTS["No part of a service imports the contracts of its ports"]["protected_modules"])
 
 
 @pytest.mark.parametrize("ring", RINGS)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,12 +17,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
+from tests.retention import delete_records
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.kafka.errors import translated
 from tradeloop.common.bus.kafka.producer import KafkaProducer
 from tradeloop.common.bus.memory import MemoryBus, MemoryConsumer
 from tradeloop.common.bus.port import Bus, BusUnavailable, MessageTooLarge, Partition, Record, TopicSpec, murmur2
-from tradeloop.common.testing import BUS_CHECKS, check_bus
+from tradeloop.common.contracts.bus.retention import Expire
+from tradeloop.common.testing import BUS_CHECKS, RETENTION_CHECKS, check_bus
 
 FAST = {"heartbeat.interval.ms": "100"}
 """Members learn of a rebalance sooner than production needs."""
@@ -39,21 +42,33 @@ def memory_bus() -> Iterator[MemoryBus]:
         yield bus
 
 
-@pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__.strip("_"))
+@pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("adapter", ["memory_bus", "kafka_bus"])
 def test_contract(adapter: str, check: Callable[[Bus], None], request: pytest.FixtureRequest) -> None:
     check(request.getfixturevalue(adapter))
 
 
+@pytest.mark.parametrize("check", RETENTION_CHECKS, ids=lambda check: check.__name__)
+def test_contract_of_retention_in_memory(check: Callable[[Bus, Expire], None], memory_bus: MemoryBus) -> None:
+    check(memory_bus, memory_bus.drop_before)
+
+
+@pytest.mark.parametrize("check", RETENTION_CHECKS, ids=lambda check: check.__name__)
+def test_contract_of_retention_on_kafka(check: Callable[[Bus, Expire], None], kafka_bus: KafkaBus, kafka: str) -> None:
+    check(kafka_bus, partial(delete_records, kafka))
+
+
 def test_check_bus_runs_every_check() -> None:
     made: list[MemoryBus] = []
 
-    def make_bus() -> Bus:
+    def make_bus() -> MemoryBus:
         made.append(MemoryBus())
         return made[-1]
 
     check_bus(make_bus)
     assert len(made) == len(BUS_CHECKS)
+    check_bus(make_bus, MemoryBus.drop_before)
+    assert len(made) == 2 * len(BUS_CHECKS) + len(RETENTION_CHECKS)
 
 
 def forget_commits(self: MemoryConsumer, offsets: Mapping[Partition, int]) -> None: ...
@@ -82,9 +97,30 @@ def read_everything(self: MemoryConsumer, topic: str, number: int) -> bool:
 )
 def test_check_bus_finds_defects(method: str, defect: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryConsumer, method, defect)
-    monkeypatch.setattr("tradeloop.common.contracts.bus._PATIENCE_S", 0.5)
+    monkeypatch.setattr("tradeloop.common.contracts.bus.steps.PATIENCE_S", 0.5)
     with pytest.raises(AssertionError):
         check_bus(MemoryBus)
+
+
+def keep_everything(bus: MemoryBus, partition: Partition, offset: int) -> None: ...
+
+
+def count_anew(bus: MemoryBus, partition: Partition, offset: int) -> None:
+    bus.drop_before(partition, offset)
+    bus._log(partition).begin = 0
+
+
+def forget_the_partition(bus: MemoryBus, partition: Partition, offset: int) -> None:
+    bus.drop_before(partition, bus.end_offsets(partition.topic)[partition])
+
+
+@pytest.mark.parametrize("expire", [keep_everything, count_anew, forget_the_partition])
+def test_check_bus_finds_defects_of_retention(
+    expire: Callable[[MemoryBus, Partition, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tradeloop.common.contracts.bus.steps.PATIENCE_S", 0.5)
+    with pytest.raises(AssertionError):
+        check_bus(MemoryBus, expire)
 
 
 @pytest.mark.parametrize(

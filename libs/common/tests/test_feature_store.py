@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,11 @@ from redis import Redis
 
 from tests.servers import RealServer, fresh_database
 from tradeloop.common.clock import ManualClock
+from tradeloop.common.contracts.feature_store import MakeFeatureStore, another_opening_finds_everything
+from tradeloop.common.contracts.feature_store import rows_at as rows
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
-from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown, FeatureStore, FeatureStoreUnavailable
+from tradeloop.common.feature_store.port import FeatureRows, FeatureStore, FeatureStoreUnavailable
+from tradeloop.common.testing import FEATURE_STORE_CHECKS, check_feature_store
 
 if TYPE_CHECKING:  # importing Feast takes seconds: only tests that need it pay
     from feast import FeatureStore as Feast
@@ -64,26 +68,15 @@ def redis_client(redis: str) -> Redis:
 
 
 @pytest.fixture(params=["memory", "feast", "feast on servers"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
-    store: FeatureStore
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeFeatureStore:
+    """Opens the same storage anew, as a restarted process does; a store in memory stays what it is."""
     if request.param == "memory":
         store = MemoryFeatureStore()
-    elif request.param == "feast":
-        store = feast(tmp_path)
-    else:
-        servers = request.getfixturevalue("plain_database"), request.getfixturevalue("empty_redis")
-        store = feast_on_servers(tmp_path, *servers)
-    store.define(SET, NAMES)
-    yield store
-    store.close()
-
-
-def rows(
-    minutes: list[int], values: NDArray[np.float64] | float, instruments: tuple[str, ...] = INSTRUMENTS
-) -> FeatureRows:
-    shape = (len(minutes), len(instruments), len(NAMES))
-    times = np.array(minutes, dtype=np.int64) * MINUTE
-    return FeatureRows(instruments, NAMES, times, np.broadcast_to(values, shape).copy())
+        return lambda: store
+    if request.param == "feast":
+        return partial(feast, tmp_path)
+    servers = request.getfixturevalue("plain_database"), request.getfixturevalue("empty_redis")
+    return partial(feast_on_servers, tmp_path, *servers)
 
 
 def read(store: FeatureStore, minutes: list[int], instruments: tuple[str, ...] = INSTRUMENTS) -> NDArray[np.float64]:
@@ -96,143 +89,80 @@ def scalars(values: NDArray[np.float64]) -> list[float]:
     return list(values[:, 0, 0])
 
 
-def numbered(count: int) -> NDArray[np.float64]:
-    return np.arange(1.0, count + 1)[:, None, None]
+@pytest.mark.parametrize("check", FEATURE_STORE_CHECKS, ids=lambda check: check.__name__)
+def test_contract(make_store: MakeFeatureStore, check: Callable[[MakeFeatureStore], None]) -> None:
+    check(make_store)
 
 
-# History
+def test_one_storage_takes_the_whole_contract() -> None:
+    store = MemoryFeatureStore()
+    check_feature_store(lambda: store)
 
 
-def test_history_comes_back_bit_by_bit(store: FeatureStore) -> None:
-    values = np.random.default_rng(7).normal(size=(50, 2, 3))
-    values[0, 0] = [np.nan, -0.0, np.inf]
-    values[1, 1] = [5e-324, -np.inf, np.nextafter(1.0, 2.0)]
-    values[:20, 1, 2] = np.nan
-    written = rows(list(range(1, 51)), values)
-    store.write_offline(SET, UNIVERSE, written)
-    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, written.time_us)
-    assert (found.instruments, found.names) == (INSTRUMENTS, NAMES)
-    assert found.time_us.tolist() == written.time_us.tolist()
-    assert found.values.dtype == np.float64
-    assert found.values.tobytes() == written.values.tobytes()
+class LookingAhead(MemoryFeatureStore):
+    """Joins the next row where it is not a second away."""
+
+    def read_offline(
+        self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
+    ) -> FeatureRows:
+        found = super().read_offline(feature_set, universe, instruments, time_us + 1_000_000)
+        return replace(found, time_us=time_us)
 
 
-def test_a_join_takes_the_row_of_that_very_time_and_never_a_later_one(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([10, 20, 30], numbered(3)))
-    asked = np.array([10 * MINUTE - 1, 10 * MINUTE, 20 * MINUTE - 1, 20 * MINUTE, 20 * MINUTE + 1, 99 * MINUTE])
-    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, asked).values
-    np.testing.assert_array_equal(scalars(found), [np.nan, 1, 1, 2, 2, 3])
+class Filling(MemoryFeatureStore):
+    """Takes NaN for missing, and keeps the last value that was none."""
+
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        known = ~np.isnan(rows.values).all(axis=(1, 2))
+        super().write_offline(
+            feature_set, universe, replace(rows, time_us=rows.time_us[known], values=rows.values[known])
+        )
 
 
-def test_a_row_of_nan_is_a_row(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([1, 2, 3], np.array([1.0, np.nan, 3.0])[:, None, None]))
-    np.testing.assert_array_equal(scalars(read(store, [1, 2, 3])), [1, np.nan, 3])
+class Rounding(MemoryFeatureStore):
+    """Keeps current values as float32."""
+
+    def write_online(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        super().write_online(feature_set, universe, replace(rows, values=rows.values.astype(np.float32).astype(float)))
 
 
-def test_instruments_are_joined_each_on_its_own_in_the_asked_order(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([1, 2], np.array([[[1.0], [2.0]], [[3.0], [4.0]]])))
-    store.write_offline(SET, UNIVERSE, rows([3], 5.0, INSTRUMENTS[1:]))
-    found = read(store, [2, 3], (INSTRUMENTS[1], "binance:NEW/USDT", INSTRUMENTS[0]))
-    np.testing.assert_array_equal(found[:, :, 0], [[4, np.nan, 3], [5, np.nan, 3]])
+class Newest(MemoryFeatureStore):
+    """Takes what comes last for the newest."""
+
+    def write_online(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        self._current.clear()
+        super().write_online(feature_set, universe, rows)
 
 
-def test_universes_and_sets_do_not_mix(store: FeatureStore) -> None:
-    store.define("fs-2", NAMES)
-    store.write_offline(SET, "other", rows([1], 1.0))
-    store.write_offline("fs-2", UNIVERSE, rows([1], 2.0))
-    assert np.isnan(read(store, [1])).all()
-    store.write_online(SET, "other", rows([1], 1.0))
-    store.write_online("fs-2", UNIVERSE, rows([1], 2.0))
-    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us) == 0
+class OneUniverse(MemoryFeatureStore):
+    """Keeps the history of all universes as one."""
+
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+        super().write_offline(feature_set, "", rows)
+
+    def read_offline(
+        self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
+    ) -> FeatureRows:
+        return super().read_offline(feature_set, "", instruments, time_us)
 
 
-def test_a_row_written_again_replaces_the_older_one(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([1, 2, 3], 1.0))
-    store.write_offline(SET, UNIVERSE, rows([2], 2.0))
-    store.write_offline(SET, UNIVERSE, rows([3, 4], np.nan))
-    np.testing.assert_array_equal(scalars(read(store, [1, 2, 3, 4])), [1, 2, np.nan, np.nan])
+class Obliging(MemoryFeatureStore):
+    """Lets a known feature set change."""
+
+    def define(self, feature_set: str, names: Sequence[str]) -> None:
+        self._names[feature_set] = tuple(names)
 
 
-def test_nothing_asked_or_written_is_nothing(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([], 0.0))
-    assert read(store, []).shape == (0, 2, 3)
-    assert np.isnan(read(store, [1])).all()
+@pytest.mark.parametrize("defect", [LookingAhead, Filling, Rounding, Newest, OneUniverse, Obliging])
+def test_the_contract_finds_defects(defect: type[MemoryFeatureStore]) -> None:
+    store = defect()
+    with pytest.raises(AssertionError):
+        check_feature_store(lambda: store)
 
 
-# Current values
-
-
-def test_the_last_row_is_served_bit_by_bit(store: FeatureStore) -> None:
-    values = np.random.default_rng(3).normal(size=(3, 2, 3))
-    values[2, 0, 1], values[2, 1, 0] = np.nan, -0.0
-    store.write_online(SET, UNIVERSE, rows([1, 2, 3], values))
-    found = store.read_online(SET, UNIVERSE, INSTRUMENTS[::-1])
-    assert (found.instruments, found.names, found.time_us.tolist()) == (INSTRUMENTS[::-1], NAMES, [3 * MINUTE])
-    assert found.values.tobytes() == values[2:, ::-1].tobytes()
-
-
-def test_an_older_row_never_overwrites_a_newer_one(store: FeatureStore) -> None:
-    store.write_online(SET, UNIVERSE, rows([5], 5.0))
-    store.write_online(SET, UNIVERSE, rows([4], 4.0))
-    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [5]
-    store.write_online(SET, UNIVERSE, rows([5], 5.5))  # a corrected bar
-    assert scalars(store.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [5.5]
-
-
-def test_the_time_is_that_of_the_oldest_instrument(store: FeatureStore) -> None:
-    store.write_online(SET, UNIVERSE, rows([6], 6.0, INSTRUMENTS[:1]))
-    store.write_online(SET, UNIVERSE, rows([5], 5.0))
-    found = store.read_online(SET, UNIVERSE, INSTRUMENTS)
-    assert found.time_us.tolist() == [5 * MINUTE]
-    assert found.values[0, :, 0].tolist() == [6, 5]
-
-
-def test_part_of_a_universe_is_not_served(store: FeatureStore) -> None:
-    assert store.read_online(SET, UNIVERSE, INSTRUMENTS).values.shape == (0, 2, 3)
-    store.write_online(SET, UNIVERSE, rows([], 1.0))
-    store.write_online(SET, UNIVERSE, rows([1], 1.0, INSTRUMENTS[:1]))
-    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS[:1]).time_us) == 1
-    assert len(store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us) == 0
-
-
-def test_times_finer_than_a_second_are_kept(store: FeatureStore) -> None:
-    times = np.array([1_000_001, 1_000_002], dtype=np.int64)
-    written = FeatureRows(INSTRUMENTS, NAMES, times, np.broadcast_to(numbered(2), (2, 2, 3)).copy())
-    store.write_offline(SET, UNIVERSE, written)
-    store.write_online(SET, UNIVERSE, written)
-    assert scalars(store.read_offline(SET, UNIVERSE, INSTRUMENTS, times).values) == [1, 2]
-    assert store.read_online(SET, UNIVERSE, INSTRUMENTS).time_us.tolist() == [1_000_002]
-
-
-# Definitions
-
-
-def test_defining_again_is_harmless_and_changing_is_refused(store: FeatureStore) -> None:
-    store.write_offline(SET, UNIVERSE, rows([1], 1.0))
-    store.define(SET, NAMES)
-    assert scalars(read(store, [1])) == [1]
-    with pytest.raises(ValueError, match=f"{SET} has other features"):
-        store.define(SET, NAMES[::-1])
-
-
-def test_an_unknown_set_is_named(store: FeatureStore) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: store.write_offline("fs-x", UNIVERSE, rows([1], 1.0)),
-        lambda: store.read_offline("fs-x", UNIVERSE, INSTRUMENTS, np.array([MINUTE])),
-        lambda: store.write_online("fs-x", UNIVERSE, rows([1], 1.0)),
-        lambda: store.read_online("fs-x", UNIVERSE, INSTRUMENTS),
-    ]
-    for call in calls:
-        with pytest.raises(FeatureSetUnknown, match="fs-x is unknown: define it first"):
-            call()
-
-
-def test_rows_of_other_features_are_refused(store: FeatureStore) -> None:
-    wrong = FeatureRows(INSTRUMENTS, NAMES[::-1], np.array([MINUTE]), np.zeros((1, 2, 3)))
-    with pytest.raises(ValueError, match=f"{SET} has the features"):
-        store.write_offline(SET, UNIVERSE, wrong)
-    with pytest.raises(ValueError, match=f"{SET} has the features"):
-        store.write_online(SET, UNIVERSE, wrong)
+def test_the_contract_finds_a_store_that_forgets() -> None:
+    with pytest.raises(AssertionError, match="is gone"):
+        check_feature_store(MemoryFeatureStore)
 
 
 def test_rows_must_fit_together() -> None:
@@ -240,19 +170,6 @@ def test_rows_must_fit_together() -> None:
         FeatureRows(INSTRUMENTS, NAMES, np.array([1, 2]), np.zeros((1, 2, 3)))
     with pytest.raises(ValueError, match="strictly increase"):
         FeatureRows(INSTRUMENTS, NAMES, np.array([2, 2]), np.zeros((2, 2, 3)))
-
-
-def test_a_long_history_takes_seconds(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> None:
-    values = np.random.default_rng(0).normal(size=(22_500, 2, 3))
-    long = rows(list(range(1, 22_501)), values)
-    start = time.perf_counter()
-    store.write_offline(SET, UNIVERSE, long)
-    written = time.perf_counter()
-    found = store.read_offline(SET, UNIVERSE, INSTRUMENTS, long.time_us)
-    end = time.perf_counter()
-    with capsys.disabled():
-        print(f" 45,000 rows: written in {written - start:.2f} s, joined in {end - written:.2f} s ", end="")
-    assert found.values.tobytes() == values.tobytes()
 
 
 @given(
@@ -275,20 +192,9 @@ def test_both_adapters_join_alike(
 # Only Feast
 
 
-@pytest.mark.parametrize("kind", ["file", "sql"])
-def test_another_process_finds_everything(tmp_path: Path, kind: str) -> None:
-    registry = {"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"} if kind == "sql" else None
-    first = feast(tmp_path, registry)
-    first.define(SET, NAMES)
-    first.write_offline(SET, UNIVERSE, rows([1], 1.0))
-    first.write_online(SET, UNIVERSE, rows([1], 1.0))
-    second = feast(tmp_path, registry)
-    assert scalars(read(second, [1])) == [1]
-    assert scalars(second.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [1]
-    first.define("fs-later", NAMES[:1])  # after the second one read the registry
-    assert second.read_offline("fs-later", UNIVERSE, INSTRUMENTS, np.array([1])).names == NAMES[:1]
-    first.close()
-    second.close()
+def test_another_process_finds_everything_by_a_registry_in_sqlite(tmp_path: Path) -> None:
+    registry = {"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"}
+    another_opening_finds_everything(partial(feast, tmp_path, registry))
 
 
 def test_small_writes_leave_few_files_and_lose_nothing(tmp_path: Path) -> None:
@@ -432,28 +338,6 @@ def test_a_registry_that_dies_is_unavailable_and_comes_back(
         assert scalars(early.read_online(SET, UNIVERSE, INSTRUMENTS).values) == [1]
         known.close()
         early.close()
-
-
-@pytest.mark.parametrize("kind", ["files", "servers"])
-def test_stores_that_define_at_once_lose_nothing(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    """Each has its own lock, as a process has."""
-    registry = (
-        {"registry_type": "sql", "path": request.getfixturevalue("plain_database")} if kind == "servers" else None
-    )
-    stores = [feast(tmp_path, registry) for _ in range(4)]
-
-    def define(store: FeatureStore) -> None:
-        for number in range(4):
-            store.define(f"fs-{number}", ["a", "b"])
-
-    with ThreadPoolExecutor(len(stores)) as pool:
-        list(pool.map(define, stores))
-    stores.append(feast(tmp_path, registry))
-    for number in range(4):
-        with pytest.raises(ValueError, match="has other features"):
-            stores[-1].define(f"fs-{number}", ["b", "a"])
-    for store in stores:
-        store.close()
 
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
 )
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, topic_of
-from tradeloop.common.model_store.folder import LocalModelStore
+from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStoreUnavailable,
@@ -136,7 +135,7 @@ def portfolio(name: str = "book", **changes: Any) -> Portfolio:
     return Portfolio(name=name, universe=UNIVERSE, strategy="test", **changes)
 
 
-def make(models: Shelf | LocalModelStore, *books: Portfolio) -> Inference:
+def make(models: Shelf | MemoryModelStore, *books: Portfolio) -> Inference:
     return Inference(books or [portfolio()], lambda _: STRATEGY, models, Gain, NoHistory())
 
 
@@ -528,8 +527,8 @@ def test_a_store_that_is_away_for_one_portfolio_loses_no_decision_of_another() -
     assert [signal.portfolio for signal in signals(out)] == ["one", "two"]
 
 
-def test_the_alias_is_looked_up_at_the_first_decision(tmp_path: Path) -> None:
-    store = LocalModelStore(tmp_path)
+def test_the_alias_is_looked_up_at_the_first_decision() -> None:
+    store = MemoryModelStore()
     inference = make(store)
     give(inference, features(0), features(1), features(2))
     for gain in (1.0, 2.0, 3.0):

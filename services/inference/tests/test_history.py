@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import LogPosition, Partition, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
-from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us
+from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us, to_us
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
 from tradeloop.common.messages.topics import specs, topic_of
+from tradeloop.common.runtime.readback import forwards
 from tradeloop.inference.adapters.bus_history import BusHistory
+from tradeloop.inference.contracts import HISTORY_CHECKS, MakeHistory, Publish, check_history
 
 M1 = Timeframe.M1
 UNIVERSE = Universe(name="pair", instruments=(Instrument(id="x:A"), Instrument(id="x:B")), timeframe=M1)
-OTHER = Universe(name="other", instruments=(Instrument(id="x:A"),), timeframe=M1)
 SET = FeatureSet([log_return(1), talib("RSI", timeperiod=5)])
 START_US = 1_767_571_200_000_000
 BARS = 1500
@@ -67,23 +69,74 @@ def publish(bus: MemoryBus, messages: Sequence[Message]) -> list[LogPosition]:
     return positions
 
 
-@pytest.mark.parametrize("rows", [0, 1, 31, 700])
-def test_the_features_before_a_message(bus: MemoryBus, computed: list[FeaturesComputed], rows: int) -> None:
-    positions = publish(bus, computed)
-    for at in (0, 1, 30, 900):
-        got = BusHistory(bus).features_before(computed[at], positions[at], UNIVERSE, SET, rows)
-        assert list(got) == computed[max(0, at - rows) : at]
+@pytest.mark.parametrize("check", HISTORY_CHECKS, ids=lambda check: check.__name__)
+def test_contract(bus: MemoryBus, check: Callable[[MakeHistory, Publish], None]) -> None:
+    check(partial(BusHistory, bus), partial(publish, bus))
 
 
-def test_what_comes_twice_is_foreign_or_broken_counts_for_nothing(
-    bus: MemoryBus, computed: list[FeaturesComputed]
-) -> None:
-    foreign = [one.model_copy(update={"feature_set": "fs_other"}) for one in computed[:60]]
+class Unsorted(BusHistory):
+    """Gives activations as they were published."""
+
+    def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
+        return [*super().activations(universe, portfolio)][::-1]
+
+
+class OneTooMany(BusHistory):
+    """Gives a row more than was asked for."""
+
+    def features_before(
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        return super().features_before(first, position, universe, feature_set, rows + 1)
+
+
+class Blind(BusHistory):
+    """Finds nothing before a message that stands on another topic."""
+
+    def features_before(
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        found = super().features_before(first, position, universe, feature_set, rows)
+        return found if position.partition.topic == TOPIC else []
+
+
+class OnePortfolio(BusHistory):
+    """Takes the decisions of all portfolios for one's own."""
+
+    def decided_us(self, universe: Universe, portfolio: str) -> int:
+        signals = forwards(self._bus, SignalGenerated, universe.name)
+        return max((to_us(signal.time) for _, signal in signals), default=-1)
+
+
+class Doubtful(BusHistory):
+    """Takes a value that is not known for zero."""
+
+    def features_before(
+        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+    ) -> Sequence[FeaturesComputed]:
+        found = super().features_before(first, position, universe, feature_set, rows)
+        known = [tuple(tuple(value or 0.0 for value in row) for row in one.values) for one in found]
+        return [one.model_copy(update={"values": values}) for one, values in zip(found, known, strict=True)]
+
+
+@pytest.mark.parametrize("defect", [Unsorted, OneTooMany, Blind, OnePortfolio, Doubtful])
+def test_the_contract_finds_defects(bus: MemoryBus, defect: type[BusHistory]) -> None:
+    with pytest.raises(AssertionError):
+        check_history(partial(defect, bus), partial(publish, bus))
+
+
+def test_the_contract_finds_a_history_that_forgets(bus: MemoryBus) -> None:
+    other = MemoryBus()
+    other.create_topics(specs({}))
+    with pytest.raises(AssertionError):
+        check_history(partial(BusHistory, other), partial(publish, bus))
+
+
+def test_what_cannot_be_read_counts_for_nothing(bus: MemoryBus, computed: list[FeaturesComputed]) -> None:
     publish(bus, computed[:50])
     bus.producer().publish(TOPIC, UNIVERSE.name, b"\xff not JSON", {})
-    publish(bus, [*foreign, *computed[20:60]])
-    elsewhere = LogPosition(Partition(f"{TOPIC}.retry.inference", 0), 3)
-    got = BusHistory(bus).features_before(computed[60], elsewhere, UNIVERSE, SET, 40)
+    *_, position = publish(bus, computed[50:61])
+    got = BusHistory(bus).features_before(computed[60], position, UNIVERSE, SET, 40)
     assert list(got) == computed[20:60]
 
 
@@ -106,33 +159,3 @@ def test_a_log_that_is_whole_is_not_filled_up_from_bars(
     positions = publish(bus, computed[100:120])
     got = BusHistory(bus, bars).features_before(computed[110], positions[10], UNIVERSE, SET, 31)
     assert list(got) == computed[100:110]
-
-
-def test_activations_are_those_of_the_portfolio_in_order(bus: MemoryBus) -> None:
-    def activated(portfolio: str, minute: int, version: str) -> ModelActivated:
-        time = from_us(START_US + minute * M1.us)
-        return ModelActivated(
-            universe="pair", portfolio=portfolio, time=time, model="m", version=version, model_id=version
-        )
-
-    log = [activated("a", 1, "1"), activated("b", 2, "9"), activated("a", 5, "2"), activated("a", 1, "1")]
-    publish(bus, log)
-    assert list(BusHistory(bus).activations(UNIVERSE, "a")) == [log[0], log[2]]
-    assert list(BusHistory(bus).activations(OTHER, "a")) == []
-
-
-def test_the_last_decision_of_a_portfolio(bus: MemoryBus) -> None:
-    def decided(portfolio: str, minute: int) -> SignalGenerated:
-        return SignalGenerated(
-            universe=UNIVERSE.name,
-            portfolio=portfolio,
-            time=from_us(START_US + minute * M1.us),
-            instruments=UNIVERSE.ids,
-            targets=(0.0, 0.0),
-            feature_set=SET.id,
-        )
-
-    assert BusHistory(bus).decided_us(UNIVERSE, "one") == -1
-    others = [decided("another", minute) for minute in range(600)]
-    publish(bus, [decided("one", 1), decided("one", 2), decided("one", 1), *others])
-    assert BusHistory(bus).decided_us(UNIVERSE, "one") == START_US + 2 * M1.us

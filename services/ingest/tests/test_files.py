@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Instrument, Timeframe, to_us
+from tradeloop.common.market import BarArrays, Instrument, Series, Timeframe, from_us, to_us
 from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.contracts import BAR_SOURCE_CHECKS, Write, check_bar_source
+from tradeloop.ingest.ports import BarSource, FileReport
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder ../shared/data is not here")
@@ -57,6 +62,92 @@ def refusal(path: str, timeframe: Timeframe | None = None) -> str:
     assert "\n" not in line
     assert line.count(": ") >= 2, "it names no remedy"
     return line.removeprefix(path)
+
+
+# --- the contract ---------------------------------------------------------------------------------
+
+
+def table_of(bars: Series) -> pl.DataFrame:
+    """Bars as a table whose times are text."""
+    times = [from_us(int(open_us)).isoformat() for open_us in bars["open_us"]]
+    return pl.DataFrame({"time": times} | {name: column for name, column in bars.items() if name != "open_us"})
+
+
+@pytest.fixture(params=["bars.csv", "bars.csv.gz", "bars.parquet"])
+def write_bars(request: pytest.FixtureRequest, tmp_path: Path) -> Write:
+    """Writes each time to a new file of the same kind."""
+    count = itertools.count()
+
+    def write_bars(bars: Series) -> str:
+        name, table = f"{next(count)}-{request.param}", table_of(bars)
+        if name.endswith(".parquet"):
+            time = pl.Series("time", bars["open_us"].astype(np.int64)).cast(pl.Datetime("us", "UTC"))
+            table.with_columns(time).write_parquet(tmp_path / name)
+            return str(tmp_path / name)
+        content = table.write_csv().encode()
+        return write(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name)
+
+    return write_bars
+
+
+@pytest.mark.parametrize("check", BAR_SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_contract(write_bars: Write, check: Callable[[BarSource, Write], None]) -> None:
+    check(read_bars, write_bars)
+
+
+def rounding(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Reads prices as float32."""
+    bars, report = read_bars(path, instrument, timeframe)
+    return replace(bars, close=bars.close.astype(np.float32).astype(np.float64)), report
+
+
+def inventive(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Takes a volume that is not there for none."""
+    bars, report = read_bars(path, instrument, timeframe)
+    return replace(bars, volume=np.nan_to_num(bars.volume)), report
+
+
+def hasty(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Leaves the last bar out."""
+    bars, report = read_bars(path, instrument, timeframe)
+    return bars.slice(0, len(bars) - 1), report
+
+
+def timeless(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Knows no calendar."""
+    return read_bars(path, instrument.model_copy(update={"calendar": "continuous"}), timeframe)
+
+
+def stubborn(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Infers the timeframe though it was given."""
+    return read_bars(path, instrument)
+
+
+def curt(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Refuses without a remedy."""
+    try:
+        return read_bars(path, instrument, timeframe)
+    except UserError as error:
+        raise UserError(str(error).rsplit(": ", 1)[0]) from error
+
+
+def lenient(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
+    """Reads volumes below zero."""
+    table = pl.read_csv(path)
+    if "volume" in table.columns:
+        table.with_columns(pl.col("volume").abs()).write_csv(path)
+    return read_bars(path, instrument, timeframe)
+
+
+@pytest.mark.parametrize("defect", [rounding, inventive, hasty, timeless, stubborn, curt, lenient])
+def test_the_contract_finds_defects(tmp_path: Path, defect: BarSource) -> None:
+    count = itertools.count()
+
+    def write_csv(bars: Series) -> str:
+        return write(tmp_path, table_of(bars).write_csv(), f"{next(count)}.csv")
+
+    with pytest.raises(AssertionError):
+        check_bar_source(defect, write_csv)
 
 
 # --- good files -----------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.market import TimeRange, from_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.messages.topics import dead_letter_topic, specs, topic_of
-from tradeloop.common.model_store.folder import LocalModelStore
+from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import ModelStoreUnavailable
 from tradeloop.common.portfolio import Costs
@@ -66,7 +64,6 @@ class House:
     """The service in a house of memory, with bars and features in its stores."""
 
     world: Any
-    root: Path
     strategy: Strategy
     trainer: Trainer = field(default_factory=Constant)
     bus: MemoryBus = field(default_factory=MemoryBus)
@@ -75,7 +72,7 @@ class House:
     def __post_init__(self) -> None:
         self.clock = ManualClock(datetime(2024, 1, 1, tzinfo=UTC))
         self.bars, self.features = MemoryBarStore(self.clock), MemoryFeatureStore()
-        self.models = LocalModelStore(self.root)
+        self.models = MemoryModelStore()
         world, feature_set = self.world, self.strategy.feature_set
         self.bars.write(world.portfolio.universe.timeframe, world.bars)
         self.features.define(feature_set.id, feature_set.names)
@@ -112,9 +109,9 @@ class House:
 
 
 @pytest.fixture
-def house(make_world: Any, tmp_path: Path) -> House:
+def house(make_world: Any) -> House:
     world = make_world()
-    return House(world, tmp_path, world.strategy(parameters=SMALL))
+    return House(world, world.strategy(parameters=SMALL))
 
 
 def test_a_request_becomes_a_champion(house: House) -> None:
@@ -259,12 +256,15 @@ def test_a_model_store_that_is_away_is_tried_again(house: House, monkeypatch: py
     assert list(service.handle(house.request(), HERE))
 
 
-def test_it_is_ready_when_bars_and_models_can_be_reached(house: House) -> None:
+def test_it_is_ready_when_bars_and_models_can_be_reached(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     service = house.service()
     assert list(service.not_ready()) == []
-    shutil.rmtree(house.root)
-    house.root.write_text("no folder")
-    with pytest.raises(ModelStoreUnavailable, match=str(house.root)):
+
+    def away() -> None:
+        raise ModelStoreUnavailable("away")
+
+    monkeypatch.setattr(house.models, "check", away)
+    with pytest.raises(ModelStoreUnavailable, match="away"):
         service.not_ready()
 
 

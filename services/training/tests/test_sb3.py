@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +18,25 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.strategy import RewardContext, reward
+from tradeloop.common.strategy import RewardContext, Strategy, reward
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer, hyper_parameters
+from tradeloop.training.contracts import (
+    TRAINER_CHECKS,
+    Apprentice,
+    a_policy_says_how_it_was_learnt,
+    a_stopped_run_gives_no_policy,
+    a_task_is_left_as_it_is,
+    check_trainer,
+    progress_is_told_while_it_learns,
+    the_same_task_gives_the_same_bytes,
+    the_seed_counts,
+    what_does_not_exist_is_named,
+)
 from tradeloop.training.domain import Scaler
-from tradeloop.training.ports import Task, Trained, TrainingStopped
+from tradeloop.training.main import Sb3OnDemand
+from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
 
 SMALL: Mapping[str, object] = {"books": 16, "n_steps": 16, "episode_bars": 40, "net_arch": (8,)}
 
@@ -57,6 +72,112 @@ class AtRandom:
 
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float64]:
         return self.generator.uniform(-1, 1, (1, 1))
+
+
+def answer(graph: bytes, observation: NDArray[np.float32]) -> NDArray[np.float64]:
+    return Actor(graph).act(observation)
+
+
+def apprentice(make_trainer: Callable[[], Trainer], algorithm: str = "PPO") -> Apprentice:
+    return Apprentice(make_trainer, answer, algorithm, SMALL, steps=512)
+
+
+@pytest.mark.parametrize("check", TRAINER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+def test_contract(algorithm: str, check: Callable[[Apprentice], None]) -> None:
+    check(apprentice(trainer, algorithm))
+
+
+@pytest.mark.parametrize("check", TRAINER_CHECKS, ids=lambda check: check.__name__)
+def test_contract_of_the_trainer_that_is_imported_on_demand(check: Callable[[Apprentice], None]) -> None:
+    check(apprentice(lambda: Sb3OnDemand(ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), threads=1)))
+
+
+class Fickle(Sb3Trainer):
+    """Never trains a task the same way twice."""
+
+    seeds = itertools.count()
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        return super().train(replace(task, seed=next(self.seeds)), progress, stop)
+
+
+class Seedless(Sb3Trainer):
+    """Has one seed for all."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        return super().train(replace(task, seed=0), progress, stop)
+
+
+class Hasty(Sb3Trainer):
+    """Takes fewer steps than were asked for."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        return super().train(replace(task, steps=1), progress, stop)
+
+
+class Silent(Sb3Trainer):
+    """Tells nothing."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        return super().train(task, lambda *_: None, stop)
+
+
+class Tidying(Sb3Trainer):
+    """Fills in the features of its task."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        np.nan_to_num(task.features, copy=False)
+        return super().train(task, progress, stop)
+
+
+class Unstoppable(Sb3Trainer):
+    """Goes on, though a little faster, when it is told to stop."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        return super().train(replace(task, steps=min(task.steps, 512)), progress, threading.Event())
+
+
+class Lenient(Sb3Trainer):
+    """Leaves out the parameters that it does not know."""
+
+    def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
+        known = {name: value for name, value in task.strategy.parameters.items() if name in SMALL}
+        return super().train(replace(task, strategy=with_parameters(task.strategy, known)), progress, stop)
+
+
+def with_parameters(strategy: Strategy, parameters: Mapping[str, object]) -> Strategy:
+    parts = (strategy.name, strategy.features, strategy.reward, strategy.window, strategy.actions, strategy.algorithm)
+    return Strategy(*parts, parameters)
+
+
+@pytest.mark.parametrize(
+    ("defect", "promise"),
+    [
+        (Fickle, the_same_task_gives_the_same_bytes),
+        (Seedless, the_seed_counts),
+        (Hasty, a_policy_says_how_it_was_learnt),
+        (Silent, progress_is_told_while_it_learns),
+        (Tidying, a_task_is_left_as_it_is),
+        (Unstoppable, a_stopped_run_gives_no_policy),
+        (Lenient, what_does_not_exist_is_named),
+    ],
+)
+def test_the_contract_finds_defects(defect: type[Sb3Trainer], promise: Callable[[Apprentice], None]) -> None:
+    assert promise in TRAINER_CHECKS
+    with pytest.raises(AssertionError):
+        promise(apprentice(lambda: defect(ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), threads=1)))
+
+
+def test_check_trainer_runs_every_check() -> None:
+    made: list[Sb3Trainer] = []
+
+    def make_trainer() -> Sb3Trainer:
+        made.append(trainer())
+        return made[-1]
+
+    check_trainer(make_trainer, answer, algorithm="PPO", parameters=SMALL)
+    assert len(made) >= len(TRAINER_CHECKS)
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C"])

@@ -5,7 +5,21 @@ They raise `AssertionError` and need no test framework.
 
 from __future__ import annotations
 
-from tradeloop.common.contracts.bus import BUS_CHECKS, check_bus
+from tradeloop.common.contracts.bar_store import BAR_STORE_CHECKS, check_bar_store
+from tradeloop.common.contracts.bus import BUS_CHECKS, RETENTION_CHECKS, check_bus
+from tradeloop.common.contracts.feature_store import FEATURE_STORE_CHECKS, check_feature_store
+from tradeloop.common.contracts.model_store import MODEL_STORE_CHECKS, check_model_store
 from tradeloop.common.contracts.strategy import check_strategy
 
-__all__ = ["BUS_CHECKS", "check_bus", "check_strategy"]
+__all__ = [
+    "BAR_STORE_CHECKS",
+    "BUS_CHECKS",
+    "FEATURE_STORE_CHECKS",
+    "MODEL_STORE_CHECKS",
+    "RETENTION_CHECKS",
+    "check_bar_store",
+    "check_bus",
+    "check_feature_store",
+    "check_model_store",
+    "check_strategy",
+]

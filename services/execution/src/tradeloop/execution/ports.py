@@ -48,7 +48,7 @@ class Effects:
 class Ledger(Protocol):
     """Books, orders and fills, the outputs that may have to be published again, and how far all that goes.
 
-    Each call may raise `LedgerUnavailable`.
+    Each call may raise `LedgerUnavailable`. Every adapter passes `contracts.check_ledger`.
     """
 
     def load(self, portfolio: str) -> BookRecord:

@@ -12,7 +12,10 @@ from tradeloop.common.messages import FeaturesComputed, ModelActivated
 
 
 class History(Protocol):
-    """What was published about a universe, to go on from after a restart. Each call may raise `Unavailable`."""
+    """What was published about a universe, to go on from after a restart. Each call may raise `Unavailable`.
+
+    Every adapter passes `contracts.check_history`.
+    """
 
     def features_before(
         self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int

@@ -33,7 +33,7 @@ class FileReport:
 
 
 class BarSource(Protocol):
-    """Bars of one instrument from a file. Adapter: `files.read_bars`."""
+    """Bars of one instrument from a file. Adapter: `files.read_bars`, which passes `contracts.check_bar_source`."""
 
     def __call__(
         self, path: str, instrument: Instrument, timeframe: Timeframe | None = None

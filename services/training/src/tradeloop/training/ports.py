@@ -57,10 +57,12 @@ class Trained:
 
 
 class Trainer(Protocol):
-    """Learns policies."""
+    """Learns policies. Every adapter passes `contracts.check_trainer`."""
 
     def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
         """Learn a policy. The same task gives the same bytes on the same machine and library versions.
+
+        The task is left as it is; `progress` hears of the last step too.
 
         Raises `TrainingStopped` when `stop` is set; `UserError` for an algorithm or a parameter that does not
         exist, and for too few bars; `RewardError` when the reward breaks its contract.

@@ -149,8 +149,6 @@ def _described(difference: Difference) -> str:
 
 
 def _kept(topic: TopicSpec) -> str:
-    if topic.compacted:
-        return "the latest of each key"
     return "for ever" if topic.retention_days is None else f"{topic.retention_days} days"
 
 

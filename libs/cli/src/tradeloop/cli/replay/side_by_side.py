@@ -233,7 +233,7 @@ def _check_empty(url: str, settings: Settings, portfolios: Sequence[Portfolio]) 
                 raise UserError(f"the ledger {_shown(url)} has a book of {portfolio.name} already: give an empty one")
 
 
-class _AsRecorded:
+class HistoryAsRecorded:
     """The history of a replay: models as live activated them, all else as the replay itself published it."""
 
     def __init__(self, live: BusHistory, own: BusHistory) -> None:
@@ -266,7 +266,7 @@ def _services(
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
-        Inference(portfolios, load, models, OnnxPolicy, _AsRecorded(BusHistory(live), BusHistory(bus))),
+        Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
         Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),
     ]
     with ExitStack() as started:

@@ -1,4 +1,7 @@
-"""The port to stored bars. Adapters: `sql.SqlBarStore` (PostgreSQL, SQLite) and `memory.MemoryBarStore`."""
+"""The port to stored bars. Adapters: `sql.SqlBarStore` (PostgreSQL, SQLite) and `memory.MemoryBarStore`.
+
+All pass `tradeloop.common.testing.check_bar_store`.
+"""
 
 from __future__ import annotations
 

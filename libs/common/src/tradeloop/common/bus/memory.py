@@ -49,6 +49,7 @@ class MemoryBus:
             return MemoryReader(self, starts)
 
     def drop_before(self, partition: Partition, offset: int) -> None:
+        """Forget the records before an offset, as a server's retention does in time: for tests."""
         with self._lock:
             log = self._log(partition)
             kept = log.slice(offset, log.end)

@@ -63,8 +63,6 @@ class TopicSpec:
     partitions: int = PARTITIONS
     retention_days: int | None = 7
     """How long messages are kept at least; None is for ever."""
-    compacted: bool = False
-    """Whether the latest message of each key is kept for ever instead, and older ones go."""
 
 
 class Producer(Protocol):
@@ -150,7 +148,10 @@ class Consumer(Protocol):
 
 
 class Bus(Protocol):
-    """A source of producers and consumers, and of the topics themselves."""
+    """A source of producers and consumers, and of the topics themselves.
+
+    A partition may lose its oldest records to retention; whoever stands there goes on behind them.
+    """
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         """Create the topics that do not exist; those that exist stay as they are. Raises `BusUnavailable`."""
@@ -187,13 +188,6 @@ class Bus(Protocol):
 
         What the bus no longer holds is passed over. Raises `BusUnavailable`, or `BusError` for a partition that does
         not exist.
-        """
-        ...
-
-    def drop_before(self, partition: Partition, offset: int) -> None:
-        """Forget the records before an offset, as retention does in time. Whoever stands there goes on behind them.
-
-        Raises `BusUnavailable`, or `BusError` for a partition that does not exist.
         """
         ...
 

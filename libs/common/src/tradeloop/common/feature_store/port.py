@@ -1,4 +1,7 @@
-"""The port to the feature store. Adapters: `feast.store.FeastFeatureStore` and `memory.MemoryFeatureStore`."""
+"""The port to the feature store. Adapters: `feast.store.FeastFeatureStore` and `memory.MemoryFeatureStore`.
+
+Both pass `tradeloop.common.testing.check_feature_store`.
+"""
 
 from __future__ import annotations
 

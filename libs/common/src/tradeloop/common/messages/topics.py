@@ -31,11 +31,10 @@ class Topic(Generic[M_co]):
     readers: tuple[str, ...]
     partitions: int = PARTITIONS
     retention_days: int | None = 7
-    compacted: bool = False
 
     @property
     def spec(self) -> TopicSpec:
-        return TopicSpec(self.name, self.partitions, self.retention_days, self.compacted)
+        return TopicSpec(self.name, self.partitions, self.retention_days)
 
 
 _ALL: tuple[Topic[m.Message], ...] = (

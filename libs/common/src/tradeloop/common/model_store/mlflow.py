@@ -40,6 +40,7 @@ from tradeloop.common.model_store.port import (
     Policy,
     PolicyManifest,
     RegisteredPolicy,
+    check_alias,
     read_policy,
     write_policy,
 )
@@ -107,6 +108,9 @@ class MlflowModelStore:
         return RegisteredPolicy(name, str(version.version), policy)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
+        check_alias(alias)
+        if not version.isdecimal():
+            raise ModelNotFound(f"model {name} has no version {version}")
         with self._reaching():
             self._client.set_registered_model_alias(name, alias, version)
 

@@ -1,6 +1,6 @@
 """The port to registered policies, and the manifest that says what a policy is.
 
-Adapters: `mlflow.MlflowModelStore`, `folder.LocalModelStore`.
+Adapters: `mlflow.MlflowModelStore`, `memory.MemoryModelStore`. Both pass `tradeloop.common.testing.check_model_store`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class ModelStore(PolicySource, Protocol):
         ...
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at a version, away from any other. Raises `ModelNotFound`."""
+        """Point an alias at a version, away from any other.
+
+        Raises `ModelNotFound`, and ValueError for an alias that none can be: empty, or digits alone, as a version is.
+        """
         ...
 
     def check(self) -> None:
@@ -108,7 +111,7 @@ class ModelStore(PolicySource, Protocol):
 
 def write_policy(folder: Path, policy: Policy) -> None:
     """Write `policy.onnx` and `manifest.json` into a folder, which is made. Raises ValueError on a wrong hash."""
-    _verify(policy, "the policy")
+    check_graph(policy, "the policy")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "policy.onnx").write_bytes(policy.onnx)
     (folder / "manifest.json").write_text(policy.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -122,16 +125,23 @@ def read_policy(folder: Path) -> Policy:
     except (FileNotFoundError, NotADirectoryError):
         raise ModelNotFound(f"no policy in {folder}: policy.onnx and manifest.json are expected there") from None
     policy = Policy(PolicyManifest.model_validate_json(manifest), onnx)
-    _verify(policy, f"the policy in {folder}")
+    check_graph(policy, f"the policy in {folder}")
     return policy
 
 
-def _verify(policy: Policy, what: str) -> None:
+def check_graph(policy: Policy, what: str) -> None:
+    """Raise ValueError unless the graph of a policy is the one that its manifest describes."""
     if policy.model_id != policy.manifest.onnx_sha256:
         raise ValueError(
             f"{what} is damaged: its graph has the SHA-256 {policy.model_id}, its manifest says "
             f"{policy.manifest.onnx_sha256}; register it again from a good copy"
         )
+
+
+def check_alias(alias: str) -> None:
+    """Raise ValueError for an alias that could not be told from a version."""
+    if not alias or alias.isdecimal():
+        raise ValueError(f"{alias!r} is no alias: use letters, digits, - and _, and not digits alone")
 
 
 def model_name(strategy: str, universe: str) -> str:

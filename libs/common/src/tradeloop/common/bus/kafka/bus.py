@@ -158,14 +158,6 @@ class KafkaBus:
         reader.start(starts)
         return reader
 
-    def drop_before(self, partition: Partition, offset: int) -> None:
-        with translated(f"cannot drop records of {partition.topic}[{partition.number}]"):
-            dropped = self._admin.delete_records(
-                [self._names.place(partition, offset)], request_timeout=self._settings.request_timeout_s
-            )
-            for future in dropped.values():
-                future.result()
-
     def producer(self) -> KafkaProducer:
         return KafkaProducer(self._settings, self.partitions)
 
@@ -237,7 +229,7 @@ class KafkaBus:
 def _configuration(spec: TopicSpec) -> dict[str, str]:
     """A topic's properties as Kafka names them."""
     return {
-        "cleanup.policy": "compact" if spec.compacted else "delete",
+        "cleanup.policy": "delete",
         "retention.ms": "-1" if spec.retention_days is None else str(spec.retention_days * _DAY_MS),
         # The bus's own clock, as the port promises, and not the producer's.
         "message.timestamp.type": "LogAppendTime",
