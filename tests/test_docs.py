@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,3 +151,88 @@ def test_places_that_documentation_names_exist() -> None:
     """A decision is not edited when a module moves, so those pages are left out."""
     pages = [page for page in PAGES if page not in DECISIONS and page.name != "CHANGELOG.md"]
     assert {page.name: unknown for page in pages if (unknown := unknown_places(page.read_text(), ROOT))} == {}
+
+
+def decision_complaints(folder: Path) -> list[str]:
+    """What is wrong with the pages of decisions, or with their index.
+
+    An accepted page keeps the words that were accepted, by a digest in the index that covers all but its status.
+    """
+    pages = sorted(folder.glob("[0-9]*.md"))
+    index = re.findall(
+        r"^\| (\d+) \| \[(.*?)\]\((.*?)\) \| (.*?) \| .*? \| (.*?) \|$", (folder / "README.md").read_text(), re.M
+    )
+    complaints = []
+    for number, page in enumerate(pages, start=1):
+        text = page.read_text()
+        form = re.match(rf"# {number}\. (.*)\n\nStatus: (accepted|superseded by \d+)\n\n## Context\n", text)
+        if form is None or re.findall(r"^## (.*)$", text, re.M) != ["Context", "Decision", "Consequences"]:
+            complaints.append(f"{page.name}: it does not have the form of decision {number}")
+            continue
+        digest = hashlib.sha256(text.replace(f"Status: {form[2]}\n", "\n", 1).encode()).hexdigest()[:12]
+        line = next((line for line in index if line[2] == page.name), None)
+        if line is None:
+            complaints.append(f"{page.name}: it is not in the index; its digest is {digest}")
+        elif line[4] != f"`{digest}`":
+            complaints.append(f"{page.name}: it is not the page that was accepted; supersede it by a new one")
+        elif line[:4] != (str(number), form[1], page.name, form[2]):
+            complaints.append(f"{page.name}: its title or status is not that of the index")
+    lost = [name for _, _, name, _, _ in index if folder / name not in pages]
+    return [*complaints, *(f"{name}: it is in the index, but gone" for name in lost)]
+
+
+def test_decisions_stand_as_they_were_accepted() -> None:
+    assert decision_complaints(ROOT / "docs/adr") == []
+
+
+def drawn(text: str, folder: str) -> set[str]:
+    """What a drawing shows in a folder, by names without `/` or `.py`."""
+    drawings = [body for _, _, body in blocks(text) if body.startswith(f"{folder}/\n")]
+    return {re.sub(r"/|\.py$", "", line.split()[0]) for body in drawings for line in body.splitlines()[1:]}
+
+
+def on_disk(folder: Path) -> set[str]:
+    """The modules and packages in a package."""
+    packages = {file.parent.name for file in folder.glob("*/__init__.py")}
+    return packages | {file.stem for file in folder.glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("folder", ["libs/common/src/tradeloop/common", "libs/cli/src/tradeloop/cli"])
+def test_the_drawing_of_a_house_is_true(folder: str) -> None:
+    assert drawn((ROOT / "docs/architecture.md").read_text(), folder) == on_disk(ROOT / folder)
+
+
+@pytest.mark.parametrize("service", sorted(ROOT.glob("services/*/src/tradeloop/*")), ids=lambda path: path.name)
+def test_every_service_has_the_shape_that_is_drawn(service: Path) -> None:
+    shape = drawn((ROOT / "docs/architecture.md").read_text(), "services/<service>/src/tradeloop/<service>")
+    assert {"application", "config", "main"} <= on_disk(service) <= shape
+
+
+def test_the_drawing_of_the_layers_is_that_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one["name"] == "Inside the vocabulary, from the roof down")
+    drawings = [body.splitlines() for _, _, body in blocks((ROOT / "docs/architecture.md").read_text())]
+    assert layers in drawings
+
+
+def glossary_complaints(text: str) -> list[str]:
+    """Terms that are out of order or there twice, and lines that define none."""
+    lines = text.split("\n- ")[1:]
+    terms = [re.match(r"\*\*([^*]+)\*\*: [A-Z`]", line) for line in lines]
+    names = [term[1] for term in terms if term]
+    unclear = [line for line, term in zip(lines, terms, strict=True) if term is None]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    late = [name for name, before in zip(names[1:], names, strict=False) if name < before]
+    return unclear + twice + late
+
+
+def test_the_glossary_has_each_word_once_in_order() -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    assert text.count("\n- ") > 50
+    assert glossary_complaints(text) == []
+
+
+def test_the_index_names_every_page() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs/README.md").read_text())
+    named = {(ROOT / "docs" / link).resolve() for link in links}
+    assert set(PAGES) - set(DECISIONS) - {ROOT / "docs/README.md"} == named
