@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("benchmarks", "deploy", "docs", "libs", "services", "strategies")
+FOLDERS = ("benchmarks", "deploy", "docs", "libs", "services", "strategies", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/**/*.md"))])
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 GENERATED = {"benchmarks/RESULTS.md", "docs/topics.md"}

@@ -26,6 +26,7 @@ from importlinter.domain.contract import Contract
 
 from tests.test_architecture import LINES, declared, loaded, long_files, made_in, undeclared
 from tests.test_docs import (
+    FOLDERS,
     dead_links,
     decision_complaints,
     drawn,
@@ -508,8 +509,7 @@ def test_editors_are_told_what_the_gates_hold() -> None:
 
 
 def test_files_are_as_an_editor_would_leave_them() -> None:
-    folders = [folder for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    files = [*ROOT.iterdir(), *(file for folder in folders for file in folder.rglob("*"))]
+    files = [*ROOT.iterdir(), *(file for folder in (".ci", ".github", *FOLDERS) for file in (ROOT / folder).rglob("*"))]
     texts = [file for file in files if file.suffix in EDITED and file.is_file()]
     assert len(texts) > 200
     assert [str(file.relative_to(ROOT)) for file in texts if untidy(file.read_bytes())] == []
