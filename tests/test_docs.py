@@ -76,7 +76,7 @@ def unknown_targets(text: str, makefile: str) -> set[str]:
     in_sentences = re.findall(r"`(?:\w+=\S* )*make ([^`#\n]*)", text)
     in_shell = re.findall(r"^(?:\$ )?(?:\w+=\S* )*make ([^#\n]*)", shell, re.M)
     words = " ".join([*in_sentences, *in_shell]).split()
-    return {word for word in words if re.fullmatch(r"[\w-]+", word) and not word.startswith("-")} - targets
+    return {word for word in words if re.fullmatch(r"[a-z][\w-]*", word)} - targets
 
 
 def test_make_commands_in_documentation_exist() -> None:
