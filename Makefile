@@ -57,13 +57,14 @@ test: sync ## Run every test
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
-check: sync ## Lint, layout, types, import contracts, lock file and generated files
+check: sync ## Lint, layout, types, import contracts, lock file, generated files, subjects of commits
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(UV) lock --check --quiet
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
+	.ci/subjects
 
 bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py

@@ -1,16 +1,23 @@
-"""What import-linter cannot say: that its hand-kept lists are whole, and which libraries the inner rings may use."""
+"""What import-linter cannot say: that its lists are whole, which libraries are used where, and who writes what."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import re
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import grimp
 import pytest
+
+from tradeloop.common import messages
+from tradeloop.common.messages.topics import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
@@ -19,15 +26,36 @@ SOURCES = sorted(path for member in TOOLS["uv"]["workspace"]["members"] for path
 SERVICES = {path.parent.name for path in ROOT.glob("services/*/src")}
 STRATEGIES = {path.parent.name for path in ROOT.glob("strategies/*/src/*/__init__.py")}
 
+LINES = 400
+"""The most lines of a Python file outside tests: a longer one holds two concepts, and becomes a folder."""
+
 INNER = {"numpy", "pydantic"}
-RINGS = {
-    "domain": INNER,
-    "ports": INNER | {"structlog"},
-    "contracts": INNER,
-    "application": INNER | {"structlog"},
+RINGS = {"domain": INNER, "ports": INNER, "contracts": INNER, "application": INNER | {"structlog"}}
+"""Third parties that each inner ring of a service may import itself. Adapters, main and config are free."""
+LOADED = {
+    "execution.domain": INNER | {"numba", "talib", "yaml"},
+    "execution.ports": INNER | {"numba", "talib", "yaml"},
+    "execution.contracts": INNER | {"numba", "talib", "yaml"},
+    "execution.application": INNER | {"numba", "structlog", "talib", "yaml"},
+    "inference.domain": INNER | {"talib", "yaml"},
+    "inference.ports": INNER | {"talib"},
+    "inference.contracts": INNER | {"talib"},
+    "inference.application": INNER | {"structlog", "talib", "yaml"},
+    "ingest.domain": INNER,
+    "ingest.ports": INNER,
+    "ingest.contracts": INNER,
+    "ingest.application": INNER | {"structlog"},
+    "preprocess.application": INNER | {"structlog", "talib"},
+    "training.domain": INNER | {"numba", "talib", "yaml"},
+    "training.ports": INNER | {"talib", "yaml"},
+    "training.contracts": INNER | {"talib", "yaml"},
+    "training.application": INNER | {"numba", "structlog", "talib", "yaml"},
 }
-"""Third parties that each inner ring of a service may import. Adapters, main and config are free."""
-COMMON = {
+"""Third parties that each inner ring loads in the end, through what it imports of `tradeloop.common`.
+
+A new one here is a decision: it has to be installed wherever the ring is to run, its tests included.
+"""
+COMMON: dict[str, set[str]] = {
     "bar_store.sql": {"alembic", "psycopg", "sqlalchemy", "structlog"},
     "bus.kafka": {"confluent_kafka"},
     "feature_store.feast": {
@@ -77,7 +105,8 @@ WITHOUT_CONTRACT = {
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph(*TOOLS["importlinter"]["root_packages"], include_external_packages=True, cache_dir=None)
+    roots = TOOLS["importlinter"]["root_packages"]
+    return grimp.build_graph(*roots, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
 
 
 def modules_on_disk() -> set[str]:
@@ -134,6 +163,18 @@ def test_every_adapter_of_common_is_protected() -> None:
     assert sorted(protected) == sorted(beside - {f"{room}.port" for room in rooms} - shared)
 
 
+def long_files(root: Path) -> dict[str, int]:
+    """The Python files outside tests that have more than `LINES` lines, and how many they have."""
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    files = [*root.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    counts = {file: file.read_text().count("\n") for file in files if "tests" not in file.relative_to(root).parts}
+    return {str(file.relative_to(root)): count for file, count in counts.items() if count > LINES}
+
+
+def test_files_are_short() -> None:
+    assert long_files(ROOT) == {}
+
+
 def inside(room: str) -> set[str]:
     return {name for name in modules_on_disk() if name.startswith(f"{room}.")}
 
@@ -167,9 +208,14 @@ def test_contracts_of_services_are_protected() -> None:
     assert contracts == set(CONTRACTS["No part of a service imports the contracts of its ports"]["protected_modules"])
 
 
+def modules_of(graph: grimp.ImportGraph, package: str) -> set[str]:
+    """A module, and everything in it if it is a folder; nothing if it does not exist."""
+    return {module for module in graph.modules if module == package or module.startswith(f"{package}.")}
+
+
 @pytest.mark.parametrize("ring", RINGS)
 def test_inner_rings_import_no_technology(graph: grimp.ImportGraph, ring: str) -> None:
-    modules = {f"tradeloop.{service}.{ring}" for service in SERVICES} & graph.modules
+    modules = {module for service in SERVICES for module in modules_of(graph, f"tradeloop.{service}.{ring}")}
     assert {module: extra for module in modules if (extra := third_parties(graph, module) - RINGS[ring])} == {}
 
 
@@ -181,3 +227,149 @@ def test_heavy_libraries_have_one_home(graph: grimp.ImportGraph) -> None:
         if extra := third_parties(graph, module) - INNER.union(*homes):
             found[module] = extra
     assert found == {}
+
+
+def loaded(graph: grimp.ImportGraph, modules: Iterable[str]) -> set[str]:
+    """Third parties that are loaded when the modules are imported and everything in them has run.
+
+    A module's packages are imported before it, and what a function imports counts.
+    """
+    ours = set(TOOLS["importlinter"]["root_packages"])
+    seen: set[str] = set()
+    to_see = list(modules)
+    while to_see:
+        module = to_see.pop()
+        if module not in seen:
+            seen.add(module)
+            if module.split(".")[0] in ours:
+                package = module.rpartition(".")[0]
+                to_see += [package] if package in graph.modules else []
+                to_see += graph.find_modules_directly_imported_by(module)
+    return {module.split(".")[0] for module in seen} - sys.stdlib_module_names - ours
+
+
+def test_what_the_inner_rings_load_is_signed(graph: grimp.ImportGraph) -> None:
+    rings = {
+        f"{service}.{ring}": modules_of(graph, f"tradeloop.{service}.{ring}") for service in SERVICES for ring in RINGS
+    }
+    assert {ring: loaded(graph, modules) for ring, modules in rings.items() if modules} == LOADED
+
+
+def members() -> dict[str, dict[str, Any]]:
+    """The project table of each package of the workspace, by the package's name."""
+    files = (file for member in TOOLS["uv"]["workspace"]["members"] for file in ROOT.glob(f"{member}/pyproject.toml"))
+    projects = (tomllib.loads(file.read_text())["project"] for file in files)
+    return {project["name"]: project for project in projects}
+
+
+def parts(requirement: str) -> tuple[str, list[str]]:
+    """A requirement's name, as package indexes spell it, and its extras."""
+    name, extras = re.match(r"([\w.-]+)(?:\[(.*?)\])?", requirement).groups()  # type: ignore[union-attr]
+    return re.sub(r"[-_.]+", "-", name).lower(), re.findall(r"[\w-]+", extras or "")
+
+
+def declared(projects: Mapping[str, dict[str, Any]], requirements: Iterable[str]) -> set[str]:
+    """The third parties that requirements name, those of the workspace's own packages and of their extras included."""
+    found: set[str] = set()
+    for name, extras in map(parts, requirements):
+        if name in projects:
+            optional = projects[name].get("optional-dependencies", {})
+            wanted = [*projects[name]["dependencies"], *(one for extra in extras for one in optional[extra])]
+            found |= declared(projects, wanted)
+        else:
+            found.add(name)
+    return found
+
+
+@functools.cache
+def owners() -> Mapping[str, set[str]]:
+    """The installed distributions that each top-level module belongs to."""
+    return {module: {parts(name)[0] for name in names} for module, names in packages_distributions().items()}
+
+
+def undeclared(modules: Iterable[str], requirements: set[str]) -> set[str]:
+    """The modules of third parties that none of the requirements brings."""
+    return {module for module in modules if not owners()[module] & requirements}
+
+
+@pytest.mark.parametrize("package", ["common", "cli", *sorted(SERVICES), *sorted(STRATEGIES)])
+def test_what_a_package_loads_is_declared(graph: grimp.ImportGraph, package: str) -> None:
+    """A service may not live on what another package of its image happens to bring."""
+    projects = members()
+    if package in STRATEGIES:
+        source, name = package, f"tradeloop-{package.replace('_', '-')}"
+    else:
+        source, name = f"tradeloop.{package}", f"tradeloop-{package}"
+    extras = projects[name].get("optional-dependencies", {})
+    requirements = [*projects[name]["dependencies"], *(one for wanted in extras.values() for one in wanted)]
+    assert undeclared(loaded(graph, modules_of(graph, source)), declared(projects, requirements)) == set()
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_every_extra_of_a_service_is_used(graph: grimp.ImportGraph, service: str) -> None:
+    projects = members()
+    optional = projects["tradeloop-common"]["optional-dependencies"]
+    modules = loaded(graph, modules_of(graph, f"tradeloop.{service}"))
+    used = set().union(*(owners()[module] for module in modules))
+    asked = dict(map(parts, projects[f"tradeloop-{service}"]["dependencies"]))["tradeloop-common"]
+    assert [extra for extra in asked if not {parts(one)[0] for one in optional[extra]} & used] == []
+
+
+MESSAGES = {name for name, kind in vars(messages).items() if isinstance(kind, type)} & {
+    topic.message.__name__ for topic in CATALOGUE.values()
+}
+
+
+def made_in(source: str) -> set[str]:
+    """The message types that a module makes anew: `SignalGenerated(...)`, or `FeaturesComputed.of(...)`.
+
+    What is read from the wire comes through `model_validate_json` and does not count.
+    """
+    tree = ast.parse(source)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {
+        alias.asname or alias.name: alias.name
+        for node in imports
+        if (node.module or "").startswith("tradeloop.common.messages")
+        for alias in node.names
+        if alias.name in MESSAGES
+    }
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    makers = [call.value if isinstance(call, ast.Attribute) and call.attr == "of" else call for call in calls]
+    return {names[maker.id] for maker in makers if isinstance(maker, ast.Name) and maker.id in names}
+
+
+def sources(package: str) -> list[Path]:
+    """Where a package makes what it publishes: the inner rings of a service, all of the command.
+
+    Adapters only translate, and may make messages anew when they read topics back.
+    """
+    if package == "cli":
+        return sorted(ROOT.glob("libs/cli/src/**/*.py"))
+    inner = ROOT / f"services/{package}/src/tradeloop/{package}"
+    return sorted(
+        file
+        for ring in ("domain", "application")
+        for file in (*inner.glob(f"{ring}.py"), *inner.glob(f"{ring}/**/*.py"))
+    )
+
+
+@pytest.mark.parametrize("package", ["cli", *sorted(SERVICES)])
+def test_writers_are_those_who_make_the_messages(package: str) -> None:
+    made = set().union(*(made_in(file.read_text()) for file in sources(package)))
+    assert made == {topic.message.__name__ for topic in CATALOGUE.values() if package in topic.writers}
+
+
+def test_only_known_packages_write() -> None:
+    assert {writer for topic in CATALOGUE.values() for writer in topic.writers} == SERVICES | {"cli"}
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_a_service_says_what_it_reads_and_writes(service: str) -> None:
+    """The docstring of a service is its page: its topics are those of the catalogue."""
+    text = ast.get_docstring(ast.parse((ROOT / f"services/{service}/src/tradeloop/{service}/__init__.py").read_text()))
+    said = re.search(r"Reads\s(?P<reads>.*?);\swrites\s(?P<writes>.*?)\.(?:\s|$)", text or "", re.S)
+    assert said is not None
+    read, written = (set(re.findall(r"`(\S+?)`", said[which])) for which in ("reads", "writes"))
+    assert read == {topic.name for topic in CATALOGUE.values() if service in topic.readers}
+    assert written == {topic.name for topic in CATALOGUE.values() if service in topic.writers}
