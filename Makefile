@@ -57,16 +57,18 @@ test: sync ## Run every test
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
-check: sync ## Lint, layout, types, import contracts, lock file and generated files
+check: sync ## Lint, layout, types, import contracts, lock files and generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(UV) lock --check --quiet
+	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 
-bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/run.py
+bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
+	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python
+	$(BIN)/python benchmarks/run.py $(SUBJECTS)
 
 format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
