@@ -1,4 +1,4 @@
-"""`make audit`, against a database of advisories that stands in for OSV on this machine."""
+"""The two locks, and `make audit` of them against a database of advisories that stands in for OSV on this machine."""
 
 from __future__ import annotations
 
@@ -76,6 +76,13 @@ def audit(service: str) -> subprocess.CompletedProcess[str]:
 def locked(folder: Path) -> set[tuple[str, str]]:
     packages = tomllib.loads((folder / "uv.lock").read_text())["package"]
     return {(package["name"], package["version"]) for package in packages if "registry" in package["source"]}
+
+
+def test_peers_hide_no_package_of_ours() -> None:
+    """They come first on the path: what both locks had would be the peers' in a benchmark and ours in a service."""
+    ours, peers = ({name for name, _ in locked(folder)} for folder in (ROOT, ROOT / "benchmarks"))
+    assert peers
+    assert not ours & peers
 
 
 def test_all_that_is_locked_is_looked_up() -> None:
