@@ -15,7 +15,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up down up-native down-native test test-compose check bench format sync clean
+.PHONY: help demo up down up-native down-native test test-compose check audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -57,17 +57,32 @@ test: sync ## Run every test
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
-check: sync ## Lint, layout, types, import contracts, lock file, generated files, subjects of commits
+check: sync ## Lint, layout, types, import contracts, lock files, generated files, subjects of commits
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(UV) lock --check --quiet
+	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	.ci/subjects
 
-bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/run.py
+# Exit statuses of uv: 1 is found, more is not looked up. The latter must not read like a clean result.
+audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV or at SERVICE=
+	@found=0; for project in . benchmarks; do \
+	    said=$$($(UV) audit --preview-features audit-command --frozen --project $$project \
+	        $(if $(SERVICE),--service-url '$(SERVICE)') 2>&1); status=$$?; \
+	    if [ $$status -gt 1 ]; then \
+	        printf '%s\n' "$$said" | awk '{ sub(/^ *(error|cause): /, ": "); all = all $$0 } \
+	            END { print "Nothing is known of the vulnerabilities of what is locked" all }' >&2; \
+	        exit $$status; \
+	    fi; \
+	    printf '%s\n' "$$said"; [ $$status -eq 0 ] || found=1; \
+	done; exit $$found
+
+bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
+	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python
+	$(BIN)/python benchmarks/run.py $(SUBJECTS)
 
 format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix

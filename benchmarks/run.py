@@ -1,6 +1,6 @@
 """`make bench`: run every subject in a process of its own, and give each its section of RESULTS.md beside this file.
 
-`run.py SUBJECT ...` runs some; the sections of the others stay as they are, each with its date.
+`make bench SUBJECTS='bus store'` runs some; the sections of the others stay as they are, each with its date.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import timeit
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -34,12 +35,14 @@ LIBRARIES = (
     *("gym-anytrading", "gym-trading-env"),
 )
 HERE = Path(__file__).parent
+PEERS = Path(sysconfig.get_path("purelib", "venv", {"base": str(HERE.parent / ".venv" / "peers")}))
+"""Where `make bench` puts the packages of pyproject.toml beside this file. It holds nothing that ours has too."""
 Row = dict[str, Any]
 """The fields of `measure.Row`, and `met`."""
 
 _TOP = """# Benchmarks
 
-`make bench` measures everything, `benchmarks/run.py SUBJECT` a subject. Peers and bounds are measured in the same run,
+`make bench` measures everything, `make bench SUBJECTS=bus` a subject. Peers and bounds are measured in the same run,
 in turns with ours: a ratio above 1 means that ours is faster. Figures without a ratio depend on the machine and on what
 else it does."""
 _HEAD = "| What | Measured | Against | Ratio | Wanted | Met |\n|---|---:|---|---:|---|---|"
@@ -48,7 +51,8 @@ _HEAD = "| What | Measured | Against | Ratio | Wanted | Met |\n|---|---:|---|---
 def run(subject: str) -> dict[str, Any]:
     """What a subject tells. A fresh process: no threads, caches or memory of the one before."""
     command = [sys.executable, "-m", f"benchmarks.{subject}"]
-    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(PEERS)}
+    done = subprocess.run(command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
 
@@ -116,6 +120,10 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in arguments if name not in SUBJECTS]:
         print(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}", file=sys.stderr)
         return 2
+    if not PEERS.is_dir():
+        print("the peers are not installed: run make bench", file=sys.stderr)
+        return 2
+    sys.path.append(str(PEERS))  # for their versions
     page = HERE / "RESULTS.md"
     for subject in arguments or SUBJECTS:
         title = SUBJECTS[subject]

@@ -25,9 +25,9 @@ from deploy.native.server import ServerError, free_ports
 
 IMAGES = {
     "kafka": f"apache/kafka:{VERSION}",
-    "postgres": "timescale/timescaledb:2.19.3-pg17",
+    "postgres": "timescale/timescaledb:2.30.2-pg17",
     "plain_postgres": "postgres:17-alpine",
-    "redis": "redis:7.4-alpine",
+    "redis": "redis:8.10.2-alpine",
 }
 """By server. As in `deploy/docker-compose.yml`, which knows no plain one."""
 

@@ -15,7 +15,7 @@ import yaml
 from deploy.compose_test.engine import ROOT, install, run, say, works
 from deploy.native.kafka import jars
 
-PYTHON_IMAGE = "python:3.11-slim-bookworm"
+PYTHON_IMAGE = "python:3.11-slim-trixie"
 DEBIAN_IMAGE = "debian:trixie-slim"
 COMPOSE_FILE = ROOT / "deploy" / "docker-compose.yml"
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -57,6 +57,7 @@ def find_images() -> Iterator[Stack]:
         yield Stack(tuple(files), environment, DEBIAN_IMAGE)
         return
     say(f"images: {', '.join(missing)} cannot be had; stand-ins take the places of Python's and of the servers'")
+    # The Debian release whose own Python is one that we support; the official image builds its own.
     python = _debian("bookworm", "python3,python3-venv,ca-certificates")
     debian = _debian("trixie", "ca-certificates")
     with tempfile.TemporaryDirectory(prefix="tradeloop-standins-") as folder:

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from deploy.native.server import CACHE, Program, free_ports, listens, need, run
 
-VERSION = "4.1.1"
+VERSION = "4.3.1"
 CLUSTER_ID = "tradeloop-native-kafka"
 """16 bytes in base64, as Kafka wants it."""
 
