@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +111,9 @@ class Stack:
 
     def stop(self) -> None:
         """Let every service finish what it took, and commit."""
-        for one in self.processes.values():
-            one.stop()
+        with ThreadPoolExecutor(len(self.processes)) as pool:  # an interpreter takes a second or two to end
+            for _ in pool.map(Server.stop, self.processes.values()):
+                pass
 
     def kill(self) -> None:
         for one in self.processes.values():
