@@ -1,4 +1,4 @@
-"""What every test of the workspace shares: the servers of `tests/servers.py`, and logging that does not leak."""
+"""What every test of the workspace shares: the servers and notes of `tests`, and logging that does not leak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))  # `--import-mode=importlib` adds nothing to the path by itself
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.notes", "tests.servers"]
 
 
 @pytest.fixture(autouse=True)
