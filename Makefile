@@ -52,8 +52,8 @@ up-native: sync ## Start the whole stack without containers, and wait until it i
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
-test: sync ## Run every test: SEED=
-	$(SEEDED) $(BIN)/python -m pytest
+test: sync ## Run every test, in lanes side by side: SEED=
+	@$(SEEDED) $(BIN)/python -m tests.lanes
 
 soak: sync ## Kill services and servers for hours, not minutes: SEED="1 2 3" LENGTH=4
 	$(or $(SEEDED),TRADELOOP_TEST_SEEDS="1 2 3") TRADELOOP_TEST_LENGTH=$(or $(LENGTH),4) \
