@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.lanes import LANES, ROOT, LaneError, divide, files_with_tests, run
-from tests.test_native import eventually, lives
+from tests.test_native import lives
+from tests.waiting import PATIENCE_S, until
 
 PASSES = "def test_passes() -> None: pass\n"
 FAILS = "def test_fails() -> None: assert 'apples' == 'pears'\n"
@@ -98,10 +99,10 @@ def test_no_lane_outlives_an_interrupted_run(tmp_path: Path) -> None:
         "sys.exit(lanes.main())"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as whole:
-        assert eventually(lambda: pid_file.exists() and pid_file.read_text().endswith(" "))
+        until(lambda: pid_file.exists() and pid_file.read_text().endswith(" "))
         pid = int(pid_file.read_text())
         assert lives(pid)
         os.kill(whole.pid, signal.SIGTERM)
-        assert whole.wait(60) == 128 + signal.SIGTERM
+        assert whole.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert not lives(pid)
     assert ended.exists(), "its fixtures were taken down"
