@@ -67,6 +67,7 @@ def test_cut_off_for_half_a_minute(servers: Servers, tmp_path: Path, server: str
             stack.eventually(lambda port=port: ready(port), "ready service")  # type: ignore[misc]
         stack.send(worlds[0].replay(speed=600 * 3600 / SECONDS))
         stack.eventually(lambda: signals(stack) > 60, "first signals")
+        assert signals(stack) < 600, "the cut falls among the bars"
         cut: RealServer = getattr(servers, server)
         cut.kill()
         until = time.monotonic() + 30.0
@@ -76,7 +77,6 @@ def test_cut_off_for_half_a_minute(servers: Servers, tmp_path: Path, server: str
             assert all(one.running for one in stack.processes.values()), stack.said()
         finally:
             cut.start()
-        assert signals(stack) < 600, "the cut falls among the bars"
         stack.eventually(lambda: ready(ports["execution"]), "service that is ready again")
         last = {worlds[0].portfolio.name: worlds[0].last_us}
         stack.eventually(lambda: stack.settled(last), "decision on the last bar", timeout_s=300)
