@@ -37,11 +37,13 @@ LANES: Lanes = {
 }
 """The paths of each lane. A test file is in the lane of the most specific path that holds it."""
 
+_OPTIONS = ("--verbose", "--color=no", "--durations=5", "--durations-min=20")
 _SAY_EVERY_S = 60.0
 _END_TIMEOUT_S = 60.0
 _FAILURES = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.M)
 _COUNT = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed)")
 _NOTE = re.compile(rf"^{PREFIX}(.*)$", re.M)
+_SLOW = re.compile(r"^([0-9.]+s (?:setup|call|teardown) .*)$", re.M)
 
 
 class LaneError(Exception):
@@ -83,10 +85,9 @@ class Lane:
 
     def __init__(self, name: str, files: Sequence[str], root: Path, folder: Path) -> None:
         self.name, self._log = name, folder / f"{name}.log"
-        self._began, self.seconds = time.monotonic(), 0.0
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "pytest", "--verbose", "--color=no", *files],
+                [sys.executable, "-u", "-m", "pytest", *_OPTIONS, *files],
                 cwd=root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -116,7 +117,7 @@ class Lane:
         return self._process.returncode == 0 and self.counts["passed"] > 0
 
     def close(self) -> None:
-        """Take the time, and let an interrupted one take its servers down."""
+        """End it where it still runs, with time to take its servers down."""
         if not self.ended:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -124,7 +125,6 @@ class Lane:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self.seconds = time.monotonic() - self._began
 
 
 def run(root: Path, divided: Mapping[str, Sequence[str]]) -> int:
@@ -146,7 +146,6 @@ def _watch(lanes: Sequence[Lane]) -> None:
     while running:
         for lane in [lane for lane in running if lane.ended]:
             running.remove(lane)
-            lane.close()
             _say(began, lane)
         if time.monotonic() > say_at:
             say_at += _SAY_EVERY_S
@@ -168,9 +167,8 @@ def _report(lanes: Sequence[Lane]) -> int:
     print()
     for lane in lanes:
         print(f"lane {lane.name}: {lane.last_line}")
-    for lane in lanes:
-        for note in _NOTE.findall(lane.output):
-            print(f"lane {lane.name}, {note}")
+        for line in (*_SLOW.findall(lane.output), *_NOTE.findall(lane.output)):
+            print(f"    {line}")
     total = sum((lane.counts for lane in lanes), Counter[str]())
     failed = total["failed"] + total["error"] + total["xpassed"]
     failed += sum(not lane.passed and not lane.counts["failed"] + lane.counts["error"] for lane in lanes)
