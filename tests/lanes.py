@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
-    # Services and servers that are killed: mostly a wait for what comes back.
+    # Services and servers that are killed, and start again.
     "crashes": ["tests/e2e/test_crashes.py"],
     # Whole stacks of processes that trade.
     "stacks": [
@@ -136,7 +136,8 @@ def run(root: Path, divided: Mapping[str, Sequence[str]]) -> int:
         finally:
             for lane in lanes:
                 lane.close()
-        return _report(lanes)
+            code = _report(lanes)  # of an interrupted run too
+        return code
 
 
 def _watch(lanes: Sequence[Lane]) -> None:

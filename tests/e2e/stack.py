@@ -151,7 +151,7 @@ class Stack:
             assert first == record.value, f"{topic}: two versions of {identity}:\n{first!r}\n{record.value!r}"
         return found
 
-    def ask(self, request: Message, answer: type[M], timeout_s: float = 180.0) -> M:
+    def ask(self, request: Message, answer: type[M], timeout_s: float = 300.0) -> M:
         """Send a request and wait for its answer."""
         self.send(request)
 
@@ -182,7 +182,7 @@ class Stack:
         finally:
             engine.dispose()
 
-    def eventually(self, found: Callable[[], T | None], what: str, timeout_s: float = 180.0) -> T:
+    def eventually(self, found: Callable[[], T | None], what: str, timeout_s: float = 300.0) -> T:
         """Poll until something is there; fails with the ends of the logs when it does not come in time."""
         began = time.monotonic()
         while True:

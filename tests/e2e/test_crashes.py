@@ -113,8 +113,8 @@ def trade(servers: Servers, worlds: list[World], folder: Path, chaos: Any = None
             stack.supervise()
             return stack.settled(last)
 
-        stack.eventually(done, "decision on the last bar", timeout_s=900)
-        ready = stack.eventually(lambda: stack.read(ModelReady), "model", timeout_s=300)
+        stack.eventually(done, "decision on the last bar", timeout_s=1800)
+        ready = stack.eventually(lambda: stack.read(ModelReady), "model", timeout_s=600)
         stack.stop()
         assert stack.dead_letters() == 0
         return Left(
