@@ -5,6 +5,7 @@ UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
 COMPOSE := docker compose --file deploy/docker-compose.yml
+SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
 # and caches stay: a machine behind a mirror needs them.
@@ -15,7 +16,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up down up-native down-native test test-compose check audit bench format sync clean
+.PHONY: help demo up down up-native down-native test soak images test-compose check audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -51,8 +52,15 @@ up-native: sync ## Start the whole stack without containers, and wait until it i
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
-test: sync ## Run every test
-	$(BIN)/python -m pytest
+test: sync ## Run every test, in lanes side by side: SEED=
+	@$(SEEDED) $(BIN)/python -m tests.lanes
+
+soak: sync ## Kill services and servers for hours, not minutes: SEED="1 2 3" LENGTH=4
+	$(or $(SEEDED),TRADELOOP_TEST_SEEDS="1 2 3") TRADELOOP_TEST_LENGTH=$(or $(LENGTH),4) \
+	    $(BIN)/python -m pytest tests/e2e/test_crashes.py
+
+images: sync ## Build the images of that stack as make test-compose does, which then has less to do
+	@$(BIN)/python -m deploy.compose_test build
 
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test

@@ -1,4 +1,4 @@
-"""What every test of the workspace shares: the servers of `tests/servers.py`, and logging that does not leak."""
+"""What every test of the workspace shares: the servers and notes of `tests`, and logging that does not leak."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # `--import-mode=importlib` adds nothing to the path by itself
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.notes", "tests.servers"]
+
+# Speed is not asserted: on a busy machine any example may take long, and so may it to draw one.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -30,10 +30,9 @@ from deploy.native.postgres import best_installation, driver_url, system_install
 from deploy.native.postgres import postgres as postgres_program
 from deploy.native.redis import redis as redis_program
 from deploy.native.server import Program, Server, ServerError, free_ports
+from tests.notes import take_note
 
 StorageTier = Literal["plain", "apache", "community"]
-
-_ROADS_TAKEN = pytest.StashKey[dict[str, str]]()
 
 
 class RealServer(Protocol):
@@ -150,11 +149,6 @@ def mlflow_server(pytestconfig: pytest.Config) -> Iterator[RealServer]:
         yield server
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for server, road in config.stash.get(_ROADS_TAKEN, {}).items():
-        terminalreporter.write_line(f"server {server}: {road}")
-
-
 @contextmanager
 def fresh_database(server: str) -> Iterator[str]:
     """A new database, with TimescaleDB where the server has it, on the server of a superuser's SQLAlchemy URL."""
@@ -214,7 +208,7 @@ def _take_note(config: pytest.Config, server: str, road: str, address: str) -> N
     if address.startswith("postgresql"):
         with fresh_database(address) as database:
             note += f", {tier_of(database)}"
-    config.stash.setdefault(_ROADS_TAKEN, {})[server] = note
+    take_note(config, f"server {server}", note)
 
 
 def _container(server: str) -> Road:

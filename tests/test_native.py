@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from deploy.native.server import Program, Server, ServerError, free_ports, listens
 from deploy.native.stack import PORTS, SERVERS, Stack
+from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import open_source
 from tradeloop.common.portfolio import read_portfolio
@@ -31,15 +31,6 @@ def listener(port: int, before: str = "") -> Program:
     """A Python process that listens, after some other code."""
     code = before + LISTEN.format(port=port)
     return Program("listener", (sys.executable, "-c", code), f"127.0.0.1:{port}", lambda: listens(port))
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def lives(pid: int) -> bool:
@@ -82,7 +73,7 @@ def test_to_start_it_twice_changes_nothing(server: Server, tmp_path: Path) -> No
 
 def test_one_that_ended_by_itself_is_started_again(server: Server, tmp_path: Path) -> None:
     os.kill(pid_of(tmp_path), signal.SIGKILL)
-    assert eventually(lambda: not server.running)
+    until(lambda: not server.running)
     with warnings.catch_warnings(record=True, action="always") as left_behind:
         server.start()
         gc.collect()
@@ -121,11 +112,11 @@ def test_children_that_left_its_group_die_with_it(
     )
     monkeypatch.setattr("deploy.native.server._STOP_TIMEOUT_S", 0.2)
     with Server(listener(port, fork), tmp_path) as server:
-        assert eventually(lambda: child.read_text() != "")
+        until(lambda: child.read_text() != "")
         pid = int(child.read_text())
         assert lives(pid)
         end(server)
-        assert eventually(lambda: not lives(pid))
+        until(lambda: not lives(pid))
 
 
 def test_a_leashed_one_does_not_outlive_a_killed_interpreter(tmp_path: Path, port: int) -> None:
@@ -142,7 +133,7 @@ def test_a_leashed_one_does_not_outlive_a_killed_interpreter(tmp_path: Path, por
         pid = pid_of(tmp_path)
         assert lives(pid)
         owner.send_signal(signal.SIGKILL)
-    assert eventually(lambda: not lives(pid))
+    until(lambda: not lives(pid))
 
 
 def test_what_does_not_start_tells_its_last_words(tmp_path: Path, port: int) -> None:
@@ -187,7 +178,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
         pids = {name: int((home / "run" / f"{name}.pid").read_text().split()[0]) for name in PORTS}
         for name in SERVICES:
             address = (home / "run" / f"{name}.address").read_text()
-            with urllib.request.urlopen(f"{address}/ready", timeout=10) as answer:
+            with urllib.request.urlopen(f"{address}/ready", timeout=PATIENCE_S) as answer:
                 assert answer.status == 200
         secrets = [home / "env", home / "postgres" / "password", home / "run" / "told"]
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}

@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 from deploy.native.postgres import driver_url
 from tests.containers import IMAGES
 from tests.servers import RealServer, fresh_database, tier_of
+from tests.waiting import PATIENCE_S
 
 End = Callable[[RealServer], None]
 ENDS: list[End] = [lambda server: server.stop(), lambda server: server.kill()]
@@ -28,17 +29,17 @@ def test_kafka_keeps_its_messages(kafka_server: RealServer, end: End) -> None:
     at: dict[str, str | int | float | bool] = {"bootstrap.servers": kafka_server.address}
     topic = f"test.restart.{ENDS.index(end)}"
     admin = AdminClient(at)
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(10)
+    admin.create_topics([NewTopic(topic, 1)], operation_timeout=PATIENCE_S)[topic].result(PATIENCE_S)
     producer = Producer(at)
     producer.produce(topic, b"kept")
-    assert producer.flush(10) == 0
+    assert producer.flush(PATIENCE_S) == 0
     end(kafka_server)
     assert not kafka_server.running
     kafka_server.start()
     consumer = Consumer({**at, "group.id": topic, "auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     try:
-        message = consumer.poll(30)
+        message = consumer.poll(PATIENCE_S)
     finally:
         consumer.close()
     assert message is not None
@@ -81,7 +82,7 @@ def test_redis_forgets(redis_server: RealServer, end: End) -> None:
 
 
 def test_mlflow_answers(mlflow: str) -> None:
-    with urllib.request.urlopen(f"{mlflow}/version", timeout=10) as answer:
+    with urllib.request.urlopen(f"{mlflow}/version", timeout=PATIENCE_S) as answer:
         assert answer.read().decode().startswith("3.")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.native.server import CACHE
+from deploy.native.server import CACHE, alone
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
@@ -67,9 +67,10 @@ def install(packages: Sequence[str], wanted_for: str) -> None:
     command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise Failed(f"{wanted_for}: not found; run as root: apt-get update && {' '.join(command)}")
-    say(f"installing {' '.join(packages)}")
-    run(["apt-get", "update", "-qq"], timeout_s=300)
-    run(command, timeout_s=600, environment={"DEBIAN_FRONTEND": "noninteractive"})
+    with alone():  # the tests install too
+        say(f"installing {' '.join(packages)}")
+        run(["apt-get", "update", "-qq"], timeout_s=300)
+        run(command, timeout_s=600, environment={"DEBIAN_FRONTEND": "noninteractive"})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,12 @@ def find_images() -> Iterator[Stack]:
         yield Stack(tuple(files), environment, DEBIAN_IMAGE)
         return
     say(f"images: {', '.join(missing)} cannot be had; stand-ins take the places of Python's and of the servers'")
-    # The Debian release whose own Python is one that we support; the official image builds its own.
-    python = _debian("bookworm", "python3,python3-venv,ca-certificates")
-    debian = _debian("trixie", "ca-certificates")
+    if shutil.which("debootstrap") is None:
+        install(["debootstrap"], "debootstrap, to make images")
+    with ThreadPoolExecutor() as pool:
+        packages = ("python3,python3-venv,ca-certificates", "ca-certificates")
+        # The Debian release whose own Python is one that we support; the official image builds its own.
+        python, debian = pool.map(_debian, ("bookworm", "trixie"), packages)
     with tempfile.TemporaryDirectory(prefix="tradeloop-standins-") as folder:
         for file in (ROOT / "deploy" / "standins").iterdir():
             shutil.copy(file, folder)
@@ -74,8 +78,6 @@ def _debian(suite: str, packages: str) -> str:
     image = f"tradeloop-standin-{suite}"
     if works("docker", "image", "inspect", image):
         return image
-    if shutil.which("debootstrap") is None:
-        install(["debootstrap"], "debootstrap, to make images")
     say(f"making {image}")
     with tempfile.TemporaryDirectory(prefix=f"tradeloop-{suite}-") as folder:
         root = Path(folder, "root")

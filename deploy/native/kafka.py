@@ -8,7 +8,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from deploy.native.server import CACHE, Program, free_ports, listens, need, run
+from deploy.native.server import CACHE, Program, alone, free_ports, listens, need, run
 
 VERSION = "4.3.1"
 CLUSTER_ID = "tradeloop-native-kafka"
@@ -92,13 +92,13 @@ def jars() -> Path:
     jars = CACHE / "kafka" / VERSION
     wanted = ("java",) if jars.is_dir() else ("java", "mvn")
     need(wanted, ["openjdk-17-jre-headless", "maven"])
-    if not jars.is_dir():
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not at all, and two sessions may do this at once: so beside its place, then renamed.
-        with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
-            Path(folder, "pom.xml").write_text(_POM.format(version=VERSION))
-            copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"]
-            run(["mvn", "-q", "-B", *copy], cwd=folder)
-            if not jars.is_dir():
+    with alone():
+        if not jars.is_dir():
+            jars.parent.mkdir(parents=True, exist_ok=True)
+            # Complete or not at all: so beside its place, then renamed.
+            with tempfile.TemporaryDirectory(dir=jars.parent) as folder:
+                Path(folder, "pom.xml").write_text(_POM.format(version=VERSION))
+                copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"]
+                run(["mvn", "-q", "-B", *copy], cwd=folder)
                 Path(folder, "lib").rename(jars)
     return jars

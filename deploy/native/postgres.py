@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-from deploy.native.server import CACHE, Program, ServerError, need, run
+from deploy.native.server import CACHE, Program, ServerError, alone, need, run
 
 USER = "tradeloop"
 
@@ -172,22 +172,14 @@ def _debian_root() -> Installation:
     root = CACHE / "timescaledb" / _SUITE
     if not root.is_dir():
         need(["debootstrap"], ["debootstrap"])
-        root.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not at all, as with Kafka's jars.
-        with tempfile.TemporaryDirectory(dir=root.parent, ignore_cleanup_errors=True) as folder:
-            made = f"{folder}/{_SUITE}"
-            run(
-                [
-                    "unshare",
-                    "--mount",
-                    "debootstrap",
-                    "--variant=minbase",
-                    f"--include={','.join(_PACKAGES)}",
-                    _SUITE,
-                    made,
-                ]
-            )
-            if not root.is_dir():
+    with alone():
+        if not root.is_dir():
+            root.parent.mkdir(parents=True, exist_ok=True)
+            # Complete or not at all, as with Kafka's jars.
+            with tempfile.TemporaryDirectory(dir=root.parent, ignore_cleanup_errors=True) as folder:
+                made = f"{folder}/{_SUITE}"
+                options = ["--variant=minbase", f"--include={','.join(_PACKAGES)}"]
+                run(["unshare", "--mount", "debootstrap", *options, _SUITE, made])
                 Path(made).rename(root)
 
     def enter(data: Path) -> tuple[list[str], str]:

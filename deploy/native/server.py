@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -227,15 +228,29 @@ def need(commands: Sequence[str], packages: Sequence[str]) -> None:
 
     Raises `ServerError`.
     """
-    missing = [command for command in commands if shutil.which(command) is None]
-    if not missing:
+
+    def missing() -> list[str]:
+        return [command for command in commands if shutil.which(command) is None]
+
+    if not missing():
         return
     apt = ["apt-get", "--option=DPkg::Lock::Timeout=300", "--yes"]  # another one may be installing now
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         remedy = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
-        raise ServerError(f"{' and '.join(missing)} not found; run as root: {remedy}")
-    run([*apt, "update"])
-    run([*apt, "install", "--no-install-recommends", *packages])
+        raise ServerError(f"{' and '.join(missing())} not found; run as root: {remedy}")
+    with alone():
+        if missing():
+            run([*apt, "update"])  # which waits for no lock
+            run([*apt, "install", "--no-install-recommends", *packages])
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for other processes that install or unpack something for this checkout, and keep them waiting."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(

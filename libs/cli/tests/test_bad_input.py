@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.main import main
 from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
 from tradeloop.common.strategy.installed import GROUP
@@ -182,7 +182,7 @@ def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_exit_code_of_the_command_itself(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tradeloop.cli.main", "demo", "--bars", str(tmp_path / "no.csv")],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -209,12 +209,9 @@ def test_ctrl_c(tmp_path: Path, stage: str) -> None:
             if line.startswith(before):
                 break
     else:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "tmp").glob("tradeloop-*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: list((tmp_path / "tmp").glob("tradeloop-*")))
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=120)[1]
+    rest = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 130, "".join(said) + rest
     assert rest.splitlines()[-1] == "tradeloop: interrupted; nothing was left half-written"
     assert "Traceback" not in rest

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
 from tradeloop.cli.commands import topics
 from tradeloop.cli.main import main
 from tradeloop.common.errors import UserError
@@ -55,7 +56,7 @@ def test_help_loads_no_heavy_library() -> None:
     """What makes help answer at once: each of these takes from a tenth of a second to eight."""
     heavy = {"feast", "mlflow", "numpy", "onnxruntime", "pandas", "polars", "sqlalchemy", "talib", "torch"}
     code = "import sys; from tradeloop.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     loaded = {module.partition(".")[0] for module in done.stderr.split()}
     assert "typer" in loaded
     assert not heavy & loaded

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.waiting import PATIENCE_S
 from tradeloop.cli.main import main
 from tradeloop.common.bus.kafka import Difference, KafkaBus, KafkaSettings
 from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS, specs
@@ -57,7 +58,7 @@ def test_apply_creates_everything_and_then_has_nothing_to_do(bus: KafkaBus, caps
 def test_apply_runs_twice_at_once(bus: KafkaBus) -> None:
     command = [sys.executable, "-m", "tradeloop.cli.main", "topics", "apply"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(one.communicate(timeout=60)[1], one.returncode) for one in both] == [("", 0), ("", 0)]
+    assert [(one.communicate(timeout=PATIENCE_S)[1], one.returncode) for one in both] == [("", 0), ("", 0)]
     assert not bus.differences(specs(SERVICE_TOPICS))
 
 

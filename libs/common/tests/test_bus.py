@@ -18,6 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
 from tests.retention import delete_records
+from tests.waiting import PATIENCE_S
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.kafka.errors import translated
 from tradeloop.common.bus.kafka.producer import KafkaProducer
@@ -151,7 +152,7 @@ def test_a_waiting_poll_wakes_for_its_own_records_only(memory_bus: MemoryBus) ->
 
     writer = threading.Thread(target=write)
     writer.start()
-    records = consumer.poll(timeout_s=30.0)
+    records = consumer.poll(timeout_s=PATIENCE_S)
     writer.join()
     assert [record.value for record in records] == [b"bars"]
 
@@ -294,7 +295,7 @@ def test_a_static_member_that_restarts_takes_its_place_again(kafka: str) -> None
             producer.flush()
         # It never leaves, so a dynamic successor would wait out the session time-out of 45 s.
         for _ in range(2):
-            assert len(read(bus, topic, 1, group=f"{topic}-group", deadline_polls=50)) == 1
+            assert len(read(bus, topic, 1, group=f"{topic}-group", deadline_polls=150)) == 1
 
 
 def fresh_topic(bus: Bus) -> str:
@@ -303,7 +304,7 @@ def fresh_topic(bus: Bus) -> str:
     return topic
 
 
-def read(bus: Bus, topic: str, count: int, group: str | None = None, deadline_polls: int = 150) -> list[Record]:
+def read(bus: Bus, topic: str, count: int, group: str | None = None, deadline_polls: int = 600) -> list[Record]:
     records: list[Record] = []
     with closing(bus.consumer(group or f"{topic}-group", [topic])) as consumer:
         for _ in range(deadline_polls):

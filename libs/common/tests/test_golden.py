@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from deploy.native.server import need
+from tests.waiting import PATIENCE_S
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, event_id, specs, topic_of
@@ -62,7 +63,7 @@ def test_kcat_reads_every_topic_as_json(kafka: str) -> None:
     for name in CATALOGUE:
         value, message = golden(name)
         command = ["kcat", "-b", kafka, "-C", "-t", f"{prefix}{name}", "-o", "beginning", "-e", "-q", "-J"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
         [record] = [json.loads(line) for line in said.splitlines()]
         headers = dict(zip(record["headers"][::2], record["headers"][1::2], strict=True))
         assert json.loads(record["payload"]) == json.loads(value)

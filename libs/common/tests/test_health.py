@@ -17,6 +17,7 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import until
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, LogPosition, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
@@ -295,12 +296,10 @@ def test_a_port_that_is_taken_is_the_users_affair(port: int) -> None:
 
 def test_it_samples_by_itself(stand: Stand) -> None:
     stand.step()
-    stand.bus.away, clock = True, SystemClock()
+    stand.bus.away = True
     health = Health(stand.runner, HttpSettings(sample_interval_s=0.01), stand.stop)
     with health.sampling():
-        deadline = clock.monotonic() + 30.0
-        while not health.not_ready():
-            assert clock.monotonic() < deadline
+        until(health.not_ready)
     assert health.not_ready() == ["no broker answers"]
 
 

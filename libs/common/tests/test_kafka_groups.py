@@ -6,28 +6,21 @@ import json
 import secrets
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
 import pytest
 from confluent_kafka import Consumer as Client
 
 from tests.retention import delete_records
+from tests.waiting import until
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.kafka.consumer import KafkaConsumer
 from tradeloop.common.bus.kafka.settings import FETCHING
 from tradeloop.common.bus.port import PARTITIONS, BusError, BusUnavailable, Partition, Record, TopicSpec, partition_for
-from tradeloop.common.clock import SystemClock
 
-CLOCK = SystemClock()
 FAST = {"heartbeat.interval.ms": "100"}
 UNIVERSES = [f"universe-{n}" for n in range(40)]
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = CLOCK.monotonic() + 30.0
-    while not happened():
-        assert CLOCK.monotonic() < deadline, "it did not happen in time"
 
 
 def read_some(consumer: KafkaConsumer) -> Sequence[Record]:

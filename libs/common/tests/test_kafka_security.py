@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from deploy.native.kafka import jars, kafka_answers
 from deploy.native.server import Program, Server, free_ports, run
+from tests.waiting import until
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import BusError, BusUnavailable, LogPosition
 from tradeloop.common.clock import SystemClock
@@ -162,12 +163,6 @@ def send(owner: KafkaBus, *steps: int) -> None:
             message = TrainingProgressed(run_id="r", strategy="s", step=step, total=9)
             producer.publish(SOURCE, "r", message.encode(), {})
         producer.flush()
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = CLOCK.monotonic() + 30.0
-    while not happened():
-        assert CLOCK.monotonic() < deadline, "it did not happen in time"
 
 
 def count(bus: KafkaBus, topic: str) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy import MetaData, create_engine, make_url
 from structlog.testing import capture_logs
 
 from tests.tiers import database_for, execute
+from tests.waiting import PATIENCE_S
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore, StorageTier
 from tradeloop.common.bar_store.sql.table import BARS
@@ -92,7 +93,7 @@ def test_of_two_migrators_at_once_one_does_it(database: str) -> None:
     for one in both:
         assert one.stdout is not None
         assert one.stdout.readline() == "ready\n"
-    told = [one.communicate("x", timeout=60) for one in both]
+    told = [one.communicate("x", timeout=PATIENCE_S) for one in both]
     assert [one.returncode for one in both] == [0, 0], told
     assert sorted(out for out, _ in told) == ["0001\n", "None\n"]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 from tradeloop.common.contracts.model_store import MakeModelStore
 from tradeloop.common.contracts.model_store import sample_policy as policy
 from tradeloop.common.model_store.memory import MemoryModelStore
@@ -294,7 +295,9 @@ except LookupError:
 
 def test_asking_a_server_imports_no_plug_in(mlflow: str) -> None:
     """Feast brings one, and with it all of Feast and more."""
-    done = subprocess.run([sys.executable, "-c", LOAD, mlflow], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, mlflow], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert done.stdout == "['mlflow']\n"
 
 

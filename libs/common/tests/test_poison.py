@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
 
+from tests.waiting import until
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import LogPosition, Partition, Record
 from tradeloop.common.clock import SystemClock
@@ -69,12 +70,6 @@ def running(bus: KafkaBus, service: Picky, policy: RunPolicy = POLICY) -> Iterat
     with closing(Runner(service, bus, CLOCK, policy)) as runner:
         until(lambda: runner.step(timeout_s=0.05) == 0 and runner.assigned is not None)
         yield runner
-
-
-def until(happened: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = CLOCK.monotonic() + timeout_s
-    while not happened():
-        assert CLOCK.monotonic() < deadline, "it did not happen in time"
 
 
 def send(bus: KafkaBus, *values: bytes, headers: dict[str, str] | None = None) -> None:
