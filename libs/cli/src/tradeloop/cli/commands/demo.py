@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -49,7 +51,10 @@ def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps:
     strategy = load(strategy_name)
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
-        home = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="tradeloop-")))
+        home = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
+        # Before it is made: Ctrl-C may come between the making of a folder and whatever follows.
+        resources.callback(shutil.rmtree, home, ignore_errors=True)
+        home.mkdir(mode=0o700)
         with stages.stage("Checking bars and strategy"):
             source = open_source(path, strategy)
             train_bars = split(source, strategy)
