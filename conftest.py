@@ -1,4 +1,4 @@
-"""What every test of the workspace shares: the servers and notes of `tests`, and logging that does not leak."""
+"""Fixtures that all tests of the workspace share: the servers and notes of `tests`, and logging that does not leak."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SOURCE, TARGET = topic_of(BarFrame), topic_of(FeaturesComputed)
 
 
 def answer(frame: BarFrame) -> FeaturesComputed:
-    """What both make of a frame: as much as handling costs that computes nothing."""
+    """The answer of both to a frame: as much work as a handler has that computes nothing."""
     bars = frame.bars
     return FeaturesComputed(
         universe=frame.universe,

@@ -1,4 +1,4 @@
-"""What `tradeloop demo` with its defaults takes: time and memory of its process, on two cores."""
+"""The time and memory that `tradeloop demo` takes with its defaults, on two cores."""
 
 from __future__ import annotations
 

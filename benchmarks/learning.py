@@ -24,7 +24,7 @@ from tradeloop.training.domain import fit_scaler
 
 BARS, ROLLOUTS, ROUNDS = 20_000, 2, 9
 THREADS: int = Settings.model_fields["threads"].default
-"""Of PyTorch: as many as the training service takes."""
+"""Threads of PyTorch: as many as the training service takes."""
 
 
 class NullVecEnv(VecEnv):
@@ -82,7 +82,7 @@ def trading(parameters: dict[str, Any], values: NDArray[np.float64]) -> TradingV
 
 
 def ppo(env: VecEnv, parameters: dict[str, Any], values: NDArray[np.float64]) -> PPO:
-    """As the training service makes it."""
+    """The environment as the training service makes it."""
     model = PPO(
         "MlpPolicy",
         env,

@@ -32,7 +32,7 @@ from tradeloop.training.adapters.random_policy import random_policy
 HISTORY, WARM_UP = 8_000, 250
 """Bars that are only stored, so that all features are known, and bars that are replayed untimed."""
 GAIN = 1.5
-"""Of the random policy's last layer: it trades on every tenth bar or so."""
+"""The gain of the random policy's last layer, with which it trades on every tenth bar or so."""
 
 
 def prepare(
@@ -70,7 +70,7 @@ def replay(stack: EmbeddedStack, universes: list[Universe], bars: BarArrays, sta
 
 @dataclass(frozen=True)
 class Replayed:
-    """Of all universes together."""
+    """Figures of all universes together."""
 
     bars_per_s: float
     bars_per_cpu_s: float

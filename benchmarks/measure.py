@@ -25,7 +25,7 @@ class Row:
     """The peer or the bound; nothing where the measured figure itself is judged."""
     against_measured: float | None = None
     ratio: float | None = None
-    """Of the two figures, so that more is better."""
+    """The ratio of the two figures, so that more is better."""
 
     @property
     def met(self) -> bool | None:

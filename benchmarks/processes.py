@@ -41,7 +41,7 @@ from tradeloop.common.runtime.publish import publish
 from tradeloop.ingest.domain import Resampler, frames
 
 GAIN = 5.0
-"""Of the random policy's last layer: it trades on every tenth bar."""
+"""The gain of the random policy's last layer, with which it trades on every tenth bar."""
 UNIVERSES = (1, 4, 12)
 WARM_UP, REPLAYED = 100, 400
 """Bars of each universe in a replay."""
@@ -223,7 +223,7 @@ def relay_latencies(at: Running, watch: Watch, first: str) -> list[float]:
 
 
 def latencies(at: Running, traded: Universe, bars: BarArrays, start: int) -> tuple[list[float], list[float]]:
-    """Of orders and of relayed messages, in turns; the first turn of each warms up and is not counted."""
+    """Latencies of orders and of relayed messages, in turns; the first turn of each warms up and is not counted."""
     hops = [f"bench.hop{n}" for n in range(4)]
     at.bus.create_topics([TopicSpec(hop) for hop in hops])
     orders = topic_of(OrderUpdated).name
@@ -253,10 +253,10 @@ def latencies(at: Running, traded: Universe, bars: BarArrays, start: int) -> tup
 
 @dataclass(frozen=True)
 class Restart:
-    """Of one service, in seconds from the start of its process."""
+    """The start of one service, in seconds from the start of its process."""
 
     imported_s: float
-    """What its imports take, measured by themselves."""
+    """The time that its imports take, measured by themselves."""
     started_s: float
     """Until it has its adapters and asks for messages."""
     ready_s: float
@@ -297,7 +297,7 @@ def _watch_start(at: Running, service: str, old: int, log: Path, size: int, time
 
 
 def resident_mb(pid: int) -> float:
-    """What a process holds in memory now."""
+    """The memory that a process holds now."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     [size] = [line.split()[1] for line in lines if line.startswith("VmRSS")]
     return int(size) / 1000.0

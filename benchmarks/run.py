@@ -49,7 +49,7 @@ _HEAD = "| What | Measured | Against | Ratio | Wanted | Met |\n|---|---:|---|---
 
 
 def run(subject: str) -> dict[str, Any]:
-    """What a subject tells. A fresh process: no threads, caches or memory of the one before."""
+    """The report of a subject, from a fresh process: no threads, caches or memory of the one before."""
     command = [sys.executable, "-m", f"benchmarks.{subject}"]
     environment = os.environ | {"PYTHONPATH": str(PEERS)}
     done = subprocess.run(command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -96,7 +96,7 @@ def machine(load_before: tuple[float, float, float]) -> str:
 
 
 def section(told: Mapping[str, Any], load_before: tuple[float, float, float]) -> str:
-    """What a subject told, as Markdown below its heading."""
+    """The report of a subject, as Markdown below its heading."""
     rows = [line(row) for row in told["rows"]]
     notes = [f"- {note}" for note in told["notes"]]
     return "\n\n".join([machine(load_before), "\n".join([_HEAD, *rows]), "\n".join(notes)])

@@ -1,4 +1,4 @@
-"""What all subjects trade: synthetic minute bars of one instrument, the example strategy, its portfolio."""
+"""The scenario of all subjects: synthetic minute bars of one instrument, the example strategy, its portfolio."""
 
 from __future__ import annotations
 

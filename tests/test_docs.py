@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import tomllib
@@ -18,6 +19,14 @@ DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 GENERATED = {"benchmarks/RESULTS.md", "docs/topics.md"}
 """Pages that a command writes: `make bench` and `make format`."""
 WIDTH = 120
+PYTHON = sorted(
+    file
+    for folder in FOLDERS
+    for file in ROOT.glob(f"{folder}/**/*.py")
+    if not {"tests", ".venv"} & set(file.relative_to(ROOT).parts)
+)
+"""Sources outside tests."""
+ELLIPSIS = re.compile(r"(?:Of|What|Nor|Be|By|In|With|Who|Whoever|For|At|That|Those)\b")
 ELSEWHERE = {"deploy/.env", "tradeloop.strategies"}
 """What looks like a place in this repository: a file that `make up` writes, and a group of entry points."""
 FENCE = re.compile(
@@ -236,3 +245,27 @@ def test_the_index_names_every_page() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs/README.md").read_text())
     named = {(ROOT / "docs" / link).resolve() for link in links}
     assert set(PAGES) - set(DECISIONS) - {ROOT / "docs/README.md"} == named
+
+
+def test_docstrings_begin_with_their_noun_or_verb() -> None:
+    """A docstring is a sentence, or a noun phrase that has its noun: "The offset of ...", not "Of ..."."""
+    found = []
+    for file in PYTHON:
+        for line, text in docstrings(file.read_text()):
+            if ELLIPSIS.match(text):
+                found.append(f"{file.relative_to(ROOT)}:{line}: {text.splitlines()[0]}")
+    assert found == []
+
+
+def test_an_elliptic_docstring_is_found() -> None:
+    source = (
+        'LIMIT = 1\n"""Of nothing."""\n\n\ndef f():\n    """What it does."""\n\n\ndef g():\n    """The result."""\n'
+    )
+    assert [line for line, text in docstrings(source) if ELLIPSIS.match(text)] == [2, 6]
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring, those below assignments included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value.strip()

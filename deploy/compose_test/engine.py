@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 KEPT_GB = 10
-"""Of what was built, so that the next build takes a minute: downloads, and layers that an image still has."""
+"""The cache of earlier builds, so that the next one takes a minute: downloads, and layers that an image still has."""
 NEEDED_GB = 20
 """On the disk, for images that are built from nothing: with CUDA, PyTorch alone takes 14."""
 
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 
 def run(command: Sequence[str], *, timeout_s: float = 60.0, environment: Mapping[str, str] | None = None) -> str:
-    """What a command printed. Raises `Failed` with the end of its words."""
+    """The output of a command. Raises `Failed` with its end."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""What is asked of a running stack, through the ports that it publishes on 127.0.0.1."""
+"""Questions to a running stack, through the ports that it publishes on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ports:
     kafka: int
     mlflow: int
     http: Mapping[str, int]
-    """Of each service."""
+    """The port of each service."""
 
 
 def eventually(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
@@ -89,7 +89,7 @@ def look(ports: Ports, commit: str) -> None:
 
 
 def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
-    """What is traded, by a model of random weights, which is sure to trade: what little training makes may not be."""
+    """The portfolio of the test, with a model of random weights: it is sure to trade, a briefly trained one not."""
     return source.portfolio(strategy).model_copy(update={"model_alias": "proof"})
 
 

@@ -44,12 +44,12 @@ class Installation:
     """PostgreSQL's programs, and how to run them on a data folder: never as root, which they refuse."""
 
     name: str
-    """For people."""
+    """The name that people know it by."""
     programs: str
     """Folder of `initdb` and `postgres`."""
     timescaledb: bool
     enter: Callable[[Path], tuple[list[str], str]]
-    """Of a data folder: what to put before a command, and what the command calls that folder."""
+    """The user of a data folder: the words to put before a command, and the command's own name for that folder."""
 
 
 def postgres(folder: Path, port: int, installation: Installation, *, durable: bool = True) -> Program:

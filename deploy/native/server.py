@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 CACHE = Path(__file__).parents[2] / ".servers"
-"""What the servers need and the system's packages do not have. Ignored by git."""
+"""Programs that the servers need and the system's packages do not have. Ignored by git."""
 
 _STOP_TIMEOUT_S = 30.0
 
@@ -27,12 +27,12 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, with its data folder prepared; running it again later finds the same data."""
+    """A program to run, with its data folder prepared; running it again later finds the same data."""
 
     name: str
     command: Sequence[str]
     address: str = field(repr=False)
-    """What its clients are told; may hold a password."""
+    """The address that its clients are told; may hold a password."""
     answers: Callable[[], bool]
     """Whether it serves clients now."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

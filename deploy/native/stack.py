@@ -36,7 +36,7 @@ PORTS = {
     "mlflow": 5000,
     **{service: 8081 + n for n, service in enumerate(SERVICES)},
 }
-"""By server and service, in the order in which they start: where it listens unless something else does."""
+"""Ports by server and service, in the order in which they start: each is taken unless something else listens there."""
 SERVERS = tuple(name for name in PORTS if name not in SERVICES)
 DATABASES = ("bars", "features", "ledger")
 
@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 
 class Stack:
-    """What the folder `home` holds and what runs from it. `say` tells a person."""
+    """The stack in the folder `home`: its data and its processes. `say` tells a person."""
 
     def __init__(self, home: Path, say: Say) -> None:
         self._home, self._say = home.resolve(), say
@@ -123,7 +123,7 @@ class Stack:
         return {name: url.set(database=name).render_as_string(hide_password=False) for name in DATABASES}
 
     def _deployment(self, portfolios: Path, urls: Mapping[str, str]) -> Deployment:
-        """What the services are told, as `deploy/docker-compose.yml` does."""
+        """The settings of the services, as `deploy/docker-compose.yml` gives them."""
         return Deployment(
             database_url=urls["bars"],
             ledger_url=urls["ledger"],
@@ -194,7 +194,7 @@ class Stack:
         return (self._run / f"{name}.address").read_text()
 
     def _port(self, name: str) -> int:
-        """That of the last time, or its own, where nothing listens there."""
+        """The port of the last time, or its own, where nothing listens there."""
         try:
             address = self._address(name)
         except FileNotFoundError:

@@ -20,7 +20,7 @@ from tradeloop.ingest.ports import FileReport
 _PACKAGE, _FILE = "gym-anytrading", "FOREX_EURUSD_1H_ASK.csv"
 _DAY_US = 86_400_000_000
 _SATURDAY = 2
-"""Of days since the epoch, which was a Thursday, modulo 7."""
+"""The number of a Saturday, in days since the epoch, which was a Thursday, modulo 7."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Source:
 
     path: Path
     name: str
-    """For people."""
+    """The name that people know it by."""
     bars: BarArrays
     report: FileReport
     universe: Universe

@@ -14,7 +14,7 @@ from tradeloop.common.market import Name, Universe
 
 
 class Costs(BaseModel):
-    """What trading costs beyond the venue's fees, as the simulator charges it."""
+    """The costs of trading beyond the venue's fees, as the simulator charges them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The codes of the risk gate: what became of a target, and why a portfolio was halted.
+"""The codes of the risk gate: the fate of a target, and why a portfolio was halted.
 
 Declared here and nowhere else: the kernels compare with these numbers, the ledger stores them, `execution.risk.v1`
 carries their names, and `docs/topics.md` lists them. A number is never given another meaning.
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 
 class Verdict(IntEnum):
-    """What became of a target."""
+    """The fate of a target at the gate."""
 
     UNCHANGED = 0
     """The position is where it should be, within the no-trade band and the venue's smallest order."""
@@ -41,7 +41,7 @@ class Explanation:
     happens: str
     """When the gate gives it."""
     measured: str
-    """What was measured."""
+    """The quantity that was measured."""
     limit: str
     """The setting of the portfolio's limits that it is held against; empty where there is none."""
 

@@ -52,7 +52,7 @@ class VenueFill:
 
 @dataclass(frozen=True, slots=True)
 class BookRecord:
-    """What the ledger remembers of a portfolio's book."""
+    """The state of a portfolio's book that the ledger remembers."""
 
     marked_us: int = -1
     """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
@@ -136,7 +136,7 @@ class Book:
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
 
     def record(self) -> BookRecord:
-        """What the ledger must remember."""
+        """The state that the ledger must remember."""
         return BookRecord(
             marked_us=self.marked_us,
             decided_us=self.decided_us,

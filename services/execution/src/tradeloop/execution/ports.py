@@ -1,4 +1,4 @@
-"""What execution needs from outside: a venue to send orders to, and a ledger that remembers."""
+"""The ports of execution: a venue to send orders to, and a ledger that remembers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Venue(Protocol):
         ...
 
     def fills(self, bar: Market) -> Sequence[VenueFill]:
-        """What filled on a bar, (1, A), at its open. What did not is cancelled: orders live for one bar."""
+        """The fills on a bar, (1, A), at its open. Orders that did not fill are cancelled: they live for one bar."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What one input did. Recorded as a whole or not at all."""
+    """The effects of one input. Recorded as a whole or not at all."""
 
     record: BookRecord
     orders: Sequence[OrderUpdated] = ()
@@ -64,7 +64,7 @@ class Ledger(Protocol):
         ...
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
-        """What an input published; nothing when it is unknown, or was published for certain."""
+        """The messages that an input published; none when it is unknown, or was published for certain."""
         ...
 
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:

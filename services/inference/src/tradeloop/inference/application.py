@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class DeskMemory:
-    """What one desk has to know, from the history and the model store of the service."""
+    """The memory of one desk, from the history and the model store of the service."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class _Side(Generic[M]):
 
 
 class Memory(Protocol):
-    """What a desk has to know of what happened before. Each call may raise `Unavailable`."""
+    """The past that a desk has to know. Each call may raise `Unavailable`."""
 
     def features_before(self, first: FeaturesComputed, position: LogPosition) -> Sequence[FeaturesComputed]:
         """The window's features of the bars before that of `first`, in the order of time; fewer if never published."""

@@ -1,4 +1,4 @@
-"""What inference needs from outside, beside models: what was published before it started."""
+"""The ports of inference beside models: the messages that were published before it started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tradeloop.common.messages import FeaturesComputed, ModelActivated
 
 
 class History(Protocol):
-    """What was published about a universe, to go on from after a restart. Each call may raise `Unavailable`.
+    """The messages about a universe to go on from after a restart. Each call may raise `Unavailable`.
 
     Every adapter passes `contracts.check_history`.
     """

@@ -36,7 +36,7 @@ class Ingest(ServiceDefaults):
         self._store, self._read_bars, self._published = store, read_bars, published
         self._clock, self._chunk_frames = clock, chunk_frames
         self._replays: dict[str, deque[_Replay]] = {}
-        """By universe, in the order of their requests: one universe's frames must not be mixed."""
+        """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         if isinstance(message, BackfillRequested):

@@ -59,7 +59,7 @@ def check(bars: Series, timeframe: Timeframe | None, min_rows: int) -> Timeframe
 
 
 _Rule = tuple[NDArray[np.bool_], str, str]
-"""Where it is broken, how to say so with the row's values, and the remedy."""
+"""The rows that break the rule, words for it with the row's values, and the remedy."""
 
 
 def _rules(bars: Series, open_us: NDArray[np.int64]) -> Iterator[_Rule]:

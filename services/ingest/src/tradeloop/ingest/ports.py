@@ -1,4 +1,4 @@
-"""What ingest needs from outside, besides `tradeloop.common.bar_store.port.BarStore`."""
+"""The ports of ingest, besides `tradeloop.common.bar_store.port.BarStore`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What was found in a file of bars."""
+    """The findings in a file of bars."""
 
     path: str
     columns: dict[str, str]
@@ -46,7 +46,7 @@ class BarSource(Protocol):
 
 
 class Published(Protocol):
-    """What has been published already. Adapter: `bus_frames.BusFrames`."""
+    """The frames that have been published already. Adapter: `bus_frames.BusFrames`."""
 
     def newest_since(self, request: LogPosition, universe: Universe) -> int | None:
         """Open time, in microseconds since the epoch, of the newest base frame that was published after a request.

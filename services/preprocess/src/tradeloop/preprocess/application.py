@@ -39,7 +39,7 @@ class Preprocess(ServiceDefaults):
         self._strategies, self._bars, self._features = strategies, bars, features
         self._defined: set[str] = set()
         self._feeds: dict[str, dict[str, _Feed]] = {}
-        """By universe and feature set: strategies of equal features share them."""
+        """Streams by universe and feature set: strategies of equal features share them."""
         for universe, strategy in pairs:
             feature_set = self._feature_set(universe, strategy)
             self._feeds.setdefault(universe.name, {})[feature_set.id] = _Feed(universe, feature_set, bars)

@@ -20,7 +20,7 @@ from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingS
 
 Floats = NDArray[np.float64]
 Answer = Callable[[bytes, NDArray[np.float32]], Floats]
-"""What a graph of ONNX answers, (1, m), to an observation (1, n)."""
+"""The answer (1, m) of an ONNX graph to an observation (1, n)."""
 
 _BARS, _WARM_UP, _WINDOW = 200, 4, 3
 
@@ -43,7 +43,7 @@ class Apprentice:
         return _task(Strategy("check", features, **{**own, **changes}), self.steps, instruments, seed, bars)
 
     def train(self, task: Task, progress: Progress = lambda *_: None, stop: threading.Event | None = None) -> Trained:
-        """What a new trainer makes of a task."""
+        """The policy that a new trainer makes of a task."""
         return self.make_trainer().train(task, progress, stop or threading.Event())
 
 

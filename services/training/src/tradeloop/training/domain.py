@@ -1,4 +1,4 @@
-"""What training is about, without the learning: where episodes may start, the scaler, and what a policy achieved."""
+"""The rules of training, without the learning: where episodes may start, the scaler, and a policy's figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 def rows_known(features: Floats) -> NDArray[np.bool_]:
-    """At which of T rows every feature (T, A, F) is known."""
+    """The rows (T,) at which every feature (T, A, F) is known."""
     return np.asarray(np.isfinite(features).all(axis=(1, 2)))
 
 
@@ -68,7 +68,7 @@ def fit_scaler(features: Floats, window: int, account: int) -> Scaler:
 
 
 def summary(result: BacktestResult) -> dict[str, float]:
-    """What a policy achieved, as numbers that are always finite: `sharpe` is 0 where it is not defined."""
+    """The figures of a policy, always finite: `sharpe` is 0 where it is not defined."""
     achieved = result.performance
     return {
         "total_return": achieved.total_return,

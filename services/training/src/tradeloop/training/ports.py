@@ -1,4 +1,4 @@
-"""What training needs from outside."""
+"""The ports of training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainingStopped(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to learn from. `features` is (T, A, F) as of the closes of the bars, NaN where unknown."""
+    """The material of a training. `features` is (T, A, F) as of the closes of the bars, NaN where unknown."""
 
     strategy: Strategy
     portfolio: Portfolio
@@ -53,7 +53,7 @@ class Trained:
     parameters: Mapping[str, str]
     """Every hyper-parameter, the defaults included."""
     metrics: Mapping[str, float]
-    """Of the last rollout."""
+    """The metrics of the last rollout."""
 
 
 class Trainer(Protocol):

@@ -88,7 +88,7 @@ class Client:
     def listen(
         self, tail: Tail, asked: str, awaited: Callable[[], str], silence_s: float = SILENCE_S
     ) -> Iterator[list[Record]]:
-        """What arrives, turn by turn and for ever; nothing in a turn of silence.
+        """The records that arrive, turn by turn and for ever; none in a turn of silence.
 
         Says once in each silence whose word it waits for, or that the bus is away. `asked` is who goes on alone after
         a Ctrl-C, `awaited` tells who must speak next.
@@ -126,7 +126,7 @@ class Client:
         return next(filter(wanted, backwards(self.bus, kind, universe)), None)
 
     def dead_letters(self, universe: str) -> Tail:
-        """What any service gives up on from now on, of the messages of a universe."""
+        """The messages of a universe that any service gives up on from now on."""
         return Tail(self.bus, dict.fromkeys(dead_letter_topics(), universe))
 
     def count_dead_letters(self) -> int:
@@ -153,7 +153,7 @@ def dead_letter_topics() -> list[str]:
 
 
 def given_up(service: str, record: Record) -> UserError | Failed:
-    """What to raise for a record of a service's dead-letter topic: whether its sender is to blame is its type."""
+    """The error to raise for a record of a service's dead-letter topic: whether its sender is to blame is its type."""
     error, origin = record.headers.get(ERROR, "no reason given"), record.headers.get(ORIGIN, record.topic)
     if record.headers.get(KIND) == USER:
         return UserError(error)

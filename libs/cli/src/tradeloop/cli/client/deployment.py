@@ -1,4 +1,4 @@
-"""What each service is told, wherever it runs: embedded, as native processes, in Compose, in a test.
+"""The settings of each service, wherever it runs: embedded, as native processes, in Compose, in a test.
 
 A service's `Settings` declare what it needs; a `Deployment` says where that is. Fields of one name mean one thing in
 all services, so that the two are matched by name and nothing is said twice.

@@ -43,7 +43,7 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
 
 
 def _policy(model: str, home: Path, name: str) -> Policy:
-    """From a folder, or from the home's registry."""
+    """The policy from a folder, or from the home's registry."""
     try:
         if Path(model).is_dir():
             return read_policy(Path(model))

@@ -100,13 +100,13 @@ def replay(
 
 @dataclass(slots=True)
 class Replayed:
-    """What a replay did."""
+    """The result of a replay."""
 
     replayed: int
     before: int
     """How many were left out, because they had been replayed before."""
     failed: dict[str, str]
-    """Why, by place."""
+    """The reasons for failures, by place."""
 
 
 class DeadLetters:
@@ -121,7 +121,7 @@ class DeadLetters:
         self._bus, self._topic, self._retry = bus, topic, retry_topic(origin, group)
 
     def count(self) -> int:
-        """How many are held."""
+        """The number of letters in the topic."""
         begins = self._bus.begin_offsets(self._topic)
         return sum(end - begins[partition] for partition, end in self._bus.end_offsets(self._topic).items())
 

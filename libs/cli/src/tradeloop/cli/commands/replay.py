@@ -153,7 +153,7 @@ def request_for(universe: Universe, bars: BarArrays, speed: float | None) -> Rep
 
 @dataclass
 class Tally:
-    """What was heard of one portfolio, each message counted once however often it came."""
+    """The messages about one portfolio, each counted once however often it came."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     """Signals by what they were decided by."""
@@ -161,7 +161,7 @@ class Tally:
     fills: set[str] = field(default_factory=set)
     transitions: set[str] = field(default_factory=set)
     equity: float | None = None
-    """At the last mark."""
+    """The equity at the last mark."""
     marked_us: int = -1
     decided_us: int = -1
     marks: int = 0
@@ -221,7 +221,7 @@ class _Follower:
         self.request = request_for(self._universe, bars, speed)
         self.tallies = {portfolio.name: Tally() for portfolio in portfolios}
         self.dead: list[Record] = []
-        """What was given up on meanwhile, of this universe."""
+        """Messages of this universe that a service gave up on meanwhile."""
         self._tail = Tail(stack.bus, {topic_of(kind).name: self._universe.name for kind in _FOLLOWED})
         self._dead = stack.dead_letters(self._universe.name)
         self._silence_s = SILENCE_S + (self._universe.timeframe.seconds / speed if speed else 0.0)
@@ -266,7 +266,7 @@ class _Follower:
         self.dead += found
 
     def _awaited(self) -> str:
-        """Who must speak next, by the last bar that each spoke of."""
+        """The service that must speak next, by the last bar that each spoke of."""
         name, base = self._universe.name, self._universe.timeframe
         frame = self._stack.newest(BarFrame, name, lambda frame: frame.timeframe is base)
         features = self._stack.newest(FeaturesComputed, name)

@@ -81,7 +81,7 @@ class SideRun:
         return self.out / f"{self.name}.{what}.db"
 
     def prefix(self, settings: Settings) -> str:
-        """Of its topics and groups. Raises `UserError` for a name that topics cannot have."""
+        """The prefix of its topics and groups. Raises `UserError` for a name that topics cannot have."""
         try:
             return f"{settings.kafka.prefix}{_NAME.validate_python(self.name)}."
         except ValidationError:
@@ -127,7 +127,7 @@ def replay_side_by_side(
 
 
 def traded_live(live: Client, portfolios: Sequence[Portfolio], bars: BarArrays) -> BarArrays:
-    """Those of the bars that live has traded. Says what is left out, and what live began with if that was before.
+    """The bars that live has traded. Says what is left out, and what live began with if that was before.
 
     Raises `UserError` when there are none.
     """

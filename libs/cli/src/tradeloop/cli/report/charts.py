@@ -22,7 +22,7 @@ from tradeloop.cli.report import text
 Floats = NDArray[np.float64]
 
 _WIDTH = 10_000
-"""Of the view box; one unit of height is a tenth of a pixel."""
+"""The height of the view box; one unit is a tenth of a pixel."""
 _COLUMNS = 1000
 _SAMPLES = 500
 """Points of the time axis that the crosshair can stand on."""
@@ -206,7 +206,7 @@ class Chart:
         )
 
     def sampled(self) -> list[list[str]]:
-        """For each key of the legend, its value at each sample of the time axis."""
+        """The value of each key of the legend, at each sample of the time axis."""
         samples = self.axis.samples()
         return [[self.written(value) for value in values[samples]] for _, _, values in self.keys]
 
@@ -249,7 +249,7 @@ class Chart:
         return round(_WIDTH * self.axis.x(bar))
 
     def _unit(self, value: float) -> int:
-        """What leaves the plot by far stays within what a renderer can draw."""
+        """Points far outside the plot are moved to where a renderer can still draw them."""
         return round(10 * min(max(self.y(value), -1e4), 1e4))
 
     def _percent(self, bar: float) -> str:

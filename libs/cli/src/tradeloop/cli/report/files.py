@@ -53,7 +53,7 @@ class Run:
     """Every update, in the order of publication."""
     fills: Sequence[OrderFilled]
     marks: Sequence[PortfolioMarked]
-    """One at the close of each bar."""
+    """Marks, one at the close of each bar."""
     transitions: Sequence[Transition]
     verdicts: Sequence[RiskVerdict]
     baselines: Mapping[str, NDArray[np.float64]]

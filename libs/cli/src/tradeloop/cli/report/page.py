@@ -176,7 +176,7 @@ def _verdicts(run: Run) -> str:
 
 
 def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
-    """What the figures rest on (HTML)."""
+    """The assumptions behind the figures (HTML)."""
     train_bars = run.summary.get("train_bars")
     if isinstance(train_bars, int):
         sample = (

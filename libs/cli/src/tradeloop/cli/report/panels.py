@@ -17,7 +17,7 @@ from tradeloop.common.market import to_us
 Floats = NDArray[np.float64]
 
 _COLOURS = 6
-"""Of instruments and of reward components."""
+"""The number of colours, for instruments and for reward components."""
 _EACH = 120
 """Up to so many fills of an instrument are drawn one by one; more are averaged over `_CELLS` parts of the range."""
 _CELLS = 80

@@ -11,7 +11,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def number(value: float, decimals: int) -> str:
-    """With thousands separators and a true minus; zero has no sign."""
+    """A number with thousands separators and a true minus; zero has no sign."""
     text = f"{value:,.{decimals}f}"
     if float(text.replace(",", "")) == 0.0:
         text = text.removeprefix("-")
@@ -44,7 +44,7 @@ def change(value: float) -> str:
 
 
 def time(time_us: int) -> str:
-    """To the minute, UTC."""
+    """A time to the minute, UTC."""
     return f"{from_us(time_us):%Y-%m-%d %H:%M}"
 
 

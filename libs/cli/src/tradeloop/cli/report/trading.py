@@ -1,4 +1,4 @@
-"""What a run's trading came to."""
+"""Figures of a run's trading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trading:
-    """What a run's trading came to. Amounts in quote currency."""
+    """Figures of a run's trading. Amounts in quote currency."""
 
     decisions: int
     """Bars on which the policy gave targets; on the others it held."""

@@ -116,7 +116,7 @@ class _Log:
         return self.begin + len(self.records)
 
     def slice(self, start: int, end: int) -> list[Record]:
-        """What it holds of `start <= offset < end`."""
+        """The records with `start <= offset < end` that it holds."""
         return self.records[max(start - self.begin, 0) : max(end - self.begin, 0)]
 
 

@@ -57,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a bus needs to know of a topic to create it."""
+    """The properties of a topic that a bus needs to create it."""
 
     name: str
     partitions: int = PARTITIONS

@@ -27,7 +27,7 @@ def refused(error: type[Exception], call: Callable[[], object], what: str, says:
 
 
 def kept(call: Callable[[], T], what: str) -> T:
-    """What a call finds. Raises `AssertionError` when it does not know what it was asked for."""
+    """The result of a call. Raises `AssertionError` when it does not know what it was asked for."""
     try:
         return call()
     except LookupError as error:

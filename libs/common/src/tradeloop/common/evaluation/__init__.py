@@ -1,1 +1,1 @@
-"""What a policy came to: the vectorised backtest, and the baselines that it must beat."""
+"""The judgement of a policy: the vectorised backtest, baselines, figures of performance, and parity of two runs."""

@@ -44,7 +44,7 @@ class BacktestResult:
     fill_price: Floats
     fill_fee: Floats
     rewards: Floats
-    """Of the decision at t - 1; 0 at the first bar."""
+    """Rewards of the decisions at t - 1; 0 at the first bar."""
     components: dict[str, Floats]
     bars_per_year: float
 

@@ -1,4 +1,4 @@
-"""What a policy must beat: rules that need no learning, through the same simulator, costs and limits."""
+"""Baselines that a policy must beat: rules that need no learning, through the same simulator, costs and limits."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _KINDS: dict[str, type[Compared]] = {
 
 
 class _Fact(NamedTuple):
-    """What is kept of a message: a month of minutes would not fit as a whole."""
+    """The part that is kept of a message: a month of minutes would not fit as a whole."""
 
     time_us: int
     offset: int

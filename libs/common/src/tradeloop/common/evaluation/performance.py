@@ -1,4 +1,4 @@
-"""What an equity curve came to: one formula for each figure, for training, the gate and the report alike."""
+"""Figures of an equity curve: one formula for each, for training, the gate and the report alike."""
 
 from __future__ import annotations
 

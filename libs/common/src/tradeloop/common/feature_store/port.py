@@ -100,7 +100,7 @@ def check_names(feature_set: str, names: Sequence[str], rows: FeatureRows) -> No
 def latest_row(
     instruments: Sequence[str], names: Sequence[str], found: Sequence[tuple[int, Sequence[float]] | None]
 ) -> FeatureRows:
-    """What `FeatureStore.read_online` returns, from each instrument's close and values, None where it has none."""
+    """The answer of `FeatureStore.read_online`, from each instrument's close and values, None where it has none."""
     rows = [row for row in found if row is not None]
     if not rows or len(rows) < len(instruments):
         nothing = np.empty((0, len(instruments), len(names)))

@@ -1,4 +1,4 @@
-"""What a feature is: its arithmetic in two forms, batch and state, with an identity.
+"""A feature: arithmetic in two forms, batch and state, with an identity.
 
 Bars come as columns, (5, n) float64 with contiguous rows in the order of `FIELDS`, or one at a time as `BarValues`.
 They are the bars an instrument really has: a bar that is missing does not stand in them.

@@ -108,7 +108,7 @@ class _WindowedState:
 
 
 def _source_hash(name: str, fn: Callable[..., Any]) -> str:
-    """What a function is: its qualified name and its source, which unlike bytecode is the same in every Python."""
+    """The identity of a function: its qualified name and source, which unlike bytecode is the same in every Python."""
     if not inspect.isfunction(fn) or fn.__name__ == "<lambda>" or fn.__closure__:
         raise FeatureError(
             f"windowed feature {name}: give it a function that is written with def and reads no variables of an "

@@ -1,4 +1,4 @@
-"""What is traded, and how it is grouped: instruments, timeframes, universes."""
+"""Instruments, timeframes, and the universes that are traded together."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Calendar = Literal["continuous", "weekdays", "sessions"]
 
 
 class Instrument(BaseModel):
-    """What is traded, and the venue's rules for it. Zero for a step or a minimum means the venue sets none."""
+    """A thing that is traded, and the venue's rules for it. Zero for a step or a minimum: the venue sets none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

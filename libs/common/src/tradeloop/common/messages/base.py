@@ -1,4 +1,4 @@
-"""What every message is: a frozen model, JSON on the wire, with a key and an identity."""
+"""The base of all messages: a frozen model, JSON on the wire, with a key and an identity."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Message(BaseModel):
 
     @property
     def identity(self) -> str:
-        """What makes this message this message: equal for every computation of the same fact."""
+        """The text that identifies this message: equal for every computation of the same fact."""
         raise NotImplementedError(type(self).__name__)
 
     @property
     def trace(self) -> str:
-        """What this message belongs to: all messages about one bar of one universe share it, from bar to reward."""
+        """The trace of this message: all messages about one bar of a universe share it, up to the reward."""
         return self.identity
 
     @property

@@ -130,7 +130,7 @@ class RiskVerdict(UniverseMessage):
 
 
 class Transition(UniverseMessage):
-    """What a decision was worth: observation and action at `decision_time`, reward at `time`, one bar later.
+    """The worth of a decision: observation and action at `decision_time`, reward at `time`, one bar later.
 
     The next observation is the observation of the next transition of the same portfolio.
     """
@@ -141,7 +141,7 @@ class Transition(UniverseMessage):
     time: AwareDatetime
     observation: tuple[float, ...]
     action: tuple[float, ...]
-    """As proposed by the policy."""
+    """The action as proposed by the policy."""
     executed: tuple[float, ...]
     """Weights that the book held after the fills, at the fills' bar close: what was really done."""
     reward: float

@@ -53,9 +53,9 @@ class SignalGenerated(UniverseMessage):
     features: tuple[tuple[float, ...], ...] = ()
     """Features as of the decision, (A, F), unscaled."""
     observation: tuple[float, ...] = ()
-    """What the policy saw, float32 values."""
+    """The input of the policy, float32 values."""
     action: tuple[float, ...] = ()
-    """What the policy answered, before the action scheme."""
+    """The answer of the policy, before the action scheme."""
 
     @property
     def occurred(self) -> datetime:

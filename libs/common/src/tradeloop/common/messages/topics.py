@@ -26,7 +26,7 @@ class Topic(Generic[M_co]):
     name: str
     message: type[M_co]
     key: str
-    """What the partition key is, in words."""
+    """The partition key, in words."""
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     partitions: int = PARTITIONS
@@ -64,7 +64,7 @@ SERVICE_TOPICS: Mapping[str, Sequence[str]] = {
     service: [topic.name for topic in _ALL if service in topic.readers]
     for service in ("ingest", "preprocess", "training", "inference", "execution")
 }
-"""What each service reads, by the name that is also its consumer group."""
+"""The topics that each service reads, by the name that is also its consumer group."""
 
 _BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
 

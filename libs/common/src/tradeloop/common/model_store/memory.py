@@ -14,7 +14,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was registered with a version beside its policy."""
+    """The figures and parameters that were registered with a version."""
 
     metrics: Mapping[str, float]
     parameters: Mapping[str, str]

@@ -132,7 +132,7 @@ class MlflowModelStore:
             self._client.search_registered_models(max_results=1)
 
     def _download_anew(self, source: str) -> Policy:
-        """What lies under the address of a version, which holds its run's id: another policy has another address."""
+        """The files at the address of a version, which holds its run's id: another policy has another address."""
         with tempfile.TemporaryDirectory() as folder:
             path = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self._uri)
             return read_policy(Path(path))

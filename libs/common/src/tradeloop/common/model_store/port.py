@@ -25,7 +25,7 @@ class ModelNotFound(UserError, LookupError):
 
 
 class PolicyManifest(BaseModel):
-    """What a policy needs to be fed and understood. Stored beside its ONNX graph."""
+    """Everything that is needed to feed and understand a policy. Stored beside its ONNX graph."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -118,7 +118,7 @@ def write_policy(folder: Path, policy: Policy) -> None:
 
 
 def read_policy(folder: Path) -> Policy:
-    """What `write_policy` wrote. Raises `ModelNotFound` without the files, ValueError when they are damaged."""
+    """A policy that `write_policy` wrote. Raises `ModelNotFound` without its files, ValueError for damaged ones."""
     try:
         onnx = (folder / "policy.onnx").read_bytes()
         manifest = (folder / "manifest.json").read_bytes()

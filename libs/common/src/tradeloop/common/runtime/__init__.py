@@ -1,1 +1,1 @@
-"""What runs a service: its protocol, the run loop, headers, health over HTTP, logs."""
+"""The machinery that runs a service: its protocol, the run loop, headers, health over HTTP, logs."""

@@ -1,4 +1,4 @@
-"""What a runner did so far, in numbers."""
+"""The numbers that a runner keeps of its work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LATENCIES_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.
 
 @dataclass(slots=True)
 class Counters:
-    """What a runner did so far."""
+    """The work of a runner so far."""
 
     handled: int = 0
     published: int = 0

@@ -19,7 +19,7 @@ KIND = "tl_kind"
 USER, INTERNAL = "user", "internal"
 """Somebody's input is wrong, which its sender can mend; or anything else."""
 BODY = "tl_body"
-"""Where the body of a dead letter stands that was too large to be put away, as `topic/partition/offset`."""
+"""The place of a body that was too large for its dead letter, as `topic/partition/offset`."""
 NOT_BEFORE = "tl_not_before_ms"
 """When to try again, wall-clock milliseconds since the epoch."""
 

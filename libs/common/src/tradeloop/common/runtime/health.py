@@ -1,4 +1,4 @@
-"""What a service tells of itself over HTTP: `/live`, `/ready`, `/metrics` (Prometheus) and `/build`.
+"""The health of a service over HTTP: `/live`, `/ready`, `/metrics` (Prometheus) and `/build`.
 
 Every answer is made from memory, so that none waits for what is down. Nothing here needs to be kept secret from who
 reaches the port, which by default is this machine alone.
@@ -93,7 +93,7 @@ class Health:
         return Page(_OK, CONTENT_TYPE_LATEST, generate_latest(self._registry))
 
     def build(self) -> Page:
-        """What runs here."""
+        """The build that runs here."""
         return _json(_OK, self.names)
 
     @property
@@ -217,12 +217,12 @@ def serve(
 
 
 class Endpoint:
-    """What is answered over HTTP, and on which port, if on any."""
+    """The server of these answers, on a port, if on any."""
 
     def __init__(self) -> None:
         self.port: int | None = None
         self.pages: Mapping[str, Callable[[], Page]] = _starting("it has not started")
-        """By path. Replaced, never changed in place."""
+        """Answers by path. Replaced, never changed in place."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ class Pending(Collection[LogPosition]):
     def __init__(self, positions: Iterable[LogPosition] = ()) -> None:
         self._count: dict[LogPosition, int] = {}
         self.by_partition: Counter[Partition] = Counter()
-        """How many are held of each partition; kept, since the run loop asks after every batch."""
+        """The number of pending messages of each partition; kept, since the run loop asks after every batch."""
         for position in positions:
             self.hold(position)
 

@@ -1,4 +1,4 @@
-"""Reading topics back, without any consumer group: what was said, in either direction, and what is said from now on."""
+"""Reading topics back without any consumer group: old messages in either direction, and new ones as they come."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Tail:
         self._reader = bus.follow({each: bus.end_offsets(each.topic)[each] for each in partitions})
 
     def new(self) -> list[Record]:
-        """What arrived since the last call, at most a block, in order within each topic."""
+        """The records that arrived since the last call, at most a block, in order within each topic."""
         return [record for record in self._reader.poll(_BLOCK) if record.key == self._keys[record.topic]]
 
     def close(self) -> None:

@@ -54,9 +54,9 @@ class Runner:
         self.active = clock.monotonic()
         """When the last step or message began, on the monotonic clock."""
         self.assigned: frozenset[Partition] | None = None if service.consumes else frozenset()
-        """What it reads; None while it waits for the group to say."""
+        """The partitions that it reads; None while it waits for the group to say."""
         self.committed: Mapping[Partition, int] = {}
-        """From where each assigned partition would be read again; one that was never committed is left out."""
+        """The offset at which each assigned partition would be read again; one never committed is left out."""
         self.pending = 0
         """How many messages the service waits with."""
         self.last_message: Message | None = None
@@ -79,10 +79,10 @@ class Runner:
         self._check_due = 0.0
         self._blocked_until = 0.0
         self._paused: set[Partition] = set()
-        """Of which too much waits."""
+        """Partitions that are paused because too many of their messages are pending."""
         self._idle: set[Partition] = set()
-        """Of the retry topics: paused while they hold nothing, since a broker looks into each partition that is read
-        whenever one of them has news, and those are half of all."""
+        """Partitions of the retry topics that hold nothing, half of all: paused, since a broker looks into each one
+        that is read whenever any of them has news."""
         self._outputs_lost = False
         """Whether the bus gave up on something published: the messages that led to it must be handled again."""
 
@@ -121,7 +121,7 @@ class Runner:
         return self.counters.handled + self.counters.published - before
 
     def not_ready(self) -> Sequence[str]:
-        """What is in the way of handling messages now, in words; nothing when it is ready."""
+        """The obstacles to handling messages now, in words; none when it is ready."""
         joining = ("waits for its partitions",) if self.assigned is None else ()
         return (*joining, *self._trouble)
 
@@ -359,7 +359,7 @@ class Runner:
         log.warning("handles again what was not committed", service=self.service.name)
 
     def _forget(self) -> None:
-        """Be as new."""
+        """Return to the state of a new runner."""
         self.service.revoked()
         self._backlog.clear()
         self._delayed.clear()

@@ -13,7 +13,7 @@ _NOTHING = Pending()
 
 
 class Service(Protocol):
-    """What a runner needs of a service. Handling the same message again must give the same outputs again."""
+    """A service as its runner needs it. Handling the same message again must give the same outputs again."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Service(Protocol):
         ...
 
     def not_ready(self) -> Iterable[str]:
-        """What is missing, in words, for it to do its work: a model, a migration. Nothing when it is ready.
+        """The things that it misses for its work, in words: a model, a migration. None when it is ready.
 
         Asked by the run loop every few seconds, so that an idle service, too, notices that a store is away: raise
         `Unavailable` then.

@@ -18,7 +18,7 @@ from tradeloop.common.strategy.rewards import RewardContext
 
 
 class KernelParameters(NamedTuple):
-    """What the kernels need to know of instruments, costs and limits. Fractions, not basis points."""
+    """The parameters of instruments, costs and limits that the kernels read. Fractions, not basis points."""
 
     lot: Floats
     tick: Floats
@@ -33,7 +33,7 @@ class KernelParameters(NamedTuple):
     max_position: float
     max_leverage: float
     max_order_notional: float
-    """In quote currency."""
+    """The largest order value, in quote currency."""
     max_drawdown: float
     max_age: float
     maintenance: float
@@ -70,7 +70,7 @@ class Books(NamedTuple):
     slippage: Floats
     funding: Floats
     halt_measured: Floats
-    """What was measured when the book was halted."""
+    """The quantity that was measured when the book was halted."""
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -87,7 +87,7 @@ class Books(NamedTuple):
     fill_fee: Floats
     fill_slippage: Floats
     measured: Floats
-    """What the risk gate measured of each order that it denied."""
+    """The quantity that the risk gate measured of each order that it denied."""
     limit: Floats
     """The limit that this broke."""
     halt: NDArray[np.int8]
@@ -281,7 +281,7 @@ class Simulator:
         truncated: NDArray[np.bool_],
         features: Mapping[str, Floats],
     ) -> RewardContext:
-        """What the last step did, as a reward sees it. Its arrays are the books' own: valid until the next step."""
+        """The last step, as a reward sees it. Its arrays are the books' own: valid until the next step."""
         b = self.books
         return RewardContext(
             equity_prev=b.equity_prev,

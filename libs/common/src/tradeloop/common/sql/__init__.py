@@ -1,1 +1,1 @@
-"""What the stores in SQL share: the engine and its errors, and migrations."""
+"""The parts that the stores in SQL share: the engine and its errors, and migrations."""

@@ -43,7 +43,7 @@ class Schema:
     improve: Callable[[Connection], None] = lambda connection: None
     """Brings the tables to the best that the server can do; called by every migration, after its versions."""
     tier: Callable[[Connection], str] = lambda connection: connection.dialect.name
-    """What that is now."""
+    """The tier that the tables have now."""
 
 
 def open_engine(url: str, what: str) -> Engine:
@@ -84,12 +84,12 @@ def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
 
 
 def address(url: URL) -> str:
-    """What may be logged of an address: neither its password nor its options."""
+    """The part of an address that may be logged: neither its password nor its options."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def cause(error: Exception) -> str:
-    """What a database or its driver said, on one line."""
+    """The words of a database or its driver, on one line."""
     return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
 
 

@@ -21,13 +21,13 @@ class StrategyError(UserError):
 
 @dataclass(frozen=True, init=False)
 class Strategy:
-    """What a policy sees, how it acts, and what it is rewarded for.
+    """A strategy: what its policy sees, how it acts, and what it is rewarded for.
 
     Raises `StrategyError`, `FeatureError` or `RewardError` when a part is missing or wrong.
     """
 
     name: str
-    """As its entry point is named: lower case, digits, `-` and `_`."""
+    """The name of its entry point: lower case, digits, `-` and `_`."""
     features: tuple[Feature, ...]
     reward: Reward
     window: int = 32

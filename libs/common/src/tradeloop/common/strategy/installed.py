@@ -48,7 +48,7 @@ def load(name: str) -> Strategy:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What went wrong inside an author's code: the error, and which line of theirs raised it."""
+    """An error inside an author's code, on one line: the error, and which line of theirs raised it."""
     # What lies between them and here: our package, and Python's import of theirs.
     between = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen")
     frames = [

@@ -28,7 +28,7 @@ _FLOAT64 = np.dtype(np.float64)
 
 @dataclass(slots=True)
 class RewardContext:
-    """What happened to N books of A instruments between two marks, one bar apart.
+    """The changes of N books of A instruments between two marks, one bar apart.
 
     `_prev` is at the decision's bar close, the plain name at the close of the bar after it. Amounts are in
     quote currency, (N,) unless said otherwise. The arrays are reused: copy what must outlive the call.
@@ -41,7 +41,7 @@ class RewardContext:
     position: Floats
     """(N, A)."""
     action: Floats
-    """As proposed by the policy, (N, action size)."""
+    """The action as proposed by the policy, (N, action size)."""
     price_prev: Floats
     """Closes, (N, A)."""
     price: Floats
@@ -68,7 +68,7 @@ class RewardContext:
     features: Mapping[str, Floats] = field(default_factory=dict)
     """Unscaled features as of the decision by name, (N, A) each."""
     state: dict[str, Floats] = field(default_factory=dict)
-    """What the reward remembers of each book, (N,) each; the reward writes it with `[:]`, a new episode resets it."""
+    """The memory of the reward, (N,) for each book; the reward writes it with `[:]`, a new episode resets it."""
 
 
 class Reward(Protocol):
@@ -241,7 +241,7 @@ class RewardEngine:
 
 
 def _definition(instance: object) -> Any:
-    """What the author wrote: a function (which a scalar reward looks like), or the class of an instance."""
+    """The object that the author wrote: a function (which a scalar reward looks like), or the class of an instance."""
     return instance if hasattr(instance, "__qualname__") else type(instance)
 
 

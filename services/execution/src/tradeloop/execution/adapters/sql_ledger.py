@@ -117,7 +117,7 @@ _UPDATE_ORDER = (
     .values(status=bindparam("status"), filled_quantity=bindparam("filled_quantity"))
 )
 _INSERT_OUTPUTS = outbox.insert().values(
-    # Nor has a book that is gone a name.
+    # A book that is gone has no name, and its outputs are then refused.
     portfolio=select(books.c.portfolio).where(books.c.portfolio == bindparam("of")).scalar_subquery(),
     input_id=bindparam("input_id"),
     messages=bindparam("messages"),
@@ -141,7 +141,7 @@ class SqlLedger:
         self._unavailable = (OperationalError, InterfaceError, driver.OperationalError, driver.InterfaceError)
         self._refused = driver.IntegrityError
         self._signals: dict[str, bytes] = {}
-        """What stands in the ledger as each portfolio's signal."""
+        """The signal that the ledger holds for each portfolio."""
         self._prepared: dict[Executable, _Prepared] = {}
         if self._engine.dialect.name != "sqlite":
             self._engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -283,7 +283,7 @@ class _Prepared:
 
 
 def _at_once(connection: Connection) -> AbstractContextManager[object]:
-    """What is executed in the context is sent together and answered together, where the driver can do that.
+    """Statements executed in the context are sent together and answered together, where the driver can do that.
 
     PostgreSQL makes it one transaction, since its connections here are told to begin none by themselves.
     """

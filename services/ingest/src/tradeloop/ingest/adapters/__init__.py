@@ -1,3 +1,3 @@
-"""What ingest reads from outside, one file per technology."""
+"""The adapters of ingest, one file per technology."""
 
 from __future__ import annotations

@@ -76,5 +76,5 @@ class SqliteBars:
 
 
 def _series(rows: Sequence[Sequence[object]]) -> Series:
-    """Of rows in order of time, without their revision."""
+    """The series of rows in order of time, without their revision."""
     return columns_of(list(zip(*rows, strict=True))[:-1])

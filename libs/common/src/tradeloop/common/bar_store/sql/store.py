@@ -38,7 +38,7 @@ class SqlBarStore:
 
     @property
     def tier(self) -> StorageTier:
-        """What holds the bars. Raises `BarStoreUnavailable`."""
+        """The tier that holds the bars. Raises `BarStoreUnavailable`."""
         with self._transaction() as connection:
             return tier_of(connection)
 

@@ -1,4 +1,4 @@
-"""What a database can do for bars beyond a table, and how its tables get there.
+"""The storage tiers: how much a database can do for bars beyond a table, and how its tables get there.
 
 Three tiers of PostgreSQL hold the same bars and answer the same queries; the higher ones are faster and smaller:
 
@@ -39,7 +39,7 @@ _LONGER = {f"bars_{timeframe}": timeframe for timeframe in Timeframe if timefram
 
 
 class StorageTier(StrEnum):
-    """What holds the bars."""
+    """The kind of database that holds the bars."""
 
     SQLITE = "sqlite"
     POSTGRESQL = "postgresql"
@@ -135,7 +135,7 @@ def _create_views(connection: Connection) -> None:
 
 
 def _create_aggregates(connection: Connection) -> None:
-    """In two steps: one cannot take the highest revision of each bar and then sum the bars."""
+    """Create them in two steps: one cannot take the highest revision of each bar and then sum the bars."""
     if _CURRENT in _continuous_aggregates(connection):
         return
     for view in (*_LONGER, _CURRENT):  # of a lower tier

@@ -31,7 +31,7 @@ _DAY_MS = 86_400_000
 
 
 class Difference(NamedTuple):
-    """What a topic is to be, and what it is."""
+    """A setting of a topic that differs: its value in the catalogue, and the value found."""
 
     topic: str
     setting: str

@@ -38,12 +38,12 @@ class KafkaConsumer:
         self._settings, self._names, self._begins = settings, Names(settings.prefix), begins
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._positions: dict[Partition, int] = {}
-        """Where each owned partition goes on. Always told to the client: an answer to its own question for the first
-        offset, when the partition has been assigned anew meanwhile, sends it back to the first one half a second later
-        (librdkafka 2.16, `rd_kafka_toppar_handle_Offset`)."""
+        """The offset at which each owned partition goes on. The client is always told it: the answer to its own
+        question for the first offset, when the partition has been assigned anew meanwhile, sends it back to the first
+        one half a second later (librdkafka 2.16, `rd_kafka_toppar_handle_Offset`)."""
         self._paused: set[Partition] = set()
         self._arriving: list[Partition] = []
-        """What the group gave and `on_assigned` has not yet accepted."""
+        """Partitions that the group gave and `on_assigned` has not yet accepted."""
         self._sought = False
         self._trouble: KafkaError | None = None
         self._fenced_at = -_FENCED_AGAIN_S
@@ -184,7 +184,7 @@ class KafkaConsumer:
         self._start()
 
     def _starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
-        """What was committed, or else the first record there is."""
+        """The committed offset, or else that of the first record there is."""
         if not partitions:
             return {}
         committed, begins = self.committed(partitions), self._begins(partitions)

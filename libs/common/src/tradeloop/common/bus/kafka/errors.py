@@ -80,7 +80,7 @@ NOT_A_MEMBER = frozenset(
 
 
 def no_topic(topic: str) -> BusError:
-    """What to raise for a topic that does not exist."""
+    """The error to raise for a topic that does not exist."""
     return BusError(f"topic {topic} does not exist")
 
 

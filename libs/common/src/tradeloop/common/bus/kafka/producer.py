@@ -30,7 +30,7 @@ class KafkaProducer:
         self._kept: deque[tuple[str, str, bytes, Mapping[str, str]]] = deque()
         self._sent_at = 0.0
         self._keeps_below = int(settings.extra.get("message.max.bytes", _LARGEST)) // 5
-        """What may be too large is not kept, to be refused while it is handed over. A character has up to 4 bytes."""
+        """A message that may be too large is refused at once, and not kept. A character has up to 4 bytes."""
         self._refused: list[tuple[str, KafkaError]] = []
         self._complaint = ""
         self._client = Producer(

@@ -12,7 +12,7 @@ from tradeloop.common.bus.kafka.wire import Names, record_of
 from tradeloop.common.bus.port import Partition, Record
 
 _READING_ON = {*RECOVERING, KafkaError.GROUP_AUTHORIZATION_FAILED}
-"""What does not keep a partition from being read: the client also looks for its group, which it never joins."""
+"""Errors that keep no partition from being read: the client also looks for its group, which it never joins."""
 
 
 class KafkaReader:
@@ -47,7 +47,7 @@ class KafkaReader:
         return records
 
     def range(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
-        """What is there of a range of a partition. Nothing that is yet to come is waited for."""
+        """The records that a range of a partition holds. Nothing that is yet to come is waited for."""
         doing = f"cannot read {partition.topic}[{partition.number}] from {start} to {end}"
         timeout_s = self._settings.request_timeout_s
         records: list[Record] = []

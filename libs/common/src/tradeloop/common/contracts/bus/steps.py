@@ -53,7 +53,7 @@ def reading(bus: Bus, *topics: str, group: str | None = None) -> Iterator[Consum
 
 
 def take(consumer: Consumer | Reader, count: int, max_records: int = 500) -> list[Record]:
-    """At least `count` records."""
+    """The next records, `count` of them or more."""
     clock = SystemClock()
     deadline = clock.monotonic() + PATIENCE_S
     records: list[Record] = []
@@ -84,7 +84,7 @@ def texts(records: Collection[Record]) -> list[str]:
 
 
 def after(records: Collection[Record]) -> Mapping[Partition, int]:
-    """What to commit when these were handled."""
+    """The offsets to commit when these records were handled."""
     return {Partition(r.topic, r.partition): r.offset + 1 for r in records}
 
 

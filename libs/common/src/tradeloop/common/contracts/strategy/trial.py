@@ -128,7 +128,7 @@ class Trial:
 
     @cached_property
     def rollouts(self) -> dict[int, list[Step]]:
-        """What random actions came to, by the number of instruments."""
+        """The results of random actions, by the number of instruments."""
         return {count: self._rollout(count) for count in self.counts}
 
     def _rollout(self, count: int) -> list[Step]:
@@ -162,7 +162,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Step:
-    """What one bar did to the books, copied. `features` is (N, A, F)."""
+    """The effect of one bar on the books, copied. `features` is (N, A, F)."""
 
     context: RewardContext
     features: Floats

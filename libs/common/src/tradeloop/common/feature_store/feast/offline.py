@@ -90,7 +90,7 @@ class PolarsOfflineStore(OfflineStore):
         full_feature_names: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """For each entity row the newest feature row at or before its `event_timestamp`, no older than the TTL.
+        """The newest feature row of each entity row, at or before its `event_timestamp`, no older than the TTL.
 
         Among rows of one time the one created last counts. A TTL of zero is none. Raises ValueError for entity
         rows that are no DataFrame, or lack `event_timestamp` or a join key.
@@ -279,7 +279,7 @@ def _file_source(source: DataSource | None) -> FileSource:
 
 
 def _join_keys(view: FeatureView) -> dict[str, str]:
-    """What the entity rows call each join key, and what the view calls it."""
+    """The names of each join key: in the entity rows, and in the view."""
     named = view.projection.join_key_map
     return {named.get(key.name, key.name): key.name for key in view.entity_columns if key.name != DUMMY_ENTITY_ID}
 
@@ -296,5 +296,5 @@ def _features_of(view: FeatureView, references: Sequence[str]) -> list[str]:
 
 
 def _one_chunk(rows: pl.DataFrame) -> pa.Table:
-    """As Arrow, in one chunk: Feast materialises only the first."""
+    """The table as Arrow, in one chunk: Feast materialises only the first."""
     return rows.rechunk().to_arrow().combine_chunks()

@@ -262,7 +262,7 @@ class FeastFeatureStore:
         return self._root / "offline" / feature_set
 
     def _online(self, view: FeatureView, keys: list[EntityKey], names: list[str]) -> list[dict[str, Value] | None]:
-        """What is stored under each key; None for a row that was never written. Feast adds to `names`."""
+        """The row stored under each key; None for one that was never written. Feast adds to `names`."""
         found = self._feast.provider.online_read(self._feast.config, view, keys, names)
         return [row if row and row[_CLOSE].HasField("int64_val") else None for _, row in found]
 
@@ -322,7 +322,7 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
 
 
 def _redis(section: Mapping[str, Any]) -> dict[str, Any]:
-    """With waits that end, and without Feast's own look at what is stored before a write."""
+    """Feast's store for Redis with waits that end, and without its own look at what is stored before a write."""
     connection = str(section.get("connection_string", "localhost:6379"))
     for name, seconds in (("socket_connect_timeout", 2), ("socket_timeout", 5)):
         if f",{name}=" not in connection:

@@ -31,7 +31,7 @@ class MigrationFailed(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Of the tables of one schema in one database."""
+    """The state of the tables of one schema in one database."""
 
     version: str | None
     """None for no tables."""
@@ -65,7 +65,7 @@ def migrate(url: str, schema: Schema) -> tuple[State, State]:
 
 
 def current(url: str, schema: Schema) -> State:
-    """What is in a PostgreSQL database. Raises as `migrate` does."""
+    """The state of a PostgreSQL database. Raises as `migrate` does."""
     with _transaction(url, schema) as connection:
         return _state(connection, schema)
 

@@ -1,4 +1,4 @@
-"""What Alembic runs: the versions of one schema, in the transaction that `migrate` opened."""
+"""The script that Alembic runs: the versions of one schema, in the transaction that `migrate` opened."""
 
 from __future__ import annotations
 
