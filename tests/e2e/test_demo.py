@@ -25,10 +25,10 @@ import pytest
 
 from tradeloop.cli.commands import demo
 from tradeloop.cli.main import main
-from tradeloop.common.evaluation.backtest import Actor, BacktestResult, backtest
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.market import from_us
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.model_store.port import read_policy
+from tradeloop.common.model_store.port import Actor, read_policy
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ROWS = 1_200

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import Partition
@@ -68,7 +69,6 @@ from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.ports import FileReport
 from tradeloop.preprocess.application import Preprocess
 
-Floats = NDArray[np.float64]
 M = TypeVar("M", bound=Message)
 BASE, HIGHER = Timeframe.M1, Timeframe.M5
 START_US = 1_767_571_200_000_000  # 2026-01-05 00:00

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tradeloop.cli.report.files import Run
+from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation import backtest
 from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.evaluation.performance import drawdown
@@ -26,7 +26,6 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy, log_return
 from tradeloop.common.strategy.rewards import RewardContext, reward
 
-Floats = NDArray[np.float64]
 THREE = ("binance:BTC/USDT", "binance:ETH/USDT", "binance:ADA/USDT")
 START_US = 1_641_168_000_000_000  # 2022-01-03 00:00
 

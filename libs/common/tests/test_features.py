@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from talib import get_functions
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.features import (
     ANCHOR_BARS,
     BarValues,
@@ -30,7 +31,6 @@ from tradeloop.common.features import (
 )
 from tradeloop.common.market import BarArrays, Timeframe, align, resample, to_us
 
-Floats = NDArray[np.float64]
 Bars = Mapping[Timeframe, BarArrays]
 FIELDS = ("open", "high", "low", "close", "volume")
 BASE, HIGHER = Timeframe.M1, Timeframe.M5

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.strategy.rewards import (
     Reward,
     RewardContext,
@@ -26,8 +26,6 @@ from tradeloop.common.strategy.rewards import (
     reward_id,
     scalar_reward,
 )
-
-Floats = NDArray[np.float64]
 
 
 def context(equity_prev: list[float], equity: list[float], instruments: int = 1) -> RewardContext:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.market import BarArrays, Instrument
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.risk import DENIED, Halt, Verdict
@@ -25,7 +25,6 @@ from tradeloop.common.simulation import (
 )
 from tradeloop.common.strategy.observations import ObservationBuilder, observation_size
 
-Floats = NDArray[np.float64]
 FREE = Instrument(id="test:X", taker_bps=0.0)
 LOOSE = RiskLimits(max_position=100, max_leverage=100, max_order_notional=1000, max_drawdown=1, maintenance_margin=0)
 NO_COSTS = Costs(slippage_bps=0.0)

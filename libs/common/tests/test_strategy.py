@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import strategy_checks
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
@@ -38,8 +38,6 @@ from tradeloop.common.strategy import (
 )
 from tradeloop.common.strategy import installed as plug_in
 from tradeloop.common.testing import check_strategy
-
-Floats = NDArray[np.float64]
 
 
 @reward(version="1")

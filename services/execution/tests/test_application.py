@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.evaluation.backtest import run
 from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
@@ -31,8 +31,6 @@ from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
-
-Floats = NDArray[np.float64]
 
 
 @reward(version="1")

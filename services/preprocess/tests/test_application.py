@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.sql import SqlBarStore
@@ -47,7 +47,6 @@ from tradeloop.preprocess.application import Preprocess
 from tradeloop.preprocess.config import Settings
 from tradeloop.preprocess.main import build
 
-Floats = NDArray[np.float64]
 BASE, HIGHER = Timeframe.M1, Timeframe.M5
 POSITION = LogPosition(Partition("market.bars.v1", 0), 0)
 UNIVERSE = Universe(

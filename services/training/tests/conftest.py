@@ -6,13 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
-
-Floats = NDArray[np.float64]
 
 
 @reward(version="1")

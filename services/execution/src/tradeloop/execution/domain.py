@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -30,8 +30,6 @@ from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ import structlog
 
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
-from tradeloop.common.model_store.port import ModelNotFound, Policy, PolicySource, model_name
+from tradeloop.common.model_store.port import Actor, ModelNotFound, Policy, PolicySource, model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
-from tradeloop.inference.domain import ActiveModel, Actor, Desk
+from tradeloop.inference.domain import ActiveModel, Desk
 from tradeloop.inference.ports import History
 
 log = structlog.get_logger(__name__)

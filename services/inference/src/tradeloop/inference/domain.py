@@ -21,18 +21,11 @@ from tradeloop.common.messages import (
     SignalGenerated,
 )
 from tradeloop.common.messages.topics import event_id
+from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import HOLDING_SCALE, ObservationBuilder
-
-
-class Actor(Protocol):
-    """An answer to an observation."""
-
-    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The action (1, m) for an observation (1, n)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.evaluation.backtest import Actor, backtest
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
 from tradeloop.common.market import BarArrays, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.model_store.port import (
+    Actor,
     ModelNotFound,
     ModelStore,
     Policy,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.steps import refused
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_COLUMNS, Instrument, Series, Timeframe, Universe, align
@@ -18,7 +19,6 @@ from tradeloop.common.strategy import RewardContext, Strategy, log_return, rewar
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
 
-Floats = NDArray[np.float64]
 Answer = Callable[[bytes, NDArray[np.float32]], Floats]
 """The answer (1, m) of an ONNX graph to an observation (1, n)."""
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats, Ints
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.market import BarArrays
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def rows_known(features: Floats) -> NDArray[np.bool_]:

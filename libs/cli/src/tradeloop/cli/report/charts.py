@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.cli.report import text
-
-Floats = NDArray[np.float64]
+from tradeloop.common.arrays import Floats
 
 _WIDTH = 10_000
 """The height of the view box; one unit is a tenth of a pixel."""

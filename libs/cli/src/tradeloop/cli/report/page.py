@@ -8,20 +8,16 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import TimeAxis
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_class, curve_name, curves, panels
 from tradeloop.cli.report.trading import trading
+from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.parity import TOLERANCE
 from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import RiskVerdict
-
-Floats = NDArray[np.float64]
 
 """Relative difference of equity up to which a backtest and a live run count as equal."""
 

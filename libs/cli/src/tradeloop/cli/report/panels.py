@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import Chart, TimeAxis, limits
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.trading import weights
+from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import to_us
-
-Floats = NDArray[np.float64]
 
 _COLOURS = 6
 """The number of colours, for instruments and for reward components."""

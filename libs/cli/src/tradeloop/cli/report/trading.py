@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tradeloop.cli.report.files import Run
-
-Floats = NDArray[np.float64]
+from tradeloop.common.arrays import Floats
 
 
 @dataclass(frozen=True)

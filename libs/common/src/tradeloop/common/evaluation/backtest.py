@@ -7,26 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import BarArrays
+from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import Simulator, market_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.common.strategy.rewards import RewardEngine
-
-Floats = NDArray[np.float64]
-
-
-class Actor(Protocol):
-    """Whatever answers an observation (1, n) float32 with an action (1, m) float64."""
-
-    def act(self, observation: NDArray[np.float32]) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)

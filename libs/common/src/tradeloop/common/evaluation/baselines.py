@@ -6,13 +6,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation import backtest
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
-
-Floats = NDArray[np.float64]
 
 
 def baselines(

@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.market import BarArrays
-
-Floats = NDArray[np.float64]
 
 _YEAR_US = 365.25 * 86_400e6
 

@@ -12,13 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, Timeframe
-
-Floats = NDArray[np.float64]
 
 BarValues = tuple[float, float, float, float, float]
 """One bar of one instrument: open, high, low, close, volume. Volume is NaN where the source gives none."""

@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, Feature, FeatureError, Floats
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, Feature, FeatureError
 from tradeloop.common.market import BarArrays, Timeframe, from_us
 
 _FORMAT = 1

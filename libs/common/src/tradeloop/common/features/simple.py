@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
     CLOSE,
     BarValues,
     Feature,
     FeatureError,
     FeatureState,
-    Floats,
     canonical,
     require_count,
 )

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature, Floats
+from tradeloop.common.arrays import Floats
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature
 from tradeloop.common.features.feature_set import FeatureSet, check_volume, infinite_value, no_volume, own_bars
 from tradeloop.common.market import BarArrays, Timeframe
 

@@ -14,13 +14,13 @@ from talib import InsufficientHistory, get_functions  # type: ignore[attr-define
 from talib import stream as handles
 from talib.abstract import Function  # type: ignore[attr-defined]
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
     FIELDS,
     BarValues,
     Feature,
     FeatureError,
     FeatureState,
-    Floats,
     canonical,
     fields_of,
 )

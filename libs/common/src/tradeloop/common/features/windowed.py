@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
     FIELDS,
     BarValues,
     Feature,
     FeatureError,
     FeatureState,
-    Floats,
     canonical,
     fields_of,
     require_count,

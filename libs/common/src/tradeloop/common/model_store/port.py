@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from tradeloop.common.arrays import Float32s, Floats
 from tradeloop.common.errors import Unavailable, UserError
 
 
@@ -71,6 +72,14 @@ class RegisteredPolicy:
     name: str
     version: str
     policy: Policy
+
+
+class Actor(Protocol):
+    """A policy that answers. Adapter: `onnx_policy.OnnxPolicy`."""
+
+    def act(self, observation: Float32s) -> Floats:
+        """The action (1, m) for an observation (1, n)."""
+        ...
 
 
 class PolicySource(Protocol):

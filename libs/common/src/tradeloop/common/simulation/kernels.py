@@ -17,16 +17,11 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
-from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Bools, Codes, Float32s, Floats, Ints
 from tradeloop.common.risk import Halt, Verdict
 from tradeloop.common.strategy.observations import HOLDING_SCALE
 
-Floats = NDArray[np.float64]
-Float32s = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Codes = NDArray[np.int8]
 F = TypeVar("F")
 
 SUMS = (

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Bools, Float32s, Floats, Ints
 from tradeloop.common.market import BarArrays, Instrument
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.simulation import kernels
-from tradeloop.common.simulation.kernels import Bools, Float32s, Floats, Ints
 from tradeloop.common.strategy.observations import account_size
 from tradeloop.common.strategy.rewards import RewardContext
 

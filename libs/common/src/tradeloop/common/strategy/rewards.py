@@ -18,10 +18,8 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.errors import UserError
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 _FLOAT64 = np.dtype(np.float64)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from tradeloop.common.arrays import Float32s, Floats, Ints
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
@@ -25,10 +26,7 @@ from tradeloop.common.strategy.actions import ActionScheme
 from tradeloop.common.strategy.rewards import RewardEngine
 from tradeloop.training.domain import episode_starts
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Observations = NDArray[np.float32]
-Stepped = tuple[Observations, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+Stepped = tuple[Float32s, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 
 
 def action_space(scheme: ActionScheme, instruments: int) -> spaces.Space[Any]:
@@ -62,7 +60,7 @@ class FeaturesAsOf(Mapping[str, Floats]):
 class Episodes:
     """N books of one portfolio that walk through the same bars, each in an episode of its own.
 
-    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown. Observations are written into
+    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown. Float32s are written into
     `buffers` by turns. Raises `UserError` when no episode fits into the bars.
     """
 
@@ -113,11 +111,11 @@ class Episodes:
             FeaturesAsOf(strategy.feature_set.names, features, self.cursors.rows),
         )
 
-    def start(self, which: Ints, generator: np.random.Generator) -> Observations:
+    def start(self, which: Ints, generator: np.random.Generator) -> Float32s:
         """Begin new episodes of the books `which` at random rows. Returns the observations of all books."""
         return self.start_at(which, self.starts[generator.integers(len(self.starts), size=len(which))])
 
-    def start_at(self, which: Ints, rows: Ints) -> Observations:
+    def start_at(self, which: Ints, rows: Ints) -> Float32s:
         """Begin new episodes of the books `which` at `rows`. Returns the observations of all books."""
         cursors, bars = self.cursors, self._bars
         cursors.rows[which] = rows
@@ -129,7 +127,7 @@ class Episodes:
         self.engine.reset(done)
         return observe(bars.seen, bars.window, cursors.rows, self.simulator.books.account, self.buffers[self._turn])
 
-    def step(self, action: NDArray[Any]) -> tuple[Observations, Floats, int]:
+    def step(self, action: NDArray[Any]) -> tuple[Float32s, Floats, int]:
         """Act, and move on by one bar.
 
         Returns observations (N, n), rewards (N,) and how many episodes ended; `cursors` say which. Raises `RewardError`
@@ -169,7 +167,7 @@ class TradingVecEnv(VecEnv):
         self._infos: list[dict[str, Any]] = [{} for _ in range(books)]
         self._actions: NDArray[Any] = np.zeros(books)
 
-    def reset(self) -> Observations:
+    def reset(self) -> Float32s:
         if self._seeds[0] is not None:
             self._generator = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
@@ -215,7 +213,7 @@ class TradingVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-class TradingEnv(gym.Env[Observations, Any]):
+class TradingEnv(gym.Env[Float32s, Any]):
     """One episode at a time, for anything that speaks Gymnasium.
 
     `reset(options={"start": row})` starts at a row of `episodes.starts` instead of a random one.
@@ -232,7 +230,7 @@ class TradingEnv(gym.Env[Observations, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, Any]]:
+    ) -> tuple[Float32s, dict[str, Any]]:
         super().reset(seed=seed)
         episodes = self.episodes
         row = (options or {}).get("start")
@@ -242,7 +240,7 @@ class TradingEnv(gym.Env[Observations, Any]):
             raise ValueError(f"no episode may start at row {row}: the first that may is {episodes.starts[0]}")
         return episodes.start_at(self._book, np.array([row]))[0].copy(), {}
 
-    def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Float32s, float, bool, bool, dict[str, Any]]:
         observations, rewards, _ = self.episodes.step(np.asarray(action))
         cursors = self.episodes.cursors
         return observations[0].copy(), float(rewards[0]), bool(cursors.terminated[0]), bool(cursors.truncated[0]), {}

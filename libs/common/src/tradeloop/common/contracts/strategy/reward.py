@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.contracts.strategy.trial import ARRAYS, BOOKS, EVERYONE, SEED, Floats, Step, Trial
+from tradeloop.common.arrays import Floats
+from tradeloop.common.contracts.strategy.trial import ARRAYS, BOOKS, EVERYONE, SEED, Step, Trial
 from tradeloop.common.strategy.rewards import RewardEngine
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Instrument, Timeframe, align, resample
@@ -22,8 +23,6 @@ from tradeloop.common.simulation import Simulator, market_of
 from tradeloop.common.strategy import Strategy, StrategyError
 from tradeloop.common.strategy.installed import in_one_line
 from tradeloop.common.strategy.rewards import RewardContext, is_scalar
-
-Floats = NDArray[np.float64]
 
 SEED = 20240229
 IDS = ("check:A", "check:B")
