@@ -11,7 +11,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaException, Producer
 
 from benchmarks import scenario
-from benchmarks.measure import Row, in_turns, tell
+from benchmarks.measure import Row, in_turns, report
 from deploy.native.kafka import kafka
 from deploy.native.server import Server, free_ports
 from tradeloop.cli.progress import quiet_logs
@@ -126,7 +126,7 @@ def measure() -> None:
                 ROUNDS,
                 {"ours": fresh, "bare": fresh},
             )
-    tell(
+    report(
         [
             Row(
                 "KafkaBus: consume, validate, handle, produce",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks import scenario
 from benchmarks.learning import ppo, trading
-from benchmarks.measure import Row, tell
+from benchmarks.measure import Row, report
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import Policy
 from tradeloop.common.strategy.observations import ObservationBuilder, account_size
@@ -66,7 +66,7 @@ def measure() -> None:
     p50, p99 = np.percentile(ours, (50, 99))
     predict_p50, predict_p99 = np.percentile(theirs, (50, 99))
     what = "one decision: observation, ONNX, action scheme"
-    tell(
+    report(
         [
             Row(
                 f"{what}, p50",

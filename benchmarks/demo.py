@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import Row, tell
+from benchmarks.measure import Row, report
 
 CORES = 2
 _STAGE = re.compile(r"^(.+): (\d+\.\d) s$", re.MULTILINE)
@@ -36,7 +36,7 @@ def measure() -> None:
     if process.returncode:
         raise RuntimeError(f"tradeloop demo failed with exit code {process.returncode}: {text[-2000:]}")
     stages = "; ".join(f"{name} {taken}" for name, taken in _STAGE.findall(text))
-    tell(
+    report(
         [
             Row("tradeloop demo, wall clock", wall_s, "s", 120.0, "under"),
             Row("tradeloop demo, largest memory", used.ru_maxrss * 1024 / 1e9, "GB", 2.5, "under"),

@@ -13,7 +13,7 @@ from gym_anytrading.envs import StocksEnv
 from numpy.typing import NDArray
 
 from benchmarks import kernel, scenario
-from benchmarks.measure import Row, in_turns, tell
+from benchmarks.measure import Row, in_turns, report
 from tradeloop.common.market import BAR_PRICES, BarArrays
 from tradeloop.common.strategy import Discrete, Strategy
 from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
@@ -200,7 +200,7 @@ def measure() -> None:
         rates, ratio = compared.rates, compared.ratio(ours, other)
         return Row(what, rates[ours], "steps/s", wanted, "at least", name, rates[other], ratio)
 
-    tell(
+    report(
         [
             row(f"vectorised environment, N = {BOOKS}", "vectorised", "gym-anytrading", 10.0),
             row(f"vectorised environment, N = {BOOKS}", "vectorised", "gym-trading-env", 45.0),

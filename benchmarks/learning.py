@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from benchmarks import scenario
-from benchmarks.measure import Row, in_turns, tell
+from benchmarks.measure import Row, in_turns, report
 from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.environment import TradingVecEnv
 from tradeloop.training.adapters.sb3 import SHARED_DEFAULTS, ScaledObservation, hyper_parameters
@@ -118,7 +118,7 @@ def measure() -> None:
     )
     ratio = compared.ratio("trading", "null")
     settings = ", ".join(f"{key} {value}" for key, value in parameters.items())
-    tell(
+    report(
         [
             Row(
                 "PPO learn() on the vectorised environment",

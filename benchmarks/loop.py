@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks import scenario
-from benchmarks.measure import Row, seconds, tell
+from benchmarks.measure import Row, report, seconds
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.cli.progress import quiet_logs
@@ -104,7 +104,7 @@ def replayed(count: int, length: int) -> Replayed:
 def measure() -> None:
     quiet_logs()
     one, eight = replayed(1, 5_000), replayed(8, 1_500)
-    tell(
+    report(
         [
             Row("embedded loop, one universe in lockstep", one.bars_per_s, "bars/s", 1_000.0),
             Row("the same, by CPU time of its thread", one.bars_per_cpu_s, "bars/s", None),

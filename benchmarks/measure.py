@@ -35,7 +35,7 @@ class Row:
         return judged >= self.wanted if self.wanted_is == "at least" else judged < self.wanted
 
 
-def tell(rows: Sequence[Row], notes: Sequence[str]) -> None:
+def report(rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Hand the results of a subject to `run.py`: one line of JSON on standard output."""
     json.dump({"rows": [asdict(row) | {"met": row.met} for row in rows], "notes": list(notes)}, sys.stdout)
     print()

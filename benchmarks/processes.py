@@ -23,7 +23,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from benchmarks import scenario
 from benchmarks.loop import HISTORY, prepare, replay_of
-from benchmarks.measure import Row, seconds, tell
+from benchmarks.measure import Row, report, seconds
 from benchmarks.relay import CONSUMING, PRODUCING, relays
 from deploy.native.stack import Stack
 from tradeloop.cli.client.client import Client
@@ -328,7 +328,7 @@ def measure() -> None:
             ours, bare = latencies(at, timed, timed_bars, HISTORY)
             memory = {service: resident_mb(at.pid(service)) for service in SERVICES}
             restarted = restarts(at, folder / "portfolios")
-    tell([*latency_rows(ours, bare), *replay_rows(rates, bound), *restart_rows(restarted, memory)], notes(ours, bare))
+    report([*latency_rows(ours, bare), *replay_rows(rates, bound), *restart_rows(restarted, memory)], notes(ours, bare))
 
 
 def latency_rows(ours: Sequence[float], bare: Sequence[float]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from benchmarks.measure import Row, in_turns, tell
+from benchmarks.measure import Row, in_turns, report
 from deploy.native.postgres import Installation, best_installation, driver_url, postgres, system_installation
 from deploy.native.server import Server, free_ports
 from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore
@@ -137,7 +137,7 @@ def measure() -> None:
     bars = made_up(np.random.default_rng(0))
     ready = encoded(bars)
     installations = {each.name: each for each in (system_installation(), best_installation())}
-    tell(
+    report(
         [row for installation in installations.values() for row in rows(installation, bars, ready)],
         [
             f"{INSTRUMENTS} instruments x {FRAMES:,} minutes into an empty, migrated table, on "

@@ -23,7 +23,7 @@ from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
 log = structlog.get_logger(__name__)
 
 
-class Desk:
+class TradedPortfolio:
     """One portfolio: its book, its venue, and the frames and signals that wait for each other."""
 
     def __init__(
@@ -174,33 +174,33 @@ class Execution(ServiceDefaults):
         self._begin()
 
     def _begin(self) -> None:
-        """Desks that know nothing yet."""
+        """Begin with portfolios of which nothing is known yet."""
         self._pending = Pending()
         self._handed_over: list[tuple[str, str]] = []
-        self._desks: dict[str, Desk] = {}
-        self._by_universe: dict[str, list[Desk]] = {}
+        self._traded: dict[str, TradedPortfolio] = {}
+        self._by_universe: dict[str, list[TradedPortfolio]] = {}
         for portfolio, strategy in self._portfolios:
-            desk = Desk(portfolio, strategy, self._venues(portfolio), self._ledger, self._pending)
-            self._desks[portfolio.name] = desk
-            self._by_universe.setdefault(portfolio.universe.name, []).append(desk)
+            traded = TradedPortfolio(portfolio, strategy, self._venues(portfolio), self._ledger, self._pending)
+            self._traded[portfolio.name] = traded
+            self._by_universe.setdefault(portfolio.universe.name, []).append(traded)
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Raises `Unavailable` when the ledger cannot be reached; the book is then as it was."""
         if isinstance(message, BarFrame):
-            desks = [
-                desk
-                for desk in self._by_universe.get(message.universe, ())
-                if message.timeframe is desk.portfolio.universe.timeframe
+            concerned = [
+                traded
+                for traded in self._by_universe.get(message.universe, ())
+                if message.timeframe is traded.portfolio.universe.timeframe
             ]
-            outputs = [output for desk in desks for output in desk.on_frame(message, position)]
-        elif isinstance(message, SignalGenerated) and message.portfolio in self._desks:
-            desks = [self._desks[message.portfolio]]
-            outputs = desks[0].on_signal(message, position)
+            outputs = [output for traded in concerned for output in traded.on_frame(message, position)]
+        elif isinstance(message, SignalGenerated) and message.portfolio in self._traded:
+            concerned = [self._traded[message.portfolio]]
+            outputs = concerned[0].on_signal(message, position)
         else:
             return ()
-        for desk in desks:
-            self._handed_over += desk.inputs
-            desk.inputs.clear()
+        for traded in concerned:
+            self._handed_over += traded.inputs
+            traded.inputs.clear()
         return outputs
 
     def pending(self) -> Pending:

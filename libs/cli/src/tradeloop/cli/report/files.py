@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,14 +82,13 @@ def stage(out: Path) -> Iterator[Path]:
     if not home.is_dir():
         raise UserError(f"{out}: {home} is not a folder; name another folder, or move it away")
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".tradeloop-", dir=home))
+        # It removes itself when the interpreter ends, so that no interrupt leaves it behind.
+        folder = tempfile.TemporaryDirectory(prefix=".tradeloop-", dir=home)
     except OSError as error:
         raise UserError(f"{out}: cannot write there ({error.strerror}); name a folder that you may write to") from error
-    try:
-        yield staging
-        _move(staging, out)
-    finally:
-        shutil.rmtree(staging)
+    with folder as staging:
+        yield Path(staging)
+        _move(Path(staging), out)
 
 
 def _move(staging: Path, out: Path) -> None:
