@@ -21,7 +21,7 @@ from tradeloop.cli.client.deployment import SERVICES, Deployment
 from tradeloop.common.bar_store.sql import SCHEMA as BARS
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.messages.topics import specs
+from tradeloop.common.messages.topics import SERVICE_TOPICS, specs
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.runtime.readback import all_records
 from tradeloop.common.sql.migrations import migrate
@@ -69,7 +69,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.bus = KafkaBus(KafkaSettings(bootstrap_servers=self.addresses.kafka, prefix=self.prefix))
-        self.bus.create_topics(specs({}))
+        self.bus.create_topics(specs(SERVICE_TOPICS))
         self.client = Client(self.bus, SystemClock(), say=lambda _: None)
         books = self.folder / "portfolios"
         books.mkdir(parents=True)
