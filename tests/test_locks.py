@@ -69,7 +69,9 @@ def serving(database: Database) -> Iterator[str]:
 
 def audit(service: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", "audit", f"SERVICE={service}"]
-    environment = os.environ | {"UV_HTTP_RETRIES": "0"}
+    # Where `make test` runs this, its own make would speak through these.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = own | {"UV_HTTP_RETRIES": "0"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
