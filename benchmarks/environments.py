@@ -72,7 +72,7 @@ class Bare:
         terms[kernel.CAPITAL] = portfolio.capital
         terms[kernel.MAX_DRAWDOWN] = limits.max_drawdown
         terms[kernel.MAX_POSITION] = limits.max_position
-        terms[kernel.MAX_ORDER] = limits.max_order_notional * portfolio.capital
+        terms[kernel.MAX_ORDER] = limits.largest_order
         seen = np.ascontiguousarray(features.reshape(BARS, -1), dtype=np.float32)
         fresh, self._next = np.random.default_rng(1).choice(starts, 4096), 0
         self._before = books, rows, rows + EPISODE_BARS, fresh

@@ -54,8 +54,8 @@ def _step(
             target = weight * equity / price
             target = copysign(floor(abs(target) / terms[LOT] + 1e-9) * terms[LOT], target)
             quantity = target - position
-            if abs(quantity) * price > terms[MAX_ORDER] or abs(target) * price > terms[MAX_POSITION] * equity:
-                quantity = 0.0
+            if abs(quantity) * price / equity > terms[MAX_ORDER] or abs(target) * price / equity > terms[MAX_POSITION]:
+                quantity = -position if position * target < 0.0 else 0.0
         row += 1
         rows[n] = row
         close = closes[row]

@@ -23,6 +23,7 @@ from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.page import page
 from tradeloop.cli.report.trading import trading
 from tradeloop.common.evaluation.performance import bars_per_year, performance
+from tradeloop.common.messages import RiskVerdict
 
 VOID = {"meta", "br"}
 
@@ -179,6 +180,30 @@ def test_a_halt_is_told() -> None:
     assert "It was halted by its risk limits." in html
     assert "halted: drawdown" in html
     assert "<td>drawdown_halt</td>" in html
+
+
+@pytest.mark.parametrize(("denied", "warned"), [(2, False), (40, True)])
+def test_denied_orders_are_counted_and_many_of_them_warned_of(denied: int, warned: bool) -> None:
+    run = make_run(1500)
+    decided = [signal for signal in run.signals if not signal.hold]
+    assert len(decided) > 1000
+    for signal in decided[:denied]:
+        verdict = RiskVerdict(
+            universe=signal.universe,
+            portfolio=signal.portfolio,
+            time=signal.time,
+            code="max_leverage",
+            instrument=run.portfolio.universe.ids[0],
+            measured=1.2,
+            limit=1.05,
+            text="gross position as a multiple of equity: 1.2, limit 1.05",
+        )
+        run.verdicts.append(verdict)  # type: ignore[attr-defined]  # a list here
+    figures = trading(run)
+    assert (figures.denials, figures.denied) == ({"max_leverage": denied}, denied)
+    html = page(run)
+    assert f"{denied:,} <small>max_leverage {denied:,}</small>" in html
+    assert ("it did not trade as it decided" in html) == warned
 
 
 def test_several_instruments_have_a_price_chart_each() -> None:

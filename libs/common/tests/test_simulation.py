@@ -72,7 +72,7 @@ class Reference:
         if self.halt is Halt.NONE and exposure / self.equity > self.limits.max_leverage:
             for leg in self.legs:
                 if self._opens(leg.units, leg.units + leg.order):
-                    leg.order, leg.verdict = 0.0, Verdict.MAX_LEVERAGE
+                    leg.order, leg.verdict = self._closing(leg, leg.units + leg.order), Verdict.MAX_LEVERAGE
                     leg.broke = (exposure / self.equity, self.limits.max_leverage)
 
     def _order(self, leg: Leg, weight: float) -> tuple[float, Verdict]:
@@ -99,15 +99,20 @@ class Reference:
         if leg.missed > self.limits.max_price_age_bars:
             leg.broke = (leg.missed, self.limits.max_price_age_bars)
             return 0.0, Verdict.STALE_PRICE
-        largest = self.limits.max_order_notional * self.capital
-        if value > largest and self._opens(leg.units, wanted):
-            leg.broke = (value, largest)
-            return 0.0, Verdict.MAX_ORDER_NOTIONAL
+        largest = self.limits.max_order_notional or 2.4 * self.limits.max_leverage
+        if value / self.equity > largest and self._opens(leg.units, wanted):
+            leg.broke = (value / self.equity, largest)
+            return self._closing(leg, wanted), Verdict.MAX_ORDER_NOTIONAL
         share = abs(wanted) * leg.last / self.equity
         if self._opens(leg.units, wanted) and share > self.limits.max_position:
             leg.broke = (share, self.limits.max_position)
-            return 0.0, Verdict.MAX_POSITION
+            return self._closing(leg, wanted), Verdict.MAX_POSITION
         return order, Verdict.ORDERED
+
+    @staticmethod
+    def _closing(leg: Leg, wanted: float) -> float:
+        """What a denied order may still do: to turn a position over, it has to be closed."""
+        return -leg.units if wanted * leg.units < 0.0 else 0.0
 
     @staticmethod
     def _opens(units: float, wanted: float) -> bool:
@@ -574,6 +579,26 @@ def test_limits_deny_orders(limits: dict[str, float], weight: float, verdict: Ve
     b = walk(one, prices([100] * 2, [100] * 2), [weight])
     assert Verdict(b.verdict[0, 0]) is verdict
     assert (b.position[0, 0] != 0.0) == (verdict is Verdict.ORDERED)
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        ({"max_order_notional": 1.5}, Verdict.MAX_ORDER_NOTIONAL),
+        ({"max_position": 1.2}, Verdict.MAX_POSITION),
+        ({"max_leverage": 1.2}, Verdict.MAX_LEVERAGE),
+    ],
+)
+def test_a_flip_that_is_denied_still_closes_the_position(limits: dict[str, float], verdict: Verdict) -> None:
+    one = simulator([FREE], limits=LOOSE.model_copy(update=limits))
+    b = walk(one, prices([100] * 4, [100] * 4), [1.0, -1.5, -1.0])
+    assert Verdict(b.verdict[0, 0]) is Verdict.ORDERED
+    assert b.position[0, 0] == -10.0, "flat by then, it opens the other side within the limits"
+    one = simulator([FREE], limits=LOOSE.model_copy(update=limits))
+    b = walk(one, prices([100] * 3, [100] * 3), [1.0, -1.5])
+    assert Verdict(b.verdict[0, 0]) is verdict
+    assert b.position[0, 0] == 0.0
+    assert b.measured[0, 0] > b.limit[0, 0]
 
 
 def test_leverage_denies_what_opens_and_lets_through_what_closes() -> None:

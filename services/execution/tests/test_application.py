@@ -274,7 +274,7 @@ def test_an_instrument_without_a_bar_leaves_its_order_unfilled() -> None:
     ("limits", "weights", "code", "limit"),
     [
         (RiskLimits(max_position=0.3), (0.5, 0.0), "max_position", 0.3),
-        (RiskLimits(max_order_notional=0.2), (0.5, 0.0), "max_order_notional", 20_000.0),
+        (RiskLimits(max_order_notional=0.2), (0.5, 0.0), "max_order_notional", 0.2),
         (RiskLimits(max_leverage=0.6), (0.4, 0.4), "max_leverage", 0.6),
     ],
 )
@@ -306,6 +306,23 @@ def test_a_denial_measures_what_the_gate_measured() -> None:
     assert (gross.code, gross.instrument, gross.limit) == ("max_leverage", "x:A", 0.5)
     assert gross.measured == pytest.approx(0.65, abs=0.01), "0.35 is wanted of one, 0.3 is held of the other"
     assert gross.text == f"gross position as a multiple of equity: {gross.measured:.6g}, limit 0.5"
+
+
+def test_a_flip_that_is_too_large_closes_the_position_and_says_so() -> None:
+    bars = walk(2)
+    execution = make(portfolio(limits=RiskLimits(max_order_notional=0.7)), MemoryLedger())
+    out: list[Message] = []
+    for t, weight in enumerate((0.5, -0.5)):
+        out = [*execution.handle(frame(bars, t), at(t)), *execution.handle(signal(bars, t, (weight, 0.0)), at(t))]
+    (mark,), (order,), (verdict,) = of(PortfolioMarked, out), of_status(out, "working"), of(RiskVerdict, out)
+    assert (order.side, order.quantity) == ("sell", mark.positions[0].quantity)
+    assert (verdict.code, verdict.limit) == ("max_order_notional", 0.7)
+    assert verdict.measured == pytest.approx(1.0, abs=0.01)
+    assert verdict.text.endswith(", limit 0.7; closing the position instead")
+
+
+def of_status(out: Sequence[Message], status: str) -> list[OrderUpdated]:
+    return [order for order in of(OrderUpdated, out) if order.status == status]
 
 
 def test_what_only_reduces_a_position_is_never_too_large() -> None:

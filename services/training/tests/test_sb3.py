@@ -228,7 +228,7 @@ def test_the_graph_scales_clips_and_chooses() -> None:
 @pytest.mark.parametrize("actions", ["target_position", "discrete"])
 def test_it_learns_what_there_is_to_learn(make_world: Any, actions: str) -> None:
     """The first feature says whether the next bar rises or falls by 0.4 percent."""
-    free, unlimited = Costs(slippage_bps=0.0, fee_multiplier=0.0), RiskLimits(max_order_notional=100.0)
+    free, unlimited = Costs(slippage_bps=0.0, fee_multiplier=0.0), RiskLimits()
     world = make_world(length=400, features=1, signal=0.004, costs=free, limits=unlimited)
     parameters = {"books": 32, "n_steps": 32, "episode_bars": 100, "net_arch": (16,), "learning_rate": 5e-3}
     changes: dict[str, Any] = {

@@ -39,15 +39,21 @@ class RiskLimits(BaseModel):
     """Largest value of one position, as a multiple of equity."""
     max_leverage: float = Field(default=1.05, gt=0)
     """Largest sum of absolute position values, as a multiple of equity."""
-    max_order_notional: float = Field(default=2.5, gt=0)
-    """Largest value of an order that opens exposure, as a multiple of the portfolio's capital. A flip from long to
-    short needs 2; what only reduces a position is never too large."""
+    max_order_notional: float | None = Field(default=None, gt=0)
+    """Largest value of an order that opens exposure, as a multiple of the equity at that moment. A flip from long to
+    short takes twice the leverage, so that is the default, with a fifth to spare: 2.4 times `max_leverage`. An order
+    that only reduces a position is never too large; a flip that is too large closes the position."""
     max_drawdown: float = Field(default=0.5, gt=0, le=1)
     """Fall from the peak of equity, unrealised included, that flattens the book and halts it."""
     max_price_age_bars: int = Field(default=0, ge=0)
     """How many frames an instrument may have missed before its price is stale and its orders are denied."""
     maintenance_margin: float = Field(default=0.05, ge=0, le=1)
     """Equity below this share of gross position value is a margin call: flattened and halted."""
+
+    @property
+    def largest_order(self) -> float:
+        """The limit of an order's value in force, as a multiple of equity."""
+        return 2.4 * self.max_leverage if self.max_order_notional is None else self.max_order_notional
 
 
 class Portfolio(BaseModel):

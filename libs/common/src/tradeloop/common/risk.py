@@ -53,17 +53,17 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
         "max_price_age_bars",
     ),
     Verdict.MAX_ORDER_NOTIONAL: Explanation(
-        "The order is too large and opens exposure.",
-        "order value",
+        "The order is too large and opens exposure. A flip closes the position instead.",
+        "order value as a multiple of equity",
         "max_order_notional",
     ),
     Verdict.MAX_POSITION: Explanation(
-        "The position would be too large.",
+        "The position would be too large. A flip closes the position instead.",
         "position as a multiple of equity",
         "max_position",
     ),
     Verdict.MAX_LEVERAGE: Explanation(
-        "All positions together would be too large; every order that opens exposure is denied.",
+        "All positions together would be too large: no order opens exposure, and a flip closes the position instead.",
         "gross position as a multiple of equity",
         "max_leverage",
     ),
@@ -86,7 +86,11 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
 """Every code that is published, in words."""
 
 DENIED = frozenset(code for code in EXPLANATIONS if isinstance(code, Verdict))
-"""Verdicts that stop an order."""
+"""Verdicts that stop an order, or let it only close a position."""
+
+
+WARN_DENIED = 0.01
+"""The share of decisions above which denied orders are worth a warning: the policy does not trade as it decides."""
 
 
 def wire_code(code: Verdict | Halt) -> str:

@@ -318,17 +318,18 @@ class Book:
         )
 
     def _denial(self, time: datetime, a: int, verdict: Verdict) -> RiskVerdict:
-        """Why an order was not sent, with what the gate measured and the limit that it broke."""
+        """Why an order was not sent as it was wanted, with what the gate measured and the limit that it broke."""
         books = self._simulator.books
         measured, limit = float(books.measured[0, a]), float(books.limit[0, a])
-        return self._verdict(time, verdict, self._instruments[a], measured, limit)
+        instead = "; closing the position instead" if books.pending[0, a] != 0.0 else ""
+        return self._verdict(time, verdict, self._instruments[a], measured, limit, instead)
 
     def _halted(self, time: datetime, halt: Halt) -> RiskVerdict:
         limit = getattr(self.portfolio.limits, EXPLANATIONS[halt].limit)
         return self._verdict(time, halt, "", float(self._simulator.books.halt_measured[0]), limit)
 
     def _verdict(
-        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float
+        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float, instead: str = ""
     ) -> RiskVerdict:
         return RiskVerdict(
             universe=self.portfolio.universe.name,
@@ -338,7 +339,7 @@ class Book:
             instrument=instrument,
             measured=measured,
             limit=limit,
-            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}",
+            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
         )
 
 

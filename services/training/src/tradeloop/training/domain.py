@@ -75,4 +75,5 @@ def summary(result: BacktestResult) -> dict[str, float]:
         "fills": float(np.count_nonzero(result.fill_quantity)),
         "fees": float(result.fill_fee.sum()),
         "reward": float(result.rewards.sum()),
+        **{f"denied_{code}": float(count) for code, count in result.denials.items()},
     }

@@ -15,6 +15,7 @@ from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import ModelNotFound, Policy, model_name, read_policy
+from tradeloop.common.risk import WARN_DENIED
 from tradeloop.common.strategy import Strategy, load
 
 
@@ -40,6 +41,10 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
     )
     console.print(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}, seed {manifest.seed}.")
     console.print(_table(results))
+    denials = results["policy"].denials
+    if sum(denials.values()) > WARN_DENIED * results["policy"].decisions:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(denials.items()))
+        console.print(f"Warning: the risk gate denied orders of the policy: {codes}", soft_wrap=True)
 
 
 def _policy(model: str, home: Path, name: str) -> Policy:
@@ -65,7 +70,9 @@ def _check(policy: Policy, strategy: Strategy) -> None:
 
 
 def _table(results: dict[str, BacktestResult]) -> Table:
-    table = Table("", "final equity", "return", "max drawdown", "fees", "orders filled", box=None, padding=(0, 2))
+    table = Table(
+        "", "final equity", "return", "max drawdown", "fees", "orders filled", "orders denied", box=None, padding=(0, 2)
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, result in results.items():
@@ -76,5 +83,6 @@ def _table(results: dict[str, BacktestResult]) -> Table:
             f"{result.performance.max_drawdown:.2%}",
             f"{result.fill_fee.sum():,.2f}",
             f"{np.count_nonzero(result.fill_quantity):,}",
+            f"{sum(result.denials.values()):,}",
         )
     return table

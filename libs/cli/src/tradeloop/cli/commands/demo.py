@@ -20,6 +20,7 @@ from tradeloop.cli.commands.train import train
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import write_report
 from tradeloop.cli.report.files import Run, stage, write_run
+from tradeloop.cli.report.trading import trading
 from tradeloop.cli.source import Source, open_source, split
 from tradeloop.common.contracts.strategy import check_strategy
 from tradeloop.common.evaluation.backtest import backtest
@@ -37,6 +38,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import RegisteredPolicy, model_name, write_policy
+from tradeloop.common.risk import WARN_DENIED
 from tradeloop.common.strategy import Strategy, load
 
 
@@ -58,7 +60,7 @@ def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps:
         with stages.stage("Checking bars and strategy"):
             source = open_source(path, strategy)
             train_bars = split(source, strategy)
-            check_strategy(strategy)
+            check_strategy(strategy, source.portfolio(strategy).limits)
         with stages.stage("Starting the five services"):
             stack = resources.enter_context(embedded(home, [source.portfolio(strategy)]))
         demo = _Demo(stack, stages, source, strategy, train_bars, seed, steps)
@@ -170,6 +172,12 @@ class _Demo:
             summary=summary,
             source=source.name,
         )
+        figures = trading(run)
+        summary |= {
+            "decisions": figures.decisions,
+            "denials": figures.denials,
+            "denied_decisions": figures.denied,
+        }
         return run, summary
 
 
@@ -179,7 +187,17 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
     for name, equity in capital_lines.items():
         table.add_row(f"final equity, {name.replace('_', ' ')}", f"{equity:,.2f}")
     table.add_row("bars traded, fills", f"{summary['test_bars']:,}, {summary['fills']:,}")
+    denials = summary["denials"]
+    if denials:
+        table.add_row("orders denied", ", ".join(f"{code} {count:,}" for code, count in sorted(denials.items())))
     table.add_row("backtest equals live to", f"{summary['parity_rel_diff']:.1e}")
     console = Console()
     console.print(table)
+    if summary["denied_decisions"] > WARN_DENIED * summary["decisions"]:
+        share = summary["denied_decisions"] / summary["decisions"]
+        console.print(
+            f"Warning: the risk gate denied orders of {share:.1%} of the decisions; the report says which limits they "
+            "broke",
+            soft_wrap=True,
+        )
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)

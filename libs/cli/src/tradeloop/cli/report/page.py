@@ -18,6 +18,7 @@ from tradeloop.common.evaluation.parity import TOLERANCE
 from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import RiskVerdict
+from tradeloop.common.risk import WARN_DENIED
 
 """Relative difference of equity up to which a backtest and a live run count as equal."""
 
@@ -67,7 +68,16 @@ def _lede(run: Run, equity: Mapping[str, Floats]) -> str:
     returned = {name: text.change(float(curve[-1] / curve[0] - 1.0)) for name, curve in equity.items()}
     versus = f"; buy and hold {returned['buy_and_hold']}" if "buy_and_hold" in returned else ""
     halted = " It was halted by its risk limits." if run.marks[-1].state == "halted" else ""
-    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}"
+    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_denied(run)}"
+
+
+def _denied(run: Run) -> str:
+    """A warning, where the policy could often not trade as it decided."""
+    t = trading(run)
+    if t.denied <= WARN_DENIED * t.decisions:
+        return ""
+    share = text.percent(t.denied / t.decisions, 1)
+    return f" The risk gate denied orders of {share} of its decisions: it did not trade as it decided."
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -123,9 +133,11 @@ def _trading(run: Run) -> str:
     fees, slippage = (text.percent(cost / run.portfolio.capital) for cost in (t.fees, t.slippage))
     short = t.orders - t.filled
     whole = f"{short:,} of them not filled in whole" if short else "all filled in whole" if t.orders else ""
+    denied = ", ".join(f"{escape(code)} {count:,}" for code, count in sorted(t.denials.items()))
     rows = [
         ("Decisions", f"{t.decisions:,} <small>on {len(run.bars):,} bars</small>"),
         ("Orders", f"{t.orders:,} <small>{whole}</small>"),
+        ("Denied", f"{sum(t.denials.values()):,} <small>{denied or 'by the risk gate'}</small>"),
         ("Turnover", f"{text.number(t.turnover, 1)}\N{MULTIPLICATION SIGN} equity"),
         ("Fees", f"{text.money(t.fees)} <small>{fees} of capital</small>"),
         ("Slippage", f"{text.money(t.slippage)} <small>{slippage} of capital</small>"),

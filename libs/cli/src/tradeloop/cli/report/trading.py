@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from tradeloop.cli.report.files import Run
 from tradeloop.common.arrays import Floats
+from tradeloop.common.risk import DENIED, wire_code
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class Trading:
     orders: int
     filled: int
     """Orders that filled in whole."""
+    denials: dict[str, int]
+    """How many orders the risk gate denied, by code."""
+    denied: int
+    """Decisions of which at least one order was denied."""
     fills: int
     traded: float
     turnover: float
@@ -41,10 +47,14 @@ def trading(run: Run) -> Trading:
     last = {order.order_id: order.status for order in run.orders}
     traded = sum(fill.quantity * fill.price for fill in run.fills)
     gross = np.abs(weights(run)).sum(axis=1)
+    codes = {wire_code(code) for code in DENIED}
+    denials = [verdict for verdict in run.verdicts if verdict.code in codes]
     return Trading(
         decisions=sum(not signal.hold for signal in run.signals),
         orders=len(last),
         filled=sum(status == "filled" for status in last.values()),
+        denials=dict(Counter(verdict.code for verdict in denials)),
+        denied=len({verdict.time for verdict in denials}),
         fills=len(run.fills),
         traded=traded,
         turnover=traded / float(np.mean([mark.equity for mark in run.marks])),

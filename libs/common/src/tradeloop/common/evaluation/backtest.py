@@ -5,6 +5,7 @@ Decisions start when the window is full, as they do live after a cold start; unt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from tradeloop.common.evaluation.performance import Performance, bars_per_year, 
 from tradeloop.common.market import BarArrays
 from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.risk import DENIED, Verdict, wire_code
 from tradeloop.common.simulation import Simulator, market_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
@@ -40,10 +42,17 @@ class BacktestResult:
     """Rewards of the decisions at t - 1; 0 at the first bar."""
     components: dict[str, Floats]
     bars_per_year: float
+    denials: dict[str, int]
+    """How many orders the risk gate denied, by code; a denied flip that closed the position counts."""
 
     @property
     def final_equity(self) -> float:
         return float(self.equity[-1])
+
+    @property
+    def decisions(self) -> int:
+        """On how many bars a target was given; on the others every position was held."""
+        return int((~np.isnan(self.weights).all(axis=1)).sum())
 
     @property
     def performance(self) -> Performance:
@@ -103,6 +112,7 @@ def run(
     components: dict[str, Floats] = {}
     rows, ts = np.zeros(1, dtype=np.int64), bars.close_us
     action = np.zeros((1, count))
+    denials: Counter[str] = Counter()
     for t in range(length):
         rows[0] = t
         if t == 0:
@@ -130,6 +140,18 @@ def run(
         weights[t] = target = decide(t, books.account[0])[0]
         action = target[None] if actions is None else actions[-1]
         simulator.decide(target[None])
+        denials.update(wire_code(code) for code in map(Verdict, books.verdict[0].tolist()) if code in DENIED)
     return BacktestResult(
-        ts, cash, equity, weights, position, quantity, price, fee, rewards, components, bars_per_year(bars)
+        time_us=ts,
+        cash=cash,
+        equity=equity,
+        weights=weights,
+        position=position,
+        fill_quantity=quantity,
+        fill_price=price,
+        fill_fee=fee,
+        rewards=rewards,
+        components=components,
+        bars_per_year=bars_per_year(bars),
+        denials=dict(denials),
     )

@@ -71,6 +71,12 @@ def _grows(position: float, target: float) -> bool:
 
 
 @_kernel
+def _reduction(position: float, target: float) -> float:
+    """The order that is left of one that may not open exposure: a flip still closes what it was to turn."""
+    return -position if target * position < 0.0 else 0.0
+
+
+@_kernel
 def _decide(
     sums: Floats, legs: Floats, halt: Codes, verdict: Codes, rules: Floats, limits: Floats, weights: Floats
 ) -> None:
@@ -100,14 +106,17 @@ def _decide(
                         quantity = 0.0
                     elif legs[_AGE, n, a] > limits[_MAX_AGE]:
                         code, measured, limit = _STALE, legs[_AGE, n, a], limits[_MAX_AGE]
-                    elif abs(quantity) * price > limits[_MAX_ORDER_NOTIONAL] and _grows(position, target):
-                        code, measured, limit = _TOO_LARGE_ORDER, abs(quantity) * price, limits[_MAX_ORDER_NOTIONAL]
+                    elif abs(quantity) * price / equity > limits[_MAX_ORDER_NOTIONAL] and _grows(position, target):
+                        code, measured = _TOO_LARGE_ORDER, abs(quantity) * price / equity
+                        limit = limits[_MAX_ORDER_NOTIONAL]
                     elif abs(target) * price / equity > limits[_MAX_POSITION] and _grows(position, target):
                         code, measured, limit = _TOO_LARGE_POSITION, abs(target) * price / equity, limits[_MAX_POSITION]
                     else:
                         code = _ORDERED
-                    if code != _ORDERED:
+                    if code == _STALE:
                         quantity = 0.0
+                    elif code != _ORDERED:
+                        quantity = _reduction(position, target)
             legs[_MEASURED, n, a], legs[_LIMIT, n, a] = measured, limit
             legs[_PENDING, n, a] = quantity
             verdict[n, a] = code
@@ -117,7 +126,7 @@ def _decide(
             for a in range(instruments):
                 position, quantity = legs[_POSITION, n, a], legs[_PENDING, n, a]
                 if _grows(position, position + quantity):
-                    legs[_PENDING, n, a] = 0.0
+                    legs[_PENDING, n, a] = _reduction(position, position + quantity)
                     verdict[n, a] = _TOO_LARGE_GROSS
                     legs[_MEASURED, n, a], legs[_LIMIT, n, a] = gross / equity, limits[_MAX_LEVERAGE]
 

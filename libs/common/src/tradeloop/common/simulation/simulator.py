@@ -33,7 +33,6 @@ class KernelParameters(NamedTuple):
     max_position: float
     max_leverage: float
     max_order_notional: float
-    """The largest order value, in quote currency."""
     max_drawdown: float
     max_age: float
     maintenance: float
@@ -156,7 +155,7 @@ class Simulator:
             band=float(no_trade_band),
             max_position=limits.max_position,
             max_leverage=limits.max_leverage,
-            max_order_notional=limits.max_order_notional * capital,
+            max_order_notional=limits.largest_order,
             max_drawdown=limits.max_drawdown,
             max_age=float(limits.max_price_age_bars),
             maintenance=limits.maintenance_margin,

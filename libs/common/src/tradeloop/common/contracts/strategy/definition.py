@@ -83,6 +83,7 @@ def actions_become_weights(trial: Trial) -> None:
         for limit, most, reached in (
             ("max_position", limits.max_position, np.abs(weights).max()),
             ("max_leverage", limits.max_leverage, np.abs(weights).sum(axis=1).max()),
+            ("max_order_notional", limits.largest_order, np.ptp(weights, axis=0).max()),
         ):
             if reached > most:
                 raise trial.broken(
