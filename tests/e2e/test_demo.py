@@ -368,7 +368,7 @@ def test_backtest_of_the_demos_model(
     assert "1,200 bars of hours.csv, 2026-01-05 00:00 to" in said
     rows = rows_of(said)
     assert set(rows) == {"policy", "cash", "buy and hold", "random"}
-    assert rows["cash"] == ["100,000.00", "+0.00%", "0.00%", "0.00", "0"]
+    assert rows["cash"] == ["100,000.00", "+0.00%", "0.00%", "0.00", "0", "0"]
     assert int(rows["policy"][-2].replace(",", "")) > often.summary["fills"]
 
     assert main(["backtest", "--model", folder, "--bars", str(often.bars)]) == 2

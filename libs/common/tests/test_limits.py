@@ -57,7 +57,8 @@ def foresight(price: Floats, leverage: float) -> Floats:
     """Weights (T, A) towards where each price goes from the next open to the one after it; flat at the end."""
     ahead = np.zeros((BARS, price.shape[1]))
     ahead[:-1] = np.sign(price[2:] - price[1:-1])
-    return leverage / price.shape[1] * ahead
+    weights: Floats = leverage / price.shape[1] * ahead
+    return weights
 
 
 def worth(price: Floats, weights: Floats, capital: float) -> float:
@@ -71,7 +72,8 @@ def worth(price: Floats, weights: Floats, capital: float) -> float:
             paid = p * (1.0 + math.copysign(SLIPPAGE, order))
             cash -= order * paid + abs(order) * paid * FEE
             held[a] += order
-    return cash + sum(quantity * p for quantity, p in zip(held, price[BARS].tolist(), strict=True))
+    final: float = cash + sum(quantity * p for quantity, p in zip(held, price[BARS].tolist(), strict=True))
+    return final
 
 
 @pytest.mark.parametrize("leverage", [1.0, 2.0, 3.0])
