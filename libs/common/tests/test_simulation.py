@@ -581,6 +581,13 @@ def test_limits_deny_orders(limits: dict[str, float], weight: float, verdict: Ve
     assert (b.position[0, 0] != 0.0) == (verdict is Verdict.ORDERED)
 
 
+def test_a_flip_too_small_for_the_venue_leaves_the_position_alone() -> None:
+    one = simulator([Instrument(id="test:X", min_notional=10.0, taker_bps=0.0)], limits=LOOSE)
+    b = walk(one, prices([100, 100, 50, 50], [100, 50, 50, 50]), [0.01, -0.001, -0.001])
+    assert Verdict(b.verdict[0, 0]) is Verdict.UNCHANGED, "an order of 6 where 10 is the least"
+    assert b.position[0, 0] == 0.1
+
+
 @pytest.mark.parametrize(
     ("limits", "verdict"),
     [

@@ -115,7 +115,7 @@ def _decide(
                         code = _ORDERED
                     if code == _STALE:
                         quantity = 0.0
-                    elif code != _ORDERED:
+                    elif code in (_TOO_LARGE_ORDER, _TOO_LARGE_POSITION):
                         quantity = _reduction(position, target)
             legs[_MEASURED, n, a], legs[_LIMIT, n, a] = measured, limit
             legs[_PENDING, n, a] = quantity

@@ -15,6 +15,8 @@ from tradeloop.common.bus.port import BusUnavailable
 
 _LARGEST = 1_000_000
 """Bytes of a message, unless the settings say otherwise: the client's own limit."""
+_PURGE_TIMEOUT_S = 5.0
+"""How long the client may take to report the messages that it gave up on; it takes no time unless the host is busy."""
 _TOGETHER_S = 0.002
 """How long messages that follow each other are kept, to go out together. Of those that are handed over one by one the
 client makes a request each, which costs it and the broker more than the messages do; its own linger would also keep the
@@ -89,7 +91,8 @@ class KafkaProducer:
             # They will be published again, so they must not also arrive later by themselves.
             self._kept.clear()
             self._client.purge()
-            self._client.flush(timeout_s)
+            # Until all of them are reported: a message published before that would be purged with them.
+            self._client.flush(max(timeout_s, _PURGE_TIMEOUT_S))
             self._refused.clear()
             cause = f": {self._complaint}" if self._complaint else ""
             raise BusUnavailable(
