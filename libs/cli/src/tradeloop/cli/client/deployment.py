@@ -6,13 +6,13 @@ all services, so that the two are matched by name and nothing is said twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
 from pydantic_settings import BaseSettings
 
 from tradeloop.common.messages.topics import SERVICE_TOPICS
@@ -26,13 +26,13 @@ SERVICES = tuple(SERVICE_TOPICS)
 class Deployment:
     """Where the parts of a stack are, by the names of the services' settings. None is left to a service's default."""
 
-    database_url: str | None = None
-    ledger_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
+    ledger_url: str | None = field(default=None, repr=False)
     mlflow_tracking_uri: str | None = None
     feature_root: Path | None = None
-    feature_registry: Mapping[str, Any] | None = None
+    feature_registry: Mapping[str, Any] | None = field(default=None, repr=False)
     """Feast's registry section."""
-    feature_online_store: Mapping[str, Any] | None = None
+    feature_online_store: Mapping[str, Any] | None = field(default=None, repr=False)
     """Feast's online_store section."""
     portfolio_folder: Path | None = None
     portfolios: tuple[Portfolio, ...] | None = None
@@ -54,7 +54,7 @@ class Deployment:
         }
         values = {f"KAFKA__{name.upper()}": value for name, value in kafka.items()}
         for name, value in self.settings(service).items():
-            values[name.upper()] = json.dumps(value) if isinstance(value, Mapping) else str(value)
+            values[name.upper()] = str(value) if isinstance(value, (str, Path)) else to_json(value).decode()
         prefix = settings_class(service).model_config["env_prefix"]
         return {f"{prefix}{name}": value for name, value in values.items()}
 

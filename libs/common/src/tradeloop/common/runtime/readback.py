@@ -25,11 +25,15 @@ class Contradiction(BusError):
     """Two messages of one id have different contents. Redelivery may repeat a message, never change it."""
 
 
+class MissingTopic(BusError, UserError):
+    """A topic does not exist: the fault of no message, so a service stops, and a command says how to mend it."""
+
+
 def partition_of(bus: Bus, topic: str, key: str) -> Partition:
-    """The partition in which the messages of a key stand. Raises `UserError` when the topic does not exist."""
+    """The partition in which the messages of a key stand. Raises `MissingTopic`."""
     count = bus.partitions(topic)
     if not count:
-        raise UserError(
+        raise MissingTopic(
             f"topic {topic} does not exist: create the topics with `tradeloop topics apply`, then start the services"
         )
     return Partition(topic, partition_for(key, count))
@@ -119,7 +123,7 @@ class Tail:
     """The records of one key on each of some topics, from the ends of the topics on.
 
     It reads without a group: whoever only looks on commits nothing, and does not share partitions with others who
-    look on. Raises `UserError` for a topic that does not exist; every call may raise `BusUnavailable`.
+    look on. Raises `MissingTopic`; every call may raise `BusUnavailable`.
     """
 
     def __init__(self, bus: Bus, keys: Mapping[str, str]) -> None:

@@ -76,9 +76,9 @@ def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # Whoever turns a new file to the write-ahead log locks it, and SQLite does not wait for that lock.
-            if time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
 
