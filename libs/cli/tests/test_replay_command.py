@@ -17,7 +17,7 @@ from tradeloop.cli.progress import Stages
 from tradeloop.cli.report.files import Run
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import to_us
-from tradeloop.common.messages import Message, PortfolioMarked, ReplayRequested, SignalGenerated
+from tradeloop.common.messages import Message, PortfolioMarked, ReplayRequested, RiskVerdict, SignalGenerated
 from tradeloop.common.portfolio import portfolio_yaml
 
 LENGTH = 40
@@ -107,15 +107,25 @@ def test_it_follows_to_the_last_bar_and_counts_each_message_once(
     world: World, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer(asked: ReplayRequested) -> Iterable[Message]:
-        messages = replayed(run, asked)
-        return [*messages[:10], *messages]
+        messages = [*replayed(run, asked), denied, denied.model_copy(update={"portfolio": "another"})]
+        return [*messages[:10], *messages, denied]
 
+    denied = RiskVerdict(
+        universe=run.portfolio.universe.name,
+        portfolio=run.portfolio.name,
+        time=run.marks[5].time,
+        code="max_position",
+        measured=2.0,
+        limit=1.0,
+        text="",
+    )
     world.serve("ingest", ReplayRequested, answer)
     assert replay_live(world.stack, Stages(), [run.portfolio], run.bars, None)
     said = capsys.readouterr().out
     rows = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in said.splitlines() if line.startswith("  ")}
     assert rows["bars"] == rows["signals"] == str(LENGTH)
     assert rows["orders"] == rows["fills"] == str(len(run.fills))
+    assert rows["risk gate, max_position"] == "1"
     assert rows["transitions"] == str(len(run.transitions))
     assert rows["final equity"] == f"{run.marks[-1].equity:,.2f}"
     assert "dead letters: 0" in said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
@@ -185,6 +187,29 @@ def test_a_file_survives_in_one_piece(tmp_path: Path, clock: ManualClock) -> Non
     with sqlite3.connect(tmp_path / "bars.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_a_new_file_that_is_locked_is_waited_for(tmp_path: Path, clock: ManualClock) -> None:
+    holder = sqlite3.connect(tmp_path / "bars.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    store = SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)
+    release = threading.Timer(0.3, holder.execute, ["COMMIT"])
+    release.start()
+    store.write(Timeframe.M1, bars({A: [0], B: [0]}))
+    release.join()
+    assert len(store.read([A, B], Timeframe.M1, 0, EVER_US)) == 1
+    store.close()
+    holder.close()
+
+
+def test_a_file_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path, clock: ManualClock) -> None:
+    sqlite3.connect(tmp_path / "bars.db").execute("CREATE TABLE other (x)").connection.close()
+    store = SqlBarStore(f"sqlite:///file:{tmp_path}/bars.db?mode=ro&uri=true", clock)
+    began = time.monotonic()
+    with pytest.raises(BarStoreUnavailable, match="readonly database"):
+        store.write(Timeframe.M1, bars({A: [0]}))
+    assert time.monotonic() - began < 15, "half of the wait for a lock"
+    store.close()
 
 
 def test_a_write_is_all_or_nothing(tmp_path: Path, clock: ManualClock) -> None:

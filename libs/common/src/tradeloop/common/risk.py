@@ -96,3 +96,7 @@ WARN_DENIED = 0.01
 def wire_code(code: Verdict | Halt) -> str:
     """The code as `execution.risk.v1` carries it."""
     return code.name.lower()
+
+
+DENIAL_CODES = frozenset(map(wire_code, DENIED))
+"""The codes of orders that were denied, as `execution.risk.v1` carries them; the others are halts."""

@@ -33,6 +33,7 @@ from tradeloop.common.messages import (
     OrderUpdated,
     PortfolioMarked,
     ReplayRequested,
+    RiskVerdict,
     SignalGenerated,
     Transition,
 )
@@ -40,7 +41,7 @@ from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.portfolio import Portfolio, PortfolioSettings, read_portfolio
 from tradeloop.common.runtime.readback import Tail, of_kind
 
-_FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, Transition)
+_FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, RiskVerdict, Transition)
 
 
 def run_replay(
@@ -159,6 +160,8 @@ class Tally:
     """Signals by what they were decided by."""
     orders: set[str] = field(default_factory=set)
     fills: set[str] = field(default_factory=set)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    """The code of each verdict of the risk gate, denials and halts, by the verdict's identity."""
     transitions: set[str] = field(default_factory=set)
     equity: float | None = None
     """The equity at the last mark."""
@@ -178,6 +181,8 @@ class Tally:
                 self.reasons[signal.reason] += 1
         self.orders.update(one.order_id for one in of_kind(records, OrderUpdated) if one.portfolio == portfolio)
         self.fills.update(one.fill_id for one in of_kind(records, OrderFilled) if one.portfolio == portfolio)
+        found = (one for one in of_kind(records, RiskVerdict) if one.portfolio == portfolio)
+        self.verdicts.update((one.identity, one.code) for one in found)
         self.transitions.update(one.identity for one in of_kind(records, Transition) if one.portfolio == portfolio)
 
 
@@ -289,12 +294,14 @@ def _print(tallies: Mapping[str, Tally], bars: BarArrays, dead: Sequence[Record]
         column.justify = "right"
     columns = list(tallies.values())
     held = sorted({reason for tally in columns for reason in tally.reasons} - {"policy"})
+    codes = sorted({code for tally in columns for code in tally.verdicts.values()})
     rows: dict[str, Sequence[int]] = {
         "bars": [tally.marks for tally in columns],
         "signals": [tally.reasons.total() for tally in columns],
         **{f"  held, {reason.replace('_', ' ')}": [tally.reasons[reason] for tally in columns] for reason in held},
         "orders": [len(tally.orders) for tally in columns],
         "fills": [len(tally.fills) for tally in columns],
+        **{f"  risk gate, {code}": [Counter(tally.verdicts.values())[code] for tally in columns] for code in codes},
         "transitions": [len(tally.transitions) for tally in columns],
     }
     for name, counts in rows.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from tradeloop.cli.report.files import Run
 from tradeloop.common.arrays import Floats
-from tradeloop.common.risk import DENIED, wire_code
+from tradeloop.common.risk import DENIAL_CODES
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def trading(run: Run) -> Trading:
     last = {order.order_id: order.status for order in run.orders}
     traded = sum(fill.quantity * fill.price for fill in run.fills)
     gross = np.abs(weights(run)).sum(axis=1)
-    codes = {wire_code(code) for code in DENIED}
-    denials = [verdict for verdict in run.verdicts if verdict.code in codes]
+    denials = [verdict for verdict in run.verdicts if verdict.code in DENIAL_CODES]
     return Trading(
         decisions=sum(not signal.hold for signal in run.signals),
         orders=len(last),
