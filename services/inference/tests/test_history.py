@@ -10,7 +10,7 @@ import pytest
 
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import LogPosition, Partition, partition_for
+from tradeloop.common.bus.port import BusError, LogPosition, Partition, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet, compute_stored, log_return, talib
 from tradeloop.common.market import EPOCH, Instrument, Series, Timeframe, Universe, align, from_us, to_us
@@ -130,6 +130,12 @@ def test_the_contract_finds_a_history_that_forgets(bus: MemoryBus) -> None:
     other.create_topics(specs({}))
     with pytest.raises(AssertionError):
         check_history(partial(BusHistory, other), partial(publish, bus))
+
+
+def test_a_missing_topic_is_no_message_s_fault() -> None:
+    """A run loop stops for a `BusError`; anything else would be dead-lettered, message by message."""
+    with pytest.raises(BusError, match=r"^topic inference\.signals\.v1 does not exist: .*tradeloop topics apply"):
+        BusHistory(MemoryBus()).decided_us(UNIVERSE, "book")
 
 
 def test_what_cannot_be_read_counts_for_nothing(bus: MemoryBus, computed: list[FeaturesComputed]) -> None:
