@@ -166,6 +166,9 @@ def test_an_interruption_says_that_the_service_goes_on(world: World) -> None:
     world.on_wait = interrupt
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; training goes on with what it was asked for$"):
         world.stack.ask(TRAIN, ModelReady)
+    embedded = Client(world.bus, world.clock, world.said.append, world.wait, outlived=False)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        embedded.ask(TRAIN, ModelReady)
 
 
 def test_a_kafka_without_topics_is_a_line_with_the_remedy(world: World) -> None:

@@ -132,6 +132,22 @@ def test_an_interruption_wins_over_what_a_library_makes_of_it(
     assert capsys.readouterr().err == "tradeloop: interrupted; nothing was left half-written\n"
 
 
+def test_what_a_command_says_of_its_interruption_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that a service goes on alone; Typer makes an exit of any interruption."""
+
+    def interrupt(markdown: bool) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; training goes on") from None
+
+    monkeypatch.setattr(topics, "print_topics", interrupt)
+    assert main(["topics"]) == 130
+    assert capsys.readouterr().err == "tradeloop: interrupted; training goes on\n"
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(markdown: bool) -> None:
         raise UserError("by design")

@@ -106,6 +106,8 @@ def test_a_flip_that_is_too_large_takes_two_bars(limits: RiskLimits) -> None:
     held, wanted = np.sign(result.position[1:, 0]), np.sign(weights[:-1, 0])
     flips = int((np.diff(wanted) != 0.0).sum())
     assert result.denials == {"max_order_notional": pytest.approx(flips, abs=1)}
+    assert result.denied == result.denials["max_order_notional"]
+    assert result.decisions == BARS
     assert not (held == -wanted)[1:].any(), "it is flat for a bar, and never on the wrong side"
     assert result.final_equity > 2.0 * portfolio.capital
 

@@ -202,14 +202,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(arguments)
     except BaseException as error:  # noqa: BLE001  the last line of defence before a user
         if interrupted or isinstance(error, KeyboardInterrupt):
-            told = str(error) if isinstance(error, KeyboardInterrupt) else ""
-            return _explain(error, told or "interrupted; nothing was left half-written", 130)
+            return _explain(error, _last_words(error) or "interrupted; nothing was left half-written", 130)
         if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error, UserError):
             return _explain(error, str(error), 2)
         return _explain(error, f"{type(error).__name__}: {error} (--debug before the command shows more)", 1)
     return 0
+
+
+def _last_words(error: BaseException | None) -> str:
+    """What a command said of its interruption, which Typer turns into an exit of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) and str(error):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 class _Interruption:

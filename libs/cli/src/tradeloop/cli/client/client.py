@@ -43,9 +43,19 @@ class Failed(Exception):
 class Client:
     """Asks a stack, and looks on. Not shared between threads."""
 
-    def __init__(self, bus: Bus, clock: Clock, say: Say, wait: Callable[[float], None] = time.sleep) -> None:
-        """`wait` passes the seconds between two looks at the topics; an embedded stack works meanwhile."""
-        self.bus, self.clock, self.say, self.wait = bus, clock, say, wait
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        say: Say,
+        wait: Callable[[float], None] = time.sleep,
+        outlived: bool = True,
+    ) -> None:
+        """`wait` passes the seconds between two looks at the topics; an embedded stack works meanwhile.
+
+        `outlived` says whether the stack goes on when this process ends.
+        """
+        self.bus, self.clock, self.say, self.wait, self._outlived = bus, clock, say, wait, outlived
         self._producer = bus.producer()
 
     def send(self, *messages: Message) -> None:
@@ -112,6 +122,8 @@ class Client:
                 if not records:
                     self.wait(_PAUSE_S)
         except KeyboardInterrupt:
+            if not self._outlived:
+                raise
             raise KeyboardInterrupt(f"interrupted; {asked} goes on with what it was asked for") from None
 
     def read(self, kind: type[M]) -> list[M]:

@@ -68,7 +68,7 @@ class EmbeddedStack:
         self._training = Runner(training, self.bus, clock, _POLICY)
         self._thread = threading.Thread(target=self._training.run, args=(self._stop,), name="training", daemon=True)
         self._thread.start()
-        self.client = Client(self.bus, clock, say=lambda _: None, wait=self._work)
+        self.client = Client(self.bus, clock, say=lambda _: None, wait=self._work, outlived=False)
 
     @property
     def dead_letters(self) -> int:

@@ -41,10 +41,11 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
     )
     console.print(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}, seed {manifest.seed}.")
     console.print(_table(results))
-    denials = results["policy"].denials
-    if sum(denials.values()) > WARN_DENIED * results["policy"].decisions:
-        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(denials.items()))
-        console.print(f"Warning: the risk gate denied orders of the policy: {codes}", soft_wrap=True)
+    ours = results["policy"]
+    if ours.denied > WARN_DENIED * ours.decisions:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
+        share = ours.denied / ours.decisions
+        console.print(f"Warning: the risk gate denied orders of {share:.1%} of the decisions: {codes}", soft_wrap=True)
 
 
 def _policy(model: str, home: Path, name: str) -> Policy:

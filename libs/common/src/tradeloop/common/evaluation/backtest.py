@@ -44,6 +44,8 @@ class BacktestResult:
     bars_per_year: float
     denials: dict[str, int]
     """How many orders the risk gate denied, by code; a denied flip that closed the position counts."""
+    denied: int
+    """Decisions of which at least one order was denied."""
 
     @property
     def final_equity(self) -> float:
@@ -113,6 +115,7 @@ def run(
     rows, ts = np.zeros(1, dtype=np.int64), bars.close_us
     action = np.zeros((1, count))
     denials: Counter[str] = Counter()
+    denied = 0
     for t in range(length):
         rows[0] = t
         if t == 0:
@@ -140,7 +143,9 @@ def run(
         weights[t] = target = decide(t, books.account[0])[0]
         action = target[None] if actions is None else actions[-1]
         simulator.decide(target[None])
-        denials.update(wire_code(code) for code in map(Verdict, books.verdict[0].tolist()) if code in DENIED)
+        codes = [wire_code(code) for code in map(Verdict, books.verdict[0].tolist()) if code in DENIED]
+        denials.update(codes)
+        denied += bool(codes)
     return BacktestResult(
         time_us=ts,
         cash=cash,
@@ -154,4 +159,5 @@ def run(
         components=components,
         bars_per_year=bars_per_year(bars),
         denials=dict(denials),
+        denied=denied,
     )
