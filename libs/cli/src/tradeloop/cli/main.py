@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _last_words(error: BaseException | None) -> str:
-    """What a command said of its interruption, which Typer turns into an exit of its own."""
+    """The words of a command about its interruption, which Typer turns into an exit of its own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt) and str(error):
             return str(error)
