@@ -12,11 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 from pydantic_settings import BaseSettings
 
 from tradeloop.common.messages.topics import SERVICE_TOPICS
 from tradeloop.common.portfolio import Portfolio
+
+ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 SERVICES = tuple(SERVICE_TOPICS)
 """The five services, in the order in which a bar meets them."""
@@ -54,7 +56,7 @@ class Deployment:
         }
         values = {f"KAFKA__{name.upper()}": value for name, value in kafka.items()}
         for name, value in self.settings(service).items():
-            values[name.upper()] = str(value) if isinstance(value, (str, Path)) else to_json(value).decode()
+            values[name.upper()] = str(value) if isinstance(value, (str, Path)) else ANY.dump_json(value).decode()
         prefix = settings_class(service).model_config["env_prefix"]
         return {f"{prefix}{name}": value for name, value in values.items()}
 
