@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import scenario
-from benchmarks.learning import ppo, trading
+from benchmarks.learning import parameters_of, ppo, scaler, trading
 from benchmarks.measure import Row, report
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import Policy
-from tradeloop.common.strategy.observations import ObservationBuilder, account_size
+from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.training.adapters.random_policy import random_policy
-from tradeloop.training.adapters.sb3 import export, hyper_parameters
-from tradeloop.training.domain import fit_scaler
+from tradeloop.training.adapters.sb3 import export
 
 BARS, ROUNDS, BLOCK = 4_000, 30, 300
 
@@ -36,9 +35,9 @@ def each_us(block: Callable[[int], object], numbers: range) -> list[float]:
 def measure() -> None:
     torch.set_num_threads(1)
     strategy, values = scenario.example(), scenario.features(BARS, seed=0)
-    parameters = hyper_parameters(strategy)
+    parameters = parameters_of(strategy)
     model = ppo(trading(parameters, values), parameters, values)
-    onnx = export(model, fit_scaler(values, strategy.window, account_size(1)))
+    onnx = export(model, scaler(values))
     manifest = random_policy(scenario.example(), "bench", values).manifest
     policy = OnnxPolicy(Policy(manifest.model_copy(update={"onnx_sha256": hashlib.sha256(onnx).hexdigest()}), onnx))
     builder = ObservationBuilder(strategy.window, 1, len(strategy.feature_set.names))

@@ -17,7 +17,7 @@ from benchmarks.measure import Row, in_turns, report
 from tradeloop.common.market import BAR_PRICES, BarArrays
 from tradeloop.common.strategy import Discrete, Strategy
 from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
-from tradeloop.training.domain import episode_starts
+from tradeloop.training.domain.material import episode_starts, whole
 
 with warnings.catch_warnings():  # its import turns every warning into an error
     from gym_trading_env.environments import TradingEnv as GymTradingEnv
@@ -59,7 +59,7 @@ class Bare:
         """`rows` are where the books start."""
         strategy, portfolio = scenario.example(), scenario.portfolio(scenario.universe())
         instrument, limits, reward = portfolio.universe.instruments[0], portfolio.limits, strategy.reward
-        starts = episode_starts(bars, features, strategy.window, EPISODE_BARS)
+        starts = episode_starts(bars, features, strategy.window, EPISODE_BARS, whole(len(bars)))
         books = np.zeros((len(rows), 6))
         books[:, [kernel.CASH, kernel.EQUITY, kernel.PEAK]] = portfolio.capital
         terms = np.zeros(10)
@@ -176,7 +176,9 @@ def measure() -> None:
     batch = generator.uniform(-1.0, 1.0, (STEPS_BATCHED, BOOKS, 1)).astype(np.float32)
     single = generator.uniform(-1.0, 1.0, (STEPS_SINGLE, 1)).astype(np.float32)
     check_kernel(bars, features, single)
-    rows = episode_starts(bars, features, strategy.window, EPISODE_BARS)[:: BARS // (BOOKS + 10)][:BOOKS]
+    rows = episode_starts(bars, features, strategy.window, EPISODE_BARS, whole(len(bars)))[:: BARS // (BOOKS + 10)][
+        :BOOKS
+    ]
     choices = generator.integers(2, size=STEPS_SINGLE).tolist()
     anytrading = Peer(FeatureStocks(bars, features, strategy.window), choices)
     trading_env = Peer(

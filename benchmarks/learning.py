@@ -9,18 +9,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from benchmarks import scenario
 from benchmarks.measure import Row, in_turns, report
-from tradeloop.common.strategy.observations import account_size
+from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.environment import TradingVecEnv
-from tradeloop.training.adapters.sb3 import SHARED_DEFAULTS, ScaledObservation, hyper_parameters
+from tradeloop.training.adapters.sb3 import make_model
 from tradeloop.training.config import Settings
-from tradeloop.training.domain import fit_scaler
+from tradeloop.training.domain.material import DEFAULT_EPISODE_BARS, whole
+from tradeloop.training.domain.scaler import Scaler, fit_scaler
 
 BARS, ROLLOUTS, ROUNDS = 20_000, 2, 9
 THREADS: int = Settings.model_fields["threads"].default
@@ -81,32 +81,29 @@ def trading(parameters: dict[str, Any], values: NDArray[np.float64]) -> TradingV
     )
 
 
-def ppo(env: VecEnv, parameters: dict[str, Any], values: NDArray[np.float64]) -> PPO:
-    """The environment as the training service makes it."""
-    model = PPO(
-        "MlpPolicy",
-        env,
-        seed=0,
-        device="cpu",
-        policy_kwargs={
-            "net_arch": list(parameters["net_arch"]),
-            "features_extractor_class": ScaledObservation,
-            "features_extractor_kwargs": {"scaler": fit_scaler(values, scenario.example().window, account_size(1))},
-        },
-        **{key: value for key, value in parameters.items() if key not in SHARED_DEFAULTS},
-    )
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    return model
+def ppo(env: VecEnv, parameters: dict[str, Any], values: NDArray[np.float64]) -> OnPolicyAlgorithm:
+    """A learner as the training service makes it."""
+    return make_model("PPO", env, scaler(values), parameters, seed=0)
+
+
+def scaler(values: NDArray[np.float64]) -> Scaler:
+    """The scaler of the example's observations."""
+    return fit_scaler(values, scenario.example().window, np.ones(values.shape[1]), whole(len(values)))
+
+
+def parameters_of(strategy: Strategy) -> dict[str, Any]:
+    """The hyper-parameters of a strategy on a long history."""
+    return {**dict(strategy.hyper_parameters), "episode_bars": DEFAULT_EPISODE_BARS}
 
 
 def measure() -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    parameters, values = hyper_parameters(scenario.example()), scenario.features(BARS, seed=0)
+    parameters, values = parameters_of(scenario.example()), scenario.features(BARS, seed=0)
     env = trading(parameters, values)
     steps = ROLLOUTS * parameters["n_steps"] * env.num_envs
 
-    def learning(model: PPO) -> Callable[[], object]:
+    def learning(model: OnPolicyAlgorithm) -> Callable[[], object]:
         return lambda: model.learn(steps, log_interval=None)  # type: ignore[arg-type]
 
     compared = in_turns(

@@ -74,7 +74,10 @@ def test_a_new_strategy_installs_and_keeps_its_promises(tmp_path: Path, monkeypa
     assert checked.stdout.count("✓ ") == len(checked.stdout.splitlines()) == 9
 
     monkeypatch.syspath_prepend(installed)
-    assert "my-edge  (my_edge_strategy:strategy)\n  features  log_return_15, log_return_60, rsi_60, " in run("list")
+    assert (
+        "my-edge  (my_edge_strategy:strategy)\n  features  log_return_1, log_return_5, log_return_20, rsi_14, "
+        in run("list")
+    )
     runpy.run_path(str(package / "tests/test_my_edge_strategy.py"))["test_it_keeps_its_promises"]()
 
 
@@ -130,7 +133,7 @@ def test_the_example_is_listed() -> None:
     start = lines.index("example  (example_strategy:strategy)")
     told = dict(line.split(maxsplit=1) for line in lines[start + 1 : start + 6])
     assert set(told) == {"features", "window", "actions", "reward", "trained"}
-    assert "log_return_15, " in told["features"]
+    assert "log_return_5, " in told["features"]
     assert re.search(r"^DrawdownAverse\(.*\), rw_[0-9a-f]{12}$", told["reward"])
 
 

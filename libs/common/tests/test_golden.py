@@ -56,17 +56,17 @@ def test_kcat_reads_every_topic_as_json(kafka: str) -> None:
         bus.create_topics(specs({}))
         with closing(bus.producer()) as producer:
             for name in CATALOGUE:
-                value, message = golden(name)
+                message = golden(name)[1]
                 headers = headers_of(message, topic_of(type(message)), "test")
                 producer.publish(name, message.key, message.encode(), headers)
             producer.flush()
     for name in CATALOGUE:
-        value, message = golden(name)
+        message = golden(name)[1]
         command = ["kcat", "-b", kafka, "-C", "-t", f"{prefix}{name}", "-o", "beginning", "-e", "-q", "-J"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
         [record] = [json.loads(line) for line in said.splitlines()]
         headers = dict(zip(record["headers"][::2], record["headers"][1::2], strict=True))
-        assert json.loads(record["payload"]) == json.loads(value)
+        assert json.loads(record["payload"]) == json.loads(message.encode())
         assert record["key"] == message.key
         assert (headers["ce_id"], headers["ce_type"]) == (IDS[name], name)
         assert headers["content-type"] == "application/json"

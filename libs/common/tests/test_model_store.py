@@ -6,10 +6,11 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,10 +81,8 @@ def test_one_storage_takes_the_whole_contract() -> None:
 class Versions(MemoryModelStore):
     """Counts the versions of all models together."""
 
-    def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
-    ) -> RegisteredPolicy:
-        made = super().register(name, policy, metrics=metrics, parameters=parameters)
+    def register(self, name: str, policy: Policy, **described: Any) -> RegisteredPolicy:
+        made = super().register(name, policy, **described)
         return replace(made, version=str(len(self.runs)))
 
 
@@ -104,11 +103,9 @@ class Firm(MemoryModelStore):
 class Trusting(MemoryModelStore):
     """Takes any graph for the manifest's."""
 
-    def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
-    ) -> RegisteredPolicy:
+    def register(self, name: str, policy: Policy, **described: Any) -> RegisteredPolicy:
         fitting = replace(policy, manifest=policy.manifest.model_copy(update={"onnx_sha256": policy.model_id}))
-        return super().register(name, fitting, metrics=metrics, parameters=parameters)
+        return super().register(name, fitting, **described)
 
 
 class Rounding(MemoryModelStore):

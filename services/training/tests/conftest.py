@@ -50,8 +50,10 @@ class World:
 
     def strategy(self, **changes: Any) -> Strategy:
         names = [log_return(n + 1) for n in range(self.features.shape[2])]
-        return Strategy(**{"name": "test", "features": names, "reward": Growth(), "window": 3, **changes})
+        return Strategy(**{"name": "test", "features": names, "reward": Growth(), **ACTS, **changes})
 
+
+ACTS = {"window": 3, "actions": "target_position"}
 
 MakeWorld = Callable[..., World]
 

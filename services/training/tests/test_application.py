@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,9 +21,10 @@ from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.market import TimeRange, from_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.messages.topics import dead_letter_topic, specs, topic_of
+from tradeloop.common.messages.training import MarketRange
 from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.model_store.port import ModelStoreUnavailable
+from tradeloop.common.model_store.port import ModelNotFound, ModelStoreUnavailable
 from tradeloop.common.portfolio import Costs
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
@@ -33,9 +34,10 @@ from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.adapters.sb3 import Sb3Trainer
 from tradeloop.training.application import Training
 from tradeloop.training.config import Settings
-from tradeloop.training.domain import Scaler
+from tradeloop.training.domain.material import Segment
+from tradeloop.training.domain.scaler import Scaler
 from tradeloop.training.main import publisher
-from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
+from tradeloop.training.ports import Point, Progress, Task, Trained, Trainer, TrainingStopped
 
 SMALL: Mapping[str, object] = {"books": 16, "n_steps": 16, "episode_bars": 40, "net_arch": (8,)}
 HERE = LogPosition(Partition("training.requested.v1", 0), 0)
@@ -56,7 +58,8 @@ class Constant:
         ones = np.ones(size, dtype=np.float32)
         layer = Layer(np.zeros((1, size), dtype=np.float32), np.array([self.answer], dtype=np.float32), None)
         graph = policy_graph(Scaler(ones, ones), [layer], kind="box", choices=0, actions=1)
-        return Trained(graph, 0.0, task.steps, {"gamma": "0.9"}, {"reward": 2.0})
+        curve = [Point(task.steps // 2, {"reward": 1.0}), Point(task.steps, {"reward": 2.0, "valid_reward": 0.5})]
+        return Trained(graph, 0.0, task.steps, task.steps, {"gamma": "0.9"}, curve)
 
 
 @dataclass
@@ -114,19 +117,23 @@ def house(make_world: Any) -> House:
     return House(world, world.strategy(parameters=SMALL))
 
 
-def test_a_request_becomes_a_champion(house: House) -> None:
+def test_a_request_becomes_a_candidate(house: House) -> None:
     house.trainer = Sb3Trainer(house.clock, threads=1)
     house.send(house.request())
     runner = Runner(house.service(), house.bus, house.clock)
     assert runner.step() > 0
     (ready,) = house.published(ModelReady)
-    registered = house.models.load("test-synthetic", "champion")
+    registered = house.models.load("test-synthetic", "candidate")
     manifest = registered.policy.manifest
-    assert (ready.model, ready.version, ready.alias) == ("test-synthetic", registered.version, "champion")
+    assert (ready.model, ready.version, ready.alias) == ("test-synthetic", registered.version, "candidate")
     assert (ready.request_id, ready.strategy, ready.universe) == ("r1", "test", "synthetic")
     assert ready.model_id == registered.policy.model_id == manifest.onnx_sha256
     assert ready.feature_set == manifest.feature_set == house.strategy.feature_set.id
-    assert ready.metrics["total_return"] > -1
+    assert ready.metrics["in_sample_total_return"] > -1
+    assert not any(name.startswith("valid_") for name in ready.metrics), "29 bars are too few to keep apart"
+    assert ready.reason == "no bars were kept apart to judge it on: too few were given"
+    with pytest.raises(ModelNotFound):
+        house.models.load("test-synthetic", "champion")
     assert (manifest.instruments, manifest.window, manifest.action_size) == (1, 3, 1)
     assert manifest.observation_size == house.strategy.observation_size(1)
     assert (manifest.seed, manifest.steps, manifest.algorithm) == (5, 512, "PPO")
@@ -149,11 +156,11 @@ def test_a_request_that_comes_again_publishes_the_same_and_registers_nothing(hou
     first = list(house.service().handle(request, HERE))
     again = list(house.service().handle(request, HERE))
     assert [m.encode() for m in first] == [m.encode() for m in again]
-    assert house.models.load("test-synthetic", "champion").version == "1"
+    assert house.models.load("test-synthetic", "candidate").version == "1"
     house.trainer = Constant(-0.5)
     (ready,) = house.service().handle(house.request(request_id="r2"), HERE)
     assert isinstance(ready, ModelReady)
-    assert ready.version == house.models.load("test-synthetic", "champion").version == "2"
+    assert ready.version == house.models.load("test-synthetic", "candidate").version == "2"
 
 
 def test_the_portfolio_of_the_request_is_what_is_trained_for(house: House) -> None:
@@ -198,7 +205,7 @@ def test_too_short_a_range_says_how_many_bars_it_needs(house: House) -> None:
     short = TimeRange(start=from_us(times[0]), end=from_us(times[40]))
     message = refusal(house, house.request(range=short))
     assert message.startswith("training test on synthetic: ")
-    assert "need 43 bars in a row whose features are known; the range has 40 bars, 36 of them with features" in message
+    assert "need 43 bars in a row whose features are known; the range has 40 bars, 36 with features" in message
 
 
 @reward(version="1")
@@ -274,3 +281,87 @@ def test_a_busy_service_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -
     settings = Settings()
     assert (settings.kafka.bootstrap_servers, settings.http.port) == ("kafka:19092", 8080)
     assert settings.kafka.longest_step_s == settings.http.live_within_s == 86_400
+
+
+FORESIGHT: Mapping[str, object] = {**SMALL, "books": 32, "n_steps": 32, "learning_rate": 5e-3, "validation": 0.4}
+
+
+def foresight(make_world: Any, **changes: Any) -> House:
+    """A house whose first feature says where the next bar goes: a policy that learns it must pass the gate."""
+    world = make_world(length=400, features=1, signal=0.004)
+    house = House(world, world.strategy(window=1, parameters=FORESIGHT), **changes)
+    house.trainer = Sb3Trainer(house.clock, threads=1)
+    return house
+
+
+def test_what_beats_cash_and_holding_becomes_champion(make_world: Any) -> None:
+    house = foresight(make_world)
+    (ready,) = house.service().handle(house.request(steps=20_000), HERE)
+    assert isinstance(ready, ModelReady)
+    assert ready.alias == "champion"
+    for alias in ("candidate", "champion"):
+        assert house.models.load(ready.model, alias).version == ready.version
+    assert "on the 158 bars kept apart it was" in ready.reason
+    assert ready.metrics["valid_errors_above_cash"] > 3.0
+    assert ready.metrics["valid_errors_above_buy_and_hold"] > 3.0
+    run = house.models.runs[ready.model, ready.version]
+    assert run.parameters["promoted"] == "by the gate"
+    assert run.parameters["reason"] == ready.reason
+    assert run.metrics == ready.metrics
+    assert [step for step, _ in run.curve] == sorted({step for step, _ in run.curve})
+    assert all("valid_reward" in metrics for _, metrics in run.curve)
+    # Only bars after those kept apart are out of sample.
+    manifest = house.models.load(ready.model, "champion").policy.manifest
+    last = from_us(int(house.world.bars.close_us[-1])).isoformat()
+    assert manifest.trained_to < manifest.selected_to == last
+
+
+def test_noise_stays_a_candidate_unless_somebody_says_otherwise(make_world: Any) -> None:
+    world = make_world(length=400, features=4)
+    house = House(world, world.strategy(parameters={**FORESIGHT, "patience": 0}))
+    house.trainer = Sb3Trainer(house.clock, threads=1)
+    (ready,) = house.service().handle(house.request(steps=10_000), HERE)
+    assert isinstance(ready, ModelReady)
+    assert ready.alias == "candidate"
+    assert ready.metrics["in_sample_total_return"] > 2 * ready.metrics["valid_total_return"]
+    with pytest.raises(ModelNotFound):
+        house.models.load(ready.model, "champion")
+    (promoted,) = house.service().handle(house.request(request_id="r2", steps=10_000, promote=True), HERE)
+    assert isinstance(promoted, ModelReady)
+    assert (promoted.alias, promoted.version) == ("champion", ready.version), "the same policy is the same version"
+    assert promoted.reason == f"promoted by request, although {ready.reason}"
+    assert house.models.load(ready.model, "champion").version == ready.version
+
+
+def test_a_champion_stays_until_something_passes_the_gate(make_world: Any) -> None:
+    house = foresight(make_world)
+    (first,) = house.service().handle(house.request(steps=20_000), HERE)
+    house.trainer = Constant(0.0)
+    (second,) = house.service().handle(house.request(request_id="r2"), HERE)
+    assert isinstance(first, ModelReady)
+    assert isinstance(second, ModelReady)
+    assert second.alias == "candidate"
+    assert house.models.load(first.model, "champion").version == first.version
+    assert house.models.load(first.model, "candidate").version == second.version == "2"
+
+
+def test_it_learns_from_several_markets(make_world: Any) -> None:
+    world = make_world(length=300, seed=1)
+    house = House(world, world.strategy(parameters=SMALL))
+    other = make_world(length=250, seed=2)
+    instrument = other.portfolio.universe.instruments[0].model_copy(update={"id": "test:other"})
+    universe = other.portfolio.universe.model_copy(update={"name": "other", "instruments": (instrument,)})
+    bars = replace(other.bars, instruments=universe.ids)
+    house.bars.write(universe.timeframe, bars)
+    set_id = house.strategy.feature_set.id
+    rows = FeatureRows(universe.ids, house.strategy.feature_set.names, bars.close_us, other.features)
+    house.features.write_offline(set_id, "other", rows)
+    also = MarketRange(universe=universe, range=house.request().range)
+    (ready,) = house.service().handle(house.request(also=(also,)), HERE)
+    assert isinstance(ready, ModelReady)
+    (task,) = house.trainer.tasks  # type: ignore[attr-defined]
+    assert task.segments == [Segment(0, 256, 300), Segment(300, 514, 550)]
+    np.testing.assert_array_equal(task.bars.close[300:], other.bars.close)
+    np.testing.assert_array_equal(task.features[300:], other.features)
+    assert house.models.runs[ready.model, "1"].parameters["also"] == "other"
+    assert "on the 80 bars kept apart" in ready.reason

@@ -1,13 +1,13 @@
-"""A strategy for one or more liquid instruments: trades seldom, and pays for losing what it had."""
+"""A strategy for one or more liquid instruments and bars of any length: it pays for losing what it had."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
+from tradeloop.common.strategy import RewardContext, Strategy, log_return, relative, reward, talib
 
 
-@reward(version="1")
+@reward(version="2")
 class DrawdownAverse:
     """Log return of equity in percent, less a charge for drawdown and for turnover."""
 
@@ -24,19 +24,15 @@ class DrawdownAverse:
 
 strategy = Strategy(
     name="example",
+    # Returns and ratios, counted in bars: they mean the same at any price, and for bars of any length.
     features=[
-        log_return(15),
-        log_return(60),
-        log_return(240),
-        talib("RSI", timeperiod=60),
-        talib("NATR", timeperiod=60),
+        log_return(1),
+        log_return(5),
+        log_return(20),
+        talib("RSI", timeperiod=14),
+        talib("NATR", timeperiod=14),
+        relative(talib("EMA", timeperiod=20)),
         relative(talib("EMA", timeperiod=60)),
-        relative(talib("EMA", timeperiod=240)),
-        on("4h", relative(talib("EMA", timeperiod=5))),
     ],
-    window=32,
-    actions=TargetPosition(no_trade_band=0.5),  # half of equity at once or not at all: fees eat small changes
     reward=DrawdownAverse(),
-    algorithm="PPO",
-    parameters={"learning_rate": 1e-3, "batch_size": 2048, "gamma": 0.95},
 )

@@ -51,7 +51,7 @@ Home = Annotated[
     ),
 ]
 DEFAULT_HOME = Path(".tradeloop")
-DEFAULT_STEPS = 400_000
+DEFAULT_STEPS = 100_000
 
 
 class Which(StrEnum):
@@ -108,6 +108,12 @@ def train(
     seed: Seed = 0,
     steps: Steps = DEFAULT_STEPS,
     home: Home = DEFAULT_HOME,
+    promote: Annotated[
+        bool,
+        typer.Option(
+            "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
+        ),
+    ] = False,
     stack: Annotated[
         Which | None,
         typer.Option(
@@ -117,11 +123,15 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a policy on all of the bars and register it as `champion`: in the home's MLflow, or the running stack's."""
+    """Train a policy on all of the bars and register it in the home's MLflow, or the running stack's.
+
+    It is the `candidate`, and the `champion` too where it beats cash and buy-and-hold, by more than luck would, on the
+    last part of the bars, which is kept apart for that.
+    """
     from tradeloop.cli.commands.train import run_train
 
     on_running = None if stack is None else stack is Which.running
-    run_train(bars, strategy_name, portfolio_file, seed, steps, home, on_running)
+    run_train(bars, strategy_name, portfolio_file, seed, steps, home, on_running, promote)
 
 
 @app.command()

@@ -65,6 +65,7 @@ class Portfolio(BaseModel):
     universe: Universe
     strategy: Name
     model_alias: Name = "champion"
+    """The policy that trades: `champion` is the newest that passed the gate, `candidate` the newest of all."""
     capital: float = Field(default=100_000.0, gt=0)
     """Starting cash, in quote currency."""
     account: Name = "paper"

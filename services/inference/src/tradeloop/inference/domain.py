@@ -141,8 +141,8 @@ class Desk:
         The message is held until then, so that a crash brings it again.
         """
         portfolio, cause = self.portfolio, event_id(ready)
-        wanted = (portfolio.strategy, portfolio.universe.name, portfolio.model_alias)
-        if wanted != (ready.strategy, ready.universe, ready.alias):
+        same = (ready.strategy, ready.universe) == (portfolio.strategy, portfolio.universe.name)
+        if not (same and ready.moves(portfolio.model_alias)):
             return
         self._recall()
         if cause in self._causes:

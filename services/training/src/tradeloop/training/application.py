@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.evaluation.backtest import backtest
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.evaluation.baselines import buy_and_hold
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
-from tradeloop.common.market import BarArrays, from_us, to_us
+from tradeloop.common.market import BarArrays, Universe, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
+from tradeloop.common.messages.training import CANDIDATE, CHAMPION, MarketRange
 from tradeloop.common.model_store.port import (
     Actor,
     ModelNotFound,
@@ -30,14 +33,12 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardError
-from tradeloop.training.domain import summary
+from tradeloop.training.domain.figures import summary
+from tradeloop.training.domain.gate import Verdict, judge
+from tradeloop.training.domain.material import Market, Material, join
 from tradeloop.training.ports import Publish, Task, Trained, Trainer
 
 log = structlog.get_logger(__name__)
-
-ALIAS = "champion"
-"""Every new policy takes it at once. A gate between candidate and champion needs a verdict on held-out data, which
-nothing computes yet."""
 
 
 class Training(ServiceDefaults):
@@ -65,6 +66,8 @@ class Training(ServiceDefaults):
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Train, register, and say so.
 
+        The new policy is the `candidate`; it is the `champion` too where the gate lets it pass, or the request says so.
+
         Raises `UserError` for a request that cannot be met, `RewardError` when the strategy's reward breaks its
         contract, `Unavailable` when a store cannot be reached or the run was stopped.
         """
@@ -87,8 +90,8 @@ class Training(ServiceDefaults):
         self._features.close()
 
     def _train(self, request: TrainingRequested, strategy: Strategy, portfolio: Portfolio) -> ModelReady:
-        bars = self._read_bars(request)
-        features = self._read_features(request, strategy, bars)
+        markets = [self._read(one, strategy) for one in (_own(request), *request.also)]
+        material = join(markets, strategy.hyper_parameters.validation)
 
         def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
             news = TrainingProgressed(
@@ -99,38 +102,96 @@ class Training(ServiceDefaults):
             except Unavailable as error:  # nothing depends on it, and hours of work may
                 log.warning("progress not published", run=news.run_id, step=step, error=str(error))
 
-        log.info("training", strategy=strategy.name, universe=request.universe.name, bars=len(bars))
-        task = Task(strategy, portfolio, bars, features, request.steps, request.seed)
+        bars, features, segments = material.bars, material.features, material.segments
+        apart = sum(stop - split for _, split, stop in segments)
+        log.info(
+            "training",
+            strategy=strategy.name,
+            universe=request.universe.name,
+            markets=len(markets),
+            bars=len(bars),
+            kept_apart=apart,
+        )
+        task = Task(strategy, portfolio, bars, features, request.steps, request.seed, segments)
         trained = self._trainer.train(task, progress, self._stop)
-        policy = _policy(request, strategy, bars, trained)
-        # On the range it was trained on: what it learnt, not what it is worth.
-        metrics = summary(backtest(portfolio, strategy, bars, features, self._make_actor(policy)))
-        registered = self._register(request, strategy, policy, trained, metrics)
-        log.info("trained", model=registered.name, version=registered.version, **metrics)
+        policy = _policy(request, strategy, material, trained)
+        figures, verdict = self._examine(task, policy, trained)
+        if request.promote and not verdict.passed:
+            verdict = replace(verdict, passed=True, reason=f"promoted by request, although {verdict.reason}")
+        registered = self._register(request, strategy, policy, trained, figures, verdict)
+        alias = CHAMPION if verdict.passed else CANDIDATE
+        log.info(
+            "trained",
+            model=registered.name,
+            version=registered.version,
+            alias=alias,
+            reason=verdict.reason,
+            steps=trained.steps,
+            best_step=trained.best_step,
+            **figures,
+        )
         return ModelReady(
             request_id=request.request_id,
             strategy=strategy.name,
             universe=request.universe.name,
             model=registered.name,
             version=registered.version,
-            alias=ALIAS,
+            alias=alias,
             model_id=policy.model_id,
             feature_set=strategy.feature_set.id,
-            metrics=metrics,
+            metrics=figures,
+            reason=verdict.reason,
         )
 
-    def _read_bars(self, request: TrainingRequested) -> BarArrays:
-        universe = request.universe
-        start_us, end_us = to_us(request.range.start), to_us(request.range.end)
+    def _examine(self, task: Task, policy: Policy, trained: Trained) -> tuple[dict[str, float], Verdict]:
+        """The policy's figures on both parts of the range, and the gate's word on it."""
+        strategy, actor = task.strategy, self._make_actor(policy)
+
+        def tried(start: int, stop: int) -> BacktestResult:
+            part = slice(start, stop)
+            bars, features = task.bars.slice(start, stop), task.features[part]
+            return backtest(task.portfolio, strategy, bars, features, actor)
+
+        learnt = [tried(start, split) for start, split, _ in task.segments]
+        # On the bars that it was trained on: what it learnt, not what it is worth.
+        figures = {f"in_sample_{key}": value for key, value in summary(learnt).items()}
+        # As many bars before those kept apart as fill the window: the first decision is for the first of them.
+        apart = [(max(start, split - strategy.window), stop) for start, split, stop in task.segments if split < stop]
+        results = [tried(*part) for part in apart]
+        holds = [
+            buy_and_hold(task.portfolio, strategy, task.bars.slice(*part), task.features[slice(*part)])
+            for part in apart
+        ]
+        if results:
+            figures |= {f"valid_{key}": value for key, value in summary(results).items()}
+        first = strategy.window - 1
+        curves = [result.equity[first:] for result in results]
+        rivals = {
+            "cash": [np.ones_like(curve) for curve in curves],
+            "buy_and_hold": [result.equity[first:] for result in holds],
+        }
+        verdict = judge(curves, rivals, checkpoints=len(trained.curve))
+        return figures | {f"valid_errors_above_{name}": value for name, value in verdict.errors.items()}, verdict
+
+    def _read(self, market: MarketRange, strategy: Strategy) -> Market:
+        bars = self._read_bars(market)
+        return Market(bars, self._read_features(market.universe, strategy, bars))
+
+    def _read_bars(self, market: MarketRange) -> BarArrays:
+        universe = market.universe
+        start_us, end_us = to_us(market.range.start), to_us(market.range.end)
         bars = self._bars.read(universe.ids, universe.timeframe, start_us, end_us)
         if not len(bars):
-            raise UserError(f"no {universe.timeframe} bars from {request.range.start} to {request.range.end}: backfill")
+            raise UserError(
+                f"universe {universe.name} has no {universe.timeframe} bars from {market.range.start} to "
+                f"{market.range.end}: backfill"
+            )
         return bars
 
-    def _read_features(self, request: TrainingRequested, strategy: Strategy, bars: BarArrays) -> NDArray[np.float64]:
+    def _read_features(self, universe: Universe, strategy: Strategy, bars: BarArrays) -> NDArray[np.float64]:
         feature_set = strategy.feature_set
         try:
-            rows = self._features.read_offline(feature_set.id, request.universe.name, bars.instruments, bars.close_us)
+            rows = self._features.read_offline(feature_set.id, universe.name, bars.instruments, bars.close_us)
         except FeatureSetUnknown:
             raise UserError(f"feature set {feature_set.id} has no values: preprocess the range first") from None
         return rows.values
@@ -141,38 +202,55 @@ class Training(ServiceDefaults):
         strategy: Strategy,
         policy: Policy,
         trained: Trained,
-        metrics: Mapping[str, float],
+        figures: Mapping[str, float],
+        verdict: Verdict,
     ) -> RegisteredPolicy:
         name = model_name(strategy.name, request.universe.name)
-        try:
-            champion = self._models.load(name, ALIAS)
-        except ModelNotFound:
-            champion = None
-        if champion is not None and champion.policy == policy:
-            return champion  # a request that came again: its effect is there
-        manifest = policy.manifest
-        registered = self._models.register(
-            name,
-            policy,
-            metrics={**trained.metrics, **{f"in_sample_{key}": value for key, value in metrics.items()}},
-            parameters={
-                "request_id": request.request_id,
-                "strategy": manifest.strategy,
-                "universe": manifest.universe,
-                "trained_from": manifest.trained_from,
-                "trained_to": manifest.trained_to,
-                "feature_set": manifest.feature_set,
-                "window": str(manifest.window),
-                "action_scheme": manifest.action_scheme,
-                "reward_id": manifest.reward_id,
-                "algorithm": manifest.algorithm,
-                "seed": str(manifest.seed),
-                "steps": str(manifest.steps),
-                **trained.parameters,
-            },
-        )
-        self._models.set_alias(name, ALIAS, registered.version)
+        registered = self._newest(name)
+        if registered is None or registered.policy != policy:
+            manifest = policy.manifest
+            registered = self._models.register(
+                name,
+                policy,
+                metrics=figures,
+                parameters={
+                    "request_id": request.request_id,
+                    "strategy": manifest.strategy,
+                    "universe": manifest.universe,
+                    "also": ",".join(one.universe.name for one in request.also),
+                    "trained_from": manifest.trained_from,
+                    "trained_to": manifest.trained_to,
+                    "selected_to": manifest.selected_to,
+                    "feature_set": manifest.feature_set,
+                    "window": str(manifest.window),
+                    "action_scheme": manifest.action_scheme,
+                    "reward_id": manifest.reward_id,
+                    "algorithm": manifest.algorithm,
+                    "seed": str(manifest.seed),
+                    "steps": str(manifest.steps),
+                    "best_step": str(trained.best_step),
+                    "promoted": "by request" if request.promote else "by the gate" if verdict.passed else "no",
+                    "reason": verdict.reason,
+                    **trained.parameters,
+                },
+                curve=[(point.step, point.metrics) for point in trained.curve],
+            )
+        # Again where the request came again: the last time may have ended between these steps.
+        self._models.set_alias(name, CANDIDATE, registered.version)
+        if verdict.passed:
+            self._models.set_alias(name, CHAMPION, registered.version)
         return registered
+
+    def _newest(self, name: str) -> RegisteredPolicy | None:
+        try:
+            return self._models.load(name, CANDIDATE)
+        except ModelNotFound:
+            return None
+
+
+def _own(request: TrainingRequested) -> MarketRange:
+    """The market that the request names first, whose model it is."""
+    return MarketRange(universe=request.universe, range=request.range)
 
 
 def _portfolio(request: TrainingRequested) -> Portfolio:
@@ -187,8 +265,12 @@ def _portfolio(request: TrainingRequested) -> Portfolio:
     return portfolio
 
 
-def _policy(request: TrainingRequested, strategy: Strategy, bars: BarArrays, trained: Trained) -> Policy:
-    instruments = len(bars.instruments)
+def _policy(request: TrainingRequested, strategy: Strategy, material: Material, trained: Trained) -> Policy:
+    instruments = len(material.bars.instruments)
+    close_us, segments = material.bars.close_us, material.segments
+    fitted_to, selected_to = (
+        from_us(max(int(close_us[one[end] - 1]) for one in segments)).isoformat() for end in (1, 2)
+    )
     return Policy(
         PolicyManifest(
             strategy=strategy.name,
@@ -204,8 +286,9 @@ def _policy(request: TrainingRequested, strategy: Strategy, bars: BarArrays, tra
             algorithm=strategy.algorithm,
             seed=request.seed,
             steps=trained.steps,
-            trained_from=from_us(bars.close_us[0]).isoformat(),
-            trained_to=from_us(bars.close_us[-1]).isoformat(),
+            trained_from=from_us(min(int(close_us[start]) for start, _, _ in segments)).isoformat(),
+            trained_to=fitted_to,
+            selected_to=selected_to if selected_to != fitted_to else "",
             onnx_max_abs_diff=trained.onnx_max_abs_diff,
             onnx_sha256=hashlib.sha256(trained.onnx).hexdigest(),
         ),

@@ -17,7 +17,8 @@ from tradeloop.common.market import BAR_COLUMNS, Instrument, Series, Timeframe, 
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
 from tradeloop.common.strategy.rewards import RewardError
-from tradeloop.training.ports import Progress, Task, Trained, Trainer, TrainingStopped
+from tradeloop.training.domain.material import segment
+from tradeloop.training.ports import Point, Progress, Task, Trained, Trainer, TrainingStopped
 
 Answer = Callable[[bytes, NDArray[np.float32]], Floats]
 """The answer (1, m) of an ONNX graph to an observation (1, n)."""
@@ -36,11 +37,14 @@ class Apprentice:
     """Hyper-parameters with which it learns from 200 bars, in an instant: small books, rollouts and networks."""
     steps: int
 
-    def task(self, instruments: int = 1, seed: int = 0, bars: int = _BARS, **changes: Any) -> Task:
+    def task(
+        self, instruments: int = 1, seed: int = 0, bars: int = _BARS, validation: float = 0.0, **changes: Any
+    ) -> Task:
         """Something to learn: random walks, and features of noise. `changes` are of the strategy."""
         features = (log_return(1), log_return(2))
         own = {"reward": _Growth(), "window": _WINDOW, "algorithm": self.algorithm, "parameters": self.parameters}
-        return _task(Strategy("check", features, **{**own, **changes}), self.steps, instruments, seed, bars)
+        strategy = Strategy("check", features, **{**own, **changes})
+        return _task(strategy, self.steps, instruments, seed, bars, validation)
 
     def train(self, task: Task, progress: Progress = lambda *_: None, stop: threading.Event | None = None) -> Trained:
         """The policy that a new trainer makes of a task."""
@@ -67,7 +71,7 @@ def check_trainer(
 def the_same_task_gives_the_same_bytes(one: Apprentice) -> None:
     first, again = one.train(one.task(seed=3)), one.train(one.task(seed=3))
     assert first.onnx == again.onnx, "the same task gives another graph"
-    assert replace(first, metrics={}) == replace(again, metrics={}), "the same task gives another policy"
+    assert _without_time(first) == _without_time(again), "the same task gives another policy"
 
 
 def the_seed_counts(one: Apprentice) -> None:
@@ -97,12 +101,34 @@ def every_action_scheme_is_learnt(one: Apprentice) -> None:
 def a_policy_says_how_it_was_learnt(one: Apprentice) -> None:
     trained = one.train(one.task())
     assert trained.steps >= one.steps, f"{trained.steps} steps were taken, and {one.steps} were asked for"
+    assert 0 < trained.best_step <= trained.steps, f"step {trained.best_step} of {trained.steps} was the best"
+    assert trained.curve, "nothing is told of how it learnt"
+    steps = [point.step for point in trained.curve]
+    assert steps == sorted(set(steps)), f"the steps of the curve do not go up: {steps}"
+    assert steps[-1] <= trained.steps, f"the curve ends at step {steps[-1]}, and the training at {trained.steps}"
     is_near = 0.0 <= trained.onnx_max_abs_diff < 1e-3
     assert is_near, f"the graph differs from its policy by {trained.onnx_max_abs_diff}"
     for name, value in one.parameters.items():
         assert trained.parameters.get(name) == str(value), f"the parameter {name} is not {value}, as it was given"
     assert all(isinstance(value, str) for value in trained.parameters.values()), "a parameter is no text"
-    assert all(np.isfinite(value) for value in trained.metrics.values()), "a metric is not finite"
+    for point in trained.curve:
+        assert all(np.isfinite(value) for value in point.metrics.values()), "a metric is not finite"
+
+
+def what_is_kept_apart_is_not_learnt_from(one: Apprentice) -> None:
+    """The best checkpoint may be another one; each is the same, whatever lies in the rows kept apart."""
+    task = one.task(validation=0.25)
+    start, split, stop = task.segments[0]
+    assert split < stop
+    other = one.task(validation=0.25)
+    other.features[split:] *= -1.0
+    curves = [[_learnt(point) for point in one.train(each).curve] for each in (task, other)]
+    assert curves[0] == curves[1], "another future gives another training"
+    assert all("valid_reward" in point.metrics for point in one.train(task).curve), "checkpoints are not compared"
+    untouched = one.task(validation=0.0)
+    assert untouched.segments[0] == (start, stop, stop)
+    trained = one.train(untouched)
+    assert trained.best_step == trained.steps, "without rows to compare on, the last checkpoint is the one"
 
 
 def progress_is_told_while_it_learns(one: Apprentice) -> None:
@@ -132,11 +158,10 @@ def a_stopped_run_gives_no_policy(one: Apprentice) -> None:
     refused(TrainingStopped, lambda: one.train(one.task(), stop=stop), "a run that was told to stop before it began")
 
 
-def what_does_not_exist_is_named(one: Apprentice) -> None:
-    algorithm = one.task(algorithm="Divination", parameters={})
-    refused(UserError, lambda: one.train(algorithm), "an algorithm that does not exist", "Divination")
-    parameter = one.task(parameters={**one.parameters, "moon_phase": 1})
-    refused(UserError, lambda: one.train(parameter), "a parameter that does not exist", "moon_phase")
+def an_unknown_algorithm_is_named(one: Apprentice) -> None:
+    task = one.task()
+    object.__setattr__(task.strategy, "algorithm", "Divination")
+    refused(UserError, lambda: one.train(task), "an algorithm that does not exist", "Divination")
 
 
 def too_few_bars_are_refused(one: Apprentice) -> None:
@@ -152,10 +177,11 @@ TRAINER_CHECKS: Sequence[Callable[[Apprentice], None]] = (
     the_seed_counts,
     every_action_scheme_is_learnt,
     a_policy_says_how_it_was_learnt,
+    what_is_kept_apart_is_not_learnt_from,
     progress_is_told_while_it_learns,
     a_task_is_left_as_it_is,
     a_stopped_run_gives_no_policy,
-    what_does_not_exist_is_named,
+    an_unknown_algorithm_is_named,
     too_few_bars_are_refused,
     a_broken_reward_ends_the_run,
 )
@@ -178,7 +204,22 @@ class _Infinite:
         return np.full_like(c.equity, np.inf)
 
 
-def _task(strategy: Strategy, steps: int, instruments: int, seed: int, bars: int) -> Task:
+def _without_time(trained: Trained) -> tuple[object, ...]:
+    """A result, but for how fast it came."""
+    return replace(trained, curve=()), [_without_speed(point) for point in trained.curve]
+
+
+def _without_speed(point: Point) -> Point:
+    return Point(point.step, {name: value for name, value in point.metrics.items() if name != "fps"})
+
+
+def _learnt(point: Point) -> Point:
+    """The metrics of what was learnt from."""
+    metrics = {name: value for name, value in _without_speed(point).metrics.items() if not name.startswith("valid_")}
+    return Point(point.step, metrics)
+
+
+def _task(strategy: Strategy, steps: int, instruments: int, seed: int, bars: int, validation: float) -> Task:
     chance = np.random.default_rng(0)
     universe = Universe(
         name="synthetic",
@@ -194,4 +235,5 @@ def _task(strategy: Strategy, steps: int, instruments: int, seed: int, bars: int
         prices = {"open": opened, "high": np.maximum(opened, close), "low": np.minimum(opened, close), "close": close}
         series.append({"open_us": np.arange(bars) * Timeframe.M1.us, **prices})
     portfolio = Portfolio(name="check", universe=universe, strategy="check")
-    return Task(strategy, portfolio, align(universe.ids, Timeframe.M1, series), features, steps, seed)
+    segments = (segment(features, validation),)
+    return Task(strategy, portfolio, align(universe.ids, Timeframe.M1, series), features, steps, seed, segments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from tradeloop.common.market import BarArrays
 from tradeloop.common.messages import Message
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
+from tradeloop.training.domain.material import Segments
 
 Publish = Callable[[Message], None]
 """Sends a message at once, while a request is still being handled. May raise `Unavailable`."""
@@ -39,6 +40,16 @@ class Task:
     steps: int
     """Environment steps over all parallel books; rounded up to whole rollouts."""
     seed: int
+    segments: Segments
+    """Rows to learn from, and rows that are kept apart to compare checkpoints on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The metrics of a run after so many environment steps, all finite."""
+
+    step: int
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,14 @@ class Trained:
     onnx_max_abs_diff: float
     """Largest difference between the graph and the policy it came from, over sampled observations."""
     steps: int
-    """Environment steps really taken."""
+    """Environment steps really taken: fewer than asked for where nothing got better any more."""
+    best_step: int
+    """The step of the checkpoint that was kept: the one with the highest reward on the rows kept apart; the last step
+    where none are."""
     parameters: Mapping[str, str]
     """Every hyper-parameter, the defaults included."""
-    metrics: Mapping[str, float]
-    """The metrics of the last rollout."""
+    curve: Sequence[Point]
+    """The metrics of each rollout; those on the rows kept apart begin with `valid_`."""
 
 
 class Trainer(Protocol):
@@ -64,7 +78,7 @@ class Trainer(Protocol):
 
         The task is left as it is; `progress` hears of the last step too.
 
-        Raises `TrainingStopped` when `stop` is set; `UserError` for an algorithm or a parameter that does not
-        exist, and for too few bars; `RewardError` when the reward breaks its contract.
+        Raises `TrainingStopped` when `stop` is set; `UserError` for an algorithm that it does not have, and for too
+        few bars; `RewardError` when the reward breaks its contract.
         """
         ...

@@ -36,8 +36,10 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.messages.topics import derived_id
+from tradeloop.common.messages.training import CANDIDATE
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.model_store.port import RegisteredPolicy, model_name, write_policy
+from tradeloop.common.model_store.port import RegisteredPolicy, write_policy
+from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import WARN_DENIED
 from tradeloop.common.strategy import Strategy, load
 
@@ -62,7 +64,7 @@ def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps:
             train_bars = split(source, strategy)
             check_strategy(strategy, source.portfolio(strategy).limits)
         with stages.stage("Starting the five services"):
-            stack = resources.enter_context(embedded(home, [source.portfolio(strategy)]))
+            stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)]))
         demo = _Demo(stack, stages, source, strategy, train_bars, seed, steps)
         registered = demo.train()
         run, summary = demo.trade(registered)
@@ -72,6 +74,11 @@ def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps:
             write_report(staging, run)
             write_policy(staging / "model", registered.policy)
     _print(out, summary)
+
+
+def _portfolio(source: Source, strategy: Strategy) -> Portfolio:
+    """The portfolio of the bars, which trades the newest policy whatever the gate says of it: that is to be seen."""
+    return source.portfolio(strategy).model_copy(update={"model_alias": CANDIDATE})
 
 
 class _Demo:
@@ -89,12 +96,12 @@ class _Demo:
     ) -> None:
         self._stack, self._stages, self._source, self._strategy = stack, stages, source, strategy
         self._train_bars, self._seed, self._steps = train_bars, seed, steps
-        self._portfolio = source.portfolio(strategy)
+        self._portfolio = _portfolio(source, strategy)
         self._traded = source.bars.slice(train_bars, len(source.bars))
 
     def train(self) -> RegisteredPolicy:
         """Load the bars, compute features, and train on the first part of them."""
-        train(
+        ready = train(
             self._stack.client,
             self._stages,
             self._source,
@@ -103,8 +110,8 @@ class _Demo:
             self._seed,
             self._steps,
         )
-        name = model_name(self._strategy.name, self._source.universe.name)
-        return self._stack.models.load(name, self._portfolio.model_alias)
+        self._ready = ready
+        return self._stack.models.load(ready.model, ready.version)
 
     def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, Any]]:
         """Replay the rest as live bars, and hold the result against the backtest.
@@ -153,7 +160,8 @@ class _Demo:
             "model": {
                 "name": registered.name,
                 "version": registered.version,
-                "alias": self._portfolio.model_alias,
+                "alias": self._ready.alias,
+                "reason": self._ready.reason,
                 "onnx_max_abs_diff": manifest.onnx_max_abs_diff,
             },
             "events_per_s": round(events_per_s, 1),
@@ -186,6 +194,8 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
     capital_lines = {"policy": summary["final_equity"], **summary["baselines"]}
     for name, equity in capital_lines.items():
         table.add_row(f"final equity, {name.replace('_', ' ')}", f"{equity:,.2f}")
+    model = summary["model"]
+    table.add_row("model", f"{model['name']} version {model['version']}, {model['alias']}")
     table.add_row("bars traded, fills", f"{summary['test_bars']:,}, {summary['fills']:,}")
     denials = summary["denials"]
     if denials:
@@ -193,6 +203,7 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
     table.add_row("backtest equals live to", f"{summary['parity_rel_diff']:.1e}")
     console = Console()
     console.print(table)
+    console.print(f"The model is a {model['alias']}: {model['reason']}", soft_wrap=True)
     if summary["denied_decisions"] > WARN_DENIED * summary["decisions"]:
         share = summary["denied_decisions"] / summary["decisions"]
         console.print(

@@ -166,7 +166,6 @@ import numpy as np
 from tradeloop.common.strategy import (
     RewardContext,
     Strategy,
-    TargetPosition,
     log_return,
     relative,
     reward,
@@ -191,21 +190,20 @@ class Growth:
 
 strategy = Strategy(
     name="$name",  # as in pyproject.toml
-    # What the policy sees of the last `window` bars: numbers that keep their range
+    # What the policy sees of the last 8 bars (window=8): numbers that keep their range
     # whatever the price is.
     features=[
-        log_return(15),
-        log_return(60),
-        talib("RSI", timeperiod=60),
+        log_return(1),
+        log_return(5),
+        log_return(20),
+        talib("RSI", timeperiod=14),
+        relative(talib("EMA", timeperiod=20)),
         relative(talib("EMA", timeperiod=60)),
     ],
-    window=32,
-    # How it acts: it chooses a share of equity, from -1 (short) to 1 (long).
-    # A change that is smaller than the band is not traded.
-    actions=TargetPosition(no_trade_band=0.5),
     reward=Growth(),
-    algorithm="PPO",
-    parameters={"learning_rate": 1e-3, "batch_size": 2048, "gamma": 0.95},
+    # How it acts (actions="discrete"): short, flat or long, with all of its equity.
+    # How it learns (algorithm="PPO"): the defaults were measured on toy markets;
+    # parameters={"gamma": 0.99} would change one.
 )
 '''
 

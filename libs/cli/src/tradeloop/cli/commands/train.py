@@ -25,6 +25,7 @@ from tradeloop.common.messages import (
     TrainingRequested,
 )
 from tradeloop.common.messages.topics import derived_id
+from tradeloop.common.messages.training import CANDIDATE
 from tradeloop.common.portfolio import Portfolio, read_portfolio
 from tradeloop.common.strategy import Strategy, load
 
@@ -37,6 +38,7 @@ def run_train(
     steps: int,
     home: Path,
     on_running: bool | None,
+    promote: bool,
 ) -> None:
     """Train on all bars of a file; see `tradeloop train --help`. Raises `UserError` for wrong input.
 
@@ -50,8 +52,12 @@ def run_train(
         source = open_source(path, strategy, portfolio)
         check_strategy(strategy, source.portfolio(strategy).limits)
     with _stack(stages, home, source.portfolio(strategy), on_running) as (client, place):
-        ready = train(client, stages, source, strategy, source.range(0, len(source.bars)), seed, steps)
-    Console().print(f"{ready.model} version {ready.version} is now {ready.alias} in {place}", soft_wrap=True)
+        ready = train(client, stages, source, strategy, source.range(0, len(source.bars)), seed, steps, promote)
+    console = Console()
+    console.print(f"{ready.model} version {ready.version} is now {ready.alias} in {place}", soft_wrap=True)
+    console.print(f"Why: {ready.reason}", soft_wrap=True)
+    if ready.alias == CANDIDATE:
+        console.print("A portfolio trades it with model_alias: candidate, or once it is promoted: --promote")
 
 
 @contextmanager
@@ -82,6 +88,7 @@ def train(
     trained_on: TimeRange,
     seed: int,
     steps: int,
+    promote: bool = False,
 ) -> ModelReady:
     """Bars into the store, features into Feast, a policy into MLflow: each asked for by message."""
     universe = source.universe
@@ -97,7 +104,7 @@ def train(
     with stages.stage(f"Training {strategy.algorithm}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:
-            report(min(progress.step, steps))
+            report(steps if progress.step == progress.total else min(progress.step, steps))
 
         return client.ask(
             TrainingRequested(
@@ -108,6 +115,7 @@ def train(
                 seed=seed,
                 steps=steps,
                 portfolio=source.portfolio(strategy).model_dump_json(),
+                promote=promote,
             ),
             ModelReady,
             on_progress,

@@ -50,6 +50,11 @@ def baselines(
     return {name: backtest.run(portfolio, strategy, bars, features, rule) for name, rule in rules.items()}
 
 
+def buy_and_hold(portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats) -> BacktestResult:
+    """Buy at the first decision, in equal shares, and hold."""
+    return baselines(portfolio, strategy, bars, features, seed=0)["buy_and_hold"]
+
+
 def _decides(features: Floats, window: int) -> NDArray[np.bool_]:
     """(T,): where the last `window` rows of features are known."""
     known = ~np.isnan(features).any(axis=(1, 2))

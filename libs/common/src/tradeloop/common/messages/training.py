@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.market import Name, TimeRange, Universe
 from tradeloop.common.messages.base import Message
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+"""The aliases of the newest policy, and of the newest one that may trade."""
+
+
+class MarketRange(BaseModel):
+    """The bars of a universe over a range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    universe: Universe
+    range: TimeRange
 
 
 class TrainingRequested(Message):
@@ -20,6 +32,11 @@ class TrainingRequested(Message):
     """Environment steps over all parallel books."""
     portfolio: str = ""
     """JSON of the portfolio whose capital, costs and limits training assumes; empty for the defaults."""
+    also: tuple[MarketRange, ...] = ()
+    """More markets to learn from, each of as many instruments as the universe and of its timeframe. Costs and sizes
+    are those of the universe's instruments."""
+    promote: bool = False
+    """Whether the policy becomes champion whatever the gate says of it."""
 
     @property
     def key(self) -> str:
@@ -49,7 +66,7 @@ class TrainingProgressed(Message):
 
 
 class ModelReady(Message):
-    """A policy is registered and may be activated.
+    """A policy is registered: as champion, which may trade, or as candidate, which may be looked at.
 
     Its key is the universe, so that it reaches whoever decides for that universe.
     """
@@ -64,6 +81,9 @@ class ModelReady(Message):
     """SHA-256 of the exported policy: what decides, whatever it is called."""
     feature_set: str
     metrics: dict[str, float] = Field(default_factory=dict)
+    """Figures on the bars that it learnt from, `in_sample_`, and on those that were kept apart, `valid_`."""
+    reason: str = ""
+    """Why it is champion or candidate."""
 
     @property
     def key(self) -> str:
@@ -72,3 +92,7 @@ class ModelReady(Message):
     @property
     def identity(self) -> str:
         return f"{self.request_id}|{self.model}|{self.version}"
+
+    def moves(self, alias: str) -> bool:
+        """Whether an alias points at this policy now: the newest one is always the candidate."""
+        return alias in (self.alias, CANDIDATE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tradeloop.common.model_store.port import ModelNotFound, Policy, RegisteredPolicy, check_alias, check_graph
@@ -14,10 +14,11 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The figures and parameters that were registered with a version."""
+    """The figures, parameters and learning curve that were registered with a version."""
 
     metrics: Mapping[str, float]
     parameters: Mapping[str, str]
+    curve: Sequence[tuple[int, Mapping[str, float]]]
 
 
 class MemoryModelStore:
@@ -30,7 +31,13 @@ class MemoryModelStore:
         self._aliases: dict[tuple[str, str], str] = {}
 
     def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        metrics: Mapping[str, float],
+        parameters: Mapping[str, str],
+        curve: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> RegisteredPolicy:
         if not _SAFE.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a model: use letters, digits, - _ and .")
@@ -39,7 +46,7 @@ class MemoryModelStore:
             policies = self._policies.setdefault(name, [])
             policies.append(policy)
             version = str(len(policies))
-            self.runs[name, version] = Run(dict(metrics), dict(parameters))
+            self.runs[name, version] = Run(dict(metrics), dict(parameters), tuple(curve))
         return RegisteredPolicy(name, version, policy)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:

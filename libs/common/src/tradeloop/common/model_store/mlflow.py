@@ -11,7 +11,7 @@ import os
 import platform
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -57,6 +57,8 @@ finally:
 _SQLITE = "sqlite:///"
 _ARTIFACT = "policy"
 _PARAMETERS_AT_ONCE = 100
+_METRICS_AT_ONCE = 1000
+"""The most metrics that MLflow takes in one call."""
 _REMEMBERED = 32
 """Policies kept in memory: a few per universe that a replica serves."""
 _PASSING = {
@@ -88,14 +90,24 @@ class MlflowModelStore:
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
     def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        metrics: Mapping[str, float],
+        parameters: Mapping[str, str],
+        curve: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> RegisteredPolicy:
         with tempfile.TemporaryDirectory() as folder, self._reaching():
             write_policy(Path(folder), policy)
             run = self._client.create_run(self._experiment(name), run_name=f"{name}-{policy.model_id[:12]}")
             run_id, started_ms = run.info.run_id, run.info.start_time
             _describe(Path(folder), policy.manifest, run_id)
-            self._client.log_batch(run_id, [Metric(key, value, started_ms, 0) for key, value in metrics.items()])
+            last = max((step for step, _ in curve), default=0)
+            points = [(last, metrics), *curve]
+            values = [Metric(key, value, started_ms, step) for step, one in points for key, value in one.items()]
+            for i in range(0, len(values), _METRICS_AT_ONCE):
+                self._client.log_batch(run_id, values[i : i + _METRICS_AT_ONCE])
             params = [Param(key, value) for key, value in parameters.items()]
             for i in range(0, len(params), _PARAMETERS_AT_ONCE):
                 self._client.log_batch(run_id, params=params[i : i + _PARAMETERS_AT_ONCE])

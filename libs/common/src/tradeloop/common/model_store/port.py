@@ -6,7 +6,7 @@ Adapters: `mlflow.MlflowModelStore`, `memory.MemoryModelStore`. Both pass `trade
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +47,9 @@ class PolicyManifest(BaseModel):
     trained_from: str
     trained_to: str
     """Range of bar closes that the policy and its scaler were fitted on, ISO 8601."""
+    selected_to: str = ""
+    """The last bar close, ISO 8601, that had a part in choosing this policy among its checkpoints; empty where none
+    after `trained_to` had. Only bars after both are out of sample."""
     onnx_max_abs_diff: float
     """Largest difference between the exported graph and the policy it came from, over sampled observations."""
     onnx_sha256: str
@@ -98,9 +101,17 @@ class ModelStore(PolicySource, Protocol):
     """Named, versioned policies with movable aliases. Every method raises `ModelStoreUnavailable`."""
 
     def register(
-        self, name: str, policy: Policy, *, metrics: Mapping[str, float], parameters: Mapping[str, str]
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        metrics: Mapping[str, float],
+        parameters: Mapping[str, str],
+        curve: Sequence[tuple[int, Mapping[str, float]]] = (),
     ) -> RegisteredPolicy:
         """Store a policy as the next version of a model: \"1\", \"2\" and so on.
+
+        `metrics` are of the policy; `curve` has those of its training by step.
 
         Raises ValueError when the graph does not match its manifest's hash, or the name is none a store can take.
         """

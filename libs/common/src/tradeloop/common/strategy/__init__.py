@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tradeloop.common.features import Feature, log_return, on, relative, talib, windowed
 from tradeloop.common.strategy.actions import ActionScheme, Discrete, PortfolioWeights, TargetPosition
+from tradeloop.common.strategy.algorithms import Linear
 from tradeloop.common.strategy.definition import Strategy, StrategyError
 from tradeloop.common.strategy.installed import load
 from tradeloop.common.strategy.rewards import Reward, RewardContext, reward, scalar_reward
@@ -16,6 +17,7 @@ __all__ = [
     "ActionScheme",
     "Discrete",
     "Feature",
+    "Linear",
     "PortfolioWeights",
     "Reward",
     "RewardContext",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tradeloop.common.errors import UserError
 from tradeloop.common.features import Feature, FeatureSet
 from tradeloop.common.strategy.actions import SCHEMES, ActionScheme
+from tradeloop.common.strategy.algorithms import Parameters, hyper_parameters
 from tradeloop.common.strategy.observations import observation_size
 from tradeloop.common.strategy.rewards import Reward, reward_id
 
@@ -30,13 +31,15 @@ class Strategy:
     """The name of its entry point: lower case, digits, `-` and `_`."""
     features: tuple[Feature, ...]
     reward: Reward
-    window: int = 32
+    window: int = 8
     """Bars of features in an observation."""
-    actions: ActionScheme = field(default=SCHEMES["target_position"])
+    actions: ActionScheme = field(default=SCHEMES["discrete"])
     algorithm: str = "PPO"
-    """An algorithm of the training engine."""
+    """One of `algorithms.ALGORITHMS`."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Hyper-parameters of the algorithm that differ from the platform's defaults."""
+    hyper_parameters: Parameters = field(init=False, repr=False, compare=False)
+    """All hyper-parameters, the defaults included."""
     feature_set: FeatureSet = field(init=False, repr=False, compare=False)
     """The features, with their identity."""
     reward_id: str = field(init=False, repr=False, compare=False)
@@ -47,8 +50,8 @@ class Strategy:
         name: str,
         features: Sequence[Feature],
         reward: Reward,
-        window: int = 32,
-        actions: ActionScheme | str = "target_position",
+        window: int = 8,
+        actions: ActionScheme | str = "discrete",
         algorithm: str = "PPO",
         parameters: Mapping[str, object] | None = None,
     ) -> None:
@@ -68,6 +71,10 @@ class Strategy:
                 raise StrategyError(f"strategy {name}: {given.__name__} is a class; write {given.__name__}()")
         if not callable(reward):
             raise StrategyError(f"strategy {name}: its reward is a {type(reward).__name__}; make one with @reward")
+        try:
+            chosen = hyper_parameters(algorithm, parameters or {})
+        except UserError as error:
+            raise StrategyError(f"strategy {name}: {error}") from None
         for key, value in {
             "name": name,
             "features": tuple(features),
@@ -76,6 +83,7 @@ class Strategy:
             "actions": actions,
             "algorithm": algorithm,
             "parameters": dict(parameters or {}),
+            "hyper_parameters": chosen,
             # Made here and now, so that a mistake in them shows here.
             "feature_set": FeatureSet(features),
             "reward_id": reward_id(reward),

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from tradeloop.common.arrays import Float32s, Floats, Ints
+from tradeloop.common.arrays import Bools, Float32s, Floats, Ints
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.actions import ActionScheme
 from tradeloop.common.strategy.rewards import RewardEngine
-from tradeloop.training.domain import episode_starts
+from tradeloop.training.domain.material import Segments, episode_starts, whole
 
 Stepped = tuple[Float32s, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
 
@@ -60,8 +60,8 @@ class FeaturesAsOf(Mapping[str, Floats]):
 class Episodes:
     """N books of one portfolio that walk through the same bars, each in an episode of its own.
 
-    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown. Float32s are written into
-    `buffers` by turns. Raises `UserError` when no episode fits into the bars.
+    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown; `starts` are the rows at which
+    an episode may start. Observations are written into `buffers` by turns.
     """
 
     def __init__(
@@ -71,12 +71,13 @@ class Episodes:
         bars: BarArrays,
         features: Floats,
         *,
+        starts: Ints,
         books: int,
         episode_bars: int,
         buffers: int,
     ) -> None:
         instruments = len(bars.instruments)
-        self.starts = episode_starts(bars, features, strategy.window, episode_bars)
+        self.starts = starts
         self.observation_space = spaces.Box(-np.inf, np.inf, (strategy.observation_size(instruments),), np.float32)
         self.action_space = action_space(strategy.actions, instruments)
         self.simulator = Simulator(
@@ -127,14 +128,21 @@ class Episodes:
         self.engine.reset(done)
         return observe(bars.seen, bars.window, cursors.rows, self.simulator.books.account, self.buffers[self._turn])
 
-    def step(self, action: NDArray[Any]) -> tuple[Float32s, Floats, int]:
-        """Act, and move on by one bar.
+    def stagger(self, generator: np.random.Generator) -> None:
+        """Let the episodes that have just begun end at random, so that books of every age are seen at any time."""
+        rows = self.cursors.rows
+        self.cursors.ends[:] = rows + generator.integers(1, self._episode_bars + 1, size=len(rows))
+
+    def step(self, action: NDArray[Any], hold: Bools | None = None) -> tuple[Float32s, Floats, int]:
+        """Act, and move on by one bar. The books that `hold` marks leave their positions as they are.
 
         Returns observations (N, n), rewards (N,) and how many episodes ended; `cursors` say which. Raises `RewardError`
         when the reward breaks its contract.
         """
         self._given[...] = action
         self.weights[:] = self._scheme.weights(self.action)
+        if hold is not None:
+            self.weights[hold] = np.nan
         self._turn = turn = (self._turn + 1) % len(self.buffers)
         ended = self._advances[turn]()
         return self.buffers[turn], self.engine(self.context), ended
@@ -144,7 +152,10 @@ class TradingVecEnv(VecEnv):
     """N episodes side by side, stepped together without a loop over them.
 
     An observation that `reset` or `step` returned is overwritten by the second step after it. `seed`, as for
-    any `VecEnv`, counts from the next reset on.
+    any `VecEnv`, counts from the next reset on. Where `staggered`, the first episodes after a reset end at random
+    steps: if all books started and ended together, a learner would see accounts of one age at a time.
+
+    Episodes lie in the first parts of `segments`, all bars where left out. Raises `UserError` when none fits.
     """
 
     def __init__(
@@ -157,22 +168,32 @@ class TradingVecEnv(VecEnv):
         books: int,
         episode_bars: int,
         generator: np.random.Generator,
+        segments: Segments | None = None,
+        staggered: bool = False,
     ) -> None:
         self.render_mode: str | None = None
+        starts = episode_starts(bars, features, strategy.window, episode_bars, segments or whole(len(bars)))
         # SB3 reads an observation until after the next step, and copies it then: two buffers, one would not do.
-        self.episodes = Episodes(portfolio, strategy, bars, features, books=books, episode_bars=episode_bars, buffers=2)
+        self.episodes = Episodes(
+            portfolio, strategy, bars, features, starts=starts, books=books, episode_bars=episode_bars, buffers=2
+        )
         super().__init__(books, self.episodes.observation_space, self.episodes.action_space)
-        self._generator = generator
+        self._generator, self._staggered = generator, staggered
         self._every = np.arange(books)
         self._infos: list[dict[str, Any]] = [{} for _ in range(books)]
         self._actions: NDArray[Any] = np.zeros(books)
+        self.rewards = np.zeros(books)
+        """The last rewards (N,), as the strategy gave them."""
 
     def reset(self) -> Float32s:
         if self._seeds[0] is not None:
             self._generator = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
         self._reset_options()
-        return self.episodes.start(self._every, self._generator)
+        observations = self.episodes.start(self._every, self._generator)
+        if self._staggered:
+            self.episodes.stagger(self._generator)
+        return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
         self._actions = actions
@@ -184,6 +205,7 @@ class TradingVecEnv(VecEnv):
     def step_wait(self) -> Stepped:
         cursors = self.episodes.cursors
         observations, rewards, ended = self.episodes.step(self._actions)
+        self.rewards = rewards
         dones = cursors.terminated | cursors.truncated
         infos = self._infos.copy()
         if ended:
@@ -224,7 +246,10 @@ class TradingEnv(gym.Env[Float32s, Any]):
     def __init__(
         self, portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, *, episode_bars: int
     ) -> None:
-        self.episodes = Episodes(portfolio, strategy, bars, features, books=1, episode_bars=episode_bars, buffers=1)
+        starts = episode_starts(bars, features, strategy.window, episode_bars, whole(len(bars)))
+        self.episodes = Episodes(
+            portfolio, strategy, bars, features, starts=starts, books=1, episode_bars=episode_bars, buffers=1
+        )
         self.observation_space, self.action_space = self.episodes.observation_space, self.episodes.action_space
         self._book = np.zeros(1, dtype=np.int64)
 

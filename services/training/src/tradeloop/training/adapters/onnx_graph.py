@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from tradeloop.training.domain import SCALED_LIMIT, Scaler
+from tradeloop.training.domain.scaler import SCALED_LIMIT, Scaler
 
 OPSET, IR_VERSION = 18, 9
 """Fixed, so that a newer `onnx` writes the same bytes."""
@@ -22,11 +22,11 @@ OPSET, IR_VERSION = 18, 9
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A dense layer: `weight` (out, in) and `bias` (out,) float32, then tanh or nothing."""
+    """A dense layer: `weight` (out, in) and `bias` (out,) float32, then an activation or nothing."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    activation: Literal["Tanh", None]
+    activation: Literal["Tanh", "Relu", None]
 
 
 def policy_graph(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tradeloop.common.model_store.port import Policy, PolicyManifest
 from tradeloop.common.strategy import Strategy
-from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
-from tradeloop.training.domain import fit_scaler
+from tradeloop.training.domain.material import whole
+from tradeloop.training.domain.scaler import fit_scaler
 
 
 def random_policy(
@@ -36,7 +36,7 @@ def random_policy(
     widths = (size, *hidden, count)
     layers = [_layer(generator, *sides, gain=1.0, tanh=True) for sides in pairwise(widths[:-1])]
     layers.append(_layer(generator, *widths[-2:], gain=gain, tanh=False))
-    scaler = fit_scaler(values, strategy.window, account_size(count))
+    scaler = fit_scaler(values, strategy.window, np.ones(count), whole(len(values)))
     onnx = policy_graph(scaler, layers, kind="box", choices=0, actions=count)
     manifest = PolicyManifest(
         strategy=strategy.name,

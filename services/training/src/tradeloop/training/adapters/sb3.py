@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
+import structlog
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -19,34 +18,31 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.strategy import Strategy
-from tradeloop.common.strategy.observations import account_size
 from tradeloop.training.adapters.environment import TradingVecEnv
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
-from tradeloop.training.domain import SCALED_LIMIT, Scaler, fit_scaler
-from tradeloop.training.ports import Progress, Task, Trained, TrainingStopped
+from tradeloop.training.adapters.validation import Validation
+from tradeloop.training.domain.material import default_episode_bars
+from tradeloop.training.domain.scaler import SCALED_LIMIT, Scaler, fit_scaler, usual_return
+from tradeloop.training.ports import Point, Progress, Task, Trained, TrainingStopped
+
+log = structlog.get_logger(__name__)
 
 ALGORITHMS: Mapping[str, type[OnPolicyAlgorithm]] = {"PPO": PPO, "A2C": A2C}
 
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    # Many books and large batches: at SB3's own batch of 64 the updates, not the environment, take all the time.
-    "PPO": {"n_steps": 64, "batch_size": 4096, "n_epochs": 4},
-    "A2C": {"n_steps": 16},
-}
-SHARED_DEFAULTS: Mapping[str, Any] = {"books": 256, "episode_bars": 512, "net_arch": (64, 64)}
-"""Parameters that every algorithm has: parallel books, steps of an episode, hidden layers of tanh units."""
+OURS = frozenset({"books", "episode_bars", "net_arch", "activation", "log_std_init", "validation", "patience"})
+"""Hyper-parameters that are no arguments of SB3's algorithms."""
 
-_FIXED = frozenset(
-    {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "policy_kwargs", "stats_window_size"}
-    | {"rollout_buffer_class", "rollout_buffer_kwargs", "use_sde", "sde_sample_freq", "_init_setup_model"}
-)
-"""Arguments of SB3's algorithms that are no hyper-parameters, or that the exported graph could not hold."""
+ACTIVATIONS: Mapping[str, type[torch.nn.Module]] = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+_NODES: Mapping[type[torch.nn.Module], Literal["Tanh", "Relu"]] = {torch.nn.Tanh: "Tanh", torch.nn.ReLU: "Relu"}
 
+CLIP_REWARD = 10.0
+"""Where a normalised reward is clipped, in deviations of the discounted return."""
 MAX_ABS_DIFF = 1e-5
-"""How far the exported graph may be from the policy."""
+"""How far an exported graph is from its policy without a word of it: float32 rounds differently in the two."""
 SAMPLES, STEPS_TO_SAMPLE = 512, 4
 """How many observations the two are compared on, and random steps that lead to them."""
 PROGRESS_SHARE = 0.01
@@ -64,70 +60,83 @@ class Sb3Trainer:
 
     def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
         strategy = task.strategy
-        parameters = hyper_parameters(strategy)
-        algorithm = {key: value for key, value in parameters.items() if key not in SHARED_DEFAULTS}
-        account = account_size(len(task.bars.instruments))
+        if strategy.algorithm not in ALGORITHMS:
+            raise UserError(
+                f"strategy {strategy.name}: Stable-Baselines3 learns with {', '.join(ALGORITHMS)} here, and not with "
+                f"{strategy.algorithm}"
+            )
+        chosen = parameters_of(task)
         with _deterministic(self._threads):
             env = TradingVecEnv(
                 task.portfolio,
                 strategy,
                 task.bars,
                 task.features,
-                books=parameters["books"],
-                episode_bars=parameters["episode_bars"],
+                books=chosen["books"],
+                episode_bars=chosen["episode_bars"],
                 generator=np.random.default_rng(task.seed),
+                segments=task.segments,
+                staggered=True,
             )
-            scaler = fit_scaler(task.features, strategy.window, account)
-            model = ALGORITHMS[strategy.algorithm](
-                "MlpPolicy",
-                env,
-                seed=task.seed,
-                device="cpu",
-                policy_kwargs={
-                    "net_arch": list(parameters["net_arch"]),
-                    "features_extractor_class": ScaledObservation,
-                    "features_extractor_kwargs": {"scaler": scaler},
-                },
-                **algorithm,
-            )
-            model.set_logger(Logger(folder=None, output_formats=[]))  # or else SB3 makes a folder for each run
-            reporter = _Reporter(env, task.steps, progress, stop, self._clock)
+            usual = usual_return(task.bars, task.segments)
+            scaler = fit_scaler(task.features, strategy.window, usual, task.segments)
+            model = make_model(strategy.algorithm, env, scaler, chosen, task.seed)
+            kept_apart = any(split < end for _, split, end in task.segments)
+            validation = Validation(task) if kept_apart else None
+            learner = _Learner(env, validation, task.steps, chosen["patience"], progress, stop, self._clock)
             # Its own log is never written, so that the newest values can be read from it.
-            model.learn(task.steps, callback=reporter, log_interval=None)  # type: ignore[arg-type]
+            model.learn(task.steps, callback=learner, log_interval=None)  # type: ignore[arg-type]
             if stop.is_set():
                 raise TrainingStopped(f"strategy {strategy.name}: stopped after {model.num_timesteps} steps")
+            learner.finish()
             onnx = export(model, scaler)
             difference = largest_difference(model, onnx, _sample(env, task.seed))
         if difference > MAX_ABS_DIFF:
-            raise ValueError(
-                f"strategy {strategy.name}: the exported graph differs from its policy by {difference:g}, "
-                f"{MAX_ABS_DIFF:g} is allowed; its weights may have grown too large, lower the learning rate"
+            log.warning(
+                "the exported graph differs from its policy; weights that grew large do that, lower the learning rate",
+                strategy=strategy.name,
+                onnx_max_abs_diff=difference,
+                usual=MAX_ABS_DIFF,
             )
         return Trained(
             onnx=onnx,
             onnx_max_abs_diff=difference,
             steps=model.num_timesteps,
-            parameters={key: str(value) for key, value in parameters.items()},
-            metrics=reporter.metrics,
+            best_step=learner.best_step,
+            parameters={key: str(value) for key, value in chosen.items()},
+            curve=learner.curve,
         )
 
 
-def hyper_parameters(strategy: Strategy) -> dict[str, Any]:
-    """The platform's defaults, overridden by the strategy's own. Raises `UserError` for what does not exist."""
-    who = f"strategy {strategy.name}"
-    if strategy.algorithm not in ALGORITHMS:
-        raise UserError(f"{who}: there is no algorithm {strategy.algorithm}; take one of {', '.join(ALGORITHMS)}")
-    accepted = inspect.signature(ALGORITHMS[strategy.algorithm].__init__).parameters.keys() - _FIXED
-    known = sorted(accepted | SHARED_DEFAULTS.keys())
-    for key in strategy.parameters:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise UserError(f"{who}: {strategy.algorithm} has no parameter {key}; {hint}")
-    chosen = {**SHARED_DEFAULTS, **DEFAULTS[strategy.algorithm], **strategy.parameters}
-    if "batch_size" in chosen and "batch_size" not in strategy.parameters:
+def parameters_of(task: Task) -> dict[str, Any]:
+    """All hyper-parameters of a task; those that depend on its bars have a value now."""
+    chosen = dict(task.strategy.hyper_parameters)
+    if chosen["episode_bars"] is None:
+        chosen["episode_bars"] = default_episode_bars(task.features, task.segments)
+    if "batch_size" in chosen:
         chosen["batch_size"] = min(chosen["batch_size"], chosen["n_steps"] * chosen["books"])
     return chosen
+
+
+def make_model(algorithm: str, env: VecEnv, scaler: Scaler, chosen: Mapping[str, Any], seed: int) -> OnPolicyAlgorithm:
+    """A learner at its start. Its rewards are divided by the running deviation of their discounted sum.
+
+    Whatever the unit of a strategy's reward, the value function then has targets of about 1. The environment and all
+    that is recorded keep the rewards as they are.
+    """
+    normalised = VecNormalize(env, norm_obs=False, clip_reward=CLIP_REWARD, gamma=chosen["gamma"])
+    policy: dict[str, Any] = {
+        "net_arch": list(chosen["net_arch"]),
+        "activation_fn": ACTIVATIONS[chosen["activation"]],
+        "features_extractor_class": ScaledObservation,
+        "features_extractor_kwargs": {"scaler": scaler},
+    }
+    if isinstance(env.action_space, spaces.Box):
+        policy["log_std_init"] = chosen["log_std_init"]
+    own = {key: value for key, value in chosen.items() if key not in OURS}
+    model = ALGORITHMS[algorithm]("MlpPolicy", normalised, seed=seed, device="cpu", policy_kwargs=policy, **own)
+    model.set_logger(Logger(folder=None, output_formats=[]))  # or else SB3 makes a folder for each run
+    return model
 
 
 class ScaledObservation(BaseFeaturesExtractor):
@@ -146,37 +155,91 @@ class ScaledObservation(BaseFeaturesExtractor):
         return (observations - self.mean).mul_(self.scale).clamp_(-SCALED_LIMIT, SCALED_LIMIT)
 
 
-class _Reporter(BaseCallback):
-    """Tells of a run as it goes, and ends it when told to stop."""
+class _Learner(BaseCallback):
+    """Follows a run: measures each checkpoint, keeps the best, tells of it, and ends it when told or when it is time.
 
-    def __init__(self, env: TradingVecEnv, total: int, progress: Progress, stop: threading.Event, clock: Clock) -> None:
+    SB3 learns from a rollout after its end, so that a checkpoint is measured when the next rollout begins.
+    """
+
+    def __init__(
+        self,
+        env: TradingVecEnv,
+        validation: Validation | None,
+        total: int,
+        patience: int,
+        progress: Progress,
+        stop: threading.Event,
+        clock: Clock,
+    ) -> None:
         super().__init__()
-        self.metrics: dict[str, float] = {}
-        self._env, self._total, self._progress, self._stop, self._clock = env, total, progress, stop, clock
-        self._started, self._reported = clock.monotonic(), 0
-        self._reward, self._batches = 0.0, 0
+        self.curve: list[Point] = []
+        self.best_step = 0
+        self._env, self._validation, self._total, self._patience = env, validation, total, patience
+        self._progress, self._stop, self._clock = progress, stop, clock
+        self._started, self._told = clock.monotonic(), 0
+        self._best, self._best_weights, self._stale = -np.inf, dict[str, torch.Tensor](), 0
+        self._sums: dict[str, float] = {}
+        self._batches = 0
+        self._rollout: dict[str, float] | None = None
+        """The metrics of the rollout that is being learnt from."""
 
     def _on_step(self) -> bool:
-        self._reward += float(self.locals["rewards"].mean())
+        sums, components = self._sums, self._env.episodes.engine.components
+        sums["reward"] = sums.get("reward", 0.0) + float(np.add.reduce(self._env.rewards))
+        for name, part in components.items():
+            key = f"reward_{name}"
+            sums[key] = sums.get(key, 0.0) + float(np.add.reduce(part))
         self._batches += 1
-        return not self._stop.is_set()
+        return not (self._stop.is_set() or self._is_enough)
+
+    @property
+    def _is_enough(self) -> bool:
+        return 0 < self._patience <= self._stale
+
+    def _on_rollout_start(self) -> None:
+        self._checkpoint()
 
     def _on_rollout_end(self) -> None:
-        done = self.num_timesteps
-        if done - self._reported < PROGRESS_SHARE * self._total and done < self._total:
+        count = self._batches * self._env.num_envs
+        self._rollout = {key: value / count for key, value in self._sums.items()}
+        self._sums, self._batches = {}, 0
+
+    def finish(self) -> None:
+        """Measure what the last rollout taught, and put the best checkpoint back into the model."""
+        self._checkpoint()
+        if self._validation is None:
+            self.best_step = self.num_timesteps
+        else:
+            self.model.policy.load_state_dict(self._best_weights)
+        last = self.curve[-1]
+        self._progress(self.num_timesteps, self.num_timesteps, last.metrics)
+
+    def _checkpoint(self) -> None:
+        """Measure the policy as the last rollout made it."""
+        if self._rollout is None:
             return
+        step = self.num_timesteps
         elapsed_s = self._clock.monotonic() - self._started
-        components = self._env.episodes.engine.components
-        measured = {
-            "reward": self._reward / self._batches,
-            **{f"reward_{name}": float(part.mean()) for name, part in components.items()},
-            **{key.replace("/", "_"): float(value) for key, value in self.logger.name_to_value.items()},
+        measured = self._rollout | {
+            key.replace("/", "_"): float(value) for key, value in self.logger.name_to_value.items()
         }
+        self._rollout = None
         if elapsed_s > 0.0:
-            measured["fps"] = done / elapsed_s
-        self.metrics = {key: value for key, value in measured.items() if np.isfinite(value)}
-        self._reported, self._reward, self._batches = done, 0.0, 0
-        self._progress(done, max(done, self._total), self.metrics)
+            measured["fps"] = step / elapsed_s
+        if self._validation is not None:
+            of_checkpoint = self._validation.measure(self._act)
+            measured |= {f"valid_{key}": value for key, value in of_checkpoint.items()}
+            self._stale += 1
+            if of_checkpoint["reward"] > self._best:
+                self._best, self._stale, self.best_step = of_checkpoint["reward"], 0, step
+                self._best_weights = {key: value.clone() for key, value in self.model.policy.state_dict().items()}
+        self.curve.append(Point(step, {key: value for key, value in measured.items() if np.isfinite(value)}))
+        if step - self._told >= PROGRESS_SHARE * self._total and step < self._total and not self._is_enough:
+            self._told = step
+            self._progress(step, self._total, self.curve[-1].metrics)
+
+    def _act(self, observations: NDArray[np.float32]) -> NDArray[Any]:
+        return self.model.predict(observations, deterministic=True)[0]
 
 
 @contextmanager
@@ -200,7 +263,7 @@ def export(model: OnPolicyAlgorithm, scaler: Scaler) -> bytes:
         Layer(
             weight=module.weight.detach().numpy(),
             bias=module.bias.detach().numpy(),
-            activation="Tanh" if isinstance(after, torch.nn.Tanh) else None,
+            activation=_NODES.get(type(after)),
         )
         for module, after in zip(modules, [*modules[1:], None], strict=True)
         if isinstance(module, torch.nn.Linear)
@@ -223,7 +286,7 @@ def largest_difference(model: OnPolicyAlgorithm, onnx: bytes, observations: NDAr
 
 
 def _sample(env: TradingVecEnv, seed: int) -> NDArray[np.float32]:
-    """Observations (K, n) that random actions lead to."""
+    """Observations (K, n) that random actions lead to, as far as the rows that are learnt from go."""
     env.seed(seed)
     env.action_space.seed(seed)
     seen: list[NDArray[np.float32]] = []

@@ -1,0 +1,131 @@
+"""The material of a training: markets, the rows of them that are kept apart, and where episodes may start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.arrays import Floats, Ints
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import BAR_COLUMNS, BarArrays
+
+
+class Segment(NamedTuple):
+    """Rows of one market: `start` to `split` are learnt from, `split` to `stop` are kept apart for validation."""
+
+    start: int
+    split: int
+    stop: int
+
+
+Segments = Sequence[Segment]
+
+
+def whole(length: int) -> Segments:
+    """All rows, with none kept apart."""
+    return (Segment(0, length, length),)
+
+
+LEAST_VALIDATION = 30
+"""Fewer bars than this say nothing about a policy, and are better learnt from."""
+
+
+def segment(features: Floats, share: float, first: int = 0) -> Segment:
+    """Keep the last `share` of a market's rows apart, counted from the first at which its features (T, A, F) are known.
+
+    None are kept apart where they would be fewer than `LEAST_VALIDATION`. `first` is the market's first row among all.
+    """
+    known = np.flatnonzero(rows_known(features))
+    length = len(features)
+    kept = int(share * (length - known[0])) if len(known) else 0
+    return Segment(first, first + length - (kept if kept >= LEAST_VALIDATION else 0), first + length)
+
+
+DEFAULT_EPISODE_BARS = 256
+
+
+def default_episode_bars(features: Floats, segments: Segments) -> int:
+    """The steps of an episode where the strategy says nothing: fewer for a short history, so that ages differ."""
+    known = rows_known(features)
+    longest = max(int(known[start:split].sum()) for start, split, _ in segments)
+    return max(1, min(DEFAULT_EPISODE_BARS, longest // 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """The bars of a universe, and their features (T, A, F) as of their closes, NaN where unknown."""
+
+    bars: BarArrays
+    features: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Markets one after the other, as if they were one; `segments` say where each lies."""
+
+    bars: BarArrays
+    features: Floats
+    segments: Segments
+
+
+def join(markets: Sequence[Market], share: float) -> Material:
+    """Join markets, and keep the last `share` of each apart for validation.
+
+    Times of the whole need not increase: each market keeps its own. Raises `UserError` where the numbers of
+    instruments differ.
+    """
+    first = markets[0].bars
+    segments: list[Segment] = []
+    for market in markets:
+        if len(market.bars.instruments) != len(first.instruments):
+            raise UserError(
+                f"{', '.join(market.bars.instruments)}: a policy of {len(first.instruments)} instruments cannot learn "
+                f"from a market of {len(market.bars.instruments)}"
+            )
+        segments.append(segment(market.features, share, segments[-1].stop if segments else 0))
+    if len(markets) == 1:
+        return Material(first, markets[0].features, segments)
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(market.bars, name) for market in markets])
+        for name in ("open_us", "close_us", *BAR_COLUMNS, "present")
+    }
+    features = np.concatenate([market.features for market in markets])
+    return Material(replace(first, **arrays), features, segments)
+
+
+def rows_known(features: Floats) -> NDArray[np.bool_]:
+    """The rows (T,) at which every feature (T, A, F) is known."""
+    return np.asarray(np.isfinite(features).all(axis=(1, 2)))
+
+
+def episode_starts(bars: BarArrays, features: Floats, window: int, episode_bars: int, segments: Segments) -> Ints:
+    """Rows at which an episode of `episode_bars` steps may start, increasing.
+
+    From `window - 1` bars before such a row to its last step every feature (T, A, F) is known and all rows are of one
+    segment's first part, and at the row itself every instrument has a price. Raises `UserError` when there is none.
+    """
+    known, needed = rows_known(features), window + episode_bars
+    starts = [
+        start + np.flatnonzero(_in_a_row(known[start:split], needed)) + window - 1 for start, split, _ in segments
+    ]
+    rows = np.concatenate(starts)
+    rows = rows[np.isfinite(bars.close[rows]).all(axis=1)]
+    if not len(rows):
+        total, fitted = len(known), sum(split - start for start, split, _ in segments)
+        kept = f", {total - fitted} of them kept apart for validation" if fitted < total else ""
+        raise UserError(
+            f"a window of {window} and episodes of {episode_bars} bars need {needed} bars in a row whose features are "
+            f"known; the range has {total} bars{kept}, {int(known.sum())} with features: take a longer range, "
+            "preprocess all of it, or shorten the episodes (parameter episode_bars)"
+        )
+    return rows
+
+
+def _in_a_row(known: NDArray[np.bool_], needed: int) -> NDArray[np.bool_]:
+    """Which rows begin `needed` known ones; (T - needed + 1,), empty where T is too short."""
+    counted = np.concatenate(([0], np.cumsum(known)))
+    return np.asarray(counted[needed:] - counted[:-needed] == needed)
