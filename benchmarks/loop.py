@@ -27,6 +27,7 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.model_store.port import ModelStore, model_name
+from tradeloop.common.strategy import load
 from tradeloop.training.adapters.random_policy import random_policy
 
 HISTORY, WARM_UP = 8_000, 250
@@ -45,7 +46,7 @@ def prepare(
     pl.DataFrame({"time": times, **columns}).write_parquet(path)
     files = {instrument: str(path) for instrument in traded.ids}
     client.ask(BackfillRequested(request_id=traded.name, universe=traded, files=files), BackfillCompleted)
-    strategy, base = scenario.example(), traded.timeframe
+    strategy, base = load("example"), traded.timeframe
     by_timeframe = {base: bars} | {higher: resample(bars, base, higher) for higher in traded.higher_timeframes}
     features = strategy.feature_set.compute(by_timeframe, base).values
     name = model_name(strategy.name, traded.name)

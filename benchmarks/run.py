@@ -22,6 +22,7 @@ from tradeloop.common.clock import SystemClock
 SUBJECTS = {
     "environments": "Environments",
     "learning": "Learning",
+    "toys": "Toy markets",
     "decision": "Deciding",
     "loop": "The embedded loop",
     "store": "Storing bars",

@@ -1,4 +1,4 @@
-"""The scenario of all subjects: synthetic minute bars of one instrument, the example strategy, its portfolio."""
+"""The scenario of all subjects: synthetic minute bars of one instrument, a strategy, its portfolio."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, to_us
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.strategy import Strategy, load
+from tradeloop.common.strategy import Strategy, TargetPosition, load, log_return, on, relative, talib
 
 START_US = to_us(datetime(2024, 1, 1, tzinfo=UTC))
 
 
 def example() -> Strategy:
-    """Eight features, a window of 32, target positions, a reward of three components."""
-    return load("example")
+    """The example's reward of three components, eight features on two timeframes, a window of 32, target positions.
+
+    It stays as it is, whatever becomes of the example, so that figures of different days can be compared.
+    """
+    own = load("example")
+    features = [
+        log_return(15),
+        log_return(60),
+        log_return(240),
+        talib("RSI", timeperiod=60),
+        talib("NATR", timeperiod=60),
+        relative(talib("EMA", timeperiod=60)),
+        relative(talib("EMA", timeperiod=240)),
+        on("4h", relative(talib("EMA", timeperiod=5))),
+    ]
+    return Strategy(own.name, features, own.reward, window=32, actions=TargetPosition(no_trade_band=0.5))
 
 
 def universe(name: str = "bench") -> Universe:

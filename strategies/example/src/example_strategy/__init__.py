@@ -12,7 +12,7 @@ class DrawdownAverse:
     """Log return of equity in percent, less a charge for drawdown and for turnover."""
 
     drawdown_weight: float = 0.1
-    turnover_weight: float = 0.1
+    turnover_weight: float = 0.05
 
     def __call__(self, c: RewardContext) -> dict[str, np.ndarray]:
         return {
@@ -30,9 +30,8 @@ strategy = Strategy(
         log_return(5),
         log_return(20),
         talib("RSI", timeperiod=14),
-        talib("NATR", timeperiod=14),
-        relative(talib("EMA", timeperiod=20)),
-        relative(talib("EMA", timeperiod=60)),
+        relative(talib("EMA", timeperiod=30)),
+        relative(talib("EMA", timeperiod=120)),
     ],
     reward=DrawdownAverse(),
 )

@@ -177,7 +177,7 @@ from tradeloop.common.strategy import (
 class Growth:
     """Log return of equity in percent, less a charge for turnover."""
 
-    turnover_weight: float = 0.1  # parameters are part of the reward's identity
+    turnover_weight: float = 0.05  # parameters are part of the reward's identity
 
     def __call__(self, c: RewardContext) -> dict[str, np.ndarray]:
         # Arrays of N books: many in training, one in backtest and live.
@@ -197,8 +197,8 @@ strategy = Strategy(
         log_return(5),
         log_return(20),
         talib("RSI", timeperiod=14),
-        relative(talib("EMA", timeperiod=20)),
-        relative(talib("EMA", timeperiod=60)),
+        relative(talib("EMA", timeperiod=30)),
+        relative(talib("EMA", timeperiod=120)),
     ],
     reward=Growth(),
     # How it acts (actions="discrete"): short, flat or long, with all of its equity.

@@ -25,7 +25,7 @@ def random_policy(
     gain: float = 1.0,
     seed: int = 0,
 ) -> Policy:
-    """A policy of one number in [-1, 1] for each instrument, as `TargetPosition` wants.
+    """A policy of the strategy's action scheme.
 
     `values` are the strategy's features (T, A, F), which the scaler is fitted to. `hidden` are the widths of the tanh
     layers; each keeps the size of what passes through, and `gain` multiplies the last one: how far actions swing, and
@@ -33,11 +33,12 @@ def random_policy(
     """
     count, generator = values.shape[1], np.random.default_rng(seed)
     size = strategy.observation_size(count)
-    widths = (size, *hidden, count)
+    scheme, actions = strategy.actions, strategy.actions.size(count)
+    widths = (size, *hidden, actions * max(scheme.choices, 1))
     layers = [_layer(generator, *sides, gain=1.0, tanh=True) for sides in pairwise(widths[:-1])]
     layers.append(_layer(generator, *widths[-2:], gain=gain, tanh=False))
     scaler = fit_scaler(values, strategy.window, np.ones(count), whole(len(values)))
-    onnx = policy_graph(scaler, layers, kind="box", choices=0, actions=count)
+    onnx = policy_graph(scaler, layers, kind=scheme.kind, choices=scheme.choices, actions=actions)
     manifest = PolicyManifest(
         strategy=strategy.name,
         universe=universe,
@@ -47,7 +48,7 @@ def random_policy(
         window=strategy.window,
         observation_size=size,
         action_scheme=strategy.actions.name,
-        action_size=count,
+        action_size=actions,
         reward_id=strategy.reward_id,
         algorithm="random",
         seed=seed,
