@@ -104,7 +104,7 @@ def run(
         capital=portfolio.capital,
         costs=portfolio.costs,
         limits=portfolio.limits,
-        no_trade_band=strategy.actions.no_trade_band,
+        no_trade_band=strategy.actions.band(count),
     )
     engine = RewardEngine(strategy.reward, 1)
     names = strategy.feature_set.names
