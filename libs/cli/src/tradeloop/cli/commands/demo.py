@@ -18,13 +18,12 @@ from tradeloop.cli.client.client import Failed
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.cli.commands.train import train
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.report import write_report
+from tradeloop.cli.report import figures, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
-from tradeloop.cli.report.trading import trading
 from tradeloop.cli.source import Source, open_source, split
 from tradeloop.common.contracts.strategy import check_strategy
+from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import backtest
-from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
     OrderFilled,
@@ -91,10 +90,11 @@ class _Demo:
         self._train_bars, self._seed, self._steps = train_bars, seed, steps
         self._portfolio = source.portfolio(strategy)
         self._traded = source.bars.slice(train_bars, len(source.bars))
+        self._metrics: Mapping[str, float] = {}
 
     def train(self) -> RegisteredPolicy:
         """Load the bars, compute features, and train on the first part of them."""
-        train(
+        ready = train(
             self._stack.client,
             self._stages,
             self._source,
@@ -103,6 +103,7 @@ class _Demo:
             self._seed,
             self._steps,
         )
+        self._metrics = ready.metrics
         name = model_name(self._strategy.name, self._source.universe.name)
         return self._stack.models.load(name, self._portfolio.model_alias)
 
@@ -130,7 +131,7 @@ class _Demo:
             features = source.features(self._strategy)[self._train_bars :]
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
-            rules = baselines(self._portfolio, self._strategy, self._traded, features, self._seed)
+            judged = assess(self._portfolio, self._strategy, self._traded, features, expected, self._seed)
         difference = difference_from_backtest(marks, fills, self._traded, expected)
         manifest = registered.policy.manifest
         summary: dict[str, Any] = {
@@ -149,7 +150,7 @@ class _Demo:
             "final_equity": marks[-1].equity,
             "backtest_final_equity": expected.final_equity,
             "parity_rel_diff": difference,
-            "baselines": {name: result.final_equity for name, result in rules.items()},
+            "baselines": {name: result.final_equity for name, result in judged.baselines.items()},
             "model": {
                 "name": registered.name,
                 "version": registered.version,
@@ -168,16 +169,13 @@ class _Demo:
             marks=marks,
             transitions=transitions,
             verdicts=read(RiskVerdict),
-            baselines={name: result.equity for name, result in rules.items()},
+            baselines=judged.baselines,
             summary=summary,
             source=source.name,
+            significance=judged.significance,
+            training=self._metrics,
         )
-        figures = trading(run)
-        summary |= {
-            "decisions": figures.decisions,
-            "denials": figures.denials,
-            "denied_decisions": figures.denied,
-        }
+        summary |= figures.summary(run)
         return run, summary
 
 
@@ -186,6 +184,8 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
     capital_lines = {"policy": summary["final_equity"], **summary["baselines"]}
     for name, equity in capital_lines.items():
         table.add_row(f"final equity, {name.replace('_', ' ')}", f"{equity:,.2f}")
+    for row in figures.console_rows(summary):
+        table.add_row(*row)
     table.add_row("bars traded, fills", f"{summary['test_bars']:,}, {summary['fills']:,}")
     denials = summary["denials"]
     if denials:
@@ -200,4 +200,6 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
             "broke",
             soft_wrap=True,
         )
+    for remark in summary["remarks"]:
+        console.print(remark, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
