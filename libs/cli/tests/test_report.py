@@ -216,7 +216,7 @@ def test_chance_is_told_where_a_reader_begins(run: Run) -> None:
     as_good = int((found.draws >= found.growth).sum())
     html = page(run)
     assert f"did at least as well {as_good} times out of 200 (p = {(as_good + 1) / 201:.3f})" in html
-    assert f"{(as_good + 1) / 201:.3f} <small>{as_good} of 200 random orders" in html
+    assert f"{(as_good + 1) / 201:.3f} <small>{as_good} of 200 shuffles" in html
     assert f"cut into {found.blocks} blocks" in html
 
 
@@ -248,6 +248,8 @@ def test_what_is_not_traded_is_not_judged() -> None:
     assert "random" not in run.baselines
     found = summary(run)
     assert (found["p_value"], found["round_trips"]["count"], found["unsized_targets"]) == (None, 0, 0)
+    assert found["to_buy_and_hold"] is None
+    assert "no returns to compare" in html
     assert dict(console_rows(found))["round trips, won"] == "0"
     json.dumps(found, allow_nan=False)
 
@@ -258,7 +260,7 @@ def test_a_price_above_the_capital_is_told() -> None:
     html = page(run)
     decisions = 200 - 16
     assert "It traded nothing. Each position that it wanted was too small for an order" in html
-    assert f"Buy and hold wanted a position on {decisions} bars that was too small for an order" in html
+    assert f"Buy and hold could not open a position {decisions} times: less than a lot" in html
     found = summary(run)
     assert found["unsized_targets"] == trading(run).unsized > 100
     assert f"<td>{found['unsized_targets']} <small>targets below a lot" in html
@@ -302,7 +304,7 @@ def test_training_is_shown_beside_the_run() -> None:
 
 def test_the_baselines_say_what_they_do() -> None:
     one, three = page(make_run(300)), page(make_run(300, THREE))
-    for words in ("the sign of the return over 60 bars", "in another order, with its band and its limits"):
+    for words in ("the sign of the return over 60 bars", "shuffled in time, with its band and its limits"):
         assert words in one
         assert words in three
     assert "Equal weight" not in one

@@ -46,7 +46,7 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
     ours, found = results["policy"], judged.significance
     if found is not None and np.count_nonzero(ours.fill_quantity):
         console.print(
-            f"By timing alone: p = {found.p_value:.3f}, of {len(found.draws)} random orders of its own decisions",
+            f"p-value of the policy's timing: {found.p_value:.3f}, from {len(found.draws)} shuffles of its decisions",
             soft_wrap=True,
         )
     for remark in remarks(results):

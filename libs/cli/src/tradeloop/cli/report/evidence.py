@@ -24,7 +24,7 @@ def luck(run: Run) -> str:
     found = evidence(run)
     rows = [("p-value", _p_value(run, found))]
     if found.explained is None:
-        rows += [("Alpha", _nothing("no return of buy and hold to compare with"))]
+        rows += [("Alpha", _nothing("no returns to compare with those of buy and hold"))]
     else:
         e = found.explained
         rows += [
@@ -38,14 +38,19 @@ def luck(run: Run) -> str:
             ),
         ]
     count = found.trades.count
-    rows.append(("Bets", f"{count:,} <small>times that a position was opened, or turned to the other side</small>"))
+    rows.append(("Independent bets", f"{count:,} <small>positions opened or turned</small>"))
+    several = " Bets of several instruments at one time may depend on each other." if _several(run) else ""
     cut = "blocks" if run.significance is None else _blocks(run.significance.blocks)
     note = (
-        f"p-value: the share of random orders of the policy's own decisions, cut into {cut}, that grew at least as"
-        " much, the policy itself among them; they trade as often, at other times. Alpha and beta: least squares of the"
-        f" bars' returns on those of buy and hold; {_PLUS_MINUS} is one standard error, for independent errors."
+        f"p-value: the share of shuffles of the policy's own decisions, cut into {cut}, that grew at least as much, the"
+        " policy itself among them; they trade as often, at other times. Alpha and beta: least squares of the bars'"
+        f" returns on those of buy and hold; {_PLUS_MINUS} is one standard error, for independent errors.{several}"
     )
     return f'{_table(rows)}<p class="note" style="margin-top:.5rem">{note}</p>'
+
+
+def _several(run: Run) -> bool:
+    return len(run.bars.instruments) > 1
 
 
 def _blocks(count: int) -> str:
@@ -56,7 +61,7 @@ def _p_value(run: Run, found: Evidence) -> str:
     if found.p_value is None:
         why = "the policy traded nothing" if not run.fills else "not tested"
         return _nothing(why)
-    draws = f"{found.as_good} of {found.draws} random orders of its decisions did at least as well"
+    draws = f"{found.as_good} of {found.draws} shuffles did at least as well"
     halted = run.significance.halted if run.significance else 0
     if halted:
         draws += f"; {halted} were halted by the limits"
@@ -103,8 +108,8 @@ def sample_table(run: Run) -> str:
         for metric in metrics
     )
     note = (
-        "A policy that does much better on what it was trained on than here has memorised it. The ranges have different"
-        " lengths: compare the Sharpe ratios before the returns."
+        "A policy that does much better on what it was trained on than here has probably memorised it. The ranges"
+        " differ in length: compare the Sharpe ratios before the returns."
     )
     return (
         f'<figure><h2>Training beside this run</h2><div class="wide"><table class="plain"><thead><tr><th></th>{head}'

@@ -21,11 +21,11 @@ SAMPLES = {"in_sample": "In sample", "valid": "Validation"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for a policy, and what does not."""
+    """The figures that speak for a policy, or against it."""
 
     trades: TradeFigures
     explained: Regression | None
-    """Its returns against those of buy and hold."""
+    """Its returns against those of buy and hold; None where it traded nothing, or there are none."""
     p_value: float | None
     """None where it traded nothing, or its decisions were not held against others."""
     as_good: int
@@ -40,7 +40,7 @@ def evidence(run: Run) -> Evidence:
     found = run.significance if run.fills else None
     return Evidence(
         trades=trade_figures(trips(run)),
-        explained=None if hold is None else regression(equity, hold.equity, bars_per_year(run.bars)),
+        explained=regression(equity, hold.equity, bars_per_year(run.bars)) if hold is not None and run.fills else None,
         p_value=None if found is None else found.p_value,
         as_good=0 if found is None else int((found.draws >= found.growth).sum()),
         draws=0 if found is None else len(found.draws),
@@ -71,7 +71,7 @@ def samples(run: Run) -> dict[str, dict[str, float]]:
 
 
 def remarks(baselines: Mapping[str, BacktestResult]) -> list[str]:
-    """What ended a baseline, and where it could not buy, one sentence each."""
+    """Sentences on baselines that were halted, or that could not buy."""
     said = []
     for name, result in baselines.items():
         called = name.replace("_", " ").capitalize()
@@ -79,8 +79,8 @@ def remarks(baselines: Mapping[str, BacktestResult]) -> list[str]:
             when = from_us(result.time_us[result.halted_at])
             said.append(f"{called} was halted at {when:%Y-%m-%d %H:%M} UTC.")
         if result.unsized:
-            least = "too small for an order (a lot, or the smallest order)"
-            said.append(f"{called} wanted a position on {result.unsized:,} bars that was {least}.")
+            times = f"{result.unsized:,} time{'s' * (result.unsized != 1)}"
+            said.append(f"{called} could not open a position {times}: less than a lot, or than the smallest order.")
     return said
 
 
@@ -106,10 +106,10 @@ def console_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     trades, explained = found["round_trips"], found["to_buy_and_hold"]
     yield "round trips, won", f"{trades['count']:,}" + ("" if not trades["count"] else f", {trades['win_rate']:.0%}")
     if found["p_value"] is not None:
-        yield "p-value, by timing alone", f"{found['p_value']:.3f} of {found['draws']} draws"
+        yield "p-value of its timing", f"{found['p_value']:.3f}, from {found['draws']} shuffles"
     if explained is not None:
-        alpha, beta = (f"{explained[n]:+.2f} ± {explained[n + '_error']:.2f}" for n in ("alpha", "beta"))
-        yield "alpha a year, beta to buy and hold", f"{alpha}, {beta}"
+        alpha = f"{explained['alpha']:+.1%} ± {explained['alpha_error']:.1%}"
+        yield "alpha a year, beta to buy and hold", f"{alpha}, {explained['beta']:.2f} ± {explained['beta_error']:.2f}"
     training = found["training"]
     if training:
         each = (f"{sample.replace('_', ' ')} {metrics['sharpe']:.2f}" for sample, metrics in training.items())

@@ -86,7 +86,7 @@ def _chance(run: Run) -> str:
         return ""
     as_good = int((found.draws >= found.growth).sum())
     return (
-        f" Its own decisions in random order did at least as well {as_good:,} times out of {len(found.draws):,}"
+        f" Its own decisions, shuffled in time, did at least as well {as_good:,} times out of {len(found.draws):,}"
         f" (p = {text.number(found.p_value, 3)})."
     )
 
@@ -249,15 +249,15 @@ def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
 
 
 def _baselines(run: Run) -> str:
-    """What the baselines do, those that there are (HTML)."""
+    """The rules of the baselines that there are (HTML)."""
     draws = len(run.significance.draws) if run.significance else 0
     known = {
         "buy_and_hold": "Buy and hold puts all equity in at the first decision, in equal parts, and leaves it there.",
         "equal_weight": f"Equal weight is the same, rebalanced at every {REBALANCE}th decision.",
         "momentum": f"Momentum follows the sign of the return over {LOOKBACK} bars, and is short only where the"
         " policy may be.",
-        "random": "Random is the policy's own decisions in another order, with its band and its limits: the middle one"
-        f" of {draws:,} draws.",
+        "random": "Random is the policy's own decisions, shuffled in time, with its band and its limits: the middle one"
+        f" of {draws:,} shuffles.",
     }
     what = " ".join(known[name] for name in known if name in run.baselines)
     return (

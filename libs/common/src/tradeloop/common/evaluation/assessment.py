@@ -15,7 +15,7 @@ from tradeloop.common.strategy import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a policy is held against."""
+    """The results that a policy is held against."""
 
     baselines: dict[str, BacktestResult]
     """The rules of `baselines`, and as `random` the policy's own decisions at other times: the draw in the middle."""

@@ -23,7 +23,7 @@ class RoundTrip:
     bars: int
     """Closes at which it was held."""
     gain: float
-    """In quote currency, after fees, slippage and funding."""
+    """Profit in quote currency, after fees, slippage and funding."""
     result: float
     """`gain` as a share of the equity at the decision that opened it."""
 
