@@ -226,7 +226,7 @@ def test_alpha_and_beta_are_those_to_buy_and_hold(run: Run) -> None:
     alpha, beta = np.linalg.lstsq(np.column_stack((np.ones(len(mine)), market)), mine, rcond=None)[0]
     found = summary(run)["to_buy_and_hold"]
     assert (found["alpha"], found["beta"]) == pytest.approx((alpha * 365.25 * 24 * 60, beta))
-    assert f"<td>{text.number(beta, 2)}<small>" in page(run)
+    assert f"<td>{text.number(beta, 3)}<small>" in page(run)
 
 
 def test_round_trips_add_up_to_what_was_won(run: Run) -> None:

@@ -97,6 +97,16 @@ def test_a_draw_trades_as_often_as_the_policy() -> None:
     assert np.log(found.median.final_equity / portfolio.capital) == pytest.approx(found.draws[DRAWS // 2], abs=1e-12)
 
 
+def test_a_policy_that_drifts_trades_although_no_step_leaves_its_band() -> None:
+    bars, _ = walk(8)
+    weights = 0.9 * np.sin(np.arange(BARS) / 5.0)[:, None]
+    strategy = Strategy("s", [log_return(1)], Gain(), window=1, actions=Discrete(no_trade_band=0.5))
+    found = significance(portfolio_of(bars), strategy, bars, weights, seed=0)
+    assert found is not None
+    assert found.blocks > 5
+    assert abs(found.blocks - np.count_nonzero(found.median.fill_quantity) / 10) <= 2
+
+
 def test_several_instruments_are_drawn_together() -> None:
     bars, generator = walk(3, count=3)
     weights = generator.choice([-1.0, 0.0, 1.0], size=(BARS, 3)) / 3.0

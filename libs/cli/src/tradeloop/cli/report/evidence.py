@@ -5,8 +5,10 @@ from __future__ import annotations
 from html import escape
 
 from tradeloop.cli.report import text
-from tradeloop.cli.report.figures import SAMPLES, Evidence, evidence, remarks, samples
+from tradeloop.cli.report.figures import SAMPLES, Evidence, remarks, samples
 from tradeloop.cli.report.files import Run
+from tradeloop.cli.report.trading import Trading
+from tradeloop.common.evaluation.trades import TradeFigures
 
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 _METRICS = {
@@ -19,9 +21,8 @@ _METRICS = {
 }
 
 
-def luck(run: Run) -> str:
+def luck(run: Run, found: Evidence) -> str:
     """Whether the policy did more than luck and the market did."""
-    found = evidence(run)
     rows = [("p-value", _p_value(run, found))]
     if found.explained is None:
         rows += [("Alpha", _nothing("no returns to compare with those of buy and hold"))]
@@ -34,7 +35,7 @@ def luck(run: Run) -> str:
             ),
             (
                 "Beta to buy and hold",
-                f"{text.number(e.beta, 2)}<small>{_PLUS_MINUS} {text.number(e.beta_error, 2)}</small>",
+                f"{text.number(e.beta, 3)}<small>{_PLUS_MINUS} {text.number(e.beta_error, 3)}</small>",
             ),
         ]
     count = found.trades.count
@@ -68,9 +69,8 @@ def _p_value(run: Run, found: Evidence) -> str:
     return f"{text.number(found.p_value, 3)} <small>{draws}</small>"
 
 
-def trip_table(run: Run) -> str:
+def trip_table(t: TradeFigures) -> str:
     """Figures of the policy's round trips."""
-    t = evidence(run).trades
     kept = f"<small>{t.still_open} still open, valued at the last close</small>" if t.still_open else ""
     rows = [("Round trips", f"{t.count:,} {kept}")]
     if t.count:
@@ -92,9 +92,9 @@ def trip_table(run: Run) -> str:
     return f'{_table(rows)}<p class="note" style="margin-top:.5rem">{note}</p>'
 
 
-def sample_table(run: Run) -> str:
+def sample_table(run: Run, traded: Trading) -> str:
     """Training and validation beside this run; empty where the training's metrics are unknown."""
-    found = samples(run)
+    found = samples(run, traded)
     if not found:
         return ""
     names = {**SAMPLES, "out_of_sample": "This run"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.trading import trading, trips
+from tradeloop.cli.report.trading import Trading, trading, trips
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.evaluation.performance import Regression, bars_per_year, performance, regression
 from tradeloop.common.evaluation.trades import TradeFigures, trade_figures
@@ -47,7 +47,7 @@ def evidence(run: Run) -> Evidence:
     )
 
 
-def samples(run: Run) -> dict[str, dict[str, float]]:
+def samples(run: Run, traded: Trading) -> dict[str, dict[str, float]]:
     """Metrics of the training by sample, and of this run as `out_of_sample`; empty where the training's are unknown."""
     found: dict[str, dict[str, float]] = {}
     for name, value in run.training.items():
@@ -65,7 +65,7 @@ def samples(run: Run) -> dict[str, dict[str, float]]:
         "fills": float(len(run.fills)),
         "fees": sum(fill.fee for fill in run.fills),
         "reward": sum(one.reward for one in run.transitions),
-        **{f"denied_{code}": float(count) for code, count in trading(run).denials.items()},
+        **{f"denied_{code}": float(count) for code, count in traded.denials.items()},
     }
     return {**{sample: found[sample] for sample in SAMPLES if sample in found}, "out_of_sample": ours}
 
@@ -96,7 +96,7 @@ def summary(run: Run) -> dict[str, Any]:
         "draws": found.draws,
         "to_buy_and_hold": None if found.explained is None else asdict(found.explained),
         "round_trips": asdict(found.trades),
-        "training": {sample: dict(metrics) for sample, metrics in samples(run).items()},
+        "training": {sample: dict(metrics) for sample, metrics in samples(run, traded).items()},
         "remarks": remarks(run.baselines),
     }
 
@@ -109,7 +109,7 @@ def console_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "p-value of its timing", f"{found['p_value']:.3f}, from {found['draws']} shuffles"
     if explained is not None:
         alpha = f"{explained['alpha']:+.1%} ± {explained['alpha_error']:.1%}"
-        yield "alpha a year, beta to buy and hold", f"{alpha}, {explained['beta']:.2f} ± {explained['beta_error']:.2f}"
+        yield "alpha a year, beta to buy and hold", f"{alpha}, {explained['beta']:.3f} ± {explained['beta_error']:.3f}"
     training = found["training"]
     if training:
         each = (f"{sample.replace('_', ' ')} {metrics['sharpe']:.2f}" for sample, metrics in training.items())

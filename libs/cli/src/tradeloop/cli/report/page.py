@@ -11,9 +11,10 @@ from string import Template
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import TimeAxis
 from tradeloop.cli.report.evidence import baseline_remarks, luck, sample_table, trip_table
+from tradeloop.cli.report.figures import evidence
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_class, curve_name, curves, panels
-from tradeloop.cli.report.trading import trading
+from tradeloop.cli.report.trading import Trading, trading
 from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.baselines import LOOKBACK, REBALANCE
 from tradeloop.common.evaluation.parity import TOLERANCE
@@ -25,7 +26,7 @@ from tradeloop.common.risk import WARN_DENIED
 
 def page(run: Run) -> str:
     """The whole page."""
-    heading = _heading(run)
+    heading, traded, found = _heading(run), trading(run), evidence(run)
     equity, per_year = curves(run), bars_per_year(run.bars)
     charts = panels(run)
     axis = TimeAxis(run.bars.close_us)
@@ -39,7 +40,7 @@ def page(run: Run) -> str:
     return template.substitute(
         title=escape(f"{heading[0]} {heading[1]}"),
         heading=f"{escape(heading[0])} <small>{escape(heading[1])}</small>",
-        lede=_lede(run, equity),
+        lede=_lede(run, equity, traded),
         facts="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(run)),
         performance=_performance(equity, per_year),
         convention=(
@@ -47,10 +48,10 @@ def page(run: Run) -> str:
             " over the time they took), risk-free rate 0. ± is one standard error, for independent returns. "
             f"{baseline_remarks(run)}"
         ),
-        trading=_trading(run),
-        luck=luck(run),
-        trips=trip_table(run),
-        beside=sample_table(run),
+        trading=_trading(run, traded),
+        luck=luck(run, found),
+        trips=trip_table(found.trades),
+        beside=sample_table(run, traded),
         parity=_parity(run.summary),
         charts="".join(chart.figure() for chart in charts),
         verdicts=_verdicts(run),
@@ -67,20 +68,19 @@ def _heading(run: Run) -> tuple[str, str]:
     return traded, f"{universe.timeframe} bars"
 
 
-def _lede(run: Run, equity: Mapping[str, Floats]) -> str:
+def _lede(run: Run, equity: Mapping[str, Floats], t: Trading) -> str:
     length = text.span(int(run.bars.close_us[-1] - run.bars.open_us[0]))
     returned = {name: text.change(float(curve[-1] / curve[0] - 1.0)) for name, curve in equity.items()}
     versus = f"; buy and hold {returned['buy_and_hold']}" if "buy_and_hold" in returned else ""
     halted = " It was halted by its risk limits." if run.marks[-1].state == "halted" else ""
-    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_chance(run)}{_denied(run)}"
+    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_chance(run, t)}{_denied(t)}"
 
 
-def _chance(run: Run) -> str:
+def _chance(run: Run, t: Trading) -> str:
     """Whether the policy's timing was any good, or what it did instead of trading."""
     found = run.significance
     if not run.fills:
-        unsized = trading(run).unsized
-        small = " Each position that it wanted was too small for an order: give it more capital." if unsized else ""
+        small = " Each position that it wanted was too small for an order: give it more capital." if t.unsized else ""
         return f" It traded nothing.{small}"
     if found is None:
         return ""
@@ -91,9 +91,8 @@ def _chance(run: Run) -> str:
     )
 
 
-def _denied(run: Run) -> str:
+def _denied(t: Trading) -> str:
     """A warning, where the policy could often not trade as it decided."""
-    t = trading(run)
     if t.denied <= WARN_DENIED * t.decisions:
         return ""
     share = text.percent(t.denied / t.decisions, 1)
@@ -148,8 +147,7 @@ def _sharpe(figures: Performance) -> str:
     return f"{text.number(figures.sharpe, 2)}<small>\N{PLUS-MINUS SIGN} {text.number(figures.sharpe_error, 2)}</small>"
 
 
-def _trading(run: Run) -> str:
-    t = trading(run)
+def _trading(run: Run, t: Trading) -> str:
     fees, slippage = (text.percent(cost / run.portfolio.capital) for cost in (t.fees, t.slippage))
     short = t.orders - t.filled
     whole = f"{short:,} of them not filled in whole" if short else "all filled in whole" if t.orders else ""

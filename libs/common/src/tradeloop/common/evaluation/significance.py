@@ -57,8 +57,7 @@ def significance(
     if not len(decided):
         return None
     band = strategy.actions.band(weights.shape[1])
-    moves = np.abs(np.diff(decided, axis=0)).max(axis=1, initial=0.0)
-    blocks = int(np.clip(((moves >= band) & (moves > 0.0)).sum() // _SEAM, 1, min(_MOST_BLOCKS, len(decided))))
+    blocks = int(np.clip(_trades(decided, band) // _SEAM, 1, min(_MOST_BLOCKS, len(decided))))
     generator = np.random.default_rng(seed)
     orders = [_order(generator, len(decided), blocks) for _ in range(draws)]
 
@@ -89,6 +88,17 @@ def significance(
         blocks=blocks,
         median=follow(simulator(1), bars, lambda t: targets[t][None])[0],
     )
+
+
+def _trades(decided: Floats, band: float) -> int:
+    """How often targets (D, A) leave the band around those that were traded last, as if prices stood still."""
+    trades, held = 0, np.zeros(decided.shape[1])
+    for target in decided:
+        moved = (np.abs(target - held) >= band) & (target != held)
+        if moved.any():
+            trades += 1
+            held = np.where(moved, target, held)
+    return trades
 
 
 _Order = list[tuple[int, int]]
