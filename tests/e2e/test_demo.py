@@ -235,6 +235,7 @@ def test_the_summary_counts_what_is_in_the_files(done: Done) -> None:
     assert summary["training"]["in_sample"].keys() >= {"sharpe", "total_return"}
     gained = summary["training"]["out_of_sample"]["total_return"]
     assert gained == pytest.approx(summary["final_equity"] / 100_000.0 - 1.0, abs=1e-12)
+    assert summary["unsized_targets"] == 0
     if summary["fills"]:
         assert 1 / 201 <= summary["p_value"] <= 1.0
     sides = [0.0]

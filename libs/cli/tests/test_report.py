@@ -300,6 +300,8 @@ def test_training_is_shown_beside_the_run() -> None:
     assert rows["Sharpe ratio"][2] == text.number(ours["sharpe"], 2)
     assert ours["total_return"] == pytest.approx(run.marks[-1].equity / run.portfolio.capital - 1.0)
     assert "in sample 19.00, valid -0.25, out of sample" in dict(console_rows(summary(run)))["Sharpe ratio"]
+    other = summary(dataclasses.replace(run, training={"valid_score": 0.5, "in_sample_sharpe": 19.0}))
+    assert dict(console_rows(other))["Sharpe ratio"].startswith("in sample 19.00, out of sample")
 
 
 def test_the_baselines_say_what_they_do() -> None:

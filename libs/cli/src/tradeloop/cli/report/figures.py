@@ -110,9 +110,8 @@ def console_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if explained is not None:
         alpha = f"{explained['alpha']:+.1%} ± {explained['alpha_error']:.1%}"
         yield "alpha a year, beta to buy and hold", f"{alpha}, {explained['beta']:.3f} ± {explained['beta_error']:.3f}"
-    training = found["training"]
-    if training:
-        each = (f"{sample.replace('_', ' ')} {metrics['sharpe']:.2f}" for sample, metrics in training.items())
-        yield "Sharpe ratio", ", ".join(each)
+    sharpe = {sample: metrics["sharpe"] for sample, metrics in found["training"].items() if "sharpe" in metrics}
+    if sharpe:
+        yield "Sharpe ratio", ", ".join(f"{sample.replace('_', ' ')} {value:.2f}" for sample, value in sharpe.items())
     if found["unsized_targets"]:
         yield "targets too small for an order", f"{found['unsized_targets']:,}"
