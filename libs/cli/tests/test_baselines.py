@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from libs.cli.tests.runs import THREE, GainLessTurnover, random_walk
-from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.evaluation.backtest import BacktestResult, run
 from tradeloop.common.evaluation.baselines import LOOKBACK, REBALANCE, baselines
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe
 from tradeloop.common.portfolio import Portfolio
@@ -170,3 +170,19 @@ def test_a_rule_that_loses_everything_says_where() -> None:
 def test_bars_shorter_than_the_window_are_held_through() -> None:
     portfolio, results = trade(random_walk(FIRST, THREE))
     assert {name: result.final_equity for name, result in results.items()} == dict.fromkeys(results, portfolio.capital)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("actions", [TargetPosition(no_trade_band=0.5), Discrete(no_trade_band=1.0)])
+def test_a_policy_trades_any_number_of_instruments_through_its_band(actions: ActionScheme, count: int) -> None:
+    bars = random_walk(60, tuple(f"x:{a}" for a in range(count)))
+    instruments = tuple(Instrument(id=i) for i in bars.instruments)
+    portfolio = Portfolio(
+        name="p", universe=Universe(name="u", timeframe=Timeframe.M1, instruments=instruments), strategy="s"
+    )
+    strategy = Strategy("s", [log_return(1)], GainLessTurnover(), window=1, actions=actions)
+    answers = [
+        actions.weights(np.full((1, count), answer)) for answer in ((2.0, 0.0) if actions.choices else (1.0, -1.0))
+    ]
+    result = run(portfolio, strategy, bars, np.zeros((60, count, 1)), lambda t, account: answers[t // 10 % 2])
+    assert np.count_nonzero(result.fill_quantity) == 6 * count
