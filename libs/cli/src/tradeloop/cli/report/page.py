@@ -259,6 +259,6 @@ def _baselines(run: Run) -> str:
     }
     what = " ".join(known[name] for name in known if name in run.baselines)
     return (
-        "<b>Baselines pay the same.</b> They trade through the same simulator and costs. The rules among them know no"
-        f" no-trade band, no limits of size and no halt for drawdown. {what}"
+        "<b>Baselines pay the same.</b> They trade through the same simulator and costs. Random apart, no no-trade"
+        f" band, limit of size or halt for drawdown stands in their way. {what}"
     )
