@@ -65,7 +65,7 @@ class Bare:
         terms = np.zeros(10)
         terms[kernel.FEE] = instrument.taker_bps / 1e4
         terms[kernel.SLIPPAGE] = portfolio.costs.slippage_bps / 1e4
-        terms[kernel.BAND] = strategy.actions.no_trade_band
+        terms[kernel.BAND] = strategy.actions.band(1)
         terms[kernel.LOT] = instrument.lot_size
         terms[kernel.DRAWDOWN_WEIGHT] = getattr(reward, "drawdown_weight")  # noqa: B009  the example's own
         terms[kernel.TURNOVER_WEIGHT] = getattr(reward, "turnover_weight")  # noqa: B009

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_every_file_with_its_columns(done: Done) -> None:
 def test_the_summary_counts_what_is_in_the_files(done: Done) -> None:
     summary, table = done.summary, done.table
     assert {name: type(summary[name]) for name in SUMMARY} == SUMMARY
-    assert set(summary["baselines"]) == {"cash", "buy_and_hold", "random"}
+    assert set(summary["baselines"]) == {"cash", "buy_and_hold", "momentum", "random"}
     assert set(summary["model"]) == {"name", "version", "alias", "onnx_max_abs_diff"}
     counts = {name: summary[name] for name in ("bars", "train_bars", "test_bars", "dead_letters")}
     traded = len(table("bars.csv"))
@@ -231,6 +232,17 @@ def test_the_summary_counts_what_is_in_the_files(done: Done) -> None:
     assert summary["wall_s"] > 0.0
     assert summary["model"]["onnx_max_abs_diff"] < 1e-5
     assert summary["baselines"]["cash"] == 100_000.0
+    assert summary["training"]["in_sample"].keys() >= {"sharpe", "total_return"}
+    gained = summary["training"]["out_of_sample"]["total_return"]
+    assert gained == pytest.approx(summary["final_equity"] / 100_000.0 - 1.0, abs=1e-12)
+    assert summary["unsized_targets"] == 0
+    if summary["fills"]:
+        assert 1 / 201 <= summary["p_value"] <= 1.0
+    sides = [0.0]
+    for fill in table("fills.csv"):  # one a bar: the fills alone say when a position turns or closes
+        sides.append(sides[-1] + float(fill["quantity"]) * (1.0 if fill["side"] == "buy" else -1.0))
+    signs = [0.0 if abs(side) < 1e-9 else math.copysign(1.0, side) for side in sides]
+    assert summary["round_trips"]["count"] == sum(after not in (0.0, before) for before, after in pairwise(signs))
 
 
 def test_backtest_and_live_agree(done: Done) -> None:
@@ -354,7 +366,7 @@ def test_broken_parity_fails_and_names_the_bar(
 
 def rows_of(said: str) -> dict[str, list[str]]:
     """The printed table's rows by name."""
-    names = ("policy", "cash", "buy and hold", "random")
+    names = ("policy", "cash", "buy and hold", "momentum", "random")
     return {name: line.split(name)[1].split() for name in names for line in said.splitlines() if f" {name} " in line}
 
 
@@ -367,7 +379,7 @@ def test_backtest_of_the_demos_model(
     said = capsys.readouterr().out
     assert "1,200 bars of hours.csv, 2026-01-05 00:00 to" in said
     rows = rows_of(said)
-    assert set(rows) == {"policy", "cash", "buy and hold", "random"}
+    assert set(rows) == {"policy", "cash", "buy and hold", "momentum", "random"}
     assert rows["cash"] == ["100,000.00", "+0.00%", "0.00%", "0.00", "0", "0"]
     assert int(rows["policy"][-2].replace(",", "")) > often.summary["fills"]
 

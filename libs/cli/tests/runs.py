@@ -9,7 +9,7 @@ import numpy as np
 from tradeloop.cli.report.files import Run
 from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation import backtest
-from tradeloop.common.evaluation.baselines import baselines
+from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, from_us
 from tradeloop.common.messages import (
@@ -73,12 +73,14 @@ def make_run(
     missing: float = 0.0,
     trade: bool = True,
     step: float = 8e-4,
+    lot: float = 1e-4,
+    training: dict[str, float] | None = None,
     portfolio_options: dict[str, Any] | None = None,
 ) -> Run:
     """A noisy follower of the last hours' trend over a random walk, with the messages that it would have published."""
     bars = random_walk(length, instruments, seed=seed, missing=missing, step=step)
     universe = Universe(
-        name="crypto", timeframe=Timeframe.M1, instruments=tuple(Instrument(id=i, lot_size=1e-4) for i in instruments)
+        name="crypto", timeframe=Timeframe.M1, instruments=tuple(Instrument(id=i, lot_size=lot) for i in instruments)
     )
     portfolio = Portfolio(name="walk", universe=universe, strategy="walker", **(portfolio_options or {}))
     strategy = Strategy("walker", [log_return(1)], GainLessTurnover(), window=16)
@@ -95,13 +97,21 @@ def make_run(
         return strategy.actions.weights(np.tanh(trend + mood)[None])
 
     result = backtest.run(portfolio, strategy, bars, features, decide)
-    others = baselines(portfolio, strategy, bars, features, seed)
+    published = _messages(portfolio, strategy, bars, result)
+    judged = assess(portfolio, strategy, bars, features, result, seed)
     return Run(
         portfolio=portfolio,
         strategy=strategy,
         bars=bars,
-        **_messages(portfolio, strategy, bars, result),
-        baselines={name: other.equity for name, other in others.items()},
+        signals=published["signals"],
+        orders=published["orders"],
+        fills=published["fills"],
+        marks=published["marks"],
+        transitions=published["transitions"],
+        verdicts=published["verdicts"],
+        baselines=judged.baselines,
+        significance=judged.significance,
+        training=training or {},
         summary={"seed": seed, "train_bars": 3 * length, "parity_rel_diff": 0.0, "final_equity": result.final_equity},
         source="random walk",
     )
@@ -124,8 +134,11 @@ def _messages(
     for t, time in enumerate(map(from_us, result.time_us)):
         decided = time - portfolio.universe.timeframe.delta
         filled = []
-        for a in np.flatnonzero(result.fill_quantity[t]):
-            quantity = float(result.fill_quantity[t, a])
+        asked = result.fill_quantity[t].copy()
+        if t:  # what no bar could fill expires
+            asked = np.where((asked == 0.0) & ~(bars.present[t] & bars.present[t - 1]), result.weights[t - 1], asked)
+        for a in np.flatnonzero(np.nan_to_num(asked)):
+            quantity = float(asked[a])
             order_id = derived_id("order", decided, ids[a])
             order = {
                 **where,
@@ -136,6 +149,9 @@ def _messages(
                 "side": "buy" if quantity > 0 else "sell",
                 "quantity": abs(quantity),
             }
+            if not result.fill_quantity[t, a]:
+                out["orders"] += [OrderUpdated(**order, status="working"), OrderUpdated(**order, status="expired")]
+                continue
             price = float(result.fill_price[t, a])
             fill = OrderFilled(
                 **order,

@@ -9,6 +9,7 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from libs.cli.tests.runs import START_US, THREE, make_run
 from tradeloop.cli.report import text, write_report
 from tradeloop.cli.report.charts import Chart, TimeAxis
+from tradeloop.cli.report.figures import console_rows, summary
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.page import page
-from tradeloop.cli.report.trading import trading
+from tradeloop.cli.report.trading import trading, trips
 from tradeloop.common.evaluation.performance import bars_per_year, performance
 from tradeloop.common.messages import RiskVerdict
 
@@ -85,6 +87,8 @@ def test_the_page_nests_and_shows_every_chart(html: str) -> None:
     assert outline.texts["h2"] == [
         "Performance",
         "Trading of the policy",
+        "More than luck?",
+        "Round trips",
         "Equity against baselines",
         "Drawdown",
         "Trades on price: binance:BTC/USDT",
@@ -92,7 +96,7 @@ def test_the_page_nests_and_shows_every_chart(html: str) -> None:
         "Reward components",
         "Read with care",
     ]
-    assert [t.split()[0] for t in outline.texts["th"][1:5]] == ["Policy", "Buy", "Random", "Cash"]
+    assert [t.split()[0] for t in outline.texts["th"][1:5]] == ["Policy", "Buy", "Momentum", "Random"]
 
 
 def test_every_svg_is_well_formed(html: str) -> None:
@@ -204,6 +208,109 @@ def test_denied_orders_are_counted_and_many_of_them_warned_of(denied: int, warne
     html = page(run)
     assert f"{denied:,} <small>max_leverage {denied:,}</small>" in html
     assert ("it did not trade as it decided" in html) == warned
+
+
+def test_chance_is_told_where_a_reader_begins(run: Run) -> None:
+    found = run.significance
+    assert found is not None
+    as_good = int((found.draws >= found.growth).sum())
+    html = page(run)
+    assert f"did at least as well {as_good} times out of 200 (p = {(as_good + 1) / 201:.3f})" in html
+    assert f"{(as_good + 1) / 201:.3f} <small>{as_good} of 200 shuffles" in html
+    assert f"cut into {found.blocks} blocks" in html
+
+
+def test_alpha_and_beta_are_those_to_buy_and_hold(run: Run) -> None:
+    equity = np.array([mark.equity for mark in run.marks])
+    mine, market = (np.diff(curve) / curve[:-1] for curve in (equity, run.baselines["buy_and_hold"].equity))
+    alpha, beta = np.linalg.lstsq(np.column_stack((np.ones(len(mine)), market)), mine, rcond=None)[0]
+    found = summary(run)["to_buy_and_hold"]
+    assert (found["alpha"], found["beta"]) == pytest.approx((alpha * 365.25 * 24 * 60, beta))
+    assert f"<td>{text.number(beta, 3)}<small>" in page(run)
+
+
+def test_round_trips_add_up_to_what_was_won(run: Run) -> None:
+    found = trips(run)
+    assert len(found) > 10
+    assert sum(trip.gain for trip in found) == pytest.approx(run.marks[-1].equity - run.portfolio.capital, abs=1e-6)
+    sides = np.sign([mark.positions[0].quantity for mark in run.marks])
+    assert len(found) == sum(b not in (0.0, a) for a, b in pairwise(sides))
+    assert summary(run)["round_trips"]["count"] == len(found)
+    assert f"<td>{len(found)} <small>1 still open, valued at the last close</small></td>" in page(run)
+
+
+def test_what_is_not_traded_is_not_judged() -> None:
+    run = make_run(100, trade=False)
+    html = page(run)
+    assert "It traded nothing.</p>" in html
+    assert "(p = " not in html
+    assert "the policy traded nothing" in html
+    assert "random" not in run.baselines
+    found = summary(run)
+    assert (found["p_value"], found["round_trips"]["count"], found["unsized_targets"]) == (None, 0, 0)
+    assert found["to_buy_and_hold"] is None
+    assert "no returns to compare" in html
+    assert dict(console_rows(found))["round trips, won"] == "0"
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_price_above_the_capital_is_told() -> None:
+    run = make_run(200, lot=5.0)  # five cost more than twice the capital
+    assert not run.fills
+    html = page(run)
+    decisions = 200 - 16
+    assert "It traded nothing. Each position that it wanted was too small for an order" in html
+    assert f"Buy and hold could not open a position {decisions} times: less than a lot" in html
+    found = summary(run)
+    assert found["unsized_targets"] == trading(run).unsized > 100
+    assert f"<td>{found['unsized_targets']} <small>targets below a lot" in html
+    assert dict(console_rows(found))["targets too small for an order"] == str(found["unsized_targets"])
+
+
+@pytest.mark.parametrize("instruments", [THREE[:1], THREE])
+def test_what_could_be_sized_is_not_told_to_be_too_small(instruments: tuple[str, ...]) -> None:
+    run = make_run(300, instruments, missing=0.1)
+    assert trading(run).unsized == 0
+    assert "Too small" not in page(run)
+
+
+def test_a_baseline_that_was_halted_says_when() -> None:
+    run = make_run(1500, step=4e-3, portfolio_options={"limits": {"max_drawdown": 0.05}})
+    assert run.significance is not None
+    assert run.significance.halted > 0
+    at = run.baselines["random"].halted_at
+    assert at is not None
+    html = page(run)
+    assert f"<b>Random was halted at {text.time(int(run.bars.close_us[at]))} UTC.</b>" in html
+    assert f"{run.significance.halted} were halted by the limits" in html
+    assert "Buy and hold was halted" not in html
+
+
+def test_training_is_shown_beside_the_run() -> None:
+    training = {"sharpe": 19.0, "total_return": 3.5, "valid_sharpe": -0.25, "valid_sharpe_error": 1.5, "reward": 7.0}
+    run = make_run(300, training=training)
+    html = page(run)
+    table = html[html.index("Training beside this run") :]
+    assert re.findall(r"<th>(.*?)</th>", table)[:4] == ["", "In sample", "Validation", "This run"]
+    rows = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in re.findall(r'"row">(.*?)</th>(.*?)</tr>', table)}
+    assert rows["Sharpe ratio"][:2] == ["19.00", "\N{MINUS SIGN}0.25"]
+    assert rows["sharpe_error"] == [text.NOTHING, "1.50", text.NOTHING]
+    assert rows["Return"][1] == text.NOTHING
+    ours = summary(run)["training"]["out_of_sample"]
+    assert rows["Sharpe ratio"][2] == text.number(ours["sharpe"], 2)
+    assert ours["total_return"] == pytest.approx(run.marks[-1].equity / run.portfolio.capital - 1.0)
+    assert "in sample 19.00, valid -0.25, out of sample" in dict(console_rows(summary(run)))["Sharpe ratio"]
+    other = summary(dataclasses.replace(run, training={"valid_score": 0.5, "in_sample_sharpe": 19.0}))
+    assert dict(console_rows(other))["Sharpe ratio"].startswith("in sample 19.00, out of sample")
+
+
+def test_the_baselines_say_what_they_do() -> None:
+    one, three = page(make_run(300)), page(make_run(300, THREE))
+    for words in ("the sign of the return over 60 bars", "shuffled in time, with its band and its limits"):
+        assert words in one
+        assert words in three
+    assert "Equal weight" not in one
+    assert "rebalanced at every 60th decision" in three
 
 
 def test_several_instruments_have_a_price_chart_each() -> None:

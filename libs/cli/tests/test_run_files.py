@@ -153,8 +153,10 @@ def test_the_summary_is_written_as_it_is(run: Run, folder: Path) -> None:
 def test_a_run_has_one_mark_a_bar(run: Run) -> None:
     with pytest.raises(ValueError, match="one mark a bar, got 599 for 600 bars"):
         dataclasses.replace(run, marks=run.marks[1:])
-    with pytest.raises(ValueError, match="baseline cash has shape"):
-        dataclasses.replace(run, baselines={"cash": run.baselines["cash"][1:]})
+    cash = run.baselines["cash"]
+    short = {"cash": dataclasses.replace(cash, equity=cash.equity[1:])}
+    with pytest.raises(ValueError, match="baseline cash has 599 values for 600 bars"):
+        dataclasses.replace(run, baselines=short)
 
 
 # --- staging --------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument
+from tradeloop.common.portfolio import Costs, RiskLimits
+from tradeloop.common.simulation import Simulator
 from tradeloop.common.strategy.actions import SCHEMES, ActionScheme, Discrete, PortfolioWeights, TargetPosition
 
 
@@ -62,6 +65,46 @@ def test_weights_of_a_book_are_bounded_and_its_own(
     assert scheme.weights(np.asfortranarray(action)).tolist() == found.tolist()
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+@pytest.mark.parametrize(
+    ("scheme", "largest"),
+    [
+        (TargetPosition(leverage=3.0, no_trade_band=0.5), 3.0),
+        (Discrete((-1.0, 0.0, 2.0), no_trade_band=0.5), 2.0),
+        (PortfolioWeights(no_trade_band=0.5), 1.0),
+    ],
+)
+def test_a_band_is_a_part_of_an_even_share(scheme: ActionScheme, largest: float, count: int) -> None:
+    assert scheme.band(count) == 0.5 * (largest / count)
+
+
+@pytest.mark.parametrize("band", [0.05, 0.1, 0.5, 0.3])
+def test_the_band_of_one_instrument_without_leverage_is_its_number(band: float) -> None:
+    for scheme in (TargetPosition(no_trade_band=band), Discrete(no_trade_band=band), PortfolioWeights(0.5, band)):
+        assert scheme.band(1) == band
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+@pytest.mark.parametrize(
+    "scheme",
+    [TargetPosition(no_trade_band=0.5), TargetPosition(2.0, no_trade_band=1.0), Discrete(no_trade_band=1.0)],
+    ids=lambda scheme: scheme.name,
+)
+def test_any_number_of_instruments_trades(scheme: ActionScheme, count: int) -> None:
+    simulator = Simulator(
+        1,
+        [Instrument(id=f"x:{a}") for a in range(count)],
+        capital=100.0,
+        costs=Costs(),
+        limits=RiskLimits(max_position=3.0, max_leverage=3.0),
+        no_trade_band=scheme.band(count),
+    )
+    simulator.books.mark[:] = 7.0
+    everything = np.full((1, count), 1.0 if scheme.kind == "box" else scheme.choices - 1.0)
+    simulator.decide(scheme.weights(everything))
+    assert (simulator.books.pending > 0.0).all()
+
+
 def test_what_is_no_number_holds() -> None:
     """The simulator takes a weight of NaN for: leave the position."""
     assert np.isnan(TargetPosition().weights(np.array([[np.nan]]))).all()
@@ -75,6 +118,11 @@ def test_names_tell_schemes_apart() -> None:
         Discrete((0.0, 1.0)),
     ]
     assert len({scheme.name for scheme in schemes}) == len(schemes)
+
+
+def test_a_policy_of_when_bands_were_shares_of_equity_is_another() -> None:
+    names = {"target_position(1.0,0.05,False)", "discrete(-1.0,0.0,1.0;0.05)", "portfolio_weights(0.5,0.05)"}
+    assert not names & {scheme.name for scheme in SCHEMES.values()}
 
 
 @pytest.mark.parametrize(

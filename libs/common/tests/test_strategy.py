@@ -400,8 +400,11 @@ class Custom:
     function: str = "fine"
     kind: Literal["box", "discrete"] = "box"
     choices: int = 0
-    no_trade_band: float = 0.0
+    relative_band: float = 0.0
     name: str = "custom"
+
+    def band(self, instruments: int) -> float:
+        return self.relative_band / instruments
 
     def size(self, instruments: int) -> int:
         return instruments
@@ -432,8 +435,8 @@ def test_an_action_scheme_of_ones_own_passes() -> None:
     [
         (Custom("unbounded"), r"asks for 1e\+09 times the equity, and max_position of its portfolio is 1.05"),
         (Custom("not finite"), r"answers \[0\.0\] with a weight that is not finite"),
-        (Custom("too wide"), r"gives float64 of shape \(69, 2\): let it be float64 of shape \(69, 1\)"),
-        (Custom("single precision"), r"gives float32 of shape \(69, 1\)"),
+        (Custom("too wide"), r"gives float64 of shape \(70, 2\): let it be float64 of shape \(70, 1\)"),
+        (Custom("single precision"), r"gives float32 of shape \(70, 1\)"),
         (Custom("ranked"), "gives a book other weights alone than among others"),
         (Custom("in place"), "writes into the actions"),
         (Custom("raises"), "fails in action scheme custom: IndexError"),
@@ -441,8 +444,57 @@ def test_an_action_scheme_of_ones_own_passes() -> None:
             Custom(kind="discrete", choices=1),
             "of kind 'discrete': let it be box, or discrete with at least two choices",
         ),
-        (Custom(no_trade_band=-1.0), "with a no_trade_band of -1.0: let it be 0 or more"),
+        (Custom(relative_band=-1.0), "with a no-trade band of -1.0: let it be 0 or more"),
+        (
+            Custom(relative_band=1.1),
+            "no-trade band of 1.1 is wider than any of its weights with 1 instrument, 1 at most, so nothing would ever",
+        ),
     ],
 )
 def test_a_bad_action_scheme_is_refused(scheme: Custom, message: str) -> None:
     assert re.search(message, refused(strategy(actions=scheme)))
+
+
+@dataclass(frozen=True)
+class Absolute(Custom):
+    """A band in weights, which is too wide for the weights of many instruments."""
+
+    def band(self, instruments: int) -> float:
+        return 0.4
+
+
+def test_a_band_that_is_too_wide_for_more_instruments_is_refused() -> None:
+    message = refused(strategy(actions=Absolute()))
+    assert "no-trade band of 0.4 is wider than any of its weights with 3 instruments, 0.333 at most" in message
+
+
+@pytest.mark.parametrize(
+    "actions", [TargetPosition(no_trade_band=1.01), Discrete(no_trade_band=1.01), PortfolioWeights(no_trade_band=0.99)]
+)
+def test_a_band_that_no_weight_can_cross_is_refused(actions: Any) -> None:
+    assert "nothing would ever be traded: make it narrower" in refused(strategy(actions=actions))
+
+
+@pytest.mark.parametrize("actions", [TargetPosition(no_trade_band=1.0), Discrete(no_trade_band=1.0)])
+def test_a_band_that_the_largest_weight_reaches_is_none_to_refuse(actions: Any) -> None:
+    check_strategy(strategy(actions=actions))
+
+
+@dataclass(frozen=True)
+class Former:
+    """An action scheme as it was written when bands were shares of equity."""
+
+    name: str = "former"
+    kind: str = "box"
+    choices: int = 0
+    no_trade_band: float = 0.05
+
+    def size(self, instruments: int) -> int:
+        return instruments
+
+    def weights(self, action: Floats) -> Floats:
+        return WEIGHTS["fine"](action)  # type: ignore[no-any-return]
+
+
+def test_a_former_scheme_is_told_what_took_the_place_of_its_band() -> None:
+    assert "without band(instruments), which took the place of no_trade_band" in refused(strategy(actions=Former()))

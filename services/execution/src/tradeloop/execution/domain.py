@@ -110,7 +110,7 @@ class Book:
             capital=portfolio.capital,
             costs=portfolio.costs,
             limits=portfolio.limits,
-            no_trade_band=strategy.actions.no_trade_band,
+            no_trade_band=strategy.actions.band(len(portfolio.universe.instruments)),
         )
         self._reward = RewardEngine(strategy.reward, 1)
         self._names = strategy.feature_set.names

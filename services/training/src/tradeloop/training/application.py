@@ -15,7 +15,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
-from tradeloop.common.evaluation.baselines import buy_and_hold
+from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
 from tradeloop.common.market import BarArrays, Universe, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
@@ -159,7 +159,7 @@ class Training(ServiceDefaults):
         apart = [(max(start, split - strategy.window), stop) for start, split, stop in task.segments if split < stop]
         results = [tried(*part) for part in apart]
         holds = [
-            buy_and_hold(task.portfolio, strategy, task.bars.slice(*part), task.features[slice(*part)])
+            baselines(task.portfolio, strategy, task.bars.slice(*part), task.features[slice(*part)])["buy_and_hold"]
             for part in apart
         ]
         if results:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tradeloop.cli.progress import Stages, quiet_logs
+from tradeloop.cli.report.figures import remarks
 from tradeloop.cli.source import open_source
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
-from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import ModelNotFound, Policy, model_name, read_policy
 from tradeloop.common.risk import WARN_DENIED
@@ -32,7 +33,8 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
         features = source.features(strategy)
         portfolio = source.portfolio(strategy)
         results = {"policy": backtest(portfolio, strategy, source.bars, features, OnnxPolicy(policy))}
-        results |= baselines(portfolio, strategy, source.bars, features, policy.manifest.seed)
+        judged = assess(portfolio, strategy, source.bars, features, results["policy"], policy.manifest.seed)
+        results |= judged.baselines
     manifest = policy.manifest
     console = Console()
     console.print(
@@ -41,7 +43,14 @@ def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) 
     )
     console.print(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}, seed {manifest.seed}.")
     console.print(_table(results))
-    ours = results["policy"]
+    ours, found = results["policy"], judged.significance
+    if found is not None and np.count_nonzero(ours.fill_quantity):
+        console.print(
+            f"p-value of the policy's timing: {found.p_value:.3f}, from {len(found.draws)} shuffles of its decisions",
+            soft_wrap=True,
+        )
+    for remark in remarks(results):
+        console.print(remark, soft_wrap=True)
     if ours.denied > WARN_DENIED * ours.decisions:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
         share = ours.denied / ours.decisions

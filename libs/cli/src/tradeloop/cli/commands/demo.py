@@ -18,13 +18,12 @@ from tradeloop.cli.client.client import Failed
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.cli.commands.train import train
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.report import write_report
+from tradeloop.cli.report import figures, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
-from tradeloop.cli.report.trading import trading
 from tradeloop.cli.source import Source, open_source, split
 from tradeloop.common.contracts.strategy import check_strategy
+from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import backtest
-from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
     OrderFilled,
@@ -98,6 +97,7 @@ class _Demo:
         self._train_bars, self._seed, self._steps = train_bars, seed, steps
         self._portfolio = _portfolio(source, strategy)
         self._traded = source.bars.slice(train_bars, len(source.bars))
+        self._metrics: Mapping[str, float] = {}
 
     def train(self) -> RegisteredPolicy:
         """Load the bars, compute features, and train on the first part of them."""
@@ -110,7 +110,7 @@ class _Demo:
             self._seed,
             self._steps,
         )
-        self._ready = ready
+        self._ready, self._metrics = ready, ready.metrics
         return self._stack.models.load(ready.model, ready.version)
 
     def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, Any]]:
@@ -137,7 +137,7 @@ class _Demo:
             features = source.features(self._strategy)[self._train_bars :]
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
-            rules = baselines(self._portfolio, self._strategy, self._traded, features, self._seed)
+            judged = assess(self._portfolio, self._strategy, self._traded, features, expected, self._seed)
         difference = difference_from_backtest(marks, fills, self._traded, expected)
         manifest = registered.policy.manifest
         summary: dict[str, Any] = {
@@ -156,7 +156,7 @@ class _Demo:
             "final_equity": marks[-1].equity,
             "backtest_final_equity": expected.final_equity,
             "parity_rel_diff": difference,
-            "baselines": {name: result.final_equity for name, result in rules.items()},
+            "baselines": {name: result.final_equity for name, result in judged.baselines.items()},
             "model": {
                 "name": registered.name,
                 "version": registered.version,
@@ -176,16 +176,13 @@ class _Demo:
             marks=marks,
             transitions=transitions,
             verdicts=read(RiskVerdict),
-            baselines={name: result.equity for name, result in rules.items()},
+            baselines=judged.baselines,
             summary=summary,
             source=source.name,
+            significance=judged.significance,
+            training=self._metrics,
         )
-        figures = trading(run)
-        summary |= {
-            "decisions": figures.decisions,
-            "denials": figures.denials,
-            "denied_decisions": figures.denied,
-        }
+        summary |= figures.summary(run)
         return run, summary
 
 
@@ -196,6 +193,8 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
         table.add_row(f"final equity, {name.replace('_', ' ')}", f"{equity:,.2f}")
     model = summary["model"]
     table.add_row("model", f"{model['name']} version {model['version']}, {model['alias']}")
+    for row in figures.console_rows(summary):
+        table.add_row(*row)
     table.add_row("bars traded, fills", f"{summary['test_bars']:,}, {summary['fills']:,}")
     denials = summary["denials"]
     if denials:
@@ -211,4 +210,6 @@ def _print(out: Path, summary: Mapping[str, Any]) -> None:
             "broke",
             soft_wrap=True,
         )
+    for remark in summary["remarks"]:
+        console.print(remark, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)

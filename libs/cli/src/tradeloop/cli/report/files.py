@@ -11,14 +11,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.evaluation.significance import Significance
 from tradeloop.common.market import BAR_PRICES, BarArrays, to_us
 from tradeloop.common.messages import (
     OrderFilled,
@@ -55,20 +56,25 @@ class Run:
     """Marks, one at the close of each bar."""
     transitions: Sequence[Transition]
     verdicts: Sequence[RiskVerdict]
-    baselines: Mapping[str, NDArray[np.float64]]
-    """Equity curves (T,) of other rules over the same bars, by name."""
+    baselines: Mapping[str, BacktestResult]
+    """Other rules over the same bars, by name."""
     summary: Mapping[str, object]
     """JSON-ready. The report shows `seed`, `train_bars` (bars of the history before the traded range) and
     `parity_rel_diff` (largest relative difference of equity between the backtest and this run), where given."""
     source: str
     """Name of the data, as the report shows it."""
+    significance: Significance | None = None
+    """The policy against its own decisions at other times; None where it decided nothing, or nobody asked."""
+    training: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the training, named for their sample: `in_sample_sharpe`, `valid_sharpe`. Without such a prefix: of
+    the bars that it was trained on."""
 
     def __post_init__(self) -> None:
         if not len(self.bars) == len(self.marks) > 0:
             raise ValueError(f"a run needs one mark a bar, got {len(self.marks)} for {len(self.bars)} bars")
-        for name, equity in self.baselines.items():
-            if equity.shape != (len(self.bars),):
-                raise ValueError(f"baseline {name} has shape {equity.shape} for {len(self.bars)} bars")
+        for name, result in self.baselines.items():
+            if len(result.equity) != len(self.bars):
+                raise ValueError(f"baseline {name} has {len(result.equity)} values for {len(self.bars)} bars")
 
 
 @contextmanager

@@ -10,22 +10,23 @@ from string import Template
 
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import TimeAxis
+from tradeloop.cli.report.evidence import baseline_remarks, luck, sample_table, trip_table
+from tradeloop.cli.report.figures import evidence
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_class, curve_name, curves, panels
-from tradeloop.cli.report.trading import trading
+from tradeloop.cli.report.trading import Trading, trading
 from tradeloop.common.arrays import Floats
+from tradeloop.common.evaluation.baselines import LOOKBACK, REBALANCE
 from tradeloop.common.evaluation.parity import TOLERANCE
 from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import RiskVerdict
 from tradeloop.common.risk import WARN_DENIED
 
-"""Relative difference of equity up to which a backtest and a live run count as equal."""
-
 
 def page(run: Run) -> str:
     """The whole page."""
-    heading = _heading(run)
+    heading, traded, found = _heading(run), trading(run), evidence(run)
     equity, per_year = curves(run), bars_per_year(run.bars)
     charts = panels(run)
     axis = TimeAxis(run.bars.close_us)
@@ -39,14 +40,18 @@ def page(run: Run) -> str:
     return template.substitute(
         title=escape(f"{heading[0]} {heading[1]}"),
         heading=f"{escape(heading[0])} <small>{escape(heading[1])}</small>",
-        lede=_lede(run, equity),
+        lede=_lede(run, equity, traded),
         facts="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(run)),
         performance=_performance(equity, per_year),
         convention=(
             f"Sharpe ratio and volatility: of the bars' returns, annualised with {per_year:,.0f} bars a year (bars seen"
-            " over the time they took), risk-free rate 0. ± is one standard error, for independent returns."
+            " over the time they took), risk-free rate 0. ± is one standard error, for independent returns. "
+            f"{baseline_remarks(run)}"
         ),
-        trading=_trading(run),
+        trading=_trading(run, traded),
+        luck=luck(run, found),
+        trips=trip_table(found.trades),
+        beside=sample_table(run, traded),
         parity=_parity(run.summary),
         charts="".join(chart.figure() for chart in charts),
         verdicts=_verdicts(run),
@@ -63,17 +68,31 @@ def _heading(run: Run) -> tuple[str, str]:
     return traded, f"{universe.timeframe} bars"
 
 
-def _lede(run: Run, equity: Mapping[str, Floats]) -> str:
+def _lede(run: Run, equity: Mapping[str, Floats], t: Trading) -> str:
     length = text.span(int(run.bars.close_us[-1] - run.bars.open_us[0]))
     returned = {name: text.change(float(curve[-1] / curve[0] - 1.0)) for name, curve in equity.items()}
     versus = f"; buy and hold {returned['buy_and_hold']}" if "buy_and_hold" in returned else ""
     halted = " It was halted by its risk limits." if run.marks[-1].state == "halted" else ""
-    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_denied(run)}"
+    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_chance(run, t)}{_denied(t)}"
 
 
-def _denied(run: Run) -> str:
+def _chance(run: Run, t: Trading) -> str:
+    """Whether the policy's timing was any good, or what it did instead of trading."""
+    found = run.significance
+    if not run.fills:
+        small = " Each position that it wanted was too small for an order: give it more capital." if t.unsized else ""
+        return f" It traded nothing.{small}"
+    if found is None:
+        return ""
+    as_good = int((found.draws >= found.growth).sum())
+    return (
+        f" Its own decisions, shuffled in time, did at least as well {as_good:,} times out of {len(found.draws):,}"
+        f" (p = {text.number(found.p_value, 3)})."
+    )
+
+
+def _denied(t: Trading) -> str:
     """A warning, where the policy could often not trade as it decided."""
-    t = trading(run)
     if t.denied <= WARN_DENIED * t.decisions:
         return ""
     share = text.percent(t.denied / t.decisions, 1)
@@ -128,8 +147,7 @@ def _sharpe(figures: Performance) -> str:
     return f"{text.number(figures.sharpe, 2)}<small>\N{PLUS-MINUS SIGN} {text.number(figures.sharpe_error, 2)}</small>"
 
 
-def _trading(run: Run) -> str:
-    t = trading(run)
+def _trading(run: Run, t: Trading) -> str:
     fees, slippage = (text.percent(cost / run.portfolio.capital) for cost in (t.fees, t.slippage))
     short = t.orders - t.filled
     whole = f"{short:,} of them not filled in whole" if short else "all filled in whole" if t.orders else ""
@@ -138,6 +156,11 @@ def _trading(run: Run) -> str:
         ("Decisions", f"{t.decisions:,} <small>on {len(run.bars):,} bars</small>"),
         ("Orders", f"{t.orders:,} <small>{whole}</small>"),
         ("Denied", f"{sum(t.denials.values()):,} <small>{denied or 'by the risk gate'}</small>"),
+        *(
+            [("Too small", f"{t.unsized:,} <small>targets below a lot, or below the smallest order</small>")]
+            if t.unsized
+            else []
+        ),
         ("Turnover", f"{text.number(t.turnover, 1)}\N{MULTIPLICATION SIGN} equity"),
         ("Fees", f"{text.money(t.fees)} <small>{fees} of capital</small>"),
         ("Slippage", f"{text.money(t.slippage)} <small>{slippage} of capital</small>"),
@@ -219,6 +242,23 @@ def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
         " the best of many tries looks good by chance.",
         f"<b>Costs are assumed.</b> Fees of {fee} bps, slippage of {costs.slippage_bps:g} bps, {impact}. An order fills"
         f" at the next bar's open, {size}; a real venue may fill later, worse, or not at all.",
-        "<b>Baselines pay the same.</b> They trade through the same simulator, costs and limits. Random draws a new"
-        " target at every decision, and so shows what trading that often costs.",
+        _baselines(run),
     ]
+
+
+def _baselines(run: Run) -> str:
+    """The rules of the baselines that there are (HTML)."""
+    draws = len(run.significance.draws) if run.significance else 0
+    known = {
+        "buy_and_hold": "Buy and hold puts all equity in at the first decision, in equal parts, and leaves it there.",
+        "equal_weight": f"Equal weight is the same, rebalanced at every {REBALANCE}th decision.",
+        "momentum": f"Momentum follows the sign of the return over {LOOKBACK} bars, and is short only where the"
+        " policy may be.",
+        "random": "Random is the policy's own decisions, shuffled in time, with its band and its limits: the middle one"
+        f" of {draws:,} shuffles.",
+    }
+    what = " ".join(known[name] for name in known if name in run.baselines)
+    return (
+        "<b>Baselines pay the same.</b> They trade through the same simulator and costs. Random apart, no no-trade"
+        f" band, limit of size or halt for drawdown stands in their way. {what}"
+    )

@@ -22,12 +22,20 @@ _CELLS = 80
 _FAR = 3.0
 """A baseline that would stretch a chart by more than this leaves it."""
 _HALTS = {"drawdown_halt": "halted: drawdown", "margin_call": "halted: margin call"}
-_NAMES = {"policy": "Policy", "buy_and_hold": "Buy and hold", "random": "Random", "cash": "Cash"}
+_NAMES = {
+    "policy": "Policy",
+    "buy_and_hold": "Buy and hold",
+    "equal_weight": "Equal weight",
+    "momentum": "Momentum",
+    "random": "Random",
+    "cash": "Cash",
+}
 
 
 def curves(run: Run) -> dict[str, Floats]:
     """Equity of the policy, then of the baselines."""
-    named = {"policy": np.array([mark.equity for mark in run.marks]), **run.baselines}
+    named = {"policy": np.array([mark.equity for mark in run.marks])}
+    named |= {name: result.equity for name, result in run.baselines.items()}
     return {name: named[name] for name in (*_NAMES, *named) if name in named}
 
 

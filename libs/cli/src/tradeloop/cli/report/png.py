@@ -15,7 +15,14 @@ from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.panels import curve_name, curves, focus
 from tradeloop.common.evaluation.performance import drawdown
 
-_COLOURS = {"policy": "#0072b2", "buy_and_hold": "#c77700", "random": "#b0568f", "cash": "#7c8591"}
+_COLOURS = {
+    "policy": "#0072b2",
+    "buy_and_hold": "#c77700",
+    "equal_weight": "#008a64",
+    "momentum": "#3b9fd6",
+    "random": "#b0568f",
+    "cash": "#7c8591",
+}
 _SOFT, _RULE = "#5b6470", "#e4e7ea"
 
 

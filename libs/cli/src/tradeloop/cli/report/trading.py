@@ -9,6 +9,8 @@ import numpy as np
 
 from tradeloop.cli.report.files import Run
 from tradeloop.common.arrays import Floats
+from tradeloop.common.evaluation.trades import RoundTrip, round_trips
+from tradeloop.common.market import to_us
 from tradeloop.common.risk import DENIAL_CODES
 
 
@@ -25,6 +27,8 @@ class Trading:
     """How many orders the risk gate denied, by code."""
     denied: int
     """Decisions of which at least one order was denied."""
+    unsized: int
+    """Targets of a flat book that were too small for an order: less than a lot, or than the venue's smallest order."""
     fills: int
     traded: float
     turnover: float
@@ -54,6 +58,7 @@ def trading(run: Run) -> Trading:
         filled=sum(status == "filled" for status in last.values()),
         denials=dict(Counter(verdict.code for verdict in denials)),
         denied=len({verdict.time for verdict in denials}),
+        unsized=_unsized(run),
         fills=len(run.fills),
         traded=traded,
         turnover=traded / float(np.mean([mark.equity for mark in run.marks])),
@@ -62,3 +67,37 @@ def trading(run: Run) -> Trading:
         exposure=float(gross.mean()),
         in_market=float((gross > 0.0).mean()),
     )
+
+
+def trips(run: Run) -> list[RoundTrip]:
+    """The policy's round trips."""
+    shape = run.bars.open.shape
+    quantity, spent, fee = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for fill in run.fills:
+        row = int(np.searchsorted(run.bars.open_us, to_us(fill.time), side="right")) - 1
+        column = run.bars.instruments.index(fill.instrument)
+        signed = fill.quantity if fill.side == "buy" else -fill.quantity
+        quantity[row, column] += signed
+        spent[row, column] += signed * fill.price
+        fee[row, column] += fill.fee
+    price = np.divide(spent, quantity, out=np.zeros(shape), where=quantity != 0.0)
+    position = np.array([[one.quantity for one in mark.positions] for mark in run.marks])
+    equity = np.array([mark.equity for mark in run.marks])
+    return round_trips(position, quantity, price, fee, equity, run.bars)
+
+
+def _unsized(run: Run) -> int:
+    """A flat book that may trade and wants more than the band has an order or a denial, or it was too small for one."""
+    band = run.strategy.actions.band(len(run.bars.instruments))
+    marks = {mark.time: mark for mark in run.marks}
+    answered = {(order.decision_time, order.instrument) for order in run.orders}
+    answered |= {(verdict.time, verdict.instrument) for verdict in run.verdicts}
+    count = 0
+    for signal in run.signals:
+        mark = marks.get(signal.time)
+        if signal.hold or mark is None or mark.state != "active":
+            continue
+        for target, position in zip(signal.targets, mark.positions, strict=True):
+            wanted = target != 0.0 and abs(target) >= band and position.quantity == 0.0 and position.mark_price > 0.0
+            count += wanted and (signal.time, position.instrument) not in answered
+    return count

@@ -5,7 +5,6 @@ Decisions start when the window is full, as they do live after a cold start; unt
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +45,10 @@ class BacktestResult:
     """How many orders the risk gate denied, by code; a denied flip that closed the position counts."""
     denied: int
     """Decisions of which at least one order was denied."""
+    halted_at: int | None = None
+    """The bar at whose close the book was halted for good."""
+    unsized: int = 0
+    """Targets of a flat book that were too small for an order: less than a lot, or than the venue's smallest order."""
 
     @property
     def final_equity(self) -> float:
@@ -97,67 +100,118 @@ def run(
     `actions` collects what the rule answered before its action scheme, for the reward; the weights where None.
     """
     length, count = bars.open.shape
-    market = market_of(bars)
     simulator = Simulator(
         1,
         portfolio.universe.instruments,
         capital=portfolio.capital,
         costs=portfolio.costs,
         limits=portfolio.limits,
-        no_trade_band=strategy.actions.no_trade_band,
+        no_trade_band=strategy.actions.band(count),
     )
     engine = RewardEngine(strategy.reward, 1)
     names = strategy.feature_set.names
     books = simulator.books
-    cash, equity, rewards = np.zeros(length), np.zeros(length), np.zeros(length)
-    weights, position, quantity, price, fee = (np.zeros((length, count)) for _ in range(5))
+    rewards = np.zeros(length)
     components: dict[str, Floats] = {}
-    rows, ts = np.zeros(1, dtype=np.int64), bars.close_us
+    ts = bars.close_us
     action = np.zeros((1, count))
-    denials: Counter[str] = Counter()
-    denied = 0
+    records = _Records(simulator, bars)
+    halted = np.zeros(1, dtype=np.bool_)
+    target = np.full((1, count), np.nan)
     for t in range(length):
-        rows[0] = t
-        if t == 0:
-            simulator.reset(market, rows)
-        else:
+        if t > 0:
             halted = books.halt.astype(np.bool_)
-            simulator.fill_and_mark(market, rows)
-            if not np.isnan(weights[t - 1]).all():  # to hold is no decision, and earns no reward
-                context = simulator.context(
-                    action,
-                    ts[t - 1 : t],
-                    ts[t : t + 1],
-                    books.halt.astype(np.bool_) & ~halted,
-                    np.zeros(1, dtype=np.bool_),
-                    {name: features[t - 1, :, f][None] for f, name in enumerate(names)},
-                )
-                rewards[t] = engine(context)[0]
-                for name, part in engine.components.items():
-                    components.setdefault(name, np.zeros(length))[t] = part[0]
-        cash[t], equity[t], position[t] = books.cash[0], books.equity[0], books.position[0]
-        filled = books.fill_quantity[0]
-        quantity[t] = filled
-        price[t] = np.where(filled != 0.0, books.fill_price[0], 0.0)
-        fee[t] = np.where(filled != 0.0, books.fill_fee[0], 0.0)
-        weights[t] = target = decide(t, books.account[0])[0]
-        action = target[None] if actions is None else actions[-1]
-        simulator.decide(target[None])
-        codes = [wire_code(code) for code in map(Verdict, books.verdict[0].tolist()) if code in DENIED]
-        denials.update(codes)
-        denied += bool(codes)
-    return BacktestResult(
-        time_us=ts,
-        cash=cash,
-        equity=equity,
-        weights=weights,
-        position=position,
-        fill_quantity=quantity,
-        fill_price=price,
-        fill_fee=fee,
-        rewards=rewards,
-        components=components,
-        bars_per_year=bars_per_year(bars),
-        denials=dict(denials),
-        denied=denied,
-    )
+        records.mark(t)
+        if not np.isnan(target).all():  # to hold is no decision, and earns no reward
+            context = simulator.context(
+                action,
+                ts[t - 1 : t],
+                ts[t : t + 1],
+                books.halt.astype(np.bool_) & ~halted,
+                np.zeros(1, dtype=np.bool_),
+                {name: features[t - 1, :, f][None] for f, name in enumerate(names)},
+            )
+            rewards[t] = engine(context)[0]
+            for name, part in engine.components.items():
+                components.setdefault(name, np.zeros(length))[t] = part[0]
+        target = decide(t, books.account[0])
+        action = target if actions is None else actions[-1]
+        records.decide(t, target)
+    return records.result(0, rewards, components)
+
+
+def follow(simulator: Simulator, bars: BarArrays, decide: Callable[[int], Floats]) -> list[BacktestResult]:
+    """Run N rules side by side, one in each book of the simulator; no reward looks at them.
+
+    `decide(t)` gives target weights (N, A) at the close of bar t, NaN for hold.
+    """
+    records = _Records(simulator, bars)
+    for t in range(len(bars)):
+        records.mark(t)
+        records.decide(t, decide(t))
+    nothing = np.zeros(len(bars))
+    return [records.result(n, nothing, {}) for n in range(len(simulator.books.cash))]
+
+
+class _Records:
+    """Steps N books along bars, and keeps what happens to each."""
+
+    def __init__(self, simulator: Simulator, bars: BarArrays) -> None:
+        self._simulator, self._books, self._bars = simulator, simulator.books, bars
+        self._market = market_of(bars)
+        length, count = bars.open.shape
+        shape = (len(self._books.cash), length)
+        self._rows = np.zeros(shape[0], dtype=np.int64)
+        self._cash, self._equity = np.zeros(shape), np.zeros(shape)
+        self._weights, self._position, self._quantity, self._price, self._fee = (
+            np.zeros((*shape, count)) for _ in range(5)
+        )
+        self._halt, self._verdict = np.zeros(shape, dtype=np.int8), np.zeros((*shape, count), dtype=np.int8)
+
+    def mark(self, t: int) -> None:
+        """Fill at the open of bar t and mark at its close."""
+        books = self._books
+        self._rows[:] = t
+        if t == 0:
+            self._simulator.reset(self._market, self._rows)
+        else:
+            self._simulator.fill_and_mark(self._market, self._rows)
+        self._cash[:, t], self._equity[:, t], self._position[:, t] = books.cash, books.equity, books.position
+        self._halt[:, t] = books.halt
+        filled = books.fill_quantity
+        self._quantity[:, t] = filled
+        self._price[:, t] = np.where(filled != 0.0, books.fill_price, 0.0)
+        self._fee[:, t] = np.where(filled != 0.0, books.fill_fee, 0.0)
+
+    def decide(self, t: int, weights: Floats) -> None:
+        """Size the books towards target weights (N, A) at the close of bar t."""
+        self._weights[:, t] = weights
+        self._simulator.decide(weights)
+        self._verdict[:, t] = self._books.verdict
+
+    def result(self, n: int, rewards: Floats, components: dict[str, Floats]) -> BacktestResult:
+        """The result of one book."""
+        weights, position, verdict = self._weights[n], self._position[n], self._verdict[n]
+        denied = np.isin(verdict, [int(code) for code in DENIED])
+        halted = np.flatnonzero(self._halt[n])
+        known = np.maximum.accumulate(self._bars.present, axis=0)
+        # A flat book that may trade and wants more than the band gets an order, or one that rounds to nothing.
+        wanted = (np.abs(weights) >= self._simulator.terms.band) & (weights != 0.0)
+        unsized = (verdict == Verdict.UNCHANGED) & (position == 0.0) & wanted & known
+        return BacktestResult(
+            time_us=self._bars.close_us,
+            cash=self._cash[n],
+            equity=self._equity[n],
+            weights=weights,
+            position=position,
+            fill_quantity=self._quantity[n],
+            fill_price=self._price[n],
+            fill_fee=self._fee[n],
+            rewards=rewards,
+            components=components,
+            bars_per_year=bars_per_year(self._bars),
+            denials={wire_code(code): int(times) for code in Verdict if (times := (verdict == code)[denied].sum())},
+            denied=int(denied.any(axis=1).sum()),
+            halted_at=int(halted[0]) if len(halted) else None,
+            unsized=int(unsized.sum()),
+        )

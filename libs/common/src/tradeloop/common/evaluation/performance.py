@@ -30,6 +30,21 @@ class Performance:
     """One standard error of `sharpe` for independent returns: Lo, The Statistics of Sharpe Ratios (2002), eq. 9."""
 
 
+@dataclass(frozen=True)
+class Regression:
+    """A curve's returns explained by those of a benchmark, `return = alpha + beta * benchmark + error`: Jensen, The
+    Performance of Mutual Funds in the Period 1945-1964 (1968), eq. 8, with cash at no interest. Ordinary least squares
+    over bars; one standard error each, for independent errors of one size: Greene, Econometric Analysis, 7th edition
+    (2012), eq. 4-20."""
+
+    alpha: float
+    """Return that the benchmark does not explain, annualised by the bars in a year, without compounding."""
+    alpha_error: float
+    beta: float
+    """Return for each unit of the benchmark's."""
+    beta_error: float
+
+
 def bars_per_year(bars: BarArrays) -> float:
     """Bars seen over the time that they took, so that a market that closes counts its own bars."""
     return len(bars) * _YEAR_US / float(bars.close_us[-1] - bars.open_us[0])
@@ -53,3 +68,22 @@ def performance(equity: Floats, per_year: float) -> Performance:
             error = math.sqrt((1.0 + 0.5 * each * each) / len(returns) * per_year)
     first, last = float(equity[0]), float(equity[-1])
     return Performance(last, last / first - 1.0, float(drawdown(equity).max()), volatility, sharpe, error)
+
+
+def regression(equity: Floats, benchmark: Floats, per_year: float) -> Regression | None:
+    """The returns of an equity curve (T,) against a benchmark's; None where one went broke, or the benchmark rests."""
+    if len(equity) < 4 or not ((equity > 0.0) & (benchmark > 0.0)).all():
+        return None
+    y, x = equity[1:] / equity[:-1] - 1.0, benchmark[1:] / benchmark[:-1] - 1.0
+    mean, spread = x.mean(), float(((x - x.mean()) ** 2).sum())
+    if spread == 0.0:
+        return None
+    beta = float(((x - mean) * (y - y.mean())).sum()) / spread
+    alpha = float(y.mean() - beta * mean)
+    variance = float(((y - alpha - beta * x) ** 2).sum()) / (len(y) - 2)
+    return Regression(
+        alpha=alpha * per_year,
+        alpha_error=math.sqrt(variance * (1.0 / len(y) + mean * mean / spread)) * per_year,
+        beta=beta,
+        beta_error=math.sqrt(variance / spread),
+    )

@@ -2,6 +2,9 @@
 
 A weight is a position's value as a share of equity, negative for short. Schemes map actions of N books,
 shape (N, action_size), to weights of shape (N, A).
+
+The `no_trade_band` of the schemes here counts in even shares: an instrument's part of what may be held when A
+instruments share it out evenly. So the same band means the same at any leverage and with any number of instruments.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class ActionScheme(Protocol):
         """Choices per component of a discrete scheme; 0 for a box."""
         ...
 
-    @property
-    def no_trade_band(self) -> float:
-        """A target closer than this to the present weight leaves the position as it is."""
+    def band(self, instruments: int) -> float:
+        """A target weight that is closer than this to the present weight leaves the position as it is.
+
+        In weights, as `weights` gives them: everything that trades, trains or evaluates asks here.
+        """
         ...
 
     def size(self, instruments: int) -> int:
@@ -53,6 +58,7 @@ class TargetPosition:
 
     leverage: float = 1.0
     no_trade_band: float = 0.05
+    """Share of `leverage / A`, the largest weight of one of A instruments."""
     long_only: bool = False
     """Whether -1 means no position instead of short."""
 
@@ -62,7 +68,7 @@ class TargetPosition:
 
     @property
     def name(self) -> str:
-        return f"target_position({self.leverage!r},{self.no_trade_band!r},{self.long_only!r})"
+        return f"target_position({self.leverage!r},{_share(self)},{self.long_only!r})"
 
     @property
     def kind(self) -> Literal["box", "discrete"]:
@@ -71,6 +77,9 @@ class TargetPosition:
     @property
     def choices(self) -> int:
         return 0
+
+    def band(self, instruments: int) -> float:
+        return self.no_trade_band * (self.leverage / instruments)
 
     def size(self, instruments: int) -> int:
         return instruments
@@ -89,6 +98,7 @@ class Discrete:
 
     levels: tuple[float, ...] = (-1.0, 0.0, 1.0)
     no_trade_band: float = 0.05
+    """Share of the largest level over A, the largest weight of one of A instruments."""
 
     def __post_init__(self) -> None:
         _require(len(self.levels) > 1, f"Discrete: levels are {self.levels}; a choice needs at least two")
@@ -96,7 +106,7 @@ class Discrete:
 
     @property
     def name(self) -> str:
-        return f"discrete({','.join(map(repr, self.levels))};{self.no_trade_band!r})"
+        return f"discrete({','.join(map(repr, self.levels))};{_share(self)})"
 
     @property
     def kind(self) -> Literal["box", "discrete"]:
@@ -105,6 +115,9 @@ class Discrete:
     @property
     def choices(self) -> int:
         return len(self.levels)
+
+    def band(self, instruments: int) -> float:
+        return self.no_trade_band * (max(map(abs, self.levels)) / instruments)
 
     def size(self, instruments: int) -> int:
         return instruments
@@ -121,6 +134,7 @@ class PortfolioWeights:
     temperature: float = 0.5
     """Lower lets the weights differ more: at 0.5, two of them by a factor of up to exp(2 / 0.5) = 55."""
     no_trade_band: float = 0.05
+    """Share of 1 / A, the weight that each of A instruments has when they are held evenly and no cash is left."""
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"PortfolioWeights: temperature is {self.temperature}; it must be above 0")
@@ -128,7 +142,7 @@ class PortfolioWeights:
 
     @property
     def name(self) -> str:
-        return f"portfolio_weights({self.temperature!r},{self.no_trade_band!r})"
+        return f"portfolio_weights({self.temperature!r},{_share(self)})"
 
     @property
     def kind(self) -> Literal["box", "discrete"]:
@@ -137,6 +151,9 @@ class PortfolioWeights:
     @property
     def choices(self) -> int:
         return 0
+
+    def band(self, instruments: int) -> float:
+        return self.no_trade_band / instruments
 
     def size(self, instruments: int) -> int:
         return instruments + 1
@@ -154,7 +171,15 @@ def _require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _require_band(scheme: ActionScheme) -> None:
+_Banded = TargetPosition | Discrete | PortfolioWeights
+
+
+def _share(scheme: _Banded) -> str:
+    """The band in a scheme's name. It says of what: a policy of when bands were shares of equity is another."""
+    return f"{scheme.no_trade_band!r} of an even share"
+
+
+def _require_band(scheme: _Banded) -> None:
     band = scheme.no_trade_band
     _require(band >= 0, f"{type(scheme).__name__}: no_trade_band is {band}; it must be 0 or more")
 

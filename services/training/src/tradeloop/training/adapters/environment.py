@@ -86,7 +86,7 @@ class Episodes:
             capital=portfolio.capital,
             costs=portfolio.costs,
             limits=portfolio.limits,
-            no_trade_band=strategy.actions.no_trade_band,
+            no_trade_band=strategy.actions.band(instruments),
         )
         self.engine = RewardEngine(strategy.reward, books)
         ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)

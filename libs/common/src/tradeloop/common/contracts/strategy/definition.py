@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy.trial import IDS, SEED, Trial
 from tradeloop.common.simulation import observe
 from tradeloop.common.strategy import Strategy
@@ -59,13 +60,10 @@ def actions_become_weights(trial: Trial) -> None:
         raise trial.broken(
             f"has an {who} of kind {scheme.kind!r}: let it be box, or discrete with at least two choices"
         )
-    if not trial.call(who, lambda: scheme.no_trade_band >= 0.0):
-        raise trial.broken(f"has an {who} with a no_trade_band of {scheme.no_trade_band}: let it be 0 or more")
     for count in trial.counts:
         size = trial.call(who, scheme.size, count)
-        ends = (0.0, scheme.choices - 1.0) if scheme.kind == "discrete" else (0.0, -1.0, 1.0, -1e9, 1e9)
-        extremes = [np.full((1, size), end) for end in ends]
-        action = np.concatenate([*extremes, trial.call(who, trial.actions, np.random.default_rng(SEED), 64, count)])
+        extremes = _extremes(trial, size)
+        action = np.concatenate([extremes, trial.call(who, trial.actions, np.random.default_rng(SEED), 64, count)])
         given = action.copy()
         weights = trial.call(who, scheme.weights, given)
         if not isinstance(weights, np.ndarray) or weights.shape != (len(action), count) or weights.dtype != np.float64:
@@ -95,3 +93,39 @@ def actions_become_weights(trial: Trial) -> None:
             raise trial.broken(
                 f"has an {who} that gives a book other weights alone than among others: use each row for itself"
             )
+    for count in (1,) if trial.counts == (1,) else _UNIVERSES:
+        _band_can_be_crossed(trial, who, count)
+
+
+_UNIVERSES = (1, 2, 3, 8)
+"""Numbers of instruments that the no-trade band is tried with: one in weights may be too wide for more of them."""
+
+
+def _extremes(trial: Trial, size: int) -> Floats:
+    """Actions at the ends of what a policy can answer, all numbers alike and each against the others."""
+    scheme = trial.strategy.actions
+    ends = (0.0, scheme.choices - 1.0) if scheme.kind == "discrete" else (0.0, -1.0, 1.0, -1e9, 1e9)
+    alike = [np.full((1, size), end) for end in ends]
+    low, high = (0.0, scheme.choices - 1.0) if scheme.kind == "discrete" else (-1.0, 1.0)
+    return np.concatenate([*alike, np.where(np.eye(size) > 0.0, high, low)])
+
+
+def _band_can_be_crossed(trial: Trial, who: str, count: int) -> None:
+    scheme = trial.strategy.actions
+    if not callable(getattr(scheme, "band", None)):
+        raise trial.broken(
+            f"has an {who} without band(instruments), which took the place of no_trade_band: let it give the smallest "
+            "change of a weight that is worth an order, such as 0.05 / instruments"
+        )
+    band = trial.call(who, scheme.band, count)
+    if not 0.0 <= band < np.inf:
+        raise trial.broken(f"has an {who} with a no-trade band of {band}: let it be 0 or more")
+    size = trial.call(who, scheme.size, count)
+    choices = [np.full((1, size), float(choice)) for choice in range(scheme.choices)]
+    weights = trial.call(who, scheme.weights, np.concatenate([_extremes(trial, size), *choices]))
+    largest = float(np.abs(weights).max())
+    if 0.0 < largest < band:
+        raise trial.broken(
+            f"has an {who} whose no-trade band of {band:.3g} is wider than any of its weights with {count} "
+            f"instrument{'s' * (count != 1)}, {largest:.3g} at most, so nothing would ever be traded: make it narrower"
+        )

@@ -140,7 +140,7 @@ class Trial:
             capital=100_000.0,
             costs=Costs(),
             limits=self.limits.model_copy(update={"max_drawdown": min(0.1, self.limits.max_drawdown)}),
-            no_trade_band=self.strategy.actions.no_trade_band,
+            no_trade_band=self.strategy.actions.band(count),
         )
         rows = rng.integers(len(bars) - _UNBROKEN, len(bars) - _STEPS, size=BOOKS)
         simulator.reset(market, rows)
