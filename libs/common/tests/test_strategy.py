@@ -17,6 +17,7 @@ import pytest
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import strategy_checks
+from tradeloop.common.contracts.strategy.trial import Trial
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
 from tradeloop.common.strategy import (
@@ -27,13 +28,18 @@ from tradeloop.common.strategy import (
     Strategy,
     StrategyError,
     TargetPosition,
+    cross_mean,
+    cross_rank,
+    day_of_week,
     load,
     log_return,
+    of,
     on,
     relative,
     reward,
     scalar_reward,
     talib,
+    time_of_day,
     windowed,
 )
 from tradeloop.common.strategy import installed as plug_in
@@ -69,6 +75,11 @@ def gain(previous: Mapping[str, float], current: Mapping[str, float], action: fl
 
 def spread(close: Floats, low: Floats) -> float:
     return float(close[-1] / low.min() - 1.0)
+
+
+def gap(time: Floats, scale: float) -> float:
+    """The distance of two bars in time."""
+    return float((time[-1] - time[0]) / scale)
 
 
 def strategy(
@@ -199,8 +210,19 @@ def test_what_cannot_be_loaded_is_one_line(
             features=[on("1d", relative(talib("EMA", timeperiod=20))), windowed("spread", spread, 8, ("close", "low"))]
         ),
         strategy(features=[talib("MFI", timeperiod=14), on("1m", log_return(1))][:1], actions=PortfolioWeights(0.1)),
+        strategy(features=[*time_of_day("Asia/Tokyo"), *day_of_week(), windowed("gap", gap, 2, ("time",), scale=3600)]),
+        strategy(
+            features=[
+                of("BTC", log_return(1)),
+                of("binance:BTC", log_return(2)),
+                of("ETH", on("4h", log_return(1))),
+                of(4, log_return(1)),
+                cross_mean(log_return(1)),
+                cross_rank(windowed("spread", spread, 8, ("close", "low"))),
+            ]
+        ),
     ],
-    ids=["plain", "state", "scalar", "higher timeframe", "volume"],
+    ids=["plain", "state", "scalar", "higher timeframe", "volume", "time", "other instruments"],
 )
 def test_a_good_strategy_passes(mine: Strategy) -> None:
     promises = list(strategy_checks(mine))
@@ -231,6 +253,16 @@ def test_leverage_is_checked_against_the_portfolio_it_is_for() -> None:
     with pytest.raises(StrategyError, match=r"asks for 3 times the equity, and max_position of its portfolio is 1\.05"):
         check_strategy(levered)
     check_strategy(levered, RiskLimits(max_position=3.0, max_leverage=3.0))
+
+
+def test_a_strategy_is_tried_with_the_instruments_that_its_features_look_at() -> None:
+    def ids(*features: Feature) -> tuple[str, ...]:
+        return Trial(strategy(features=features), RiskLimits()).ids
+
+    assert ids(log_return(1)) == ids(cross_rank(log_return(1))) == ids(of(1, log_return(1))) == ("check:A", "check:B")
+    assert ids(of("BTC", log_return(1)), of("x:BTC", log_return(2))) == ("check:A", "x:BTC")
+    assert ids(of(3, log_return(1)), of("B", log_return(1)), of("A", log_return(1)))[:2] == ("check:A", "check:B")
+    assert len(set(ids(of(3, log_return(1)), of("B1", log_return(1))))) == 4
 
 
 # --- the check: strategies that break them ---------------------------------------------------------

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 
-from tradeloop.common.contracts.strategy.trial import IDS, SEED, Trial
+from tradeloop.common.contracts.strategy.trial import SEED, Trial
 from tradeloop.common.simulation import observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder, account_size
@@ -36,7 +36,7 @@ def _pickled(strategy: Strategy) -> Strategy:
 
 
 def observation_has_its_shape(trial: Trial) -> None:
-    strategy, count = trial.strategy, len(IDS)
+    strategy, count = trial.strategy, len(trial.ids)
     size = strategy.observation_size(count)
     builder = ObservationBuilder(strategy.window, count, len(trial.features.names))
     for row in trial.batch[-strategy.window :]:
