@@ -68,6 +68,23 @@ class Pending:
         return {"growth": np.log(c.equity / c.equity_prev), "streak": -self.fine * streak}
 
 
+@reward(version="1")
+class RollingSharpe:
+    """The Sharpe ratio of the last bars: a reward that remembers rows."""
+
+    bars: int = 20
+
+    @property
+    def initial_state(self) -> Mapping[str, Floats]:
+        return {"returns": np.zeros(self.bars)}
+
+    def __call__(self, c: RewardContext) -> Floats:
+        returns = c.state["returns"]
+        returns[:, :-1] = returns[:, 1:]
+        returns[:, -1] = c.equity / c.equity_prev - 1.0
+        return np.asarray(returns.mean(axis=1) / (returns.std(axis=1) + 1e-4))
+
+
 @scalar_reward(version="1")
 def gain(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
     return current["equity"] / previous["equity"] - 1.0
@@ -205,6 +222,7 @@ def test_what_cannot_be_loaded_is_one_line(
     [
         strategy(),
         strategy(reward=Pending(), actions="discrete"),
+        strategy(reward=RollingSharpe(bars=20)),
         strategy(reward=gain, actions="portfolio_weights"),
         strategy(
             features=[on("1d", relative(talib("EMA", timeperiod=20))), windowed("spread", spread, 8, ("close", "low"))]
@@ -222,7 +240,7 @@ def test_what_cannot_be_loaded_is_one_line(
             ]
         ),
     ],
-    ids=["plain", "state", "scalar", "higher timeframe", "volume", "time", "other instruments"],
+    ids=["plain", "state", "rows of state", "scalar", "higher timeframe", "volume", "time", "other instruments"],
 )
 def test_a_good_strategy_passes(mine: Strategy) -> None:
     promises = list(strategy_checks(mine))
@@ -337,6 +355,34 @@ def test_a_state_that_is_not_finite_is_refused() -> None:
 
     mine = rewarding(remembers, initial_state={"low": math.inf})
     assert "whose c.state['low'] is not finite" in refused(mine)
+
+
+def test_a_row_that_is_not_finite_is_refused() -> None:
+    mine = rewarding(lambda c: c.equity - c.equity_prev, initial_state={"low": (0.0, math.nan)})
+    assert "whose c.state['low'] is not finite" in refused(mine)
+
+
+def test_an_initial_state_that_is_none_is_refused() -> None:
+    mine = rewarding(lambda c: c.equity - c.equity_prev, initial_state={"low": ()})
+    assert "is wrong: reward Made declares () as the initial state low: give what one book remembers" in refused(mine)
+
+
+def _sharpe_over_axis_0(c: RewardContext) -> Floats:
+    """Twenty memories of one number, reduced over the axis that they are stacked on."""
+    changes = np.stack(list(c.state.values()))
+    for one, other in zip(changes, [*changes[1:], c.equity / c.equity_prev - 1.0], strict=True):
+        one[:] = other
+    for name, one in zip(c.state, changes, strict=True):
+        c.state[name][:] = one
+    return np.asarray(changes.mean(axis=0) / (changes.std(axis=0) + 1e-4))
+
+
+def test_reductions_over_axis_0_are_refused_with_the_reason() -> None:
+    mine = rewarding(_sharpe_over_axis_0, initial_state={f"return_{n}": 0.0 for n in range(20)})
+    message = refused(mine)
+    assert "something else alone than among 8" in message
+    assert "over axis=0 NumPy adds in another order" in message
+    assert "rows of k numbers a book, of shape (N, k)" in message
 
 
 def test_a_reward_that_cannot_travel_is_refused() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,6 @@ def _plain(name: str, key: str, value: object) -> object:
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise FeatureError(
-        f"windowed feature {name}: its parameter {key} is {value!r}; parameters are plain data: finite numbers, text, "
-        "booleans, None, and lists of them"
+        f"windowed feature {name}: its parameter {key} is {' '.join(reprlib.repr(value).split())}; parameters are "
+        "plain data: finite numbers, text, booleans, None, and lists of them"
     )

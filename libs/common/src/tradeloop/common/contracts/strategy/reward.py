@@ -14,7 +14,7 @@ from tradeloop.common.strategy.rewards import RewardEngine
 
 def reward_is_sound(trial: Trial) -> None:
     for count, steps in trial.rollouts.items():
-        engine = RewardEngine(trial.strategy.reward, BOOKS)
+        engine: RewardEngine = trial.call("its reward's state", RewardEngine, trial.strategy.reward, BOOKS)
         components: list[str] = []
         for step in steps:
             for name, array in engine.state.items():
@@ -62,7 +62,9 @@ def reward_sees_each_book_alone(trial: Trial) -> None:
                 raise trial.broken(
                     f"has a reward that gives a book something else {how} than among {BOOKS}, "
                     f"{found[step, 0, book]} and not {together[step, 0, book]}: let it compute each book from its "
-                    "own row, summing over axis=1 only, and remember things in c.state only"
+                    "own row, summing over axis=1 only (over axis=0 NumPy adds in another order when there is one book "
+                    "only, even where that axis holds no books: keep rows of k numbers a book, of shape (N, k)), and "
+                    "remember things in c.state only"
                 )
 
 
