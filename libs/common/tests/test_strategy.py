@@ -90,6 +90,11 @@ def gain(previous: Mapping[str, float], current: Mapping[str, float], action: fl
     return current["equity"] / previous["equity"] - 1.0
 
 
+@scalar_reward(version="1")
+def eager(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
+    return action * (current["price"] / previous["price"] - 1.0)
+
+
 def spread(close: Floats, low: Floats) -> float:
     return float(close[-1] / low.min() - 1.0)
 
@@ -246,6 +251,7 @@ def test_a_good_strategy_passes(mine: Strategy) -> None:
     promises = list(strategy_checks(mine))
     assert len(set(promises)) == len(promises) == 9
     assert list(strategy_checks(mine)) == promises
+    assert check_strategy(mine) == ()
 
 
 def test_a_reward_is_tried_on_all_that_happens_to_books() -> None:
@@ -271,6 +277,55 @@ def test_leverage_is_checked_against_the_portfolio_it_is_for() -> None:
     with pytest.raises(StrategyError, match=r"asks for 3 times the equity, and max_position of its portfolio is 1\.05"):
         check_strategy(levered)
     check_strategy(levered, RiskLimits(max_position=3.0, max_leverage=3.0))
+
+
+def warned(mine: Strategy) -> str:
+    """The one warning about a strategy."""
+    [warning] = check_strategy(mine)
+    assert warning.startswith("strategy mine: ")
+    assert "\n" not in warning
+    return warning
+
+
+def dated(time: Floats) -> float:
+    return float(time[-1] / 86_400.0)
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        talib("SMA", timeperiod=20),
+        talib("ATR"),
+        talib("MACD", output="macdhist"),
+        talib("VAR"),
+        talib("LN"),
+        of("ETH", on("4h", talib("EMA"))),
+        cross_mean(talib("EMA")),
+    ],
+    ids=lambda feature: str(feature.name),
+)
+def test_a_feature_that_follows_the_price_is_a_warning(feature: Feature) -> None:
+    mine = strategy(features=[log_return(1), feature, talib("RSI")])
+    message = f"features that follow the price: {feature.name} (with all prices 8 times as high, {feature.name} goes"
+    assert message in warned(mine)
+
+
+def test_a_feature_that_follows_the_date_is_a_warning() -> None:
+    mine = strategy(features=[*time_of_day(), *day_of_week("America/New_York"), windowed("dated", dated, 1, ("time",))])
+    assert "features that follow the date: dated (a year later, dated goes from" in warned(mine)
+
+
+def test_a_reward_of_the_proposed_action_is_a_warning() -> None:
+    message = "its reward depends on the action, which is what the policy proposed and not what was traded"
+    assert message in warned(rewarding(lambda c: 0.01 * c.action[:, 0] * (c.price[:, 0] / c.price_prev[:, 0] - 1.0)))
+    discrete = strategy(reward=eager, actions="discrete")
+    assert message in warned(discrete)
+
+
+def test_a_reward_that_ruin_breaks_is_a_warning() -> None:
+    message = warned(rewarding(lambda c: np.log(1.0 - c.drawdown)))
+    assert "its training ends with an error once a book loses more than it has: reward Made returned" in message
+    assert "c.equity is then 1e-06 times the capital, and c.drawdown above 1" in message
 
 
 def test_a_strategy_is_tried_with_the_instruments_that_its_features_look_at() -> None:

@@ -27,6 +27,7 @@ from tradeloop.common.strategy.rewards import RewardContext, is_scalar
 
 SEED = 20240229
 BOOKS, _STEPS = 8, 64
+CAPITAL = 100_000.0
 EVERYONE = np.arange(BOOKS)
 STREAMED = 600
 """The last bars, which are streamed: more than lie between two anchors."""
@@ -152,7 +153,7 @@ class Trial:
         simulator = Simulator(
             BOOKS,
             [Instrument(id=name) for name in bars.instruments[:count]],
-            capital=100_000.0,
+            capital=CAPITAL,
             costs=Costs(),
             limits=self.limits.model_copy(update={"max_drawdown": min(0.1, self.limits.max_drawdown)}),
             no_trade_band=self.strategy.actions.no_trade_band,
