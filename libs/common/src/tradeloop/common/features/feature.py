@@ -20,13 +20,13 @@ BarValues = tuple[float, float, float, float, float]
 """One bar of one instrument: open, high, low, close, volume. Volume is NaN where the source gives none."""
 
 FIELDS = (*BAR_PRICES, "volume")
-"""What stands in a bar."""
+"""The numbers in a bar."""
 
 Row = tuple[float, float, float, float, float, float]
 """A bar as a feature takes it: `BarValues`, then its time."""
 
 INPUTS = (*FIELDS, "time")
-"""What a feature may read of a bar. `time` is its close, in seconds since 1970, UTC: known as soon as the bar is."""
+"""All that a feature may read of a bar. `time` is its close, in seconds since 1970, UTC: known as soon as the bar is."""
 
 CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 

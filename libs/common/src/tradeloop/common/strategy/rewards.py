@@ -30,7 +30,7 @@ LEAST_EQUITY = 1e-6
 this, so that ratios and logarithms stay finite and the loss is a very large one."""
 
 Initial = float | Sequence[float] | Floats
-"""What one book remembers at first: a number, or a row of k numbers."""
+"""The first memory of one book: a number, or a row of k numbers."""
 
 
 @dataclass(slots=True)
@@ -250,7 +250,7 @@ class RewardEngine:
             self.state[name][done] = row
 
     def snapshot(self, book: int = 0) -> dict[str, float | list[float]]:
-        """What is remembered of one book, ready for JSON."""
+        """The memory of one book, ready for JSON."""
         return {name: values[book].tolist() for name, values in self.state.items()}
 
     def restore(self, snapshot: Mapping[str, float | Sequence[float]], book: int = 0) -> bool:
@@ -262,7 +262,7 @@ class RewardEngine:
         return fits
 
     def _row(self, name: str, value: object) -> Floats:
-        """What one book remembers at first, () or (k,)."""
+        """The first memory of one book, () or (k,)."""
         try:
             row = np.array([] if value is None else value, dtype=np.float64)
         except (TypeError, ValueError):
