@@ -72,6 +72,10 @@ def scaled_by_default(close: Floats, scale: float = SCALE) -> float:
     return float(close[-1] / close[0] * scale)
 
 
+def reads_a_constant(close: Floats) -> float:
+    return float(sum(SCALE * one for one in close / close[0]))
+
+
 def odd(close: Floats, table: dict[str, float] = {}) -> float:  # noqa: B006
     return float(close[-1])
 
@@ -417,6 +421,17 @@ def test_the_identity_follows_the_definitions_alone() -> None:
         [log_return(2), log_return(1)],
     ]
     assert len({FeatureSet(features).id for features in variants}) == len(variants)
+
+
+def test_a_function_is_also_the_values_that_its_source_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source reads the same when a constant of its module changes, or the variable that gave it a default."""
+    before = FeatureSet([windowed("reads", reads_a_constant, 5)]).id
+    assert FeatureSet([windowed("reads", reads_a_constant, 5)]).id == before
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert FeatureSet([windowed("reads", reads_a_constant, 5)]).id != before
+    usual = FeatureSet([windowed("scaled", scaled_by_default, 5)]).id
+    monkeypatch.setattr(scaled_by_default, "__defaults__", (3.0,))
+    assert FeatureSet([windowed("scaled", scaled_by_default, 5)]).id != usual
 
 
 def test_history_is_an_interval_between_anchors_and_a_restart() -> None:

@@ -26,7 +26,7 @@ Row = tuple[float, float, float, float, float, float]
 """A bar as a feature takes it: `BarValues`, then its time."""
 
 INPUTS = (*FIELDS, "time")
-"""All that a feature may read of a bar. `time` is its close, in seconds since 1970, UTC: known as soon as the bar is."""
+"""The inputs of a feature. `time` is the close of the bar, in seconds since 1970, UTC: known as soon as the bar is."""
 
 CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 

@@ -8,7 +8,9 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,9 @@ def windowed(
     says that there is none. Inputs are the fields of a bar, and `time`: the close, in seconds since 1970, UTC.
     `fn` gets the `parameters` by name, too: plain data, with lists made tuples.
 
-    It must depend on nothing else. It is identified by its own source, its parameters and the defaults that are not
-    given: when something that it calls changes, give the feature a new name. Raises `FeatureError`.
+    It must depend on nothing else. It is identified by its own source, its parameters, the defaults that are not given,
+    and the plain constants of its module that it reads: when something that it calls changes, give the feature a new
+    name. Raises `FeatureError`.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FeatureError(f"windowed feature {name!r}: a name is lower-case letters, digits and _")
@@ -48,7 +51,7 @@ def windowed(
     fields = fields_of(f"windowed feature {name}", tuple(inputs), None)
     source = _source_hash(name, fn, window)
     given = {key: _plain(name, key, value) for key, value in parameters.items()}
-    defaults = _defaults(name, fn, fields, given)
+    values = {"parameters": _defaults(name, fn, fields, given) | given, "constants": _constants(fn)}
     return _Windowed(
         name=name,
         definition=canonical(
@@ -56,7 +59,7 @@ def windowed(
             source=source,
             window=window,
             inputs=fields,
-            **({"parameters": defaults | given} if defaults | given else {}),
+            **{kind: some for kind, some in values.items() if some},
         ),
         history=window - 1,
         inputs=fields,
@@ -160,15 +163,39 @@ def _defaults(name: str, fn: Callable[..., Any], fields: Sequence[str], given: d
     }
 
 
+def _constants(fn: Callable[..., Any]) -> dict[str, object]:
+    """The plain data of its module that a function reads: its source has the names, and not the values."""
+    names: set[str] = set()
+    codes: list[CodeType] = [fn.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    found: dict[str, object] = {}
+    for name in names:
+        if name in fn.__globals__ and not name.startswith("__"):
+            with suppress(ValueError):
+                found[name] = _unchanging(fn.__globals__[name])
+    return found
+
+
 def _plain(name: str, key: str, value: object) -> object:
     """A parameter as plain data that cannot be changed."""
+    try:
+        return _unchanging(value)
+    except ValueError:
+        raise FeatureError(
+            f"windowed feature {name}: its parameter {key} is {' '.join(reprlib.repr(value).split())}; parameters are "
+            "plain data: finite numbers, text, booleans, None, and lists of them"
+        ) from None
+
+
+def _unchanging(value: object) -> object:
+    """Plain data, with lists made tuples. Raises ValueError for anything else."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):
-        return tuple(_plain(name, key, one) for one in value)
+        return tuple(map(_unchanging, value))
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise FeatureError(
-        f"windowed feature {name}: its parameter {key} is {' '.join(reprlib.repr(value).split())}; parameters are "
-        "plain data: finite numbers, text, booleans, None, and lists of them"
-    )
+    raise ValueError("no plain data")
