@@ -133,6 +133,10 @@ def test_a_strategy_says_four_things() -> None:
         (lambda: Strategy("My Edge", [log_return(1)], Growth()), "^strategy 'My Edge': a name is lower-case letters"),
         (lambda: strategy(features=[]), "at least one feature"),
         (lambda: strategy(features=["RSI"]), "^strategy mine: 'RSI' is no feature; write e.g. talib"),
+        (
+            lambda: strategy(features=[time_of_day()]),
+            r"features is a list of 2; put a star .*, as in \*time_of_day\(\)$",
+        ),
         (lambda: strategy(features=[log_return(1), log_return(1)]), "log_return_1 is listed twice"),
         (lambda: strategy(window=0), "^strategy mine: the window is 0; it must be a whole number"),
         (lambda: strategy(window=2.5), "the window is 2.5; it must be a whole number"),
