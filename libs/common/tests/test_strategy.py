@@ -95,6 +95,15 @@ def eager(previous: Mapping[str, float], current: Mapping[str, float], action: f
     return action * (current["price"] / previous["price"] - 1.0)
 
 
+@scalar_reward(version="1")
+def cautious(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
+    return math.log(1.0 - current["drawdown"])
+
+
+def known_below_1000(close: Floats) -> float:
+    return float(close[-1] / close[0]) if close[-1] < 1000.0 else math.nan
+
+
 def spread(close: Floats, low: Floats) -> float:
     return float(close[-1] / low.min() - 1.0)
 
@@ -314,6 +323,11 @@ def test_a_feature_that_follows_the_price_is_a_warning(feature: Feature) -> None
     assert message in warned(mine)
 
 
+def test_a_feature_that_is_lost_at_other_prices_is_a_warning() -> None:
+    message = warned(strategy(features=[log_return(1), windowed("low", known_below_1000, 2)]))
+    assert "features that follow the price: low (with all prices 8 times as high, low goes from 1" in message
+
+
 def test_a_feature_that_follows_the_date_is_a_warning() -> None:
     mine = strategy(features=[*time_of_day(), *day_of_week("America/New_York"), windowed("dated", dated, 1, ("time",))])
     assert "features that follow the date: dated (a year later, dated goes from" in warned(mine)
@@ -328,8 +342,11 @@ def test_a_reward_of_the_proposed_action_is_a_warning() -> None:
 
 def test_a_reward_that_ruin_breaks_is_a_warning() -> None:
     message = warned(rewarding(lambda c: np.log(1.0 - c.drawdown)))
-    assert "its training ends with an error once a book loses more than it has: reward Made returned" in message
+    assert "a book loses more than it has: strategy mine is wrong: reward Made returned" in message
     assert "c.equity is then 1e-06 times the capital, and c.drawdown above 1" in message
+    assert "a book loses more than it has: strategy mine fails in its reward: ValueError" in warned(
+        strategy(reward=cautious)
+    )
 
 
 def test_a_strategy_is_tried_with_the_instruments_that_its_features_look_at() -> None:

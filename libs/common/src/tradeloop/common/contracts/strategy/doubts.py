@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -74,8 +75,9 @@ def reward_survives_ruin(trial: Trial) -> Iterator[str]:
             terminated=np.ones(BOOKS, dtype=np.bool_),
             truncated=np.zeros(BOOKS, dtype=np.bool_),
         )
+        engine = RewardEngine(trial.strategy.reward, BOOKS)
         try:
-            RewardEngine(trial.strategy.reward, BOOKS)(replace(last, context=ruined).of(EVERYONE, trial.features.names))
+            trial.call("its reward", engine, replace(last, context=ruined).of(EVERYONE, trial.features.names))
         except UserError as error:
             yield (
                 f"its training ends with an error once a book loses more than it has: {error}; c.equity is then "
@@ -94,11 +96,17 @@ def _moved(trial: Trial, bars: BarArrays, circumstance: str, what: str, remedy: 
     moved = [f for f in range(values.shape[2]) if _differ(trial.batch[..., f], values[..., f])]
     if moved:
         names = ", ".join(trial.features.names[f] for f in moved)
-        before, after = (np.nanmedian(one[..., moved[0]]) for one in (trial.batch, values))
+        before, after = (_median(one[..., moved[0]]) for one in (trial.batch, values))
         median = f"{trial.features.names[moved[0]]} goes from {before:.4g} to {after:.4g} in the median"
         yield f"features that follow the {what}: {names} ({circumstance}, {median}); {remedy}"
 
 
 def _differ(one: Floats, other: Floats) -> bool:
-    change = np.abs(other - one)
-    return bool(np.nanmedian(change) > _MOVED * np.nanstd(one))
+    known = ~np.isnan(one)
+    return bool(np.isnan(other[known]).any() or _median(np.abs(other - one)) > _MOVED * one[known].std())
+
+
+def _median(values: Floats) -> float:
+    """The median of what is known, NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else math.nan
