@@ -165,15 +165,16 @@ def test_places_that_documentation_names_exist() -> None:
 def decision_complaints(folder: Path) -> list[str]:
     """What is wrong with the pages of decisions, or with their index.
 
-    An accepted page keeps the words that were accepted, by a digest in the index that covers all but its status.
+    An accepted page keeps the words that were accepted, by a digest in the index that covers all but its status. Its
+    number is that of its file; a gap is no fault, since branches take their numbers before they meet.
     """
     pages = sorted(folder.glob("[0-9]*.md"))
     index = re.findall(
         r"^\| (\d+) \| \[(.*?)\]\((.*?)\) \| (.*?) \| .*? \| (.*?) \|$", (folder / "README.md").read_text(), re.M
     )
     complaints = []
-    for number, page in enumerate(pages, start=1):
-        text = page.read_text()
+    for page in pages:
+        text, number = page.read_text(), int(page.name[:4])
         form = re.match(rf"# {number}\. (.*)\n\nStatus: (accepted|superseded by \d+)\n\n## Context\n", text)
         if form is None or re.findall(r"^## (.*)$", text, re.M) != ["Context", "Decision", "Consequences"]:
             complaints.append(f"{page.name}: it does not have the form of decision {number}")

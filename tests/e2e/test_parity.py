@@ -57,7 +57,20 @@ from tradeloop.common.portfolio import Costs, Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
-from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, on, relative, reward, talib
+from tradeloop.common.strategy import (
+    RewardContext,
+    Strategy,
+    TargetPosition,
+    cross_mean,
+    cross_rank,
+    log_return,
+    of,
+    on,
+    relative,
+    reward,
+    talib,
+    time_of_day,
+)
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
@@ -81,11 +94,15 @@ BARS = 260
 class Careful:
     """Uses all that a reward may: a memory, features, and what trading cost."""
 
-    initial_state = {"seen": 0.0}  # noqa: RUF012  a mapping of defaults, never written
+    initial_state = {"seen": 0.0, "returns": (0.0,) * 7}  # noqa: RUF012  a mapping of defaults, never written
 
     def __call__(self, c: RewardContext) -> dict[str, Floats]:
         c.state["seen"][:] += 1.0
+        returns = c.state["returns"]
+        returns[:, :-1] = returns[:, 1:]
+        returns[:, -1] = c.equity / c.equity_prev - 1.0
         return {
+            "sharpe": returns.mean(axis=1) / (returns.std(axis=1) + 1e-4),
             "pnl": np.log(c.equity / c.equity_prev),
             "turnover": -0.01 * c.turnover,
             "patience": 1e-6 * c.state["seen"],
@@ -95,7 +112,15 @@ class Careful:
 
 STRATEGY = Strategy(
     "formula",
-    [log_return(1), talib("RSI", timeperiod=5), on("5m", relative(talib("EMA", timeperiod=3)))],
+    [
+        log_return(1),
+        talib("RSI", timeperiod=5),
+        on("5m", relative(talib("EMA", timeperiod=3))),
+        *time_of_day("America/New_York"),
+        of(0, on("5m", log_return(1))),
+        cross_mean(log_return(3)),
+        cross_rank(log_return(5)),
+    ],
     Careful(),
     window=4,
     actions=TargetPosition(no_trade_band=0.02),
@@ -114,6 +139,7 @@ class Formula:
         rows = observation[0, :size].astype(np.float64).reshape(STRATEGY.window, self._count, FEATURES)
         weights = observation[0, size : size + self._count].astype(np.float64)
         wanted = self._gain * rows[:, :, 0].mean(axis=0) + 0.01 * (rows[-1, :, 1] - 50.0) + 20.0 * rows[-1, :, 2]
+        wanted += 0.05 * rows[-1, :, 3:5].sum(axis=-1) + 10.0 * rows[-1, :, 5:7].sum(axis=-1) + 0.05 * rows[-1, :, 7]
         action: Floats = np.tanh(wanted - 0.3 * weights)
         return action[None]
 

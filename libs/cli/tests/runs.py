@@ -83,7 +83,7 @@ def make_run(
         name="crypto", timeframe=Timeframe.M1, instruments=tuple(Instrument(id=i, lot_size=lot) for i in instruments)
     )
     portfolio = Portfolio(name="walk", universe=universe, strategy="walker", **(portfolio_options or {}))
-    strategy = Strategy("walker", [log_return(1)], GainLessTurnover(), window=16)
+    strategy = Strategy("walker", [log_return(1)], GainLessTurnover(), window=16, actions="target_position")
     closes = np.log(bars.close)
     features = np.diff(closes, axis=0, prepend=np.nan)[:, :, None]
     generator, mood = np.random.default_rng(seed), np.zeros(len(instruments))

@@ -17,7 +17,7 @@ import pytest
 
 from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.main import main
-from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
+from tradeloop.common.strategy import RewardContext, Strategy, log_return, of, reward, talib
 from tradeloop.common.strategy.installed import GROUP
 
 HEADER = "timestamp,open,high,low,close,volume"
@@ -120,6 +120,14 @@ class Broken:
         return np.zeros(len(c.equity) + 1)
 
 
+@reward(version="1")
+class Steady:
+    """A reward that keeps its contract."""
+
+    def __call__(self, c: RewardContext) -> np.ndarray:
+        return c.equity / c.equity_prev - 1.0
+
+
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
     """Makes a strategy look installed."""
@@ -151,6 +159,21 @@ def test_a_strategy_whose_reward_is_broken(
     assert "Broken" in line or "bad" in line
     assert says in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_what_is_rarely_meant_is_said_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], install: Callable[[str, object], None], command: str
+) -> None:
+    """And an instrument that a feature names and the file does not hold is refused."""
+    install("level", Strategy("level", [talib("SMA", timeperiod=20), of("ETH", log_return(1))], Steady()))
+    where = ["--out", str(tmp_path / "out")] if command == "demo" else ["--home", str(tmp_path / "home")]
+    assert main([command, "--strategy", "level", *where]) == 2
+    said = capsys.readouterr().err.splitlines()
+    warnings = [line for line in said if line.startswith("Warning: strategy level: ")]
+    assert len(warnings) == 1
+    assert "features that follow the price: sma_20 (with all prices 8 times as high" in warnings[0]
+    assert "feature of_eth_log_return_1: ETH is not among the instruments" in said[-1]
 
 
 def test_a_strategy_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

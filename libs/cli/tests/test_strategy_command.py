@@ -178,6 +178,33 @@ def test_broken_strategies_are_told_in_one_line(tmp_path: Path, monkeypatch: pyt
     assert line.startswith("tradeloop: strategy gone: gone_module:strategy cannot be loaded: ModuleNotFoundError")
 
 
+LEVEL = """
+from tradeloop.common.strategy import Strategy, reward, talib
+
+@reward(version="1")
+class Gain:
+    def __call__(self, c):
+        return c.equity - c.equity_prev
+
+strategy = Strategy("level", [talib("SMA", timeperiod=5)], Gain())
+"""
+
+
+def test_warnings_are_printed_and_break_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "level_module.py").write_text(LEVEL)
+    metadata = tmp_path / "level-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: level\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[tradeloop.strategies]\nlevel = level_module:strategy\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    *promises, warning = run("check", "level").splitlines()
+    assert len(promises) == 9
+    assert all(line.startswith("✓ ") for line in promises)
+    assert warning.startswith("Warning: strategy level: features that follow the price: sma_5 (with all prices")
+    checked = tradeloop("check", "level", packages=tmp_path)
+    assert (checked.returncode, checked.stderr, checked.stdout.splitlines()[-1]) == (0, "", warning)
+
+
 def test_leverage_is_an_option(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"asks for 1 times the equity, and max_position of its portfolio is 0\.5"):
         run("check", "example", "--max-leverage", "0.5")

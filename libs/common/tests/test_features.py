@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,15 @@ from tradeloop.common.features import (
     FeatureError,
     FeatureSet,
     FeatureStream,
+    cross_mean,
+    cross_rank,
+    day_of_week,
     log_return,
+    of,
     on,
     relative,
     talib,
+    time_of_day,
     windowed,
 )
 from tradeloop.common.market import BarArrays, Timeframe, align, resample, to_us
@@ -50,6 +56,30 @@ def close_per_volume(close: Floats, volume: Floats) -> float:
     return float(close[-1] / volume[-1]) if volume[-1] else math.inf
 
 
+def stretched(close: Floats, time: Floats, scale: float) -> float:
+    """A move in units of `scale`, over the hours that it took."""
+    return float(math.log(close[-1] / close[0]) / scale / max((time[-1] - time[0]) / 3600.0, 1.0))
+
+
+SCALE = 1.0
+
+
+def scaled(close: Floats, scale: float = 1.5, words: tuple[str, ...] = ()) -> float:
+    return float(close[-1] / close[0] * scale)
+
+
+def scaled_by_default(close: Floats, scale: float = SCALE) -> float:
+    return float(close[-1] / close[0] * scale)
+
+
+def reads_a_constant(close: Floats) -> float:
+    return float(sum(SCALE * one for one in close / close[0]))
+
+
+def odd(close: Floats, table: dict[str, float] = {}) -> float:  # noqa: B006
+    return float(close[-1])
+
+
 def shape_kept(close: Floats) -> Floats:
     return close
 
@@ -65,8 +95,16 @@ SET = FeatureSet(
         relative(talib("EMA", timeperiod=20)),
         windowed("zscore", zscore, 16),
         windowed("signed_volume", signed_volume, 2, inputs=("close", "volume")),
+        windowed("stretched", stretched, 3, inputs=("close", "time"), scale=0.01),
         on("5m", log_return(2)),
         on("5m", relative(talib("EMA", timeperiod=5))),
+        *time_of_day("America/New_York"),
+        *day_of_week(),
+        on("5m", time_of_day()[0]),
+        of(0, log_return(3)),
+        of("0", on("5m", log_return(3))),
+        cross_mean(windowed("zscore", zscore, 5)),
+        cross_rank(log_return(7)),
     ]
 )
 
@@ -363,10 +401,37 @@ def test_the_identity_follows_the_definitions_alone() -> None:
         [windowed("zscore", zscore, 5)],
         [windowed("zscore", zscore, 6)],
         [windowed("zscore", shape_kept, 5)],
+        [windowed("scaled", scaled, 5, scale=2.0)],
+        [windowed("scaled", scaled, 5, scale=3.0)],
+        [windowed("scaled", scaled, 5)],
+        [windowed("scaled", scaled, 5, scale=2.0, words=("a", "b"))],
+        [windowed("scaled", scaled_by_default, 5)],
+        [time_of_day()[0]],
+        [time_of_day()[1]],
+        [time_of_day("Asia/Tokyo")[0]],
+        [day_of_week()[0]],
+        [of("x:a", log_return(1))],
+        [of("a", log_return(1))],
+        [of(0, log_return(1))],
+        [of("a", log_return(2))],
+        [of("a", on("1h", log_return(1)))],
+        [cross_mean(log_return(1))],
+        [cross_rank(log_return(1))],
         [log_return(1), log_return(2)],
         [log_return(2), log_return(1)],
     ]
     assert len({FeatureSet(features).id for features in variants}) == len(variants)
+
+
+def test_a_function_is_also_the_values_that_its_source_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source reads the same when a constant of its module changes, or the variable that gave it a default."""
+    before = FeatureSet([windowed("reads", reads_a_constant, 5)]).id
+    assert FeatureSet([windowed("reads", reads_a_constant, 5)]).id == before
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert FeatureSet([windowed("reads", reads_a_constant, 5)]).id != before
+    usual = FeatureSet([windowed("scaled", scaled_by_default, 5)]).id
+    monkeypatch.setattr(scaled_by_default, "__defaults__", (3.0,))
+    assert FeatureSet([windowed("scaled", scaled_by_default, 5)]).id != usual
 
 
 def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
@@ -392,7 +457,26 @@ def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
         (lambda: windowed("Z score", zscore, 3), "a name is lower-case letters"),
         (lambda: windowed("z", zscore, 0), "window is 0"),
         (lambda: windowed("z", zscore, 3, inputs=("price",)), "'price', which bars do not have"),
-        (lambda: windowed("z", lambda close: close[-1], 3), "written with def"),
+        (lambda: windowed("z", lambda close: close[-1], 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
+        (lambda: windowed("z", partial(scaled, scale=2.0), 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
+        (lambda: windowed("z", scaled, 3, scole=2.0), r"calls scaled\(close, scole\), and scaled takes \(close.*scole"),
+        (lambda: windowed("z", stretched, 3, ("close", "time")), "missing a required argument: 'scale'"),
+        (lambda: windowed("z", scaled, 3, close=2.0), "multiple values for keyword argument 'close'"),
+        (lambda: windowed("z", scaled, 3, scale=np.arange(3)), r"parameter scale is array\(\[0, 1, 2\]\).*plain data"),
+        (lambda: windowed("z", scaled, 3, scale=math.nan), "parameter scale is nan; parameters are plain data: finite"),
+        (lambda: windowed("z", scaled, 3, words={"a": 1}), "parameter words is {'a': 1}; parameters are plain data"),
+        (lambda: windowed("z", odd, 3), "parameter table is {}; parameters are plain data"),
+        (lambda: time_of_day("New York"), "time_of_day: this machine knows no time zone 'New York': write a name of"),
+        (lambda: day_of_week("../etc"), "day_of_week: this machine knows no time zone"),
+        (lambda: time_of_day(None), "time_of_day: this machine knows no time zone None"),  # type: ignore[arg-type]
+        (lambda: of("", log_return(1)), "name an instrument by its id, its symbol, or its place"),
+        (lambda: of("a b", log_return(1)), "name an instrument by its id"),
+        (lambda: of(-1, log_return(1)), "name an instrument by its id"),
+        (lambda: of(True, log_return(1)), "name an instrument by its id"),
+        (lambda: of("a", cross_rank(log_return(1))), "looks at other instruments already, and cannot do so twice"),
+        (lambda: cross_mean("rsi"), "'rsi' is no feature"),  # type: ignore[arg-type]
+        (lambda: on("1h", of("a", log_return(1))), r"write on\('1h', ...\) inside of that"),
+        (lambda: relative(cross_mean(log_return(1))), r"write relative\(...\) inside of that"),
         (lambda: on("2h", log_return(1)), "the timeframes are 1m, 5m"),
         (lambda: on("4h", on("1h", log_return(1))), "is on 1h already"),
         (lambda: relative(on("1h", talib("EMA"))), r"say on\('1h', relative\(...\)\)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -170,6 +171,85 @@ def test_books_together_get_what_each_gets_alone(path: list[list[float]]) -> Non
         for before, after in zip([[1.0] * 3, *path], path, strict=False):
             expected = [engine(context([b], [a]))[0] for engine, b, a in zip(alone, before, after, strict=True)]
             assert together(context(before, after)).tolist() == expected
+
+
+@reward(version="1")
+class RollingSharpe:
+    """Mean of the last returns over their deviation."""
+
+    bars: int = 20
+
+    @property
+    def initial_state(self) -> Mapping[str, Floats]:
+        return {"returns": np.zeros(self.bars)}
+
+    def __call__(self, c: RewardContext) -> Floats:
+        returns = c.state["returns"]
+        returns[:, :-1] = returns[:, 1:]
+        returns[:, -1] = c.equity / c.equity_prev - 1.0
+        sharpe: Floats = returns.mean(axis=1) / (returns.std(axis=1) + 1e-4)
+        return sharpe
+
+
+def test_a_book_may_remember_a_row() -> None:
+    rng = np.random.default_rng(5)
+    engine, equity = RewardEngine(RollingSharpe(bars=3), 4), np.cumprod(rng.uniform(0.9, 1.1, (9, 4)), axis=0)
+    past: list[list[float]] = [[0.0] * 3 for _ in range(4)]
+    for t in range(1, 9):
+        if t == 5:
+            engine.reset(np.array([False, True, False, True]))
+            past[1], past[3] = [0.0] * 3, [0.0] * 3
+        rewards = engine(context(equity[t - 1].tolist(), equity[t].tolist()))
+        for n, row in enumerate(past):
+            row[:] = [*row[1:], equity[t, n] / equity[t - 1, n] - 1.0]
+            assert rewards[n] == np.mean(row) / (np.std(row) + 1e-4)
+    assert engine.state["returns"].tolist() == past
+
+
+def test_what_one_book_remembers_survives_as_json() -> None:
+    engine = RewardEngine(RollingSharpe(bars=3), 2)
+    for equity in ([1.1, 0.9], [1.2, 0.7]):
+        engine(context([1.0, 1.0], equity))
+    kept = json.loads(json.dumps(engine.snapshot(1)))
+    assert kept == {"returns": [0.0, 0.9 - 1.0, 0.7 - 1.0]}
+    other = RewardEngine(RollingSharpe(bars=3), 1)
+    assert other.restore(kept)
+    one, two = (made(context([1.0], [1.3]))[0] for made in (RewardEngine(RollingSharpe(bars=3), 1), other))
+    assert two == engine(context([1.0, 1.0], [1.3, 1.3]))[1] != one
+
+
+def test_a_memory_of_another_shape_is_not_taken_over() -> None:
+    engine = RewardEngine(RollingSharpe(bars=3), 1)
+    engine(context([1.0], [1.1]))
+    for kept in ({"returns": [1.0, 2.0]}, {"returns": 1.0}, {"other": [1.0, 2.0, 3.0]}, {}):
+        assert not engine.restore(kept)
+        assert engine.state["returns"].tolist() == [[0.0, 0.0, 0.0]]
+    assert RewardEngine(Gain(), 1).restore({})
+
+
+@pytest.mark.parametrize("value", [(), np.zeros((2, 3)), "many", None, [[1.0], [1.0, 2.0]]])
+def test_an_initial_state_is_a_number_or_a_row(value: Any) -> None:
+    @reward(version="1")
+    class Odd:
+        initial_state: ClassVar[Mapping[str, Any]] = {"odd": value}
+
+        def __call__(self, c: RewardContext) -> Floats:
+            return c.equity
+
+    with pytest.raises(RewardError, match=r"Odd declares .* as the initial state odd: give what one book remembers"):
+        RewardEngine(Odd(), 2)
+
+
+def test_a_reward_that_is_not_finite_says_when_and_what_the_price_did() -> None:
+    engine = RewardEngine(returning(lambda c: 1.0 / (c.equity - 2.0)), 2)
+    given = context([1.0, 1.0], [1.0, 2.0])
+    given.ts[:] = 1_641_168_000_000_000
+    at = r"\(the bar that closed 2022-01-03T00:00:00\+00:00: equity 1 to 2"
+    with np.errstate(all="ignore"), pytest.raises(RewardError, match=rf"logarithms {at}\)$"):
+        engine(given)
+    given.price[1, 0] = 40.0
+    with np.errstate(all="ignore"), pytest.raises(RewardError, match=rf"{at}, and a price jumps from 1 to 40: is the"):
+        engine(given)
 
 
 def test_a_scalar_reward_sees_one_book_at_a_time() -> None:

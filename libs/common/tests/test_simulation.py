@@ -24,6 +24,7 @@ from tradeloop.common.simulation import (
     observe,
 )
 from tradeloop.common.strategy.observations import ObservationBuilder, observation_size
+from tradeloop.common.strategy.rewards import LEAST_EQUITY
 
 FREE = Instrument(id="test:X", taker_bps=0.0)
 LOOSE = RiskLimits(max_position=100, max_leverage=100, max_order_notional=1000, max_drawdown=1, maintenance_margin=0)
@@ -469,6 +470,25 @@ def test_impact_grows_with_the_square_root_of_the_share_taken() -> None:
     market = prices([100, 100], [100, 100], volume=[40, 40])
     b = walk(simulator([FREE], costs=Costs(slippage_bps=0.0, impact_bps=100.0)), market, [1.0])
     assert b.fill_price[0, 0] == pytest.approx(100 * (1 + 0.01 * math.sqrt(10 / 40)))
+
+
+def test_a_ruined_book_has_a_finite_reward_and_an_honest_equity() -> None:
+    """Short of all that it has, and the price triples: the book owes, and log returns are still numbers."""
+    one = simulator([FREE])
+    market = prices([100, 100, 300, 300, 300], [100, 100, 300, 300, 300])
+    rows = np.zeros(1, dtype=np.int64)
+    one.reset(market, rows)
+    contexts = []
+    for weight in (-1.0, -1.0, -1.0, -1.0):
+        one.step(market, rows, np.array([[weight]]))
+        made = one.context(np.zeros((1, 1)), rows, rows, one.books.halt != 0, one.books.halt != 0, {})
+        contexts.append((made.equity_prev[0], made.equity[0], float(one.books.equity[0]), float(made.drawdown[0])))
+    assert contexts[0] == (1000.0, 1000.0, 1000.0, 0.0)
+    assert contexts[1] == (1000.0, 1000.0 * LEAST_EQUITY, -1000.0, 2.0)
+    assert contexts[2] == (1000.0 * LEAST_EQUITY, 1000.0 * LEAST_EQUITY, -1000.0, 2.0)
+    restored = simulator([FREE])
+    restored.restore(one.snapshot())
+    assert restored.books.worth[0] == 1000.0 * LEAST_EQUITY
 
 
 def test_quantities_are_whole_lots_rounded_towards_zero() -> None:

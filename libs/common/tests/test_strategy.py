@@ -17,6 +17,7 @@ import pytest
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import strategy_checks
+from tradeloop.common.contracts.strategy.trial import Trial
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
 from tradeloop.common.strategy import (
@@ -27,13 +28,18 @@ from tradeloop.common.strategy import (
     Strategy,
     StrategyError,
     TargetPosition,
+    cross_mean,
+    cross_rank,
+    day_of_week,
     load,
     log_return,
+    of,
     on,
     relative,
     reward,
     scalar_reward,
     talib,
+    time_of_day,
     windowed,
 )
 from tradeloop.common.strategy import installed as plug_in
@@ -62,13 +68,49 @@ class Pending:
         return {"growth": np.log(c.equity / c.equity_prev), "streak": -self.fine * streak}
 
 
+@reward(version="1")
+class RollingSharpe:
+    """The Sharpe ratio of the last bars: a reward that remembers rows."""
+
+    bars: int = 20
+
+    @property
+    def initial_state(self) -> Mapping[str, Floats]:
+        return {"returns": np.zeros(self.bars)}
+
+    def __call__(self, c: RewardContext) -> Floats:
+        returns = c.state["returns"]
+        returns[:, :-1] = returns[:, 1:]
+        returns[:, -1] = c.equity / c.equity_prev - 1.0
+        return np.asarray(returns.mean(axis=1) / (returns.std(axis=1) + 1e-4))
+
+
 @scalar_reward(version="1")
 def gain(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
     return current["equity"] / previous["equity"] - 1.0
 
 
+@scalar_reward(version="1")
+def eager(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
+    return action * (current["price"] / previous["price"] - 1.0)
+
+
+@scalar_reward(version="1")
+def cautious(previous: Mapping[str, float], current: Mapping[str, float], action: float) -> float:
+    return math.log(1.0 - current["drawdown"])
+
+
+def known_below_1000(close: Floats) -> float:
+    return float(close[-1] / close[0]) if close[-1] < 1000.0 else math.nan
+
+
 def spread(close: Floats, low: Floats) -> float:
     return float(close[-1] / low.min() - 1.0)
+
+
+def gap(time: Floats, scale: float) -> float:
+    """The distance of two bars in time."""
+    return float((time[-1] - time[0]) / scale)
 
 
 def strategy(
@@ -100,6 +142,10 @@ def test_a_strategy_says_four_things() -> None:
         (lambda: Strategy("My Edge", [log_return(1)], Growth()), "^strategy 'My Edge': a name is lower-case letters"),
         (lambda: strategy(features=[]), "at least one feature"),
         (lambda: strategy(features=["RSI"]), "^strategy mine: 'RSI' is no feature; write e.g. talib"),
+        (
+            lambda: strategy(features=[time_of_day()]),
+            r"features is a list of 2; put a star .*, as in \*time_of_day\(\)$",
+        ),
         (lambda: strategy(features=[log_return(1), log_return(1)]), "log_return_1 is listed twice"),
         (lambda: strategy(window=0), "^strategy mine: the window is 0; it must be a whole number"),
         (lambda: strategy(window=2.5), "the window is 2.5; it must be a whole number"),
@@ -194,18 +240,31 @@ def test_what_cannot_be_loaded_is_one_line(
     [
         strategy(),
         strategy(reward=Pending(), actions="discrete"),
+        strategy(reward=RollingSharpe(bars=20)),
         strategy(reward=gain, actions="portfolio_weights"),
         strategy(
             features=[on("1d", relative(talib("EMA", timeperiod=20))), windowed("spread", spread, 8, ("close", "low"))]
         ),
         strategy(features=[talib("MFI", timeperiod=14), on("1m", log_return(1))][:1], actions=PortfolioWeights(0.1)),
+        strategy(features=[*time_of_day("Asia/Tokyo"), *day_of_week(), windowed("gap", gap, 2, ("time",), scale=3600)]),
+        strategy(
+            features=[
+                of("BTC", log_return(1)),
+                of("binance:BTC", log_return(2)),
+                of("ETH", on("4h", log_return(1))),
+                of(4, log_return(1)),
+                cross_mean(log_return(1)),
+                cross_rank(windowed("spread", spread, 8, ("close", "low"))),
+            ]
+        ),
     ],
-    ids=["plain", "state", "scalar", "higher timeframe", "volume"],
+    ids=["plain", "state", "rows of state", "scalar", "higher timeframe", "volume", "time", "other instruments"],
 )
 def test_a_good_strategy_passes(mine: Strategy) -> None:
     promises = list(strategy_checks(mine))
     assert len(set(promises)) == len(promises) == 9
     assert list(strategy_checks(mine)) == promises
+    assert check_strategy(mine) == ()
 
 
 def test_a_reward_is_tried_on_all_that_happens_to_books() -> None:
@@ -231,6 +290,73 @@ def test_leverage_is_checked_against_the_portfolio_it_is_for() -> None:
     with pytest.raises(StrategyError, match=r"asks for 3 times the equity, and max_position of its portfolio is 1\.05"):
         check_strategy(levered)
     check_strategy(levered, RiskLimits(max_position=3.0, max_leverage=3.0))
+
+
+def warned(mine: Strategy) -> str:
+    """The one warning about a strategy."""
+    [warning] = check_strategy(mine)
+    assert warning.startswith("strategy mine: ")
+    assert "\n" not in warning
+    return warning
+
+
+def dated(time: Floats) -> float:
+    return float(time[-1] / 86_400.0)
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        talib("SMA", timeperiod=20),
+        talib("ATR"),
+        talib("MACD", output="macdhist"),
+        talib("VAR"),
+        talib("LN"),
+        of("ETH", on("4h", talib("EMA"))),
+        cross_mean(talib("EMA")),
+    ],
+    ids=lambda feature: str(feature.name),
+)
+def test_a_feature_that_follows_the_price_is_a_warning(feature: Feature) -> None:
+    mine = strategy(features=[log_return(1), feature, talib("RSI")])
+    message = f"features that follow the price: {feature.name} (with all prices 8 times as high, {feature.name} goes"
+    assert message in warned(mine)
+
+
+def test_a_feature_that_is_lost_at_other_prices_is_a_warning() -> None:
+    message = warned(strategy(features=[log_return(1), windowed("low", known_below_1000, 2)]))
+    assert "features that follow the price: low (with all prices 8 times as high, low goes from 1" in message
+
+
+def test_a_feature_that_follows_the_date_is_a_warning() -> None:
+    mine = strategy(features=[*time_of_day(), *day_of_week("America/New_York"), windowed("dated", dated, 1, ("time",))])
+    assert "features that follow the date: dated (a year later, dated goes from" in warned(mine)
+
+
+def test_a_reward_of_the_proposed_action_is_a_warning() -> None:
+    message = "its reward depends on the action, which is what the policy proposed and not what was traded"
+    assert message in warned(rewarding(lambda c: 0.01 * c.action[:, 0] * (c.price[:, 0] / c.price_prev[:, 0] - 1.0)))
+    discrete = strategy(reward=eager, actions="discrete")
+    assert message in warned(discrete)
+
+
+def test_a_reward_that_ruin_breaks_is_a_warning() -> None:
+    message = warned(rewarding(lambda c: np.log(1.0 - c.drawdown)))
+    assert "a book loses more than it has: strategy mine is wrong: reward Made returned" in message
+    assert "c.equity is then 1e-06 times the capital, and c.drawdown above 1" in message
+    assert "a book loses more than it has: strategy mine fails in its reward: ValueError" in warned(
+        strategy(reward=cautious)
+    )
+
+
+def test_a_strategy_is_tried_with_the_instruments_that_its_features_look_at() -> None:
+    def ids(*features: Feature) -> tuple[str, ...]:
+        return Trial(strategy(features=features), RiskLimits()).ids
+
+    assert ids(log_return(1)) == ids(cross_rank(log_return(1))) == ids(of(1, log_return(1))) == ("check:A", "check:B")
+    assert ids(of("BTC", log_return(1)), of("x:BTC", log_return(2))) == ("check:A", "x:BTC")
+    assert ids(of(3, log_return(1)), of("B", log_return(1)), of("A", log_return(1)))[:2] == ("check:A", "check:B")
+    assert len(set(ids(of(3, log_return(1)), of("B1", log_return(1))))) == 4
 
 
 # --- the check: strategies that break them ---------------------------------------------------------
@@ -305,6 +431,34 @@ def test_a_state_that_is_not_finite_is_refused() -> None:
 
     mine = rewarding(remembers, initial_state={"low": math.inf})
     assert "whose c.state['low'] is not finite" in refused(mine)
+
+
+def test_a_row_that_is_not_finite_is_refused() -> None:
+    mine = rewarding(lambda c: c.equity - c.equity_prev, initial_state={"low": (0.0, math.nan)})
+    assert "whose c.state['low'] is not finite" in refused(mine)
+
+
+def test_an_initial_state_that_is_none_is_refused() -> None:
+    mine = rewarding(lambda c: c.equity - c.equity_prev, initial_state={"low": ()})
+    assert "is wrong: reward Made declares () as the initial state low: give what one book remembers" in refused(mine)
+
+
+def _sharpe_over_axis_0(c: RewardContext) -> Floats:
+    """Twenty memories of one number, reduced over the axis that they are stacked on."""
+    changes = np.stack(list(c.state.values()))
+    for one, other in zip(changes, [*changes[1:], c.equity / c.equity_prev - 1.0], strict=True):
+        one[:] = other
+    for name, one in zip(c.state, changes, strict=True):
+        c.state[name][:] = one
+    return np.asarray(changes.mean(axis=0) / (changes.std(axis=0) + 1e-4))
+
+
+def test_reductions_over_axis_0_are_refused_with_the_reason() -> None:
+    mine = rewarding(_sharpe_over_axis_0, initial_state={f"return_{n}": 0.0 for n in range(20)})
+    message = refused(mine)
+    assert "something else alone than among 8" in message
+    assert "over axis=0 NumPy adds in another order" in message
+    assert "rows of k numbers a book, of shape (N, k)" in message
 
 
 def test_a_reward_that_cannot_travel_is_refused() -> None:

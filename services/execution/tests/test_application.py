@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bus.port import LogPosition, Partition
@@ -25,7 +26,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.messages.topics import event_id, topic_of
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
-from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
+from tradeloop.common.strategy import Reward, RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
@@ -35,11 +36,15 @@ from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
 
 @reward(version="1")
 class Pnl:
-    initial_state = {"seen": 0.0}  # noqa: RUF012  a mapping of defaults, never written
+    initial_state = {"seen": 0.0, "changes": (0.0,) * 5}  # noqa: RUF012  a mapping of defaults, never written
 
     def __call__(self, c: RewardContext) -> dict[str, Floats]:
         c.state["seen"][:] = c.state["seen"] + 1.0
+        changes = c.state["changes"]
+        changes[:, :-1] = changes[:, 1:]
+        changes[:, -1] = c.equity / c.equity_prev - 1.0
         return {
+            "spread": changes.std(axis=1),
             "pnl": np.log(c.equity / c.equity_prev),
             "age": 1e-6 * c.state["seen"],
             "last": c.features["log_return_1"][:, 0],
@@ -121,11 +126,7 @@ def make(book: Portfolio, ledger: MemoryLedger) -> Execution:
 
 def play(execution: Execution, bars: BarArrays, weights: Floats) -> list[Message]:
     """Frames and signals in turn."""
-    out: list[Message] = []
-    for t in range(len(bars)):
-        out += execution.handle(frame(bars, t), at(t))
-        out += execution.handle(signal(bars, t, weights[t]), at(t))
-    return out
+    return play_from(0, execution, bars, weights)
 
 
 def targets(bars: int, seed: int = 1) -> Floats:
@@ -147,7 +148,7 @@ def test_bar_by_bar_equals_the_backtest_to_the_last_bit() -> None:
     assert [mark.cash for mark in marks] == expected.cash.tolist()
     assert [transition.reward for transition in transitions] == expected.rewards[1:].tolist()
     assert len(fills) == np.count_nonzero(expected.fill_quantity) > 100
-    assert {"pnl", "age", "last"} == set(transitions[0].components)
+    assert {"spread", "pnl", "age", "last"} == set(transitions[0].components)
 
 
 def test_the_first_mark_is_the_capital() -> None:
@@ -206,6 +207,40 @@ def test_a_restart_anywhere_changes_nothing(stop: int) -> None:
             assert all(message in out for message in again)
         out += execution.handle(inputs[step], at(0))
     assert out == whole
+
+
+@reward(version="2")
+class Wider:
+    """The memory of `Pnl`, with a longer row."""
+
+    initial_state = {"seen": 0.0, "changes": (0.0,) * 6}  # noqa: RUF012  a mapping of defaults, never written
+
+    def __call__(self, c: RewardContext) -> Floats:
+        c.state["seen"][:] = c.state["seen"] + 1.0
+        return c.state["seen"].copy()
+
+
+def test_a_reward_that_remembers_something_else_begins_anew_and_says_so() -> None:
+    bars, weights, ledger = walk(6), targets(6), MemoryLedger()
+    play(make(portfolio(), ledger), bars.slice(0, 4), weights)
+    changed = replace_reward(STRATEGY, Wider())
+    with capture_logs() as logs:
+        out = play_from(4, Execution([portfolio()], lambda _: changed, PaperVenue, ledger), bars, weights)
+    assert [one.reward for one in of(Transition, out)] == [1.0, 2.0]
+    warnings = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert warnings == ["the reward remembers something else now, and begins anew"]
+
+
+def replace_reward(strategy: Strategy, other: Reward) -> Strategy:
+    return Strategy(strategy.name, strategy.features, other, window=strategy.window, actions=strategy.actions)
+
+
+def play_from(start: int, execution: Execution, bars: BarArrays, weights: Floats) -> list[Message]:
+    out: list[Message] = []
+    for t in range(start, len(bars)):
+        out += execution.handle(frame(bars, t), at(t))
+        out += execution.handle(signal(bars, t, weights[t]), at(t))
+    return out
 
 
 def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:

@@ -105,7 +105,8 @@ class Rounding(MemoryLedger):
 
     def load(self, portfolio: str) -> BookRecord:
         record = super().load(portfolio)
-        return replace(record, reward_state={key: float(np.float32(x)) for key, x in record.reward_state.items()})
+        rounded = {key: np.asarray(x, dtype=np.float32).tolist() for key, x in record.reward_state.items()}
+        return replace(record, reward_state=rounded)
 
 
 class OneOutbox(MemoryLedger):

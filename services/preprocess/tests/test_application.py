@@ -22,7 +22,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features import FeatureError, log_return, on, relative, talib
+from tradeloop.common.features import FeatureError, cross_rank, log_return, of, on, relative, talib, time_of_day
 from tradeloop.common.market import (
     EVER_US,
     Bar,
@@ -68,10 +68,14 @@ FEATURES = [
     log_return(2),
     talib("VAR", timeperiod=5),  # running sums: their last bits never forget where they began
     on("5m", relative(talib("EMA", timeperiod=3))),
+    time_of_day("Europe/Berlin")[0],
+    of("B", on("5m", log_return(1))),
+    cross_rank(log_return(1)),
 ]
 STRATEGIES = {
     "s": Strategy("s", FEATURES, Gain()),
     "same": Strategy("same", FEATURES, Gain(), window=8),
+    "led": Strategy("led", [of("ETH", log_return(1))], Gain()),
     "hourly": Strategy("hourly", [on("1h", log_return(1))], Gain()),
     "volume": Strategy("volume", [talib("MFI")], Gain()),
 }
@@ -379,6 +383,15 @@ def test_a_timeframe_that_the_universe_lacks_is_refused() -> None:
         service(store, strategies=("hourly",))
     with pytest.raises(UserError, match=message):
         list(service(store).handle(request(START_US, START_US + 1, "hourly"), POSITION))
+
+
+def test_an_instrument_that_the_universe_lacks_is_refused() -> None:
+    store = stored(market(2, 10))
+    message = "feature of_eth_log_return_1: ETH is not among the instruments of the universe; name one of x:A, x:B, x:C"
+    with pytest.raises(UserError, match=message):
+        service(store, strategies=("led",))
+    with pytest.raises(UserError, match=message):
+        list(service(store).handle(request(START_US, START_US + 1, "led"), POSITION))
 
 
 def test_the_composed_service_runs_on_a_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

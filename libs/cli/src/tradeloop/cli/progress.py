@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -70,6 +70,11 @@ class Stages:
     def say(self, text: str) -> None:
         """One line, above the stage that is under way."""
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """A line for each."""
+        for warning in warnings:
+            self.say(f"Warning: {warning}")
 
 
 def quiet_logs() -> None:

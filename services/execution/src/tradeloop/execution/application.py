@@ -77,7 +77,8 @@ class TradedPortfolio:
 
     def _go_back(self, record: BookRecord) -> None:
         """Return to what is recorded. The venue gets its orders again: after a crash it may never have got them."""
-        self._book.restore(record)
+        if not self._book.restore(record):
+            log.warning("the reward remembers something else now, and begins anew", portfolio=self.portfolio.name)
         self._venue.submit(record.working)
 
     def _go_on(self) -> list[Message]:

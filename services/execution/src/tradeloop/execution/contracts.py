@@ -178,7 +178,7 @@ def sample_record() -> BookRecord:
         marked_us=2,
         decided_us=1,
         book={"cash": 0.1 + 0.2, "mark": [float("nan"), 1e-300]},
-        reward_state={"ema": 1 / 3},
+        reward_state={"ema": 1 / 3, "returns": [1 / 7, 1e-300]},
         signal=b'{"a": "\xc3\xa9"}',
         working=(sample_order(),),
     )

@@ -58,7 +58,7 @@ class BookRecord:
     """Close of the bar whose decision was settled last; -1 for none."""
     book: Mapping[str, Any] = field(default_factory=dict)
     """The simulator's snapshot of the book."""
-    reward_state: Mapping[str, float] = field(default_factory=dict)
+    reward_state: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     signal: bytes = b""
     """The last decision, as it was received."""
     working: tuple[OrderUpdated, ...] = ()
@@ -124,14 +124,13 @@ class Book:
         """Whether the last mark still waits for its signal."""
         return self.decided_us < self.marked_us
 
-    def restore(self, record: BookRecord) -> None:
-        """Go on from where the ledger stands."""
+    def restore(self, record: BookRecord) -> bool:
+        """Go on from where the ledger stands; False where the reward remembers something else now, and begins anew."""
         self.marked_us, self.decided_us, self.working = record.marked_us, record.decided_us, record.working
         if record.book:
             self._simulator.restore(record.book)
-        for name, value in record.reward_state.items():
-            self._reward.state[name][0] = value
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
+        return self._reward.restore(record.reward_state) or not record.book
 
     def record(self) -> BookRecord:
         """The state that the ledger must remember."""
@@ -139,7 +138,7 @@ class Book:
             marked_us=self.marked_us,
             decided_us=self.decided_us,
             book=self._simulator.snapshot(),
-            reward_state={name: float(values[0]) for name, values in self._reward.state.items()},
+            reward_state=self._reward.snapshot(),
             signal=self._signal.encode() if self._signal else b"",
             working=self.working,
         )

@@ -35,7 +35,8 @@ class Preprocess(ServiceDefaults):
         features: FeatureStore,
     ) -> None:
         """`pairs` are the universes and strategies whose features are computed frame by frame; `strategies` gives a
-        strategy by name. Raises `UserError` when a strategy needs a timeframe that its universe does not have."""
+        strategy by name. Raises `UserError` when a strategy needs a timeframe or an instrument that its universe does
+        not have."""
         self._strategies, self._bars, self._features = strategies, bars, features
         self._defined: set[str] = set()
         self._feeds: dict[str, dict[str, _Feed]] = {}
@@ -98,6 +99,7 @@ class Preprocess(ServiceDefaults):
     def _feature_set(self, universe: Universe, strategy: str) -> FeatureSet:
         feature_set = self._strategies(strategy).feature_set
         feature_set.check_base(universe.timeframe)
+        feature_set.check_instruments(universe.ids)
         for timeframe in feature_set.timeframes:
             if timeframe not in universe.higher_timeframes:
                 raise UserError(

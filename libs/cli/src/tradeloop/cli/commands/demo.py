@@ -61,7 +61,7 @@ def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps:
         with stages.stage("Checking bars and strategy"):
             source = open_source(path, strategy)
             train_bars = split(source, strategy)
-            check_strategy(strategy, source.portfolio(strategy).limits)
+            stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
         with stages.stage("Starting the five services"):
             stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)]))
         demo = _Demo(stack, stages, source, strategy, train_bars, seed, steps)

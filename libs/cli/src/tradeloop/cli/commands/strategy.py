@@ -59,8 +59,11 @@ def check(
 
     strategy = load(name)
     limits = RiskLimits() if max_leverage is None else RiskLimits(max_leverage=max_leverage, max_position=max_leverage)
-    for promise in strategy_checks(strategy, limits):
+    warnings: list[str] = []
+    for promise in strategy_checks(strategy, limits, warnings.append):
         typer.echo(f"✓ {promise}")
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}")
 
 
 @app.command()

@@ -50,7 +50,7 @@ def run_train(
     strategy = load(strategy_of(portfolio, strategy_name))
     with stages.stage("Checking bars and strategy"):
         source = open_source(path, strategy, portfolio)
-        check_strategy(strategy, source.portfolio(strategy).limits)
+        stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
     with _stack(stages, home, source.portfolio(strategy), on_running) as (client, place):
         ready = train(client, stages, source, strategy, source.range(0, len(source.bars)), seed, steps, promote)
     console = Console()

@@ -30,7 +30,7 @@ _START_US = 1_577_836_800_000_000
 """2020-01-01, UTC."""
 
 Rule = Callable[[int, float], float]
-"""The weight to hold from row t on, given the weight held."""
+"""Gives the weight to hold from row t on, told the weight that is held."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Toy:
         return strategy.feature_set.compute({Timeframe.H1: self.bars}, Timeframe.H1).values
 
     def optimum(self, strategy: Strategy) -> float:
-        """Log growth of equity over the bars that are not learnt from, by the best rule."""
+        """The log growth of equity over the bars that are not learnt from, under the best rule."""
         start = TRAIN_BARS
         features = self.features(strategy)[start:]
 

@@ -8,6 +8,8 @@ stream that never stopped, and in one that was opened a moment ago.
 
 from __future__ import annotations
 
+from tradeloop.common.features.calendar import day_of_week, time_of_day
+from tradeloop.common.features.cross_section import CrossSection, cross_mean, cross_rank, of
 from tradeloop.common.features.feature import ANCHOR_BARS, BarValues, Feature, FeatureError
 from tradeloop.common.features.feature_set import FeatureSet
 from tradeloop.common.features.from_store import bars_with_history, compute_stored
@@ -19,6 +21,7 @@ from tradeloop.common.features.windowed import windowed
 __all__ = [
     "ANCHOR_BARS",
     "BarValues",
+    "CrossSection",
     "Feature",
     "FeatureError",
     "FeatureSet",
@@ -26,9 +29,14 @@ __all__ = [
     "Values",
     "bars_with_history",
     "compute_stored",
+    "cross_mean",
+    "cross_rank",
+    "day_of_week",
     "log_return",
+    "of",
     "on",
     "relative",
     "talib",
+    "time_of_day",
     "windowed",
 ]

@@ -1,7 +1,7 @@
 """A feature: arithmetic in two forms, batch and state, with an identity.
 
-Bars come as columns, (5, n) float64 with contiguous rows in the order of `FIELDS`, or one at a time as `BarValues`.
-They are the bars an instrument really has: a bar that is missing does not stand in them.
+Bars come as columns, (6, n) float64 with contiguous rows in the order of `INPUTS`, or one at a time as `Row`. They are
+the bars an instrument really has: a bar that is missing does not stand in them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ BarValues = tuple[float, float, float, float, float]
 """One bar of one instrument: open, high, low, close, volume. Volume is NaN where the source gives none."""
 
 FIELDS = (*BAR_PRICES, "volume")
+"""The numbers in a bar."""
 
-CLOSE = FIELDS.index("close")
+Row = tuple[float, float, float, float, float, float]
+"""A bar as a feature takes it: `BarValues`, then its time."""
+
+INPUTS = (*FIELDS, "time")
+"""The inputs of a feature. `time` is the close of the bar, in seconds since 1970, UTC: known as soon as the bar is."""
+
+CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 
 ANCHOR_BARS = 512
 """Bars of event time between anchors. More makes the batch faster, fewer makes recovery read less."""
@@ -35,10 +42,10 @@ class FeatureState(Protocol):
     """A feature carried forward one bar at a time."""
 
     def open(self, columns: Floats) -> float:
-        """Begin anew with these bars, (5, n), n >= 0; the value at the last, NaN when there are too few."""
+        """Begin anew with these bars, (6, n), n >= 0; the value at the last, NaN when there are too few."""
         ...
 
-    def update(self, row: BarValues) -> float:
+    def update(self, row: Row) -> float:
         """Take the next bar; the value at it, NaN while warming up."""
         ...
 
@@ -53,7 +60,7 @@ class Feature(ABC):
     history: int
     """Bars before an anchor from which the feature is restarted there."""
     inputs: tuple[str, ...]
-    """Which `FIELDS` it reads."""
+    """Which `INPUTS` it reads."""
     timeframe: Timeframe | None = None
     """The higher timeframe it is computed on; None for the base."""
 
@@ -72,13 +79,13 @@ def require_count(owner: str, what: str, value: int) -> None:
 
 
 def fields_of(owner: str, defaults: tuple[str, ...], inputs: Sequence[str] | None) -> tuple[str, ...]:
-    """The bar fields that a feature reads, checked."""
+    """The `INPUTS` that a feature reads, checked."""
     fields = defaults if inputs is None else tuple(inputs)
     if inputs is not None and len(fields) != len(defaults):
         raise FeatureError(f"{owner} takes {len(defaults)} inputs ({', '.join(defaults)}), not {len(fields)}")
     for field in fields:
-        if field not in FIELDS:
-            raise FeatureError(f"{owner} wants {field!r}, which bars do not have: they have {', '.join(FIELDS)}")
+        if field not in INPUTS:
+            raise FeatureError(f"{owner} wants {field!r}, which bars do not have: they have {', '.join(INPUTS)}")
     return fields
 
 

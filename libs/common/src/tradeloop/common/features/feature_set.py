@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.features.cross_section import CrossSection
 from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, Feature, FeatureError
 from tradeloop.common.market import BarArrays, Timeframe, from_us
 
@@ -74,6 +75,16 @@ class FeatureSet:
             if higher is not None and (higher.seconds <= base.seconds or higher.seconds % base.seconds):
                 raise FeatureError(f"feature {feature.name}: {higher} is no higher timeframe of the base {base}")
 
+    @cached_property
+    def cross_sections(self) -> tuple[tuple[int, CrossSection], ...]:
+        """The features that look at other instruments, with their places."""
+        return tuple((f, feature) for f, feature in enumerate(self.features) if isinstance(feature, CrossSection))
+
+    def check_instruments(self, instruments: Sequence[str]) -> None:
+        """Raise `FeatureError` when a feature is of an instrument that is not among these."""
+        for _, feature in self.cross_sections:
+            feature.check_instruments(instruments)
+
     def compute(self, bars: Mapping[Timeframe, BarArrays], base: Timeframe) -> FeatureRows:
         """Values (T, A, F) as of the closes of the base bars.
 
@@ -83,6 +94,7 @@ class FeatureSet:
         """
         self.check_base(base)
         grid = bars[base]
+        self.check_instruments(grid.instruments)
         values = np.empty((len(grid), len(grid.instruments), len(self.features)))
         for timeframe in (base, *self.timeframes):
             if timeframe not in bars:
@@ -102,14 +114,20 @@ class FeatureSet:
                     if len(infinite := np.flatnonzero(np.isinf(own))):
                         raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
                     values[:, a, place] = np.append(own, np.nan)[rows]
+        self.combine(values, grid.instruments)
         return FeatureRows(grid.instruments, self.names, grid.close_us, values)
+
+    def combine(self, values: Floats, instruments: Sequence[str]) -> None:
+        """Let the features that look at other instruments see the values (T, A, F) of all, in place."""
+        for place, feature in self.cross_sections:
+            values[..., place] = feature.combine(values[..., place], instruments)
 
 
 def own_bars(bars: BarArrays, a: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """The bars that instrument `a` really has: open times (n,), columns (5, n), and for each frame the index of the
+    """The bars that instrument `a` really has: open times (n,), columns (6, n), and for each frame the index of the
     last of them at or before it, -1 where there is none."""
     present = bars.present[:, a]
-    columns = np.array([getattr(bars, field)[present, a] for field in FIELDS])
+    columns = np.array([*(getattr(bars, field)[present, a] for field in FIELDS), bars.close_us[present] / 1e6])
     return bars.open_us[present], columns, np.cumsum(present) - 1
 
 

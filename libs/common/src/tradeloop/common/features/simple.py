@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tradeloop.common.arrays import Floats
+from tradeloop.common.features.cross_section import not_of_others
 from tradeloop.common.features.feature import (
     CLOSE,
-    BarValues,
     Feature,
     FeatureError,
     FeatureState,
+    Row,
     canonical,
     require_count,
 )
@@ -30,6 +31,7 @@ def log_return(n: int) -> Feature:
 
 def relative(feature: Feature) -> Feature:
     """Close over the feature, less 1: turns a price level, such as a moving average, into a stationary number."""
+    not_of_others(f"relative({feature.name})", feature, "relative(...)")
     if feature.timeframe is not None:
         raise FeatureError(
             f"relative({feature.name}): say on({feature.timeframe.value!r}, relative(...)), "
@@ -48,6 +50,7 @@ def on(timeframe: Timeframe | str, feature: Feature) -> Feature:
     """The feature on a higher timeframe, as of the last of its bars that closed at or before the base bar's close."""
     if timeframe not in set(Timeframe):
         raise FeatureError(f"on({timeframe!r}): the timeframes are {', '.join(Timeframe)}")
+    not_of_others(f"on({timeframe!r}, {feature.name})", feature, f"on({timeframe!r}, ...)")
     if feature.timeframe is not None:
         raise FeatureError(f"on({timeframe!r}, {feature.name}): the feature is on {feature.timeframe} already")
     return replace(feature, name=f"{Timeframe(timeframe)}_{feature.name}", timeframe=Timeframe(timeframe))
@@ -79,7 +82,7 @@ class _LogReturnState:
         self._closes.extend(columns[CLOSE, max(0, columns.shape[1] - self._lag - 1) :].tolist())
         return self._value()
 
-    def update(self, row: BarValues) -> float:
+    def update(self, row: Row) -> float:
         self._closes.append(row[CLOSE])
         return self._value()
 
@@ -109,7 +112,7 @@ class _RelativeState:
         level = self._level.open(columns)
         return self._value(columns[CLOSE, -1].item(), level) if columns.shape[1] else math.nan
 
-    def update(self, row: BarValues) -> float:
+    def update(self, row: Row) -> float:
         return self._value(row[CLOSE], self._level.update(row))
 
     @staticmethod

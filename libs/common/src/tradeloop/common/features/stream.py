@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature
+from tradeloop.common.features.feature import ANCHOR_BARS, INPUTS, BarValues, Feature, Row
 from tradeloop.common.features.feature_set import FeatureSet, check_volume, infinite_value, no_volume, own_bars
 from tradeloop.common.market import BarArrays, Timeframe
 
@@ -26,6 +26,8 @@ class FeatureStream:
 
     def __init__(self, feature_set: FeatureSet, base: Timeframe, instruments: Sequence[str]) -> None:
         feature_set.check_base(base)
+        feature_set.check_instruments(instruments)
+        self._feature_set = feature_set
         self._base, self._instruments = base, tuple(instruments)
         self._values = [[math.nan] * len(feature_set.features) for _ in instruments]
         self._series = {
@@ -69,7 +71,11 @@ class FeatureStream:
         if close_us < self._visible_from_us:
             raise ValueError(f"a higher frame that closes at {self._visible_from_us} came before its end, {close_us}")
         self._take(self._base, open_us, rows)
-        return tuple(map(tuple, self._values))
+        if not self._feature_set.cross_sections:
+            return tuple(map(tuple, self._values))
+        combined = np.array([self._values])
+        self._feature_set.combine(combined, self._instruments)
+        return tuple(map(tuple, combined[0].tolist()))
 
     def update_higher(
         self, timeframe: Timeframe, open_us: int, close_us: int, rows: Sequence[BarValues | None]
@@ -100,10 +106,10 @@ class _Series:
         self._instrument, self._features, self._values = instrument, features, values
         self._states = [(place, feature, feature.state()) for place, feature in features]
         self._volume_reader = next((f for _, f in features if "volume" in f.inputs), None)
-        self._block_us = ANCHOR_BARS * timeframe.us
+        self._timeframe_us, self._block_us = timeframe.us, ANCHOR_BARS * timeframe.us
         self._block: int | None = None
         self._longest = max((feature.history for _, feature in features), default=0)
-        self._history: deque[BarValues] = deque(maxlen=self._longest)
+        self._history: deque[Row] = deque(maxlen=self._longest)
 
     def open(self, open_us: NDArray[np.int64], columns: Floats) -> None:
         """Begin anew after these bars: at the last anchor before the newest of them."""
@@ -117,13 +123,14 @@ class _Series:
         self._history.clear()
         self._history.extend(zip(*columns[:, max(0, columns.shape[1] - self._longest) :].tolist(), strict=True))
 
-    def update(self, open_us: int, row: BarValues) -> None:
-        if self._volume_reader is not None and math.isnan(row[4]):
+    def update(self, open_us: int, bar: BarValues) -> None:
+        if self._volume_reader is not None and math.isnan(bar[4]):
             raise no_volume(self._volume_reader, self._instrument, open_us)
+        row: Row = (*bar, (open_us + self._timeframe_us) / 1e6)
         block = open_us // self._block_us
         if block != self._block:
             self._block = block
-            columns = np.array(self._history).reshape(-1, len(FIELDS)).T.copy()
+            columns = np.array(self._history).reshape(-1, len(INPUTS)).T.copy()
             for _, feature, state in self._states:
                 state.open(columns[:, max(0, columns.shape[1] - feature.history) :])
         for place, feature, state in self._states:

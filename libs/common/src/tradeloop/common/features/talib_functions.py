@@ -16,11 +16,11 @@ from talib.abstract import Function  # type: ignore[attr-defined]
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
-    FIELDS,
-    BarValues,
+    INPUTS,
     Feature,
     FeatureError,
     FeatureState,
+    Row,
     canonical,
     fields_of,
 )
@@ -125,14 +125,14 @@ class _TaLib(Feature):
         return getattr(handles, self.function)(*self._series(columns), **dict(self.arguments))
 
     def _series(self, columns: Floats) -> list[Floats]:
-        return list(columns[[FIELDS.index(field) for field in self.inputs]])
+        return list(columns[[INPUTS.index(field) for field in self.inputs]])
 
 
 class _TaLibState:
     def __init__(self, feature: _TaLib) -> None:
         self._feature, self._output = feature, feature.output
-        self._columns = [FIELDS.index(field) for field in feature.inputs]
-        self._warming_up = np.empty((len(FIELDS), 0))
+        self._columns = [INPUTS.index(field) for field in feature.inputs]
+        self._warming_up = np.empty((len(INPUTS), 0))
         self._handle: Any = None
 
     def open(self, columns: Floats) -> float:
@@ -145,7 +145,7 @@ class _TaLibState:
             return self._value(self._handle.value)
         return math.nan
 
-    def update(self, row: BarValues) -> float:
+    def update(self, row: Row) -> float:
         if self._handle is None:
             return self.open(np.column_stack((self._warming_up, row)))
         return self._value(self._handle.update(*[row[column] for column in self._columns]))

@@ -21,16 +21,17 @@ from numba.np.numpy_support import carray
 from tradeloop.common.arrays import Bools, Codes, Float32s, Floats, Ints
 from tradeloop.common.risk import Halt, Verdict
 from tradeloop.common.strategy.observations import HOLDING_SCALE
+from tradeloop.common.strategy.rewards import LEAST_EQUITY
 
 F = TypeVar("F")
 
 SUMS = (
     "cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "traded", "turnover", "fees", "slippage",
-    "funding", "halt_measured",
+    "funding", "halt_measured", "worth", "worth_prev",
 )  # fmt: skip
-"""The rows of `sums` (12, N): one amount for each book."""
+"""The rows of `sums` (14, N): one amount for each book."""
 _CASH, _EQUITY, _EQUITY_PREV, _PEAK, _DRAWDOWN, _UNREALISED, _TRADED, _TURNOVER = range(8)
-_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED = range(8, len(SUMS))
+_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED, _WORTH, _WORTH_PREV = range(8, len(SUMS))
 LEGS = (
     "position", "position_prev", "entry", "mark", "mark_prev", "age", "holding", "pending",
     "fill_quantity", "fill_price", "fill_fee", "fill_slippage", "measured", "limit",
@@ -146,6 +147,7 @@ def _mark(sums: Floats, legs: Floats, halt: Codes, account: Floats, limits: Floa
                 gross += abs(value)
                 unrealised += value - position * legs[_ENTRY, n, a]
         sums[_EQUITY, n] = equity
+        sums[_WORTH, n] = max(equity, LEAST_EQUITY * limits[_CAPITAL])
         sums[_UNREALISED, n] = unrealised
         sums[_PEAK, n] = max(sums[_PEAK, n], equity)
         sums[_DRAWDOWN, n] = 1.0 - equity / sums[_PEAK, n]
@@ -203,7 +205,7 @@ def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: B
     """The owner's side: book the fills of the books `which`, and mark them at the closes of their bars `rows`."""
     for n in which:
         row = rows[n]
-        sums[_EQUITY_PREV, n] = sums[_EQUITY, n]
+        sums[_EQUITY_PREV, n], sums[_WORTH_PREV, n] = sums[_EQUITY, n], sums[_WORTH, n]
         traded = fees = slipped = funding = 0.0
         for a in range(legs.shape[2]):
             position = legs[_POSITION, n, a]
@@ -248,7 +250,7 @@ def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: B
 def _reset(sums: Floats, legs: Floats, halt: Codes, limits: Floats, which: Ints) -> None:
     """Give the books `which` their capital back."""
     for n in which:
-        sums[_CASH, n] = sums[_EQUITY, n] = sums[_PEAK, n] = limits[_CAPITAL]
+        sums[_CASH, n] = sums[_EQUITY, n] = sums[_WORTH, n] = sums[_PEAK, n] = limits[_CAPITAL]
         halt[n] = 0
         for a in range(legs.shape[2]):
             legs[_POSITION, n, a] = legs[_ENTRY, n, a] = legs[_PENDING, n, a] = legs[_HOLDING, n, a] = legs[

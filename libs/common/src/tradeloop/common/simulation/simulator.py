@@ -70,6 +70,9 @@ class Books(NamedTuple):
     funding: Floats
     halt_measured: Floats
     """The quantity that was measured when the book was halted."""
+    worth: Floats
+    """The equity that a reward sees: at least `LEAST_EQUITY` of the capital."""
+    worth_prev: Floats
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -172,7 +175,7 @@ class Simulator:
             verdict=verdict,
             account=account,
         )
-        self.books.cash[:] = self.books.equity[:] = self.books.peak[:] = capital
+        self.books.cash[:] = self.books.equity[:] = self.books.worth[:] = self.books.peak[:] = capital
         self.books.mark[:] = np.nan
         self._memory = (self.sums, legs, halt, verdict, account, *self._parameters())
         self._no_weights = np.empty((0, count))
@@ -283,8 +286,8 @@ class Simulator:
         """The last step, as a reward sees it. Its arrays are the books' own: valid until the next step."""
         b = self.books
         return RewardContext(
-            equity_prev=b.equity_prev,
-            equity=b.equity,
+            equity_prev=b.worth_prev,
+            equity=b.worth,
             position_prev=b.position_prev,
             position=b.position,
             action=action,

@@ -6,7 +6,19 @@ A strategy is an installed package with an entry point in the group `tradeloop.s
 
 from __future__ import annotations
 
-from tradeloop.common.features import Feature, log_return, on, relative, talib, windowed
+from tradeloop.common.features import (
+    Feature,
+    cross_mean,
+    cross_rank,
+    day_of_week,
+    log_return,
+    of,
+    on,
+    relative,
+    talib,
+    time_of_day,
+    windowed,
+)
 from tradeloop.common.strategy.actions import ActionScheme, Discrete, PortfolioWeights, TargetPosition
 from tradeloop.common.strategy.algorithms import Linear
 from tradeloop.common.strategy.definition import Strategy, StrategyError
@@ -24,12 +36,17 @@ __all__ = [
     "Strategy",
     "StrategyError",
     "TargetPosition",
+    "cross_mean",
+    "cross_rank",
+    "day_of_week",
     "load",
     "log_return",
+    "of",
     "on",
     "relative",
     "reward",
     "scalar_reward",
     "talib",
+    "time_of_day",
     "windowed",
 ]

@@ -58,6 +58,11 @@ class Strategy:
         if not re.fullmatch(_NAME, name):
             raise StrategyError(f"strategy {name!r}: a name is lower-case letters, digits, - and _, at most 63 of them")
         for one in features:
+            if isinstance(one, tuple | list):
+                raise StrategyError(
+                    f"strategy {name}: one of its features is a list of {len(one)}; put a star before what makes "
+                    "several, as in *time_of_day()"
+                )
             if not isinstance(one, Feature):
                 raise StrategyError(f'strategy {name}: {one!r} is no feature; write e.g. talib("RSI") or log_return(1)')
         if not isinstance(window, int) or window < 1:

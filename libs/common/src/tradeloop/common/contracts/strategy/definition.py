@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.contracts.strategy.trial import IDS, SEED, Trial
+from tradeloop.common.contracts.strategy.trial import SEED, Trial
 from tradeloop.common.simulation import observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder, account_size
@@ -37,7 +37,7 @@ def _pickled(strategy: Strategy) -> Strategy:
 
 
 def observation_has_its_shape(trial: Trial) -> None:
-    strategy, count = trial.strategy, len(IDS)
+    strategy, count = trial.strategy, len(trial.ids)
     size = strategy.observation_size(count)
     builder = ObservationBuilder(strategy.window, count, len(trial.features.names))
     for row in trial.batch[-strategy.window :]:

@@ -14,7 +14,7 @@ from tradeloop.common.strategy.rewards import RewardEngine
 
 def reward_is_sound(trial: Trial) -> None:
     for count, steps in trial.rollouts.items():
-        engine = RewardEngine(trial.strategy.reward, BOOKS)
+        engine: RewardEngine = trial.call("its reward's state", RewardEngine, trial.strategy.reward, BOOKS)
         components: list[str] = []
         for step in steps:
             for name, array in engine.state.items():
@@ -42,7 +42,7 @@ def reward_is_sound(trial: Trial) -> None:
 
 def reward_knows_its_context_alone(trial: Trial) -> None:
     for steps in trial.rollouts.values():
-        if not np.array_equal(_rewards(trial, steps, EVERYONE), _rewards(trial, steps, EVERYONE)):
+        if not np.array_equal(rewards_of(trial, steps, EVERYONE), rewards_of(trial, steps, EVERYONE)):
             raise trial.broken(
                 "has a reward that differs between two runs over the same context: let it use no random numbers and "
                 "no clock, and remember things in c.state only"
@@ -51,22 +51,24 @@ def reward_knows_its_context_alone(trial: Trial) -> None:
 
 def reward_sees_each_book_alone(trial: Trial) -> None:
     for steps in trial.rollouts.values():
-        together = _rewards(trial, steps, EVERYONE)
+        together = rewards_of(trial, steps, EVERYONE)
         order = np.random.default_rng(SEED).permutation(BOOKS)
         shuffled = np.empty_like(together)
-        shuffled[..., order] = _rewards(trial, steps, order)
-        alone = np.concatenate([_rewards(trial, steps, EVERYONE[n : n + 1]) for n in range(BOOKS)], axis=-1)
+        shuffled[..., order] = rewards_of(trial, steps, order)
+        alone = np.concatenate([rewards_of(trial, steps, EVERYONE[n : n + 1]) for n in range(BOOKS)], axis=-1)
         for found, how in ((alone, "alone"), (shuffled, "in another order")):
             if not np.array_equal(found, together):
                 step, _, book = np.argwhere(found != together)[0]
                 raise trial.broken(
                     f"has a reward that gives a book something else {how} than among {BOOKS}, "
                     f"{found[step, 0, book]} and not {together[step, 0, book]}: let it compute each book from its "
-                    "own row, summing over axis=1 only, and remember things in c.state only"
+                    "own row, summing over axis=1 only (over axis=0 NumPy adds in another order when there is one book "
+                    "only, even where that axis holds no books: keep rows of k numbers a book, of shape (N, k)), and "
+                    "remember things in c.state only"
                 )
 
 
-def _rewards(trial: Trial, steps: Sequence[Step], books: NDArray[np.int64]) -> Floats:
+def rewards_of(trial: Trial, steps: Sequence[Step], books: NDArray[np.int64]) -> Floats:
     """The sums and components of some of the books, (S, 1 + components, N)."""
     engine = RewardEngine(trial.strategy.reward, len(books))
     rewards = []

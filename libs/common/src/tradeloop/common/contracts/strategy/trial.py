@@ -6,6 +6,7 @@ seed. Its reward gets what the real simulator made of random actions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -25,8 +26,8 @@ from tradeloop.common.strategy.installed import in_one_line
 from tradeloop.common.strategy.rewards import RewardContext, is_scalar
 
 SEED = 20240229
-IDS = ("check:A", "check:B")
 BOOKS, _STEPS = 8, 64
+CAPITAL = 100_000.0
 EVERYONE = np.arange(BOOKS)
 STREAMED = 600
 """The last bars, which are streamed: more than lie between two anchors."""
@@ -52,6 +53,21 @@ class Trial:
             )
         self.base = base
 
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Two instruments, and more where its features look at others: those that they name, and so many."""
+        asked = [feature.instrument for _, feature in self.features.cross_sections]
+        named = sorted((one for one in asked if isinstance(one, str)), key=lambda one: ":" not in one)
+        ids = ["check:A"]
+        for one in named:
+            if all(one not in (known, known.partition(":")[2]) for known in ids):
+                ids.append(one if ":" in one else f"check:{one}")
+        least = max([2, *(one + 1 for one in asked if isinstance(one, int))])
+        free = (name for n in itertools.count() if (name := f"check:B{n or ''}") not in ids)
+        while len(ids) < least:
+            ids.append(next(free))
+        return tuple(ids)
+
     def broken(self, what: str) -> StrategyError:
         """The error to raise."""
         return StrategyError(f"strategy {self.strategy.name} {what}")
@@ -71,7 +87,7 @@ class Trial:
         most = max((f.history + 1) * (f.timeframe or self.base).us // self.base.us for f in self.features.features)
         length = _SHORTEST
         while True:
-            bars = _random_walks(length, self.base)
+            bars = _random_walks(length, self.base, self.ids)
             values = self.values(bars)
             late = np.isnan(values[: length - STREAMED - self.strategy.window]).all(axis=0).any(axis=0)
             if not late.any():
@@ -137,7 +153,7 @@ class Trial:
         simulator = Simulator(
             BOOKS,
             [Instrument(id=name) for name in bars.instruments[:count]],
-            capital=100_000.0,
+            capital=CAPITAL,
             costs=Costs(),
             limits=self.limits.model_copy(update={"max_drawdown": min(0.1, self.limits.max_drawdown)}),
             no_trade_band=self.strategy.actions.band(count),
@@ -187,13 +203,13 @@ def _first(bars: BarArrays, count: int) -> BarArrays:
     return replace(bars, instruments=bars.instruments[:count], **columns)
 
 
-def _random_walks(length: int, base: Timeframe) -> BarArrays:
-    """Bars of two instruments: the second lacks some of its bars, both stand still for a while."""
+def _random_walks(length: int, base: Timeframe, ids: Sequence[str]) -> BarArrays:
+    """Bars of instruments that stand still for a while; all but the first lack some of theirs."""
     rng = np.random.default_rng(SEED)
     open_us = _START_US + np.arange(length) * base.us
     still = slice(length - STREAMED + 40, length - STREAMED + 140)
     series = []
-    for a in range(len(IDS)):
+    for a in range(len(ids)):
         change = np.clip(0.01 * rng.standard_t(3, size=length), -0.2, 0.2)
         change[still] = 0.0
         walk = np.cumsum(change)
@@ -212,4 +228,4 @@ def _random_walks(length: int, base: Timeframe) -> BarArrays:
         one["volume"][still] = 0.0
         there = (rng.random(length) > 0.02 * a) | (np.arange(length) >= length - _UNBROKEN)
         series.append({name: column[there] for name, column in one.items()})
-    return align(IDS, base, series)
+    return align(ids, base, series)
