@@ -335,6 +335,18 @@ def test_columns_that_are_missing_or_doubtful(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("column", ["symbol", "Ticker", "tic", " ISIN "])
+def test_several_instruments_in_one_file_are_never_one_series(tmp_path: Path, column: str) -> None:
+    """Neither one after the other, which looks unsorted, nor in turn, which looks fine."""
+    header = f"timestamp,open,high,low,close,{column}"
+    in_turn = [[*row, "AB"[i % 2]] for i, row in enumerate(rows())]
+    for table in (in_turn, [[*row, symbol] for symbol in "AB" for row in rows()]):
+        line = refusal(write(tmp_path, text(table, header)))
+        assert line == f": column {column} names 2 instruments (A, B): give a file for each of them"
+    _, report = read_bars(write(tmp_path, text([[*row, "A"] for row in rows()], header)), INSTRUMENT)
+    assert report.ignored == (column,)
+
+
 def test_too_few_rows(tmp_path: Path) -> None:
     path = write(tmp_path, text(rows()[:9]))
     assert refusal(path) == ": 9 rows of bars, fewer than 10: give a longer file"

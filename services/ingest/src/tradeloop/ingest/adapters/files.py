@@ -26,6 +26,24 @@ _SYNONYMS: Mapping[str, frozenset[str]] = {
     "volume": frozenset({"volume", "vol", "v"}),
     "funding_rate": frozenset({"funding_rate"}),
 }
+_SYMBOLS = frozenset(
+    {
+        "symbol",
+        "sym",
+        "ticker",
+        "tic",
+        "instrument",
+        "instrument_id",
+        "asset",
+        "pair",
+        "coin",
+        "currency_pair",
+        "market",
+    }
+    | {"product_id", "isin", "cusip", "sedol", "ric", "figi", "permno", "gvkey", "secid", "ts_code", "stock_code"}
+    | {"security", "contract", "underlying", "market"}
+)
+"""Columns that say which instrument a row is of."""
 _REQUIRED = ("time", *BAR_PRICES)
 
 _EPOCH_UNITS = ("s", "ms", "us", "ns")
@@ -61,6 +79,7 @@ def read_bars(
         chosen = _choose(columns)
         if columns[0][1].is_empty():
             raise Refused("has no rows", "give a longer file")
+        _refuse_several(columns, chosen)
         open_us, time_format, zone = _times(columns[chosen["time"]][1])
         bars: Series = {"open_us": open_us} | {
             field: _numbers(field, columns[index][1]) for field, index in chosen.items() if field != "time"
@@ -152,6 +171,18 @@ def _choose(columns: _Columns) -> dict[str, int]:
         shown = ", ".join(repr(name) for name, _ in columns[:12])
         raise Refused(f"no column for {', '.join(missing)} among {shown:.300}", "name them in the header line")
     return chosen
+
+
+def _refuse_several(columns: _Columns, chosen: Mapping[str, int]) -> None:
+    """Several instruments in one file are never one series, whatever order their rows have."""
+    for index, (name, column) in enumerate(columns):
+        if index not in chosen.values() and name.strip().lower().replace(" ", "_") in _SYMBOLS:
+            values = column.drop_nulls().unique(maintain_order=True).cast(pl.String, strict=False).to_list()
+            if len(values) > 1:
+                shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+                raise Refused(
+                    f"column {name} names {len(values)} instruments ({shown:.200})", "give a file for each of them"
+                )
 
 
 def _numbers(field: str, column: pl.Series) -> NDArray[np.float64]:
