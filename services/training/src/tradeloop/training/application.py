@@ -208,6 +208,8 @@ def _policy(request: TrainingRequested, strategy: Strategy, bars: BarArrays, tra
             trained_to=from_us(bars.close_us[-1]).isoformat(),
             onnx_max_abs_diff=trained.onnx_max_abs_diff,
             onnx_sha256=hashlib.sha256(trained.onnx).hexdigest(),
+            timeframe=request.universe.timeframe,
+            instrument_ids=bars.instruments,
         ),
         trained.onnx,
     )
