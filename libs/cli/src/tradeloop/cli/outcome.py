@@ -1,0 +1,62 @@
+"""The outcome of a policy beside the baselines, as the commands print and count it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tradeloop.cli.report.files import Run
+from tradeloop.cli.report.trading import trading
+from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.risk import WARN_DENIED
+
+
+def counts(run: Run) -> dict[str, Any]:
+    """How many of each there were in a run, as `summary.json` has it."""
+    figures = trading(run)
+    return {
+        "signals": len(run.signals),
+        "orders": figures.orders,
+        "fills": figures.fills,
+        "transitions": len(run.transitions),
+        "decisions": figures.decisions,
+        "denials": figures.denials,
+        "denied_decisions": figures.denied,
+    }
+
+
+def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> None:
+    """The table of a policy and its baselines, and a warning where the gate denied much of what `policy` decided."""
+    console.print(_table(results))
+    ours = results["policy"]
+    if ours.denied > WARN_DENIED * ours.decisions:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
+        share = ours.denied / ours.decisions
+        console.print(
+            f"Warning: the risk gate denied orders of {share:.1%} of the decisions: {codes}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _table(results: Mapping[str, BacktestResult]) -> Table:
+    heads = ("final equity", "return", "drawdown", "fees", "filled", "denied")
+    table = Table("", *heads, box=None, padding=(0, 1))
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, result in results.items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{result.final_equity:,.2f}",
+            f"{result.final_equity / result.equity[0] - 1:+.2%}",
+            f"{result.performance.max_drawdown:.2%}",
+            f"{result.fill_fee.sum():,.2f}",
+            f"{np.count_nonzero(result.fill_quantity):,}",
+            f"{sum(result.denials.values()):,}",
+        )
+    return table
