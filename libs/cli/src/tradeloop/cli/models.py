@@ -14,9 +14,15 @@ CHAMPION = "champion"
 
 def store_of(home: Path) -> ModelStore:
     """The models of a home. Raises `UserError` where there are none."""
-    if not (home / "mlflow.db").exists():
+    return _mlflow(f"sqlite:///{database_of(home)}")
+
+
+def database_of(home: Path) -> Path:
+    """The database of MLflow in a home. Raises `UserError` where there is none."""
+    database = home / "mlflow.db"
+    if not database.exists():
         raise UserError(f"{home} has no models: run `tradeloop train` first, or name another --home")
-    return _mlflow(f"sqlite:///{home / 'mlflow.db'}")
+    return database
 
 
 def running_store() -> tuple[ModelStore, str]:
@@ -58,6 +64,7 @@ def find_in(store: ModelStore, place: str, reference: str, default: str | None) 
             raise UserError(f"{model}:{which} cannot be loaded: {error}") from error
     known = [f"{one.name}:{one.version}" + "".join(f" ({alias})" for alias in one.aliases) for one in store.versions()]
     meant = ", nor ".join(f"{model}:{which}" for model, which in tries)
+    meant += f", and {reference} is no folder" if "/" in reference else ""
     raise UserError(
         f"{place} has no model {meant}; it has {listed(reversed(known)) or 'none'}: choose one by NAME:VERSION, or run "
         "`tradeloop train`"

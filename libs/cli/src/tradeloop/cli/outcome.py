@@ -30,17 +30,15 @@ def counts(run: Run) -> dict[str, Any]:
 
 
 def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> None:
-    """The table of a policy and its baselines, and a warning where the gate denied much of what `policy` decided."""
+    """The table of a policy and its baselines, and what the gate denied of the policy's orders: a warning if much."""
     console.print(_table(results))
     ours = results["policy"]
-    if ours.denied > WARN_DENIED * ours.decisions:
+    if ours.denials:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
         share = ours.denied / ours.decisions
-        console.print(
-            f"Warning: the risk gate denied orders of {share:.1%} of the decisions: {codes}",
-            soft_wrap=True,
-            markup=False,
-        )
+        warning = "Warning: the" if share > WARN_DENIED else "The"
+        line = f"{warning} risk gate denied orders of {share:.1%} of the policy's decisions: {codes}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _table(results: Mapping[str, BacktestResult]) -> Table:

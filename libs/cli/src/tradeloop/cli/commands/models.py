@@ -56,8 +56,9 @@ def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
         raise UserError(f"{place} has no models: run `tradeloop train` first")
     table = Table("model", "alias", "strategy", "universe", "trained from", "to", "seed", box=None, padding=(0, 1))
     shown = [name for name in _SHOWN if any(name in one.metrics for one in versions)]
+    table.columns[0].no_wrap = True
     for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("total_", "").replace("_", " "), justify="right")
     for one in versions:
         known = one.parameters
         table.add_row(
@@ -111,16 +112,16 @@ def _store(home: Path, stack: Which | None) -> tuple[ModelStore, str]:
 
 def open_mlflow(home: Path, host: str, port: int) -> None:
     """Become MLflow's server for a home. Raises `UserError` where there is nothing to show, or no port."""
-    from tradeloop.cli.models import store_of
+    from tradeloop.cli.models import database_of
 
-    store_of(home)
+    database = database_of(home).resolve()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(f"--host {host} --port {port}: {error.strerror}: choose another --port") from error
-    database = (home / "mlflow.db").resolve()
-    print(f"MLflow shows {database} at http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    says = f"MLflow will show {database} at http://{host}:{port} once it says that it runs; Ctrl-C ends it"
+    print(says, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])

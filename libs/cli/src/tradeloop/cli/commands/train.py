@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,11 +46,13 @@ def run_train(inputs: Inputs, seeds: Sequence[int], steps: int, home: Path, on_r
         trained_on = source.range(0, len(source.bars))
         prepare(client, stages, source, strategy, trained_on)
         keep()
-        ready = [train(client, stages, source, strategy, trained_on, seed, steps) for seed in in_order(seeds)]
+        ready = {seed: train(client, stages, source, strategy, trained_on, seed, steps) for seed in in_order(seeds)}
     console = Console()
+    # An alias is with the last one that took it.
+    holders = {one.alias: one for one in ready.values()}
     if len(ready) > 1:
-        console.print(_table(dict(zip(in_order(seeds), ready, strict=True))))
-    for one in ready:
+        console.print(_table(ready, holders))
+    for one in holders.values():
         console.print(f"{one.model} version {one.version} is now {one.alias} in {place}", soft_wrap=True)
 
 
@@ -59,17 +61,19 @@ def in_order(seeds: Sequence[int]) -> list[int]:
     return [*seeds[1:], *seeds[:1]]
 
 
-def _table(ready: dict[int, ModelReady]) -> Table:
+def _table(ready: Mapping[int, ModelReady], holders: Mapping[str, ModelReady]) -> Table:
     """The figures of each seed's policy: in sample, and on held-out bars where the training measured those."""
     measured = next(iter(ready.values())).metrics
     names = [name for name in _SHOWN if name in measured]
     names += [name for name in measured if name.removeprefix("valid_") in _SHOWN and name.startswith("valid_")]
-    heads = [name.replace("_", " ") if name.startswith("valid") else f"in sample {name}" for name in names]
-    table = Table("seed", "version", "alias", *(head.replace("_", " ") for head in heads), box=None, padding=(0, 2))
+    heads = [name if name.startswith("valid") else f"in sample {name}" for name in names]
+    heads = [head.replace("total_", "").replace("_", " ") for head in heads]
+    table = Table("seed", "version", "alias", *heads, box=None, padding=(0, 2))
     for column in table.columns[3:]:
         column.justify = "right"
     for seed, one in sorted(ready.items()):
-        table.add_row(str(seed), one.version, one.alias, *(f"{one.metrics[name]:.4g}" for name in names))
+        alias = one.alias if holders[one.alias] is one else ""
+        table.add_row(str(seed), one.version, alias, *(f"{one.metrics[name]:.4g}" for name in names))
     return table
 
 
