@@ -128,7 +128,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, obje
         "the same bars twice": ([hours, write(folder / "copy" / "hours.csv")], {}, "hold the same bars"),
         "two timeframes": ([hours, days], {}, "give files of one timeframe"),
         "no common bar": ([hours, late], {}, "no bar at which all 2 instruments have one"),
-        "several instruments in one file": ([long], {}, "column tic names 2 instruments (A, B): give a file for each"),
+        "one name for several instruments": ([f"A={long}"], {}, "names 2 instruments (A, B): name one by FILE#SYMBOL"),
+        "an instrument that is not in the file": ([f"{long}#C"], {}, "names 2 instruments (A, B): C is none of them"),
+        "an instrument that is sparse": ([long], {}, "1h, 4h, 1d (column tic names 2 instruments: A, B)"),
         "a wrong name": ([hours], {"name": "Gold!"}, "--name Gold!: a name is lower-case"),
         "a name too long for its model": ([hours], {"name": "a" * 60}, "give a shorter --name"),
         "a strategy of a shorter timeframe": (
@@ -139,7 +141,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, obje
 
 CASES = [
     "no file", "nothing behind the name", "a named folder", "an empty folder", "a file twice", "a name twice",
-    "the same bars twice", "two timeframes", "no common bar", "several instruments in one file", "a wrong name",
+    "the same bars twice", "two timeframes", "no common bar", "one name for several instruments",
+    "an instrument that is not in the file", "an instrument that is sparse", "a wrong name",
     "a name too long for its model", "a strategy of a shorter timeframe",
 ]  # fmt: skip
 
@@ -178,3 +181,23 @@ def test_a_strategy_that_reads_volume_is_refused_where_one_file_lacks_it(tmp_pat
 def test_a_name_with_an_equals_sign_may_be_a_path(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a=b.csv"))
     assert [(str(one.path), one.name) for one in named_files([path])[0]] == [(path, None)]
+
+
+def test_a_file_of_several_instruments_is_a_universe(tmp_path: Path) -> None:
+    """Whether their rows come in turn or one instrument after the other."""
+    one, other = (write(tmp_path / name, price=price) for name, price in (("a", 100.0), ("b", 50.0)))
+    header, *rows = one.read_text().splitlines()
+    both = [(row, "AXP") for row in rows] + [(row, "BRK/B") for row in other.read_text().splitlines()[1:]]
+    sources = []
+    for order in (both, sorted(both)):
+        path = tmp_path / "stocks.csv"
+        path.write_text("\n".join([f"{header},tic", *(f"{row},{symbol}" for row, symbol in order)]))
+        sources.append(opened(path))
+    assert sources[0].universe == sources[1].universe, "the same bars have the same name"
+    source = sources[0]
+    assert [id_.rpartition("-")[0] for id_ in source.universe.ids] == ["file:AXP", "file:BRK-B"]
+    assert source.universe.name.startswith("stocks-")
+    assert source.bars.open[0].tolist() == [100.0, 50.0]
+    assert understood(source)[1].startswith("stocks.csv#BRK/B is file:BRK-B-")
+    assert opened(path, name="stocks").universe.ids == ("file:AXP", "file:BRK/B")
+    assert opened(f"BRK={path}#BRK/B").universe.ids == ("file:BRK",)

@@ -25,6 +25,18 @@ class NamedFile:
 
     path: Path
     name: str | None = None
+    symbol: str | None = None
+    """The name of one instrument of several in the file; the path then ends in `#SYMBOL`."""
+
+    @property
+    def file(self) -> Path:
+        """The path without the symbol."""
+        return self.path if self.symbol is None else Path(str(self.path).removesuffix(f"#{self.symbol}"))
+
+    @property
+    def called(self) -> str:
+        """The symbol, or the file's name as one."""
+        return symbol_of(self.path) if self.symbol is None else symbol_of(Path(self.symbol.replace("/", "-")))
 
 
 def named_files(values: Iterable[str]) -> tuple[list[NamedFile], list[str]]:

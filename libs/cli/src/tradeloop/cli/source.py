@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import files
 from pathlib import Path
@@ -26,7 +26,7 @@ from tradeloop.common.market import (
 from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
 from tradeloop.ingest.domain import count_gaps, together
 from tradeloop.ingest.ports import FileReport
 
@@ -158,15 +158,16 @@ def _read(named: Sequence[NamedFile], name: str | None, strategy: Strategy) -> t
     """Files whose instruments nobody described: ids, timeframe and calendars as names and rows show them."""
     parts: _Read = []
     instruments: list[Instrument] = []
-    for one in named:
-        part, report = read_bars(str(one.path), Instrument(id="file:bars"))
+    found = [each for one in named for each in _read_one(one)]
+    named = [one for one, _, _ in found]
+    for one, part, report in found:
         if parts and report.timeframe is not (known := parts[0][1]).timeframe:
             raise UserError(
                 f"{known.path} has bars of {known.timeframe} and {one.path} of {report.timeframe}: "
                 "give files of one timeframe"
             )
-        symbol = one.name or (name if len(named) == 1 else None)
-        id_ = _id(symbol) if symbol else f"file:{symbol_of(one.path)}-{digest(part, report.timeframe)}"
+        symbol = one.name or (name if len(named) == 1 else one.symbol if name else None)
+        id_ = _id(symbol) if symbol else f"file:{one.called}-{digest(part, report.timeframe)}"
         instrument = Instrument(id=id_, lot_size=1e-6, taker_bps=2.0, calendar=_calendar(part, report))
         gaps = count_gaps(part.open_us, report.timeframe, instrument)
         instruments.append(instrument)
@@ -185,6 +186,22 @@ def _read(named: Sequence[NamedFile], name: str | None, strategy: Strategy) -> t
     return paths, parts, universe.model_copy(update={"higher_timeframes": higher})
 
 
+def _read_one(given: NamedFile) -> Iterator[tuple[NamedFile, BarArrays, FileReport]]:
+    """The bars of a file, or of each instrument in it where it holds several; one name cannot be that of all."""
+    try:
+        yield given, *read_bars(str(given.path), Instrument(id="file:bars"))
+    except SeveralInstruments as error:
+        if given.name is not None:
+            raise
+        for symbol in error.symbols:
+            try:
+                yield from _read_one(replace(given, path=Path(f"{given.path}#{symbol}"), symbol=symbol))
+            except UserError as wrong:
+                raise UserError(
+                    f"{wrong} (column {error.column} names {len(error.symbols)} instruments: {listed(error.symbols)})"
+                ) from wrong
+
+
 def _id(symbol: str) -> str:
     id_ = symbol if ":" in symbol else f"file:{symbol}"
     try:
@@ -197,7 +214,7 @@ def _id(symbol: str) -> str:
 
 def _universe_name(named: Sequence[NamedFile], parts: _Read) -> str:
     """The names that were given, or those of the files and a digest of what is in them."""
-    base = name_of("-".join(one.name or symbol_of(one.path) for one in named))
+    base = name_of("-".join(dict.fromkeys(one.name or symbol_of(one.file) for one in named)))
     if all(one.name for one in named):
         return base
     contents = [digest(part, report.timeframe) for part, report in parts]
@@ -216,7 +233,7 @@ def _assigned(named: Sequence[NamedFile], universe: Universe) -> dict[str, Path]
         return {universe.ids[0]: named[0].path}
     found: dict[str, Path] = {}
     for one in named:
-        called = one.name or symbol_of(one.path)
+        called = one.name or one.called
         matches = [id_ for id_ in universe.ids if called == id_ or _alike(called, id_.partition(":")[2])]
         if len(matches) != 1 or matches[0] in found:
             raise UserError(
@@ -281,15 +298,16 @@ def understood(source: Source) -> list[str]:
     for instrument in source.universe.instruments:
         report = source.reports[instrument.id]
         gaps = f"{report.gaps:,} gap{'s' * (report.gaps != 1)}" if report.gaps else "no gaps"
-        file = Path(report.path).name
+        file = report.path.removeprefix(f"{Path(report.path.partition('#')[0]).parent}/")
         lines.append(
             f"{file} is {instrument.id}: {report.rows:,} bars of {report.timeframe}, {report.first:%Y-%m-%d %H:%M} to "
             f"{report.last:%Y-%m-%d %H:%M} UTC; times: {report.time_format}, zone {report.zone}; "
             f"calendar {instrument.calendar}, {gaps}"
         )
         used = [field if name.lower() == field else f"{name} as {field}" for field, name in report.columns.items()]
+        ignored = [name.strip() or "one without a name" for name in report.ignored]
         without = [] if "volume" in report.columns else ["no volume"]
-        said = ", ".join([*used, *without]) + (f"; ignored: {', '.join(report.ignored)}" if report.ignored else "")
+        said = ", ".join([*used, *without]) + (f"; ignored: {', '.join(ignored)}" if ignored else "")
         columns.setdefault(said, []).append(file)
     lines += [f"Columns of {listed(names, 3)}: {said}" for said, names in columns.items()]
     bars = source.bars
