@@ -1,4 +1,4 @@
-"""What is learnt for a second of CPU: toy markets with known optima, beside Stable-Baselines3 on gym-trading-env."""
+"""The score for a second of CPU: toy markets with known optima, beside Stable-Baselines3 on gym-trading-env."""
 
 from __future__ import annotations
 

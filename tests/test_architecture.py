@@ -341,12 +341,13 @@ def made_in(source: str) -> set[str]:
 
 
 def sources(package: str) -> list[Path]:
-    """Where a package makes what it publishes: the inner rings of a service, all of the command.
+    """Where a package makes what it publishes: the inner rings of a service, all of the command but its report.
 
-    Adapters only translate, and may make messages anew when they read topics back.
+    Adapters only translate, and may make messages anew when they read topics back; a report publishes nothing.
     """
     if package == "cli":
-        return sorted(ROOT.glob("libs/cli/src/**/*.py"))
+        report = ROOT / "libs/cli/src/tradeloop/cli/report"
+        return sorted(file for file in ROOT.glob("libs/cli/src/**/*.py") if report not in file.parents)
     inner = ROOT / f"services/{package}/src/tradeloop/{package}"
     return sorted(
         file

@@ -157,7 +157,7 @@ def test_what_never_answers_is_killed(tmp_path: Path) -> None:
 def test_the_example_portfolio_fits_the_installed_bars() -> None:
     strategy = load("example")
     example = read_portfolio(ROOT / "deploy" / "portfolios" / "eur-usd.yaml")
-    assert example == open_source(None, strategy).portfolio(strategy)
+    assert example == open_source((), strategy).portfolio(strategy)
 
 
 def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def main() -> int:
     try:
         with engine(), find_images() as stack, tempfile.TemporaryDirectory(prefix="tradeloop-compose-") as folder:
             strategy = load("example")
-            source = open_source(None, strategy)
+            source = open_source((), strategy)
             ports, environment = _settings(Path(folder), source)
             Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(portfolio_of(source, strategy)))
             command = compose_command(stack.debian_image)

@@ -29,7 +29,7 @@ from tradeloop.cli.main import main
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.market import from_us
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.model_store.port import Actor, read_policy
+from tradeloop.common.model_store.port import Actor, Policy, read_policy, write_policy
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ROWS = 1_200
@@ -393,7 +393,7 @@ def test_train_then_backtest_in_a_home(
     monkeypatch.setenv("COLUMNS", "120")
     chosen = ["--bars", str(bars), "--strategy", "busy", "--home", str(folder / "home")]
     assert main(["train", "--steps", "1", "--seed", "5", *chosen]) == 0
-    assert "busy-hours version 1 is now champion" in capsys.readouterr().out
+    assert re.search(r"busy-hours-\w{6} version 1 is now champion", capsys.readouterr().out)
     said = []
     for reference in (["--model", "1"], []):
         assert main(["backtest", *chosen, *reference]) == 0
@@ -403,3 +403,191 @@ def test_train_then_backtest_in_a_home(
     assert float(rows_of(said[0])["policy"][0].replace(",", "")) > 0.0
     assert main(["backtest", *chosen, "--model", "challenger"]) == 2
     assert "challenger" in capsys.readouterr().err
+
+
+def walk(path: Path, rows: int, seed: int, *, first: int = 0, price: float = 100.0) -> Path:
+    """Hours of another random walk; `first` of them are left out."""
+    generator = np.random.default_rng(seed)
+    close = price * np.exp(np.cumsum(generator.normal(0.0, 3e-3, rows)))
+    opened = np.r_[price, close[:-1]]
+    lines = ["timestamp,open,high,low,close,volume"]
+    for i in range(first, rows):
+        time = np.datetime64("2026-01-05T00:00") + i * np.timedelta64(1, "h")
+        high, low = max(opened[i], close[i]), min(opened[i], close[i])
+        lines.append(f"{time},{opened[i]:.5f},{high:.5f},{low:.5f},{close[i]:.5f},{10 + i % 7}")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A demo of two instruments in a home that is kept, under a portfolio's costs."""
+
+    home: Path
+    out: Path
+    options: list[str]
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Pair:
+    one, other = walk(folder / "pair" / "a.csv", 400, 7), walk(folder / "pair" / "b.csv", 390, 8, first=20, price=7.0)
+    book, home, out = folder / "pair.yaml", folder / "pair-home", folder / "pair-out"
+    bars = ["--bars", f"AAA={one}", "--bars", f"BBB={other}"]
+    assert main(["portfolio", "new", *bars, "--strategy", "busy", "--out", str(book), "--capital", "5000"]) == 0
+    book.write_text(book.read_text() + "costs:\n  slippage_bps: 3.0\n")
+    options = [*bars, "--portfolio", str(book), "--home", str(home)]
+    assert main(["demo", *options, "--to", "2026-01-20", "--steps", "1", "--seeds", "5", "--out", str(out)]) == 0
+    return Pair(home, out, options)
+
+
+def test_several_instruments_under_a_portfolio(pair: Pair) -> None:
+    summary = json.loads((pair.out / "summary.json").read_text())
+    assert (summary["bars"], summary["train_bars"]) == (360, 251), "15 days, 70 % of them for training"
+    assert summary["parity_rel_diff"] <= 1e-9
+    assert summary["baselines"]["cash"] == 5_000.0
+    with (pair.out / "fills.csv").open(newline="") as file:
+        fills = list(csv.DictReader(file))
+    assert {fill["instrument"] for fill in fills} == {"file:AAA", "file:BBB"}
+    with (pair.out / "bars.csv").open(newline="") as file:
+        opened = {(bar["open_time"], bar["instrument"]): float(bar["open"]) for bar in csv.DictReader(file)}
+    for fill in fills:
+        worse = 3e-4 if fill["side"] == "buy" else -3e-4
+        price = opened[fill["time"], fill["instrument"]] * (1.0 + worse)
+        assert float(fill["price"]) == pytest.approx(price, rel=1e-9), "slippage is the portfolio's"
+
+
+def test_several_seeds_are_counted_and_the_first_is_traded(pair: Pair) -> None:
+    summary = json.loads((pair.out / "summary.json").read_text())
+    ends = [one["final_equity"] for one in summary["seeds"]]
+    assert [one["seed"] for one in summary["seeds"]] == [0, 1, 2, 3, 4]
+    assert len(set(ends)) == 5, "five seeds, five policies"
+    assert (summary["seed"], summary["final_equity"]) == (0, pytest.approx(ends[0], rel=1e-9))
+    assert summary["seeds_interquartile_mean"] == pytest.approx(sum(sorted(ends)[1:4]) / 3)
+    assert read_policy(pair.out / "model").manifest.seed == 0
+
+
+def test_the_models_of_a_demo_are_kept_and_listed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    home = ["--home", str(pair.home)]
+    assert main(["models", "list", *home]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"busy-aaa-bbb:5 +champion +busy +aaa-bbb +2026-01-05 +2026-01-15 +0", said)
+    assert said.count("busy-aaa-bbb:") == 5
+    assert main(["models", "show", "busy-aaa-bbb", *home]) == 0
+    said = capsys.readouterr().out
+    assert "busy-aaa-bbb:5  champion" in said
+    assert re.search(r"timeframe +1h\n +instrument_ids +file:AAA, file:BBB", said)
+    assert main(["models", "show", "busy-none", *home]) == 2
+    assert "busy-aaa-bbb:5 (champion)" in capsys.readouterr().err
+    assert main(["models", "list", "--home", str(pair.home / "no")]) == 2
+    assert "has no models" in capsys.readouterr().err
+
+
+def test_a_backtest_writes_what_live_wrote(
+    pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same model over the same bars: file by file, to the byte."""
+    monkeypatch.setenv("COLUMNS", "200")
+    out = folder / "pair-backtest"
+    span = ["--from", "2026-01-15T11:00", "--to", "2026-01-20"]
+    assert main(["backtest", *pair.options, *span, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "Warning: " not in said, said
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == FILES
+    for name in sorted(FILES - {"summary.json", "report.html"}):
+        assert (out / name).read_bytes() == (pair.out / name).read_bytes(), f"{name} differs"
+    live, again = (json.loads((where / "summary.json").read_text()) for where in (pair.out, out))
+    for name in ("orders", "fills", "transitions", "decisions", "denials", "final_equity", "baselines", "test_bars"):
+        assert again[name] == live[name]
+    assert again["trained_bars_among_these"] == 0
+    assert "none of these bars" in (out / "report.html").read_text()
+
+    assert main(["backtest", *pair.options, "--to", "2026-01-20", "--out", str(out)]) == 0
+    assert "Warning: 251 of the 360 bars lie in the time that the model was trained on" in capsys.readouterr().out
+    assert "251 of these bars" in (out / "report.html").read_text()
+
+
+def test_a_model_of_another_symbol_by_name(
+    pair: Pair, folder: Path, often: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    home = ["--home", str(pair.home), "--strategy", "busy"]
+    other = [
+        *home,
+        "--bars",
+        f"CCC={walk(folder / 'c.csv', 300, 5)}",
+        "--bars",
+        f"DDD={walk(folder / 'd.csv', 300, 6)}",
+    ]
+    for reference in ("busy-aaa-bbb", "busy-aaa-bbb:5", "busy-aaa-bbb:champion"):
+        assert main(["backtest", *other, "--model", reference]) == 0
+        said = capsys.readouterr().out
+        assert "with model busy-aaa-bbb:5" in said
+        assert "trained on file:AAA, file:BBB (universe aaa-bbb), and these are file:CCC, file:DDD" in said
+    assert main(["backtest", *other]) == 2
+    said = capsys.readouterr().err
+    assert "has no model busy-ccc-ddd:champion, nor champion:champion; it has busy-aaa-bbb:5 (champion)" in said
+    assert main(["backtest", *home, "--bars", str(often.bars), "--model", "busy-aaa-bbb"]) == 2
+    assert "was trained with instruments 2, strategy busy on these bars has 1" in capsys.readouterr().err
+
+
+def trained(home: Path, file: Path, *options: str) -> int:
+    return main(["train", "--bars", str(file), "--strategy", "busy", "--home", str(home), "--steps", "1", *options])
+
+
+def models_in(home: Path) -> list[bytes]:
+    return sorted(path.read_bytes() for path in (home / "artifacts").rglob("policy.onnx"))
+
+
+def test_a_training_uses_exactly_the_rows_of_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the home has seen before: files of the same name, and the same file with a row more."""
+    files = [walk(folder / place / "prices.csv", 300, seed) for place, seed in (("one", 1), ("two", 2))]
+    fresh = []
+    for n, file in enumerate(files):
+        assert trained(folder / f"fresh{n}", file) == 0
+        fresh += models_in(folder / f"fresh{n}")
+    for file in files:
+        assert trained(folder / "used", file) == 0
+    assert models_in(folder / "used") == sorted(fresh)
+    lines = files[0].read_text().splitlines()
+    files[0].write_text("\n".join(lines[:150] + lines[151:]))
+    assert trained(folder / "used", files[0]) == 0
+    assert trained(folder / "cut", files[0]) == 0
+    assert set(models_in(folder / "cut")) <= set(models_in(folder / "used"))
+
+
+def test_a_name_stands_for_one_history_which_may_grow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home, file = folder / "named", walk(folder / "named.csv", 260, 1)
+    assert trained(home, file, "--name", "gold") == 0
+    assert trained(home, walk(folder / "longer.csv", 300, 1), "--name", "gold") == 0
+    assert "busy-gold version 2 is now champion" in capsys.readouterr().out
+    before = models_in(home)
+    refusals = {
+        walk(folder / "shorter.csv", 299, 1): "holds 300 1h bars of file:gold, and 1 of them are missing or different",
+        walk(folder / "other.csv", 300, 2): "holds 300 1h bars of file:gold, and 300 of them",
+    }
+    for wrong, says in refusals.items():
+        assert trained(home, wrong, "--name", "gold") == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert says in line
+        assert "choose another --name, or another --home" in line
+    assert main(["train", "--bars", f"SILVER={file}", "--name", "gold", "--strategy", "busy", "--home", str(home)]) == 2
+    assert "knows universe gold as file:gold at 1h, and now it would be file:SILVER" in capsys.readouterr().err
+    assert models_in(home) == before
+
+
+def test_what_another_timeframe_means_is_said(
+    pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the manifest of a model that claims it."""
+    monkeypatch.setenv("COLUMNS", "200")
+    policy = read_policy(pair.out / "model")
+    manifest = policy.manifest.model_copy(update={"timeframe": "1d", "reward_id": "another"})
+    write_policy(folder / "daily-model", Policy(manifest, policy.onnx))
+    assert main(["backtest", *pair.options, "--model", str(folder / "daily-model")]) == 0
+    said = capsys.readouterr().out
+    assert "Warning: the model was trained on bars of 1d, and these are of 1h" in said
+    assert "trained for the reward another" in said

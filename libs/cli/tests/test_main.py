@@ -27,7 +27,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for command in ("demo", "train", "backtest", "replay", "portfolio", "topics", "strategy"):
+    for command in ("demo", "train", "backtest", "replay", "models", "mlflow", "portfolio", "topics", "strategy"):
         assert f"│ {command} " in said
     assert "Start with tradeloop demo" in said
 
@@ -35,7 +35,16 @@ def test_help_lists_the_commands_and_says_where_to_start(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("command", "teaches"),
     [
-        ("demo", ["--bars", "--strategy", "--out", "--seed", "--steps", "byte for byte", "exit 1"]),
+        (
+            "demo",
+            ["--bars", "--strategy", "--out", "--seed", "--steps", "byte for byte", "exit 1", "--home", "--seeds"],
+        ),
+        *(
+            (command, ["--bars", "--portfolio", "--from", "--to", "--name"])
+            for command in ("demo", "train", "backtest")
+        ),
+        ("models", ["list", "show"]),
+        ("mlflow", ["--home", "--port"]),
         ("train", ["--bars", "--strategy", "--home", "TRADELOOP_HOME", "champion"]),
         ("train", ["--portfolio", "--stack", "running", "same path", "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS"]),
         ("portfolio", ["new", "check"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def bars(folder: Path, name: str = "gold.csv") -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("tradeloop: "))
     return line
 
 
@@ -30,9 +31,10 @@ def test_it_prints_the_portfolio_that_train_trains_for(tmp_path: Path, capsys: p
     assert main(["portfolio", "new", "--bars", str(file)]) == 0
     out.write_text(capsys.readouterr().out)
     strategy = load("example")
-    assert read_portfolio(out) == open_source(file, strategy).portfolio(strategy)
+    assert read_portfolio(out) == open_source([str(file)], strategy).portfolio(strategy)
     assert main(["portfolio", "check", str(out)]) == 0
-    assert "gold trades file:gold at 1h with example" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"gold-(\w{6}) trades file:gold-\1 at 1h with example", said)
 
 
 def test_it_writes_a_file_with_a_name_and_a_capital(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +42,8 @@ def test_it_writes_a_file_with_a_name_and_a_capital(tmp_path: Path, capsys: pyte
     new = ["portfolio", "new", "--bars", str(bars(tmp_path)), "--out", str(out)]
     assert main([*new, "--name", "mine", "--capital", "5000"]) == 0
     portfolio = read_portfolio(out)
-    assert (portfolio.name, portfolio.capital, portfolio.universe.name) == ("mine", 5000.0, "gold")
+    assert (portfolio.name, portfolio.capital, portfolio.universe.name) == ("mine", 5000.0, "mine")
+    assert portfolio.universe.ids == ("file:mine",)
     assert "is there already" in refused(capsys, *new)
 
 
@@ -55,7 +58,7 @@ def test_a_wrong_option_is_named(
 
 def test_portfolios_of_one_stack_must_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    assert main(["portfolio", "new", "--bars", str(bars(tmp_path)), "--out", str(first)]) == 0
+    assert main(["portfolio", "new", "--bars", f"gold={bars(tmp_path)}", "--out", str(first)]) == 0
     text = first.read_text()
     second.write_text(text)
     assert f"portfolio gold is in {first} too" in refused(capsys, "portfolio", "check", str(first), str(second))
@@ -73,8 +76,11 @@ def test_train_for_a_portfolio_refuses_another_strategy_and_more_instruments(
     file, book = bars(tmp_path), tmp_path / "gold.yaml"
     assert main(["portfolio", "new", "--bars", str(file), "--out", str(book)]) == 0
     train = ["train", "--bars", str(file), "--portfolio", str(book)]
+    assert "--name says other: leave it out" in refused(capsys, *train, "--name", "other")
     assert "is for strategy example, --strategy says other" in refused(capsys, *train, "--strategy", "other")
     text = book.read_text()
-    book.write_text(text.replace("  - id: file:gold", "  - id: file:silver\n  - id: file:gold"))
-    assert main(train) == 2
-    assert "has 2 instruments and gold.csv the bars of one" in capsys.readouterr().err
+    book.write_text(text.replace("  - id: file:gold", "  - id: file:silver\n  - id: file:gold", 1))
+    assert "which of them gold is cannot be told: give ID=" in refused(capsys, *train)
+    book.write_text(text.replace("id: file:gold-", "id: file:silver\n  - id: gold:", 1))
+    train[2] = f"silver={file}"
+    assert "has 2 instruments and --bars 1 of them: add --bars gold:" in refused(capsys, *train)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Instrument, Series, Timeframe, from_us, to_us
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
 from tradeloop.ingest.contracts import BAR_SOURCE_CHECKS, Write, check_bar_source
 from tradeloop.ingest.ports import BarSource, FileReport
 
@@ -333,6 +333,41 @@ def test_columns_that_are_missing_or_doubtful(tmp_path: Path) -> None:
     assert "columns close and Close could each be the close" in refusal(
         write(tmp_path, text([[*row, "1"] for row in table], "time,open,high,low,close,Close"))
     )
+
+
+@pytest.mark.parametrize("column", ["symbol", "Ticker", "tic", " ISIN "])
+def test_several_instruments_in_one_file_are_never_one_series(tmp_path: Path, column: str) -> None:
+    """Neither one after the other, which looks unsorted, nor in turn, which looks fine."""
+    header = f"timestamp,open,high,low,close,{column}"
+    in_turn = [[*row, "AB"[i % 2]] for i, row in enumerate(rows())]
+    for table in (in_turn, [[*row, symbol] for symbol in "AB" for row in rows()]):
+        line = refusal(write(tmp_path, text(table, header)))
+        assert line.startswith(f": column {column} names 2 instruments (A, B): name one by FILE#SYMBOL, or give a file")
+    _, report = read_bars(write(tmp_path, text([[*row, "A"] for row in rows()], header)), INSTRUMENT)
+    assert report.ignored == (column,)
+
+
+def test_one_instrument_of_a_file(tmp_path: Path) -> None:
+    header = "timestamp,open,high,low,close,symbol"
+    other = [[time, *(f"{float(price) * 2}" for price in prices)] for time, *prices in rows()]
+    path = write(
+        tmp_path, text([row for a, b in zip(rows(), other, strict=True) for row in ([*a, "A"], [*b, "B/C"])], header)
+    )
+    for symbol, table in (("A", rows()), ("B/C", other)):
+        bars, report = read_bars(f"{path}#{symbol}", INSTRUMENT)
+        assert bars.close[:, 0].tolist() == [float(row[4]) for row in table]
+        assert (report.rows, report.ignored) == (ROWS, ())
+    assert "column symbol names 2 instruments (A, B/C): D is none of them" in refusal(f"{path}#D")
+    with pytest.raises(SeveralInstruments) as raised:
+        read_bars(path, INSTRUMENT)
+    assert raised.value.symbols == ("A", "B/C")
+    broken = [[*row, symbol] for symbol in "AB" for row in rows()]
+    broken[ROWS + 2][2] = "x"
+    path = write(tmp_path, text(broken, header))
+    assert refusal(f"{path}#B").startswith(f", line {ROWS + 4}: high 'x' cannot be parsed"), (
+        "the line in the whole file"
+    )
+    assert "has no column of instruments" in refusal(write(tmp_path, text(rows())) + "#A")
 
 
 def test_too_few_rows(tmp_path: Path) -> None:

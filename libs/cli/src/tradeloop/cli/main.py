@@ -8,14 +8,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from tradeloop.cli.commands import db, dlq, portfolio, strategy, topics
+from tradeloop.cli.commands import db, dlq, models, portfolio, strategy, topics
+from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(models.app, name="models")
 app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
@@ -36,29 +37,51 @@ app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 
 Bars = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bars",
+        help="CSV, CSV.gz or Parquet of closed bars: FILE, a folder of them, or NAME=FILE, which names the instrument; "
+        "again for each instrument of the universe. Without it: EUR/USD hourly, installed with Tradeloop.",
+    ),
+]
+StrategyName = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        help="An installed strategy, see `tradeloop strategy list`; else the portfolio's, else `example`.",
+    ),
+]
+PortfolioFile = Annotated[
     Path | None,
     typer.Option(
-        "--bars", help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, installed with Tradeloop."
+        "--portfolio",
+        help="YAML file of the portfolio: its universe, capital, costs and limits hold; else one is made for the bars.",
     ),
 ]
-StrategyName = Annotated[str, typer.Option("--strategy", help="An installed strategy; see `tradeloop strategy list`.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bars: same result, byte for byte.")]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Environment steps to train for, over all parallel books.")]
-Home = Annotated[
-    Path,
+Start = Annotated[
+    str | None, typer.Option("--from", help="Open time of the first bar, ISO 8601, UTC. Without it: all bars.")
+]
+End = Annotated[str | None, typer.Option("--to", help="Bars that open at this time or later are left out.")]
+UniverseName = Annotated[
+    str | None,
     typer.Option(
-        "--home", envvar="TRADELOOP_HOME", help="Folder of the embedded stack: bars, features, models, ledger."
+        "--name",
+        help="Name of the universe, and so of its model and of what a home keeps. Without it: the file's, and some "
+        "letters that another content of the file changes.",
     ),
 ]
-DEFAULT_HOME = Path(".tradeloop")
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bars: same result, byte for byte.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Train so many policies, of this seed and the following ones.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Environment steps to train for, over all parallel books.")]
 DEFAULT_STEPS = 100_000
-
-
-class Which(StrEnum):
-    """A stack."""
-
-    embedded = "embedded"
-    running = "running"
+Promote = Annotated[
+    bool,
+    typer.Option(
+        "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
+    ),
+]
 
 
 @app.callback()
@@ -72,10 +95,22 @@ def options(
 @app.command()
 def demo(
     bars: Bars = None,
-    strategy_name: StrategyName = "example",
+    strategy_name: StrategyName = None,
+    portfolio_file: PortfolioFile = None,
+    start: Start = None,
+    end: End = None,
+    name: UniverseName = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
+    seeds: Seeds = 1,
     steps: Steps = DEFAULT_STEPS,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home", help="Keep bars, features and models in this folder. Without it nothing but --out stays."
+        ),
+    ] = None,
+    promote: Promote = False,
 ) -> None:
     """Train on the first part of the bars, trade the rest live through all five services, and report.
 
@@ -83,37 +118,32 @@ def demo(
     equals the live one.
     """
     from tradeloop.cli.commands.demo import run_demo
+    from tradeloop.cli.inputs import Inputs
 
-    run_demo(bars, strategy_name, out, seed, steps)
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
 
 
 @app.command()
 def train(
     bars: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--bars",
-            help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, installed with Tradeloop. "
-            "Ingest of a running stack reads the file itself: it must see it under the same path.",
+            help="As for `demo`. Ingest of a running stack reads the files itself: it must see them under the same "
+            "path.",
         ),
     ] = None,
-    strategy_name: Annotated[
-        str | None,
-        typer.Option("--strategy", help="An installed strategy; else the portfolio's, else `example`."),
-    ] = None,
-    portfolio_file: Annotated[
-        Path | None,
-        typer.Option("--portfolio", help="YAML file of the portfolio to train for; else one is made for the bars."),
-    ] = None,
+    strategy_name: StrategyName = None,
+    portfolio_file: PortfolioFile = None,
+    start: Start = None,
+    end: End = None,
+    name: UniverseName = None,
     seed: Seed = 0,
+    seeds: Seeds = 1,
     steps: Steps = DEFAULT_STEPS,
     home: Home = DEFAULT_HOME,
-    promote: Annotated[
-        bool,
-        typer.Option(
-            "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
-        ),
-    ] = False,
+    promote: Promote = False,
     stack: Annotated[
         Which | None,
         typer.Option(
@@ -129,9 +159,11 @@ def train(
     last part of the bars, which is kept apart for that.
     """
     from tradeloop.cli.commands.train import run_train
+    from tradeloop.cli.inputs import Inputs
 
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
     on_running = None if stack is None else stack is Which.running
-    run_train(bars, strategy_name, portfolio_file, seed, steps, home, on_running, promote)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote)
 
 
 @app.command()
@@ -139,17 +171,41 @@ def backtest(
     model: Annotated[
         str,
         typer.Option(
-            "--model", help="Alias or version of the strategy's model in the home, or a folder such as demo/model."
+            "--model",
+            help="NAME, NAME:VERSION, alias or version of the model of this strategy and universe, or a folder such as "
+            "demo/model. `tradeloop models list` has the names.",
         ),
     ] = "champion",
     bars: Bars = None,
-    strategy_name: StrategyName = "example",
+    strategy_name: StrategyName = None,
+    portfolio_file: PortfolioFile = None,
+    start: Start = None,
+    end: End = None,
+    name: UniverseName = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of the random baseline; else that of the model.")
+    ] = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Run a trained policy over bars in the vectorised backtest, beside the baselines."""
     from tradeloop.cli.commands.backtest import run_backtest
+    from tradeloop.cli.inputs import Inputs
 
-    run_backtest(bars, strategy_name, model, home)
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    run_backtest(inputs, model, home, seed, out)
+
+
+@app.command()
+def mlflow(
+    home: Home = DEFAULT_HOME,
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 5000,
+) -> None:
+    """Open MLflow's own pages on the models of a home: runs, metrics, parameters and files."""
+    models.open_mlflow(home, host, port)
 
 
 @app.command()

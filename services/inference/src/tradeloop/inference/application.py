@@ -13,6 +13,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.fit import check_fit
 from tradeloop.inference.domain import ActiveModel, Desk
 from tradeloop.inference.ports import History
 
@@ -58,22 +59,15 @@ class DeskMemory:
             return None
 
     def model(self, name: str, reference: str) -> ActiveModel:
-        """Raises ValueError when the model does not fit the portfolio."""
+        """Raises `ModelUnfit` when the model does not fit the portfolio."""
         registered = self._models.load(name, reference)
-        manifest = registered.policy.manifest
-        here = {
-            "feature_set": self._strategy.feature_set.id,
-            "window": self._strategy.window,
-            "instruments": len(self._portfolio.universe.instruments),
-            "action_scheme": self._strategy.actions.name,
-        }
-        for field, expected in here.items():
-            if (trained := getattr(manifest, field)) != expected:
-                raise ValueError(
-                    f"model {registered.name} version {registered.version} was trained with {field} {trained}, "
-                    f"portfolio {self._portfolio.name} has {expected}: train it again, or install the strategy it was "
-                    "made by"
-                )
+        check_fit(
+            registered.policy.manifest,
+            self._strategy,
+            len(self._portfolio.universe.instruments),
+            f"model {registered.name} version {registered.version}",
+            f"portfolio {self._portfolio.name}",
+        )
         log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
         return ActiveModel(
             registered.name, registered.version, registered.policy.model_id, self._make_actor(registered.policy)

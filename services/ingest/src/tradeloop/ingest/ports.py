@@ -38,7 +38,9 @@ class BarSource(Protocol):
     def __call__(
         self, path: str, instrument: Instrument, timeframe: Timeframe | None = None
     ) -> tuple[BarArrays, FileReport]:
-        """All bars of the file, checked. The timeframe is inferred where none is given.
+        """All bars of the file, checked; of one instrument of it where the path is FILE#SYMBOL.
+
+        The timeframe is inferred where none is given.
 
         Raises `UserError`, one line that names the file, the row and the remedy; then nothing of it is usable.
         """

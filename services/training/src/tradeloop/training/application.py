@@ -291,6 +291,8 @@ def _policy(request: TrainingRequested, strategy: Strategy, material: Material, 
             selected_to=selected_to if selected_to != fitted_to else "",
             onnx_max_abs_diff=trained.onnx_max_abs_diff,
             onnx_sha256=hashlib.sha256(trained.onnx).hexdigest(),
+            timeframe=request.universe.timeframe,
+            instrument_ids=material.bars.instruments,
         ),
         trained.onnx,
     )

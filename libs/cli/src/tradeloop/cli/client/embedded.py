@@ -42,13 +42,13 @@ _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
 class EmbeddedStack:
     """The five services. Use `embedded(...)`, which also takes them down."""
 
-    def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock) -> None:
+    def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock, ledger: Path | None = None) -> None:
         self.bus = MemoryBus(max_message_bytes=16_000_000)
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         deployment = Deployment(
             database_url=f"sqlite:///{home / 'bars.db'}",
-            ledger_url=f"sqlite:///{home / 'ledger.db'}",
+            ledger_url=f"sqlite:///{ledger or home / 'ledger.db'}",
             mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
             feature_root=home / "features",
             portfolios=tuple(portfolios),
@@ -122,9 +122,14 @@ class EmbeddedStack:
 
 
 @contextmanager
-def embedded(home: Path, portfolios: Sequence[Portfolio], clock: Clock | None = None) -> Iterator[EmbeddedStack]:
-    """Start the stack in a folder, and take it down in the end, whatever happens."""
-    stack = EmbeddedStack(home, portfolios, clock or SystemClock())
+def embedded(
+    home: Path, portfolios: Sequence[Portfolio], clock: Clock | None = None, ledger: Path | None = None
+) -> Iterator[EmbeddedStack]:
+    """Start the stack in a folder, and take it down in the end, whatever happens.
+
+    `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
+    """
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger)
     try:
         yield stack
     finally:

@@ -1,98 +1,155 @@
-"""`tradeloop backtest`: a trained policy over a file of bars, beside the baselines."""
+"""`tradeloop backtest`: a trained policy over bars, beside the baselines."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+from tradeloop.cli.inputs import Inputs
+from tradeloop.cli.models import find
+from tradeloop.cli.outcome import counts, print_outcome
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.report.figures import remarks
-from tradeloop.cli.source import open_source
-from tradeloop.common.errors import UserError
-from tradeloop.common.evaluation.assessment import assess
+from tradeloop.cli.report import figures, write_report
+from tradeloop.cli.report.files import stage, write_run
+from tradeloop.cli.report.simulated import recorded_backtest, run_of
+from tradeloop.cli.source import Source
+from tradeloop.common.evaluation.assessment import Assessment, assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.market import from_us, to_us
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
-from tradeloop.common.model_store.port import ModelNotFound, Policy, model_name, read_policy
-from tradeloop.common.risk import WARN_DENIED
-from tradeloop.common.strategy import Strategy, load
+from tradeloop.common.model_store.port import PolicyManifest, RegisteredPolicy, model_name, write_policy
+from tradeloop.common.strategy import Strategy
+from tradeloop.common.strategy.fit import check_fit
 
 
-def run_backtest(path: Path | None, strategy_name: str, model: str, home: Path) -> None:
-    """Run and print; see `tradeloop backtest --help`. Raises `UserError` for wrong input."""
+def run_backtest(inputs: Inputs, model: str, home: Path, seed: int | None, out: Path | None) -> None:
+    """Run and print; see `tradeloop backtest --help`. Raises `UserError` for wrong input.
+
+    `seed` is that of the random baseline; the model's own where None.
+    """
     quiet_logs()
     stages = Stages()
-    strategy = load(strategy_name)
-    with stages.stage("Reading bars and model"):
-        source = open_source(path, strategy)
-        policy = _policy(model, home, model_name(strategy.name, source.universe.name))
-        _check(policy, strategy)
-    with stages.stage("Backtest and baselines"):
-        features = source.features(strategy)
-        portfolio = source.portfolio(strategy)
-        results = {"policy": backtest(portfolio, strategy, source.bars, features, OnnxPolicy(policy))}
-        judged = assess(portfolio, strategy, source.bars, features, results["policy"], policy.manifest.seed)
-        results |= judged.baselines
-    manifest = policy.manifest
+    with ExitStack() as resources:
+        staging = None if out is None else resources.enter_context(stage(out))
+        strategy, source = inputs.open(stages, "Reading bars")
+        with stages.stage("Loading the model"):
+            registered = find(model, home, model_name(strategy.name, source.universe.name))
+            manifest = registered.policy.manifest
+            named = f"model {_called(registered)}"
+            check_fit(manifest, strategy, len(source.universe.ids), named, f"strategy {strategy.name} on these bars")
+        portfolio, features, actor = (
+            source.portfolio(strategy),
+            source.features(strategy),
+            OnnxPolicy(registered.policy),
+        )
+        seed = manifest.seed if seed is None else seed
+        with stages.stage("Backtest and baselines"):
+            recording = None
+            if staging is None:
+                result = backtest(portfolio, strategy, source.bars, features, actor)
+            else:
+                result, recording = recorded_backtest(portfolio, strategy, source.bars, features, actor, registered)
+            judged = assess(portfolio, strategy, source.bars, features, result, seed)
+        if staging is not None and recording is not None:
+            with stages.stage("Writing the report"):
+                summary = _summary(registered, source, strategy, result, judged, seed)
+                run = run_of(recording, result, judged, summary, source.name)
+                summary |= counts(run) | figures.summary(run)
+                write_run(staging, run)
+                write_report(staging, run)
+                write_policy(staging / "model", registered.policy)
     console = Console()
-    console.print(
-        f"{len(source.bars):,} bars of {source.name}, {source.report.first:%Y-%m-%d %H:%M} to "
-        f"{source.report.last:%Y-%m-%d %H:%M} UTC"
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    bars = source.bars
+    say(
+        f"{len(bars):,} bars of {source.name}, {from_us(bars.open_us[0]):%Y-%m-%d %H:%M} to "
+        f"{from_us(bars.open_us[-1]):%Y-%m-%d %H:%M} UTC, with model {_called(registered)}"
     )
-    console.print(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}, seed {manifest.seed}.")
-    console.print(_table(results))
-    ours, found = results["policy"], judged.significance
-    if found is not None and np.count_nonzero(ours.fill_quantity):
-        console.print(
-            f"p-value of the policy's timing: {found.p_value:.3f}, from {len(found.draws)} shuffles of its decisions",
-            soft_wrap=True,
+    chosen = f", chosen on the bars to {manifest.selected_to}" if manifest.selected_to else ""
+    say(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}{chosen}; seed {manifest.seed}.")
+    for line in _differences(manifest, source, strategy):
+        say(line)
+    print_outcome(console, {"policy": result, **judged.baselines})
+    found = judged.significance
+    if found is not None and np.count_nonzero(result.fill_quantity):
+        say(f"p-value of the policy's timing: {found.p_value:.3f}, from {len(found.draws)} shuffles of its decisions")
+    for remark in figures.remarks(judged.baselines):
+        say(remark)
+    if out is not None:
+        say(f"Report: {out / 'report.html'}")
+
+
+def _called(registered: RegisteredPolicy) -> str:
+    return f"{registered.name}:{registered.version}" if registered.version else registered.name
+
+
+def overlap(manifest: PolicyManifest, source: Source) -> int:
+    """How many of the bars close in the range that a policy was trained on, or chosen by."""
+    last = manifest.selected_to or manifest.trained_to
+    first_us, last_us = (to_us(datetime.fromisoformat(text)) for text in (manifest.trained_from, last))
+    return int(((source.bars.close_us >= first_us) & (source.bars.close_us <= last_us)).sum())
+
+
+def _differences(manifest: PolicyManifest, source: Source, strategy: Strategy) -> list[str]:
+    """Lines for people about what was otherwise when the model was trained."""
+    lines, universe = [], source.universe
+    if seen := overlap(manifest, source):
+        lines.append(
+            f"Warning: {seen:,} of the {len(source.bars):,} bars lie in the time that the model was trained on: there "
+            "it shows what it remembers, not what it is worth"
         )
-    for remark in remarks(results):
-        console.print(remark, soft_wrap=True)
-    if ours.denied > WARN_DENIED * ours.decisions:
-        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
-        share = ours.denied / ours.decisions
-        console.print(f"Warning: the risk gate denied orders of {share:.1%} of the decisions: {codes}", soft_wrap=True)
-
-
-def _policy(model: str, home: Path, name: str) -> Policy:
-    """The policy from a folder, or from the home's registry."""
-    try:
-        if Path(model).is_dir():
-            return read_policy(Path(model))
-        if not (home / "mlflow.db").exists():
-            raise UserError(f"{home} has no models: run `tradeloop train` first, or name a folder with --model")
-        from tradeloop.common.model_store.mlflow import MlflowModelStore
-
-        return MlflowModelStore(f"sqlite:///{home / 'mlflow.db'}").load(name, model).policy
-    except (ModelNotFound, ValueError) as error:
-        raise UserError(f"{error}; run `tradeloop train`, or name a folder with --model") from error
-
-
-def _check(policy: Policy, strategy: Strategy) -> None:
-    trained, here = policy.manifest.feature_set, strategy.feature_set.id
-    if trained != here:
-        raise UserError(
-            f"the model was trained on the features {trained}, strategy {strategy.name} now has {here}: train it again"
+    if manifest.timeframe and manifest.timeframe != universe.timeframe:
+        lines.append(
+            f"Warning: the model was trained on bars of {manifest.timeframe}, and these are of {universe.timeframe}"
         )
-
-
-def _table(results: dict[str, BacktestResult]) -> Table:
-    table = Table(
-        "", "final equity", "return", "max drawdown", "fees", "orders filled", "orders denied", box=None, padding=(0, 2)
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, result in results.items():
-        table.add_row(
-            name.replace("_", " "),
-            f"{result.final_equity:,.2f}",
-            f"{result.final_equity / result.equity[0] - 1:+.2%}",
-            f"{result.performance.max_drawdown:.2%}",
-            f"{result.fill_fee.sum():,.2f}",
-            f"{np.count_nonzero(result.fill_quantity):,}",
-            f"{sum(result.denials.values()):,}",
+    if manifest.instrument_ids and manifest.instrument_ids != universe.ids:
+        lines.append(
+            f"The model was trained on {', '.join(manifest.instrument_ids)} (universe {manifest.universe}), and these "
+            f"are {', '.join(universe.ids)}"
         )
-    return table
+    elif manifest.universe != universe.name:
+        lines.append(f"The model was trained on universe {manifest.universe}, and this is {universe.name}")
+    if manifest.reward_id != strategy.reward_id:
+        lines.append(
+            f"The model was trained for the reward {manifest.reward_id}; rewards here are of {strategy.reward_id}"
+        )
+    return lines
+
+
+def _summary(
+    registered: RegisteredPolicy,
+    source: Source,
+    strategy: Strategy,
+    result: BacktestResult,
+    judged: Assessment,
+    seed: int,
+) -> dict[str, Any]:
+    """The facts of `summary.json` but for the counts of a run."""
+    manifest = registered.policy.manifest
+    return {
+        "source": source.name,
+        "strategy": strategy.name,
+        "seed": seed,
+        "steps": manifest.steps,
+        "bars": len(source.bars),
+        "test_bars": len(source.bars),
+        "trained_from": manifest.trained_from,
+        "trained_to": manifest.trained_to,
+        "trained_bars_among_these": overlap(manifest, source),
+        "final_equity": result.final_equity,
+        "baselines": {name: one.final_equity for name, one in judged.baselines.items()},
+        "model": {
+            "name": registered.name,
+            "version": registered.version,
+            "onnx_max_abs_diff": manifest.onnx_max_abs_diff,
+        },
+        "differences": _differences(manifest, source, strategy),
+    }

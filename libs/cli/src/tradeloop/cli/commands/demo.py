@@ -6,26 +6,32 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from tradeloop.cli.client.client import Failed
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
-from tradeloop.cli.commands.train import train
+from tradeloop.cli.commands.train import in_order, prepare, train
+from tradeloop.cli.homes import check_home, remember
+from tradeloop.cli.inputs import Inputs
+from tradeloop.cli.outcome import counts, print_evidence, print_outcome
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import figures, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
-from tradeloop.cli.source import Source, open_source, split
+from tradeloop.cli.source import Source, split
+from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import check_strategy
 from tradeloop.common.evaluation.assessment import assess
-from tradeloop.common.evaluation.backtest import backtest
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
+    ModelReady,
     OrderFilled,
     OrderUpdated,
     PortfolioMarked,
@@ -39,40 +45,44 @@ from tradeloop.common.messages.training import CANDIDATE
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import RegisteredPolicy, write_policy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.risk import WARN_DENIED
-from tradeloop.common.strategy import Strategy, load
+from tradeloop.common.strategy import Strategy
 
 
-def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps: int) -> None:
-    """Train, trade, check and report; see `tradeloop demo --help`.
+def run_demo(
+    inputs: Inputs, out: Path, seeds: Sequence[int], steps: int, kept: Path | None, promote: bool = False
+) -> None:
+    """Train, trade, check and report; see `tradeloop demo --help`. `kept` is the home that is kept, if any.
 
     Raises `UserError` for wrong input, `ParityBroken` when parity does not hold.
     """
     started = time.monotonic()
     quiet_logs()
     stages = Stages()
-    strategy = load(strategy_name)
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
-        home = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
+        temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
         # Before it is made: Ctrl-C may come between the making of a folder and whatever follows.
-        resources.callback(shutil.rmtree, home, ignore_errors=True)
-        home.mkdir(mode=0o700)
-        with stages.stage("Checking bars and strategy"):
-            source = open_source(path, strategy)
+        resources.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
+        strategy, source = inputs.open(stages, "Reading bars")
+        with stages.stage("Checking the strategy"):
             train_bars = split(source, strategy)
             stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
+        home = kept or temporary
+        check_home(home, source)
         with stages.stage("Starting the five services"):
-            stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)]))
-        demo = _Demo(stack, stages, source, strategy, train_bars, seed, steps)
-        registered = demo.train()
-        run, summary = demo.trade(registered)
+            # A book starts from nothing in each demo, whatever the home remembers of an earlier one.
+            ledger = temporary / "ledger.db"
+            stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)], ledger=ledger))
+        demo = _Demo(stack, stages, source, strategy, train_bars, steps, promote)
+        registered = demo.train(seeds)
+        run, results, summary = demo.trade(registered)
         with stages.stage("Writing the report"):
             summary["wall_s"] = round(time.monotonic() - started, 3)
             write_run(staging, run)
             write_report(staging, run)
             write_policy(staging / "model", registered.policy)
-    _print(out, summary)
+    _print(out, kept, summary, results)
 
 
 def _portfolio(source: Source, strategy: Strategy) -> Portfolio:
@@ -90,30 +100,28 @@ class _Demo:
         source: Source,
         strategy: Strategy,
         train_bars: int,
-        seed: int,
         steps: int,
+        promote: bool,
     ) -> None:
         self._stack, self._stages, self._source, self._strategy = stack, stages, source, strategy
-        self._train_bars, self._seed, self._steps = train_bars, seed, steps
+        self._train_bars, self._steps, self._promote = train_bars, steps, promote
         self._portfolio = _portfolio(source, strategy)
         self._traded = source.bars.slice(train_bars, len(source.bars))
-        self._metrics: Mapping[str, float] = {}
+        self._trained: dict[int, ModelReady] = {}
 
-    def train(self) -> RegisteredPolicy:
-        """Load the bars, compute features, and train on the first part of them."""
-        ready = train(
-            self._stack.client,
-            self._stages,
-            self._source,
-            self._strategy,
-            self._source.range(0, self._train_bars),
-            self._seed,
-            self._steps,
-        )
-        self._ready, self._metrics = ready, ready.metrics
-        return self._stack.models.load(ready.model, ready.version)
+    def train(self, seeds: Sequence[int]) -> RegisteredPolicy:
+        """Load the bars, compute features, train on the first part of them by each seed; gives what will trade."""
+        stack, source = self._stack, self._source
+        trained_on = source.range(0, self._train_bars)
+        prepare(stack.client, self._stages, source, self._strategy, trained_on)
+        remember(stack.home, source.universe)
+        for seed in in_order(seeds):
+            self._trained[seed] = self._ready = train(
+                stack.client, self._stages, source, self._strategy, trained_on, seed, self._steps, self._promote
+            )
+        return stack.models.load(self._ready.model, self._ready.version)
 
-    def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, Any]]:
+    def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, BacktestResult], dict[str, Any]]:
         """Replay the rest as live bars, and hold the result against the backtest.
 
         Raises `ParityBroken` when they differ; the message says where first.
@@ -133,25 +141,22 @@ class _Demo:
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
+        manifest = registered.policy.manifest
         with self._stages.stage("Backtest and baselines"):
             features = source.features(self._strategy)[self._train_bars :]
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
-            judged = assess(self._portfolio, self._strategy, self._traded, features, expected, self._seed)
+            judged = assess(self._portfolio, self._strategy, self._traded, features, expected, manifest.seed)
+            by_seed = self._by_seed(features) if len(self._trained) > 1 else []
         difference = difference_from_backtest(marks, fills, self._traded, expected)
-        manifest = registered.policy.manifest
         summary: dict[str, Any] = {
             "source": source.name,
             "strategy": self._strategy.name,
-            "seed": self._seed,
+            "seed": manifest.seed,
             "steps": manifest.steps,
             "bars": len(source.bars),
             "train_bars": self._train_bars,
             "test_bars": total,
-            "signals": len(signals),
-            "orders": len({order.order_id for order in orders}),
-            "fills": len(fills),
-            "transitions": len(transitions),
             "dead_letters": stack.dead_letters,
             "final_equity": marks[-1].equity,
             "backtest_final_equity": expected.final_equity,
@@ -166,6 +171,9 @@ class _Demo:
             },
             "events_per_s": round(events_per_s, 1),
         }
+        if by_seed:
+            summary["seeds"] = by_seed
+            summary["seeds_interquartile_mean"] = interquartile_mean([one["final_equity"] for one in by_seed])
         run = Run(
             portfolio=self._portfolio,
             strategy=self._strategy,
@@ -180,36 +188,57 @@ class _Demo:
             summary=summary,
             source=source.name,
             significance=judged.significance,
-            training=self._metrics,
+            training=self._ready.metrics,
         )
-        summary |= figures.summary(run)
-        return run, summary
+        summary |= counts(run) | figures.summary(run)
+        return run, {"policy": expected, **judged.baselines}, summary
+
+    def _by_seed(self, features: Floats) -> list[dict[str, Any]]:
+        """The outcome of each seed's policy over the traded bars, in the backtest."""
+        found = []
+        for seed, ready in sorted(self._trained.items()):
+            policy = self._stack.models.load(ready.model, ready.version).policy
+            result = backtest(self._portfolio, self._strategy, self._traded, features, OnnxPolicy(policy))
+            found.append({"seed": seed, "version": ready.version, "final_equity": result.final_equity})
+        return found
 
 
-def _print(out: Path, summary: Mapping[str, Any]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    capital_lines = {"policy": summary["final_equity"], **summary["baselines"]}
-    for name, equity in capital_lines.items():
-        table.add_row(f"final equity, {name.replace('_', ' ')}", f"{equity:,.2f}")
-    model = summary["model"]
-    table.add_row("model", f"{model['name']} version {model['version']}, {model['alias']}")
-    for row in figures.console_rows(summary):
-        table.add_row(*row)
-    table.add_row("bars traded, fills", f"{summary['test_bars']:,}, {summary['fills']:,}")
-    denials = summary["denials"]
-    if denials:
-        table.add_row("orders denied", ", ".join(f"{code} {count:,}" for code, count in sorted(denials.items())))
-    table.add_row("backtest equals live to", f"{summary['parity_rel_diff']:.1e}")
+def interquartile_mean(values: Sequence[float]) -> float:
+    """The mean of the middle half: a quarter of the values, rounded down, is left out at each end.
+
+    As `rliable` has it: Agarwal et al., Deep RL at the Edge of the Statistical Precipice (2021).
+    """
+    cut = len(values) // 4
+    return float(np.mean(sorted(values)[cut : len(values) - cut]))
+
+
+def _print(out: Path, kept: Path | None, summary: Mapping[str, Any], results: Mapping[str, BacktestResult]) -> None:
     console = Console()
-    console.print(table)
-    console.print(f"The model is a {model['alias']}: {model['reason']}", soft_wrap=True)
-    if summary["denied_decisions"] > WARN_DENIED * summary["decisions"]:
-        share = summary["denied_decisions"] / summary["decisions"]
-        console.print(
-            f"Warning: the risk gate denied orders of {share:.1%} of the decisions; the report says which limits they "
-            "broke",
-            soft_wrap=True,
-        )
-    for remark in summary["remarks"]:
-        console.print(remark, soft_wrap=True)
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    if "seeds" in summary:
+        console.print(_seeds(summary))
+    print_outcome(console, results)
+    model = summary["model"]
+    console.print(
+        f"Traded: {model['name']} version {model['version']}, {model['alias']}, seed {summary['seed']}, over "
+        f"{summary['test_bars']:,} bars after training on {summary['train_bars']:,}; {summary['fills']:,} fills",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+    console.print(f"It is a {model['alias']}: {model['reason']}", soft_wrap=True, markup=False, highlight=False)
+    print_evidence(console, summary)
+    console.print(f"Backtest equals live to {summary['parity_rel_diff']:.1e}", highlight=False)
+    if kept is not None:
+        console.print(f"Models: tradeloop models list --home {kept}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _seeds(summary: Mapping[str, Any]) -> Table:
+    """The outcome of each seed's policy out of sample."""
+    table = Table("seed", "version", "final equity, out of sample", "", box=None, padding=(0, 2))
+    table.columns[2].justify = "right"
+    for one in summary["seeds"]:
+        traded = "traded" if one["version"] == summary["model"]["version"] else ""
+        table.add_row(str(one["seed"]), one["version"], f"{one['final_equity']:,.2f}", traded)
+    table.add_row("interquartile mean", "", f"{summary['seeds_interquartile_mean']:,.2f}", "")
+    return table

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tradeloop.common.errors import UserError
-
-if TYPE_CHECKING:
-    from tradeloop.common.portfolio import Portfolio
 
 app = typer.Typer(help="Write and check the files by which a running stack knows what to trade.", no_args_is_help=True)
 
@@ -20,14 +17,13 @@ DEFAULT_STRATEGY = "example"
 @app.command("new")
 def new(
     bars: Annotated[
-        Path | None,
-        typer.Option(
-            "--bars", help="CSV, CSV.gz or Parquet of closed bars. Without it: EUR/USD hourly, as for `train`."
-        ),
+        list[str] | None,
+        typer.Option("--bars", help="Closed bars, as for `train`. Without it: EUR/USD hourly."),
     ] = None,
     strategy_name: Annotated[str, typer.Option("--strategy", help="An installed strategy.")] = DEFAULT_STRATEGY,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the portfolio; else that of the file's instrument.")
+        str | None,
+        typer.Option("--name", help="Name of the portfolio and of its universe, as for `train`; else the files' own."),
     ] = None,
     capital: Annotated[float | None, typer.Option("--capital", help="Starting cash, in quote currency.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; else it is printed.")] = None,
@@ -38,13 +34,17 @@ def new(
     """
     from pydantic import ValidationError
 
-    from tradeloop.cli.source import open_source
+    from tradeloop.cli.progress import Stages
+    from tradeloop.cli.source import open_source, understood
     from tradeloop.common.portfolio import Portfolio, portfolio_yaml
     from tradeloop.common.strategy import load
 
     strategy = load(strategy_name)
-    derived = open_source(bars, strategy).portfolio(strategy)
-    chosen = {"name": name, "capital": capital}
+    source = open_source(bars or (), strategy, name=name)
+    for line in understood(source):
+        Stages().say(line)
+    derived = source.portfolio(strategy)
+    chosen = {"capital": capital}
     try:
         portfolio = Portfolio.model_validate(
             derived.model_dump() | {field: value for field, value in chosen.items() if value is not None}
@@ -91,14 +91,3 @@ def check(files: Annotated[list[Path], typer.Argument(help="Portfolio files, suc
             )
         ids = ", ".join(universe.ids)
         typer.echo(f"{path}: {portfolio.name} trades {ids} at {universe.timeframe} with {strategy.name}")
-
-
-def strategy_of(portfolio: Portfolio | None, name: str | None) -> str:
-    """The strategy's name: the portfolio's, or the given one. Raises `UserError` where they disagree."""
-    if portfolio is None:
-        return name or DEFAULT_STRATEGY
-    if name not in (None, portfolio.strategy):
-        raise UserError(
-            f"portfolio {portfolio.name} is for strategy {portfolio.strategy}, --strategy says {name}: leave it out"
-        )
-    return portfolio.strategy

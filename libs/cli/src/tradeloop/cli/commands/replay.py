@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from sqlalchemy import make_url
 from tradeloop.cli.client.client import SILENCE_S, Client, given_up, running
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.progress import Stages, quiet_logs
+from tradeloop.cli.span import Span, span_us
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.port import BusUnavailable, Record
 from tradeloop.common.clock import SystemClock
@@ -49,7 +49,7 @@ def run_replay(
     universe: str | None,
     folder: Path | None,
     file: Path | None,
-    span: tuple[str | None, str | None],
+    span: Span,
     speed: float | None,
     prefix: str | None,
     ledger: tuple[Path, str | None],
@@ -58,7 +58,7 @@ def run_replay(
     """Replay and print; see `tradeloop replay --help`. Raises `UserError` for wrong input, and exits as said there."""
     quiet_logs()
     stages = Stages()
-    start_us, end_us = _span_us(*span)
+    start_us, end_us = span_us(span)
     if speed is not None and not speed > 0:
         raise UserError(f"--speed {speed:g}: give a positive number, such as 60 for an hour a minute")
     if prefix is not None and file is not None:
@@ -79,23 +79,6 @@ def run_replay(
             same = replay_live(stack, stages, portfolios, bars, speed)
     if not same:
         raise typer.Exit(1)
-
-
-def _span_us(start: str | None, end: str | None) -> tuple[int, int]:
-    start_us, end_us = _time_us("--from", start, 0), _time_us("--to", end, EVER_US)
-    if start_us >= end_us:
-        raise UserError(f"--from {start} is not before --to {end}: no bar can open in between")
-    return start_us, end_us
-
-
-def _time_us(option: str, text: str | None, otherwise: int) -> int:
-    if text is None:
-        return otherwise
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"{option} {text}: give an ISO 8601 time, such as 2022-01-31T12:00") from None
-    return to_us(time if time.tzinfo is not None else time.replace(tzinfo=UTC))
 
 
 def _chosen(file: Path | None, universe: str | None, folder: Path | None) -> tuple[Portfolio, ...]:

@@ -193,7 +193,7 @@ class Growth:
 
 strategy = Strategy(
     name="$name",  # as in pyproject.toml
-    # What the policy sees of the last 8 bars (window=8): numbers that keep their range
+    # What the policy sees of the last 4 bars (window=4): numbers that keep their range
     # whatever the price is.
     features=[
         log_return(1),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.settings import load_settings
-from tradeloop.cli.commands.portfolio import strategy_of
+from tradeloop.cli.homes import check_home, remember
+from tradeloop.cli.inputs import Inputs
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.source import Source, open_source
+from tradeloop.cli.source import Source
 from tradeloop.common.contracts.strategy import check_strategy
 from tradeloop.common.market import TimeRange
 from tradeloop.common.messages import (
@@ -25,44 +27,71 @@ from tradeloop.common.messages import (
     TrainingRequested,
 )
 from tradeloop.common.messages.topics import derived_id
-from tradeloop.common.messages.training import CANDIDATE
-from tradeloop.common.portfolio import Portfolio, read_portfolio
-from tradeloop.common.strategy import Strategy, load
+from tradeloop.common.messages.training import CANDIDATE, CHAMPION
+from tradeloop.common.strategy import Strategy
+
+_SHOWN = ("total_return", "sharpe", "max_drawdown")
 
 
 def run_train(
-    path: Path | None,
-    strategy_name: str | None,
-    portfolio_file: Path | None,
-    seed: int,
-    steps: int,
-    home: Path,
-    on_running: bool | None,
-    promote: bool,
+    inputs: Inputs, seeds: Sequence[int], steps: int, home: Path, on_running: bool | None, promote: bool
 ) -> None:
-    """Train on all bars of a file; see `tradeloop train --help`. Raises `UserError` for wrong input.
+    """Train on all of the bars, once for each seed; see `tradeloop train --help`. Raises `UserError` for wrong input.
 
     `on_running` says whether the running stack does it; None leaves that to the settings.
     """
     quiet_logs()
     stages = Stages()
-    portfolio = None if portfolio_file is None else read_portfolio(portfolio_file)
-    strategy = load(strategy_of(portfolio, strategy_name))
-    with stages.stage("Checking bars and strategy"):
-        source = open_source(path, strategy, portfolio)
+    strategy, source = inputs.open(stages, "Reading bars")
+    with stages.stage("Checking the strategy"):
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
-    with _stack(stages, home, source.portfolio(strategy), on_running) as (client, place):
-        ready = train(client, stages, source, strategy, source.range(0, len(source.bars)), seed, steps, promote)
+    with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
+        trained_on = source.range(0, len(source.bars))
+        prepare(client, stages, source, strategy, trained_on)
+        keep()
+        ready = {
+            seed: train(client, stages, source, strategy, trained_on, seed, steps, promote) for seed in in_order(seeds)
+        }
     console = Console()
-    console.print(f"{ready.model} version {ready.version} is now {ready.alias} in {place}", soft_wrap=True)
-    console.print(f"Why: {ready.reason}", soft_wrap=True)
-    if ready.alias == CANDIDATE:
-        console.print("A portfolio trades it with model_alias: candidate, or once it is promoted: --promote")
+    # An alias is with the last one that took it; the newest of all is the candidate, too.
+    holders = {alias: one for one in ready.values() for alias in (CANDIDATE, CHAMPION) if one.moves(alias)}
+    if len(ready) > 1:
+        console.print(_table(ready, holders))
+    for alias, one in holders.items():
+        console.print(f"{one.model} version {one.version} is now {alias} in {place}: {one.reason}", soft_wrap=True)
+    if CHAMPION not in holders:
+        console.print(
+            "No version passed the gate: a portfolio trades the candidate only with `model_alias: candidate`, or once "
+            "it is trained with --promote",
+            soft_wrap=True,
+        )
+
+
+def in_order(seeds: Sequence[int]) -> list[int]:
+    """The order in which several policies are trained: the first seed last, so that the newest model is its."""
+    return [*seeds[1:], *seeds[:1]]
+
+
+def _table(ready: Mapping[int, ModelReady], holders: Mapping[str, ModelReady]) -> Table:
+    """The figures of each seed's policy: in sample, and on held-out bars where the training measured those."""
+    measured = next(iter(ready.values())).metrics
+    names = [f"{sample}_{name}" for sample in ("in_sample", "valid") for name in _SHOWN]
+    names = [name for name in names if name in measured]
+    heads = [name.replace("total_", "").replace("_", " ") for name in names]
+    table = Table("seed", "version", "alias", *heads, box=None, padding=(0, 2))
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for seed, one in sorted(ready.items()):
+        aliases = ", ".join(alias for alias, holder in holders.items() if holder is one)
+        table.add_row(str(seed), one.version, aliases, *(f"{one.metrics[name]:.4g}" for name in names))
+    return table
 
 
 @contextmanager
-def _stack(stages: Stages, home: Path, portfolio: Portfolio, on_running: bool | None) -> Iterator[tuple[Client, str]]:
-    """The stack that trains, and where its models are; says which one it is."""
+def _stack(
+    stages: Stages, home: Path, source: Source, strategy: Strategy, on_running: bool | None
+) -> Iterator[tuple[Client, str, Callable[[], None]]]:
+    """The stack that trains, where its models are, and what to do once it holds the bars; says which one it is."""
     settings = load_settings()
     if on_running is None:
         on_running = "bootstrap_servers" in settings.kafka.model_fields_set
@@ -71,13 +100,28 @@ def _stack(stages: Stages, home: Path, portfolio: Portfolio, on_running: bool | 
 
         stages.say(f"The running stack trains: Kafka at {settings.kafka.bootstrap_servers}")
         with running(stages.say) as client:
-            yield client, "the stack's registry"
+            yield client, "the stack's registry", lambda: None
     else:
         from tradeloop.cli.client.embedded import embedded
 
+        check_home(home, source)
         stages.say(f"This process trains and keeps everything in {home}")
-        with embedded(home, [portfolio]) as stack:
-            yield stack.client, str(home)
+        with embedded(home, [source.portfolio(strategy)]) as stack:
+            yield stack.client, str(home), lambda: remember(home, source.universe)
+
+
+def prepare(client: Client, stages: Stages, source: Source, strategy: Strategy, trained_on: TimeRange) -> None:
+    """Bars into the store, features of a range into Feast: each asked for by message."""
+    universe = source.universe
+    identity = derived_id("prepare", universe.name, strategy.name, *universe.ids, trained_on.start, trained_on.end)
+    with stages.stage("Loading bars"):
+        files = {instrument: str(path) for instrument, path in source.files.items()}
+        client.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
+    with stages.stage("Computing features"):
+        client.ask(
+            PreprocessRequested(request_id=identity, universe=universe, strategy=strategy.name, range=trained_on),
+            PreprocessCompleted,
+        )
 
 
 def train(
@@ -90,18 +134,10 @@ def train(
     steps: int,
     promote: bool = False,
 ) -> ModelReady:
-    """Bars into the store, features into Feast, a policy into MLflow: each asked for by message."""
+    """A policy into MLflow, on bars and features that are there; asked for by message."""
     universe = source.universe
     identity = derived_id("train", universe.name, strategy.name, seed, steps, trained_on.start, trained_on.end)
-    with stages.stage("Loading bars"):
-        files = {instrument: str(source.path) for instrument in universe.ids}
-        client.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
-    with stages.stage("Computing features"):
-        client.ask(
-            PreprocessRequested(request_id=identity, universe=universe, strategy=strategy.name, range=trained_on),
-            PreprocessCompleted,
-        )
-    with stages.stage(f"Training {strategy.algorithm}", steps) as report:
+    with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:
             report(steps if progress.step == progress.total else min(progress.step, steps))

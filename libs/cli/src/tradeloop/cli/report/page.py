@@ -208,8 +208,16 @@ def _verdicts(run: Run) -> str:
 
 def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
     """The assumptions behind the figures (HTML)."""
-    train_bars = run.summary.get("train_bars")
-    if isinstance(train_bars, int):
+    train_bars, seen = run.summary.get("train_bars"), run.summary.get("trained_bars_among_these")
+    if isinstance(seen, int):
+        sample = (
+            f"<b>In sample, in part.</b> The policy was trained on {seen:,} of these bars: there it shows what it"
+            " remembers, not what it is worth."
+            if seen
+            else "<b>Out of sample.</b> The policy was trained on none of these bars. If you choose among models by"
+            " this report, the range is no longer unseen."
+        )
+    elif isinstance(train_bars, int):
         sample = (
             f"<b>Out of sample, once.</b> The policy was trained on the {train_bars:,} bars before this range and saw"
             " none of these in training. If you change anything because of this report and run again, the range is no"

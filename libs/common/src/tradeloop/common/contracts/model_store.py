@@ -66,6 +66,19 @@ def versions_count_up_by_model(make_store: MakeModelStore) -> None:
     assert loaded == [b"1", b"2", b"3"], "a version is another policy than the one registered as it"
 
 
+def versions_are_listed(make_store: MakeModelStore) -> None:
+    store, name = make_store(), fresh("model")
+    for onnx in (b"1", b"2"):
+        _register(store, name, onnx)
+    store.set_alias(name, "champion", "2")
+    listed = [one for one in store.versions() if one.name == name]
+    assert [(one.version, one.aliases) for one in listed] == [("1", ()), ("2", ("champion",))], (
+        "a version is not listed"
+    )
+    assert {**_METRICS}.items() <= listed[0].metrics.items(), "a listed version has other metrics than its own"
+    assert {**_PARAMETERS}.items() <= listed[0].parameters.items(), "a listed version has other parameters"
+
+
 def an_alias_moves(make_store: MakeModelStore) -> None:
     store, name = make_store(), fresh("model")
     for onnx in (b"1", b"2"):
@@ -159,6 +172,7 @@ def registering_at_once_loses_nothing(make_store: MakeModelStore) -> None:
 MODEL_STORE_CHECKS: Sequence[Callable[[MakeModelStore], None]] = (
     a_policy_comes_back_to_the_byte,
     versions_count_up_by_model,
+    versions_are_listed,
     an_alias_moves,
     aliases_belong_to_their_model,
     what_is_not_there_is_named,

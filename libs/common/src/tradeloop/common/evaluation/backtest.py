@@ -17,7 +17,7 @@ from tradeloop.common.market import BarArrays
 from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import DENIED, Verdict, wire_code
-from tradeloop.common.simulation import Simulator, market_of
+from tradeloop.common.simulation import Books, Simulator, market_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.common.strategy.rewards import RewardEngine
@@ -65,8 +65,17 @@ class BacktestResult:
         return performance(self.equity, self.bars_per_year)
 
 
+Watch = Callable[[int, Books], None]
+"""Looks at the book at the end of bar t, when its decision is sized; the arrays are the simulator's own."""
+
+
 def backtest(
-    portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, actor: Actor
+    portfolio: Portfolio,
+    strategy: Strategy,
+    bars: BarArrays,
+    features: Floats,
+    actor: Actor,
+    watch: Watch | None = None,
 ) -> BacktestResult:
     """Run a policy over T bars; `features` is (T, A, F), NaN while an indicator warms up."""
     builder = ObservationBuilder(strategy.window, len(bars.instruments), features.shape[2])
@@ -84,7 +93,7 @@ def backtest(
         actions.append(actor.act(builder.build(account)))
         return strategy.actions.weights(actions[-1])
 
-    return run(portfolio, strategy, bars, features, decide, actions)
+    return run(portfolio, strategy, bars, features, decide, actions, watch)
 
 
 def run(
@@ -94,6 +103,7 @@ def run(
     features: Floats,
     decide: Callable[[int, Floats], Floats],
     actions: list[Floats] | None = None,
+    watch: Watch | None = None,
 ) -> BacktestResult:
     """Run any rule: `decide(t, account)` gives target weights (1, A) at the close of bar t, NaN for hold.
 
@@ -137,6 +147,8 @@ def run(
         target = decide(t, books.account[0])
         action = target if actions is None else actions[-1]
         records.decide(t, target)
+        if watch is not None:
+            watch(t, books)
     return records.result(0, rewards, components)
 
 

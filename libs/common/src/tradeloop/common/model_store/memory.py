@@ -7,7 +7,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tradeloop.common.model_store.port import ModelNotFound, Policy, RegisteredPolicy, check_alias, check_graph
+from tradeloop.common.model_store.port import (
+    ModelNotFound,
+    ModelVersion,
+    Policy,
+    RegisteredPolicy,
+    check_alias,
+    check_graph,
+)
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
@@ -62,6 +69,20 @@ class MemoryModelStore:
             except KeyError:
                 raise ModelNotFound(f"model {name} has no alias {reference}") from None
         return RegisteredPolicy(name, version, self._policy(name, version))
+
+    def versions(self) -> Sequence[ModelVersion]:
+        with self._lock:
+            runs, aliases = dict(self.runs), dict(self._aliases)
+        return [
+            ModelVersion(
+                name,
+                version,
+                tuple(sorted(alias for (model, alias), of in aliases.items() if (model, of) == (name, version))),
+                run.metrics,
+                run.parameters,
+            )
+            for (name, version), run in sorted(runs.items(), key=lambda one: (one[0][0], int(one[0][1])))
+        ]
 
     def check(self) -> None:
         """It is always there."""

@@ -11,10 +11,12 @@ import os
 import platform
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 # MLflow reads these when it is imported. A trading system calls nobody it was not told to call; an unreachable
 # server is reported within seconds, and whoever is told decides when to try again.
@@ -37,6 +39,7 @@ from mlflow.version import VERSION
 from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStoreUnavailable,
+    ModelVersion,
     Policy,
     PolicyManifest,
     RegisteredPolicy,
@@ -139,6 +142,18 @@ class MlflowModelStore:
                 raise
             return RegisteredPolicy(name, str(found.version), self._download(found.source))
 
+    def versions(self) -> Sequence[ModelVersion]:
+        found = []
+        with self._reaching():
+            for model in _pages(self._client.search_registered_models):
+                aliases = self._client.get_registered_model(model.name).aliases
+                for one in _pages(partial(self._client.search_model_versions, f"name='{model.name}'")):
+                    run = self._client.get_run(one.run_id).data
+                    version = str(one.version)
+                    mine = tuple(sorted(alias for alias, of in aliases.items() if str(of) == version))
+                    found.append(ModelVersion(model.name, version, mine, dict(run.metrics), dict(run.params)))
+        return sorted(found, key=lambda one: (one.name, int(one.version)))
+
     def check(self) -> None:
         with self._reaching():
             self._client.search_registered_models(max_results=1)
@@ -185,6 +200,17 @@ class MlflowModelStore:
             if error.error_code in _PASSING:
                 raise ModelStoreUnavailable(f"MLflow at {self._uri}: {error.message}") from error
             raise
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """All that a search finds, page by page."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _describe(folder: Path, manifest: PolicyManifest, run_id: str) -> None:

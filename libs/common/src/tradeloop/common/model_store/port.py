@@ -25,6 +25,10 @@ class ModelNotFound(UserError, LookupError):
     """No such model, version or alias."""
 
 
+class ModelUnfit(UserError, ValueError):
+    """A policy cannot decide here: it was trained for something else."""
+
+
 class PolicyManifest(BaseModel):
     """Everything that is needed to feed and understand a policy. Stored beside its ONNX graph."""
 
@@ -53,6 +57,9 @@ class PolicyManifest(BaseModel):
     onnx_max_abs_diff: float
     """Largest difference between the exported graph and the policy it came from, over sampled observations."""
     onnx_sha256: str
+    timeframe: str = ""
+    """Timeframe of the bars; empty in a manifest from before this was written down, as are the next."""
+    instrument_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,18 @@ class RegisteredPolicy:
     name: str
     version: str
     policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version as the registry lists it, without its graph."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, str]
+    """The metrics and parameters that it was registered with."""
 
 
 class Actor(Protocol):
@@ -122,6 +141,10 @@ class ModelStore(PolicySource, Protocol):
 
         Raises `ModelNotFound`, and ValueError for an alias that none can be: empty, or digits alone, as a version is.
         """
+        ...
+
+    def versions(self) -> Sequence[ModelVersion]:
+        """Every registered version: by the model's name, the oldest first."""
         ...
 
     def check(self) -> None:

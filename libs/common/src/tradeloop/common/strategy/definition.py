@@ -31,7 +31,7 @@ class Strategy:
     """The name of its entry point: lower case, digits, `-` and `_`."""
     features: tuple[Feature, ...]
     reward: Reward
-    window: int = 8
+    window: int = 4
     """Bars of features in an observation."""
     actions: ActionScheme = field(default=SCHEMES["discrete"])
     algorithm: str = "PPO"
@@ -50,7 +50,7 @@ class Strategy:
         name: str,
         features: Sequence[Feature],
         reward: Reward,
-        window: int = 8,
+        window: int = 4,
         actions: ActionScheme | str = "discrete",
         algorithm: str = "PPO",
         parameters: Mapping[str, object] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,24 @@ _SYNONYMS: Mapping[str, frozenset[str]] = {
     "volume": frozenset({"volume", "vol", "v"}),
     "funding_rate": frozenset({"funding_rate"}),
 }
+_SYMBOLS = frozenset(
+    {
+        "symbol",
+        "sym",
+        "ticker",
+        "tic",
+        "instrument",
+        "instrument_id",
+        "asset",
+        "pair",
+        "coin",
+        "currency_pair",
+        "market",
+    }
+    | {"product_id", "isin", "cusip", "sedol", "ric", "figi", "permno", "gvkey", "secid", "ts_code", "stock_code"}
+    | {"security", "contract", "underlying", "market"}
+)
+"""Columns that say which instrument a row is of."""
 _REQUIRED = ("time", *BAR_PRICES)
 
 _EPOCH_UNITS = ("s", "ms", "us", "ns")
@@ -39,6 +58,16 @@ _ISO = (
     r"(?:[T ](?P<minute>\d{2}:\d{2})(?P<second>:\d{2})?(?P<fraction>\.\d{1,9})?)?"
     r"\s*(?P<zone>[Zz]|UTC|[+-]\d{2}(?::?\d{2})?)?$"
 )
+
+
+class SeveralInstruments(UserError):
+    """A file holds several instruments, and it was not said which one is meant."""
+
+    def __init__(self, text: str, column: str, symbols: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.column, self.symbols = column, symbols
+
+
 _Columns = list[tuple[str, pl.Series]]
 """Each with its name in the file; names may repeat."""
 _NO_ZONE = "none, read as UTC"
@@ -51,16 +80,35 @@ def read_bars(
 
     Columns are found by name, in any case: `timestamp`, `time`, `date`, `datetime`, `open_time` or `ts`; `open`,
     `high`, `low`, `close` or their first letters; `volume`, `vol` or `v`; `funding_rate`, where an empty cell is 0.
-    Times are ISO 8601, with a zone or in UTC, or seconds, milli-, micro- or nanoseconds since the epoch.
+    Times are ISO 8601, with a zone or in UTC, or seconds, milli-, micro- or nanoseconds since the epoch. Of a file
+    that holds several instruments, `FILE#SYMBOL` is one.
 
     Raises `UserError`, one line that names the file, the first offending row (in CSV its line, the header being
-    line 1) and the remedy.
+    line 1) and the remedy; `SeveralInstruments` where the path does not say which one of the file.
     """
+    lines: NDArray[np.int64] | None = None
+    symbol_column: str | None = None
+    file, mark, symbol = path.rpartition("#")
     try:
-        columns = _load(Path(path))
+        columns = _load(Path(path if not mark or os.path.exists(path) else file))
         chosen = _choose(columns)
         if columns[0][1].is_empty():
             raise Refused("has no rows", "give a longer file")
+        if (several := _several(columns, chosen)) is not None:
+            symbol_column, column = several
+            symbols = tuple(column.drop_nulls().unique(maintain_order=True).to_list())
+            shown = ", ".join(symbols[:5]) + (", ..." if len(symbols) > 5 else "")
+            what = f"column {symbol_column} names {len(symbols)} instruments ({shown:.200})"
+            if not mark:
+                raise SeveralInstruments(
+                    f"{path}: {what}: name one by FILE#SYMBOL, or give a file for each of them", symbol_column, symbols
+                )
+            if symbol not in symbols:
+                raise Refused(what, f"{symbol} is none of them")
+            lines = np.flatnonzero((column == symbol).fill_null(False).to_numpy())
+            columns = [(name, one.gather(lines)) for name, one in columns]
+        elif mark and not os.path.exists(path):
+            raise Refused(f"has no column of instruments, such as symbol, with a {symbol}", "leave #SYMBOL out")
         open_us, time_format, zone = _times(columns[chosen["time"]][1])
         bars: Series = {"open_us": open_us} | {
             field: _numbers(field, columns[index][1]) for field, index in chosen.items() if field != "time"
@@ -69,14 +117,17 @@ def read_bars(
     except Refused as refused:
         place = what = ""
         if refused.row is not None:
-            parquet = path.lower().endswith(".parquet")
-            place = f", row {refused.row + 1}" if parquet else f", line {refused.row + 2}"
+            row = refused.row if lines is None else int(lines[refused.row])
+            parquet = path.lower().partition("#")[0].endswith(".parquet")
+            place = f", row {row + 1}" if parquet else f", line {row + 2}"
             what = f" ({refused.rows} such rows)" if refused.rows > 1 else ""
         raise UserError(f"{path}{place}: {refused.what}{what}: {refused.remedy}") from refused
     report = FileReport(
         path=path,
         columns={field: columns[index][0] for field, index in chosen.items()},
-        ignored=tuple(name for index, (name, _) in enumerate(columns) if index not in chosen.values()),
+        ignored=tuple(
+            name for i, (name, _) in enumerate(columns) if i not in chosen.values() and name != symbol_column
+        ),
         time_format=time_format,
         zone=zone,
         timeframe=timeframe,
@@ -152,6 +203,19 @@ def _choose(columns: _Columns) -> dict[str, int]:
         shown = ", ".join(repr(name) for name, _ in columns[:12])
         raise Refused(f"no column for {', '.join(missing)} among {shown:.300}", "name them in the header line")
     return chosen
+
+
+def _several(columns: _Columns, chosen: Mapping[str, int]) -> tuple[str, pl.Series] | None:
+    """The column that says which instrument a row is of, as text, where there are several.
+
+    They are never one series, whatever order their rows have.
+    """
+    for index, (name, column) in enumerate(columns):
+        if index not in chosen.values() and name.strip().lower().replace(" ", "_") in _SYMBOLS:
+            symbols = column.cast(pl.String, strict=False).str.strip_chars()
+            if symbols.drop_nulls().n_unique() > 1:
+                return name, symbols
+    return None
 
 
 def _numbers(field: str, column: pl.Series) -> NDArray[np.float64]:

@@ -1,0 +1,127 @@
+"""`tradeloop models` and `tradeloop mlflow`: what is registered, and MLflow's own pages of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.model_store.port import ModelStore
+
+app = typer.Typer(help="List the registered models, and show what is known of one.", no_args_is_help=True)
+
+DEFAULT_HOME = Path(".tradeloop")
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", envvar="TRADELOOP_HOME", help="Folder of the embedded stack: bars, features, models, ledger."
+    ),
+]
+
+
+class Which(StrEnum):
+    """A stack."""
+
+    embedded = "embedded"
+    running = "running"
+
+
+Stack = Annotated[
+    Which | None,
+    typer.Option(
+        "--stack",
+        help="Models of the home, or of the running stack. Without it: the running one where "
+        "TRADELOOP_MLFLOW_TRACKING_URI says where its MLflow is.",
+    ),
+]
+
+
+@app.command("list")
+def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
+    """List every registered version: what it was trained for and on, and how it did."""
+    from rich.console import Console
+    from rich.table import Table
+
+    store, place = _store(home, stack)
+    versions = store.versions()
+    if not versions:
+        raise UserError(f"{place} has no models: run `tradeloop train` first")
+    table = Table("model", "alias", "strategy", "universe", "trained from", "to", "seed", box=None, padding=(0, 1))
+    shown = [name for name in _SHOWN if any(name in one.metrics for one in versions)]
+    table.columns[0].no_wrap = True
+    for name in shown:
+        table.add_column(name.replace("total_", "").replace("_", " "), justify="right")
+    for one in versions:
+        known = one.parameters
+        table.add_row(
+            f"{one.name}:{one.version}",
+            ", ".join(one.aliases),
+            *(known.get(name, "") for name in ("strategy", "universe")),
+            *(known.get(name, "").partition("T")[0] for name in ("trained_from", "trained_to")),
+            known.get("seed", ""),
+            *(f"{one.metrics[name]:.3g}" if name in one.metrics else "" for name in shown),
+        )
+    console = Console()
+    console.print(f"{len(versions)} versions in {place}", soft_wrap=True, markup=False, highlight=False)
+    console.print(table)
+
+
+_SHOWN = ("in_sample_total_return", "in_sample_sharpe", "valid_total_return", "valid_sharpe")
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="NAME, whose champion is shown, or NAME:VERSION, or NAME:ALIAS.")],
+    home: Home = DEFAULT_HOME,
+    stack: Stack = None,
+) -> None:
+    """Show all that is known of one version: its manifest, its parameters and its metrics."""
+    from tradeloop.cli.models import find_in
+
+    store, place = _store(home, stack)
+    registered = find_in(store, place, model, None)
+    (listed,) = [one for one in store.versions() if (one.name, one.version) == (registered.name, registered.version)]
+    typer.echo(f"{registered.name}:{registered.version}  {', '.join(listed.aliases)}".rstrip())
+    manifest = {name: value for name, value in registered.policy.manifest if name != "feature_names"}
+    manifest["features"] = ", ".join(registered.policy.manifest.feature_names)
+    manifest["instrument_ids"] = ", ".join(registered.policy.manifest.instrument_ids)
+    parameters = {name: value for name, value in listed.parameters.items() if name not in manifest}
+    for title, facts in (("manifest", manifest), ("parameters", parameters), ("metrics", listed.metrics)):
+        typer.echo(f"\n{title}")
+        for name, value in sorted(facts.items()) if title != "manifest" else facts.items():
+            typer.echo(f"  {name:<24} {value:.6g}" if isinstance(value, float) else f"  {name:<24} {value}")
+
+
+def _store(home: Path, stack: Which | None) -> tuple[ModelStore, str]:
+    """The store that is asked, and where it is."""
+    from tradeloop.cli.client.settings import load_settings
+    from tradeloop.cli.models import running_store, store_of
+
+    if stack is None and "mlflow_tracking_uri" in load_settings().model_fields_set:
+        stack = Which.running
+    return running_store() if stack is Which.running else (store_of(home), str(home))
+
+
+def open_mlflow(home: Path, host: str, port: int) -> None:
+    """Become MLflow's server for a home. Raises `UserError` where there is nothing to show, or no port."""
+    from tradeloop.cli.models import database_of
+
+    database = database_of(home).resolve()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"--host {host} --port {port}: {error.strerror}: choose another --port") from error
+    says = f"MLflow will show {database} at http://{host}:{port} once it says that it runs; Ctrl-C ends it"
+    print(says, file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port), "--workers", "1"])

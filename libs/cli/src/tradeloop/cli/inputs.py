@@ -1,0 +1,47 @@
+"""The options that say what a command works on: the same ones for `demo`, `train` and `backtest`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tradeloop.cli.progress import Stages
+from tradeloop.cli.source import EVERYTHING, Source, open_source, understood
+from tradeloop.cli.span import Span
+from tradeloop.common.errors import UserError
+from tradeloop.common.portfolio import Portfolio, read_portfolio
+from tradeloop.common.strategy import Strategy, load
+
+_DEFAULT_STRATEGY = "example"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The values of these options, as they were given."""
+
+    bars: tuple[str, ...] = ()
+    strategy: str | None = None
+    portfolio: Path | None = None
+    span: Span = EVERYTHING
+    name: str | None = None
+
+    def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
+        """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
+        portfolio = None if self.portfolio is None else read_portfolio(self.portfolio)
+        strategy = load(_strategy_of(portfolio, self.strategy))
+        with stages.stage(stage):
+            source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span)
+        for line in understood(source):
+            stages.say(line)
+        return strategy, source
+
+
+def _strategy_of(portfolio: Portfolio | None, name: str | None) -> str:
+    """The strategy's name: the portfolio's, or the given one. Raises `UserError` where they disagree."""
+    if portfolio is None:
+        return name or _DEFAULT_STRATEGY
+    if name not in (None, portfolio.strategy):
+        raise UserError(
+            f"portfolio {portfolio.name} is for strategy {portfolio.strategy}, --strategy says {name}: leave it out"
+        )
+    return portfolio.strategy

@@ -1,0 +1,71 @@
+"""The outcome of a policy beside the baselines, as the commands print and count it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tradeloop.cli.report import figures
+from tradeloop.cli.report.files import Run
+from tradeloop.cli.report.trading import trading
+from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.risk import WARN_DENIED
+
+
+def counts(run: Run) -> dict[str, Any]:
+    """How many of each there were in a run, as `summary.json` has it."""
+    figures = trading(run)
+    return {
+        "signals": len(run.signals),
+        "orders": figures.orders,
+        "fills": figures.fills,
+        "transitions": len(run.transitions),
+        "decisions": figures.decisions,
+        "denials": figures.denials,
+        "denied_decisions": figures.denied,
+    }
+
+
+def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> None:
+    """The table of a policy and its baselines, and what the gate denied of the policy's orders: a warning if much."""
+    console.print(_table(results))
+    ours = results["policy"]
+    if ours.denials:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
+        share = ours.denied / ours.decisions
+        warning = "Warning: the" if share > WARN_DENIED else "The"
+        line = f"{warning} risk gate denied orders of {share:.1%} of the policy's decisions: {codes}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_evidence(console: Console, summary: Mapping[str, Any]) -> None:
+    """How far to trust the outcome: what `report.figures.summary` found."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for row in figures.console_rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    for remark in summary["remarks"]:
+        console.print(remark, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(results: Mapping[str, BacktestResult]) -> Table:
+    heads = ("final equity", "return", "drawdown", "fees", "filled", "denied")
+    table = Table("", *heads, box=None, padding=(0, 1))
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, result in results.items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{result.final_equity:,.2f}",
+            f"{result.final_equity / result.equity[0] - 1:+.2%}",
+            f"{result.performance.max_drawdown:.2%}",
+            f"{result.fill_fee.sum():,.2f}",
+            f"{np.count_nonzero(result.fill_quantity):,}",
+            f"{sum(result.denials.values()):,}",
+        )
+    return table

@@ -1,0 +1,272 @@
+"""A backtest as a run that can be reported: the messages that the services would have published for it.
+
+Their ids follow from the same facts, so the files of a backtest are those of a live run over the same bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from tradeloop.cli.report.files import Run
+from tradeloop.common.arrays import Float32s, Floats
+from tradeloop.common.evaluation.assessment import Assessment
+from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.market import BarArrays, from_us
+from tradeloop.common.messages import (
+    OrderFilled,
+    OrderUpdated,
+    PortfolioMarked,
+    PositionMark,
+    RiskVerdict,
+    SignalGenerated,
+    Transition,
+)
+from tradeloop.common.messages.topics import derived_id
+from tradeloop.common.model_store.port import Actor, RegisteredPolicy
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
+from tradeloop.common.simulation import Books
+from tradeloop.common.strategy import Strategy
+
+
+@dataclass
+class Recording:
+    """A backtest while it runs: give it as `watch`, with `answer` as what decides."""
+
+    portfolio: Portfolio
+    strategy: Strategy
+    bars: BarArrays
+    features: Floats
+    actor: Actor
+    model: Mapping[str, Any]
+    """Name, version and id of the model, as messages name them."""
+    signals: list[SignalGenerated] = field(default_factory=list)
+    orders: list[OrderUpdated] = field(default_factory=list)
+    fills: list[OrderFilled] = field(default_factory=list)
+    marks: list[PortfolioMarked] = field(default_factory=list)
+    verdicts: list[RiskVerdict] = field(default_factory=list)
+    filled: list[tuple[str, ...]] = field(default_factory=list)
+    """The ids of each bar's fills."""
+    halted: list[bool] = field(default_factory=list)
+    """The bars at whose close the book was halted."""
+    _working: list[OrderUpdated] = field(default_factory=list)
+    _answered: tuple[Float32s, Floats] | None = None
+    _halt: Halt = Halt.NONE
+
+    def act(self, observation: Float32s) -> Floats:
+        """Answer as the policy does, and remember it until the bar ends."""
+        action = self.actor.act(observation)
+        self._answered = observation[0].copy(), action[0]
+        return action
+
+    def watch(self, t: int, books: Books) -> None:
+        """Take down what happened at a bar, in the order in which it is published."""
+        close, opened = from_us(self.bars.close_us[t]), from_us(self.bars.open_us[t])
+        self._close_orders(opened, books)
+        self.marks.append(self._mark(close, books))
+        halt = Halt(int(books.halt[0]))
+        self.halted.append(halt is not Halt.NONE and self._halt is Halt.NONE)
+        if self.halted[-1]:
+            limit = getattr(self.portfolio.limits, EXPLANATIONS[halt].limit)
+            self.verdicts.append(self._verdict(close, halt, "", float(books.halt_measured[0]), limit))
+        self._halt = halt
+        self.signals.append(self._signal(t, close))
+        ids = self.bars.instruments
+        self._working = [
+            self._order(close, ids[a], float(books.pending[0, a])) for a in np.flatnonzero(books.pending[0])
+        ]
+        self.orders += self._working
+        for a, code in enumerate(map(Verdict, books.verdict[0].tolist())):
+            if code in DENIED:
+                instead = "; closing the position instead" if books.pending[0, a] != 0.0 else ""
+                measured, limit = float(books.measured[0, a]), float(books.limit[0, a])
+                self.verdicts.append(self._verdict(close, code, ids[a], measured, limit, instead))
+
+    def transitions(self, result: BacktestResult) -> list[Transition]:
+        """The worth of each decision, once the backtest has ended."""
+        found = []
+        for t in range(1, len(self.signals)):
+            signal = self.signals[t - 1]
+            if signal.hold:
+                continue
+            found.append(
+                Transition(
+                    **self._where,
+                    **self.model,
+                    strategy=self.strategy.name,
+                    decision_time=signal.time,
+                    time=from_us(self.bars.close_us[t]),
+                    observation=signal.observation,
+                    action=signal.action,
+                    executed=tuple(position.weight for position in self.marks[t].positions),
+                    reward=float(result.rewards[t]),
+                    components={name: float(part[t]) for name, part in result.components.items()},
+                    terminated=self.halted[t],
+                    feature_set=self.strategy.feature_set.id,
+                    reward_id=self.strategy.reward_id,
+                    equity_prev=float(result.equity[t - 1]),
+                    equity=float(result.equity[t]),
+                    fills=self.filled[t],
+                )
+            )
+        return found
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"universe": self.portfolio.universe.name, "portfolio": self.portfolio.name}
+
+    def _signal(self, t: int, time: datetime) -> SignalGenerated:
+        answered, self._answered = self._answered, None
+        common: dict[str, Any] = {**self._where, "time": time, "instruments": self.bars.instruments}
+        common["feature_set"] = self.strategy.feature_set.id
+        if answered is None:
+            targets = tuple(position.weight for position in self.marks[-1].positions)
+            return SignalGenerated(**common, targets=targets, hold=True, reason="warming_up")
+        observation, action = answered
+        return SignalGenerated(
+            **common,
+            **self.model,
+            targets=tuple(self.strategy.actions.weights(action[None])[0].tolist()),
+            features=tuple(map(tuple, self.features[t].tolist())),
+            observation=tuple(observation.tolist()),
+            action=tuple(action.tolist()),
+        )
+
+    def _order(self, time: datetime, instrument: str, quantity: float) -> OrderUpdated:
+        portfolio = self.portfolio
+        return OrderUpdated(
+            **self._where,
+            account=portfolio.account,
+            order_id=derived_id("order", portfolio.account, portfolio.name, time.isoformat(), instrument, 0),
+            decision_time=time,
+            instrument=instrument,
+            side="buy" if quantity > 0 else "sell",
+            quantity=abs(quantity),
+            status="working",
+        )
+
+    def _close_orders(self, opened: datetime, books: Books) -> None:
+        """Each working order filled at the open, in whole or in part, or has expired."""
+        fills = []
+        for order in self._working:
+            a = self.bars.instruments.index(order.instrument)
+            quantity = abs(float(books.fill_quantity[0, a]))
+            if quantity == 0.0:
+                self.orders.append(order.model_copy(update={"status": "expired"}))
+                continue
+            status = "filled" if quantity == order.quantity else "partially_filled"
+            self.orders.append(order.model_copy(update={"status": status, "filled_quantity": quantity}))
+            fills.append(
+                OrderFilled(
+                    **self._where,
+                    account=order.account,
+                    fill_id=derived_id("fill", order.account, order.order_id, 1),
+                    order_id=order.order_id,
+                    decision_time=order.decision_time,
+                    time=opened,
+                    instrument=order.instrument,
+                    side=order.side,
+                    quantity=quantity,
+                    price=float(books.fill_price[0, a]),
+                    fee=float(books.fill_fee[0, a]),
+                    slippage=float(books.fill_slippage[0, a]),
+                )
+            )
+        self.fills += fills
+        self.filled.append(tuple(fill.fill_id for fill in fills))
+
+    def _mark(self, time: datetime, books: Books) -> PortfolioMarked:
+        ids = self.bars.instruments
+        account = books.account[0].tolist()
+        rows = zip(
+            ids,
+            books.position[0].tolist(),
+            books.entry[0].tolist(),
+            np.nan_to_num(books.mark[0]).tolist(),  # NaN before the first bar
+            account[: len(ids)],
+            account[len(ids) : 2 * len(ids)],
+            books.holding[0].tolist(),
+            strict=True,
+        )
+        return PortfolioMarked(
+            **self._where,
+            time=time,
+            cash=float(books.cash[0]),
+            equity=float(books.equity[0]),
+            peak_equity=float(books.peak[0]),
+            drawdown=float(books.drawdown[0]),
+            state="halted" if books.halt[0] else "active",
+            positions=tuple(
+                PositionMark(
+                    instrument=instrument,
+                    quantity=quantity,
+                    entry_price=entry,
+                    mark_price=mark,
+                    weight=weight,
+                    unrealised_return=gain,
+                    holding_bars=int(held),
+                )
+                for instrument, quantity, entry, mark, weight, gain, held in rows
+            ),
+        )
+
+    def _verdict(
+        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float, instead: str = ""
+    ) -> RiskVerdict:
+        return RiskVerdict(
+            **self._where,
+            time=time,
+            code=wire_code(code),
+            instrument=instrument,
+            measured=measured,
+            limit=limit,
+            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
+        )
+
+
+def recorded_backtest(
+    portfolio: Portfolio,
+    strategy: Strategy,
+    bars: BarArrays,
+    features: Floats,
+    actor: Actor,
+    registered: RegisteredPolicy,
+) -> tuple[BacktestResult, Recording]:
+    """A backtest, and all that it would have published but for the rewards, which `transitions` gives."""
+    model = {
+        "model": registered.name,
+        "model_version": registered.version,
+        "model_id": registered.policy.model_id,
+    }
+    recording = Recording(portfolio, strategy, bars, features, actor, model)
+    return backtest(portfolio, strategy, bars, features, recording, recording.watch), recording
+
+
+def run_of(
+    recording: Recording,
+    result: BacktestResult,
+    judged: Assessment,
+    summary: Mapping[str, object],
+    source: str,
+) -> Run:
+    """The run that a report and its files are made of."""
+    return Run(
+        portfolio=recording.portfolio,
+        strategy=recording.strategy,
+        bars=recording.bars,
+        signals=recording.signals,
+        orders=recording.orders,
+        fills=recording.fills,
+        marks=recording.marks,
+        transitions=recording.transitions(result),
+        verdicts=recording.verdicts,
+        baselines=judged.baselines,
+        summary=summary,
+        source=source,
+        significance=judged.significance,
+    )

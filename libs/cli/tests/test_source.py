@@ -1,0 +1,203 @@
+"""The bars that a command works on: how files are named, matched, cut, understood and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tradeloop.cli.naming import named_files, symbol_of
+from tradeloop.cli.source import Source, open_source, understood
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.strategy import RewardContext, Strategy, log_return, on, reward, talib
+
+
+@reward(version="1")
+class Nothing:
+    def __call__(self, c: RewardContext) -> object:
+        return np.zeros(len(c.equity))
+
+
+PLAIN = Strategy("plain", [log_return(1)], Nothing(), window=4)  # type: ignore[arg-type]
+SLOW = Strategy("slow", [log_return(1), on("4h", log_return(1))], Nothing())  # type: ignore[arg-type]
+
+
+def write(path: Path, count: int = 40, *, price: float = 100.0, first: int = 0, minutes: int = 60) -> Path:
+    start = np.datetime64("2026-01-05T00:00")
+    times = [start + (first + i) * np.timedelta64(minutes, "m") for i in range(count)]
+    rows = [f"{time},{price},{price + 2},{price - 2},{price + i % 2},5" for i, time in enumerate(times)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows, ""]))
+    return path
+
+
+def opened(*bars: object, strategy: Strategy = PLAIN, name: str | None = None) -> Source:
+    return open_source([str(one) for one in bars], strategy, name=name)
+
+
+def refused(*bars: object, strategy: Strategy = PLAIN, name: str | None = None) -> str:
+    with pytest.raises(UserError) as raised:
+        opened(*bars, strategy=strategy, name=name)
+    return str(raised.value)
+
+
+def test_files_of_one_name_and_other_contents_are_other_instruments(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "a" / "prices.csv"), write(tmp_path / "b" / "prices.csv", price=200.0)
+    first, second = opened(one), opened(other)
+    assert first.universe.name.startswith("prices-")
+    assert first.universe.ids == (f"file:{first.universe.name}",)
+    assert first.universe.name != second.universe.name
+    assert opened(write(tmp_path / "c" / "prices.csv")).universe == first.universe, "the same bars have the same name"
+    lines = one.read_text().splitlines()
+    one.write_text("\n".join(lines[:20] + lines[21:]))
+    assert opened(one).universe.name != first.universe.name, "without a row it is another history"
+
+
+def test_a_given_name_is_the_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "prices.csv")
+    assert (opened(file, name="btc").universe.name, opened(file, name="btc").universe.ids) == ("btc", ("file:btc",))
+    source = opened(f"BTC/USDT={file}")
+    assert (source.universe.name, source.universe.ids) == ("btc-usdt", ("file:BTC/USDT",))
+    source = opened(f"binance:BTC={file}", f"ETH={write(tmp_path / 'e.csv', price=50.0)}", name="pair")
+    assert (source.universe.name, source.universe.ids) == ("pair", ("binance:BTC", "file:ETH"))
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "Ünïcödé №1 — données", "BRK.B", "-", "1INCH_usdt (2)", "..", "a=b"])
+def test_any_file_name_gives_valid_names(tmp_path: Path, name: str) -> None:
+    source = opened(write(tmp_path / f"{name}.csv"))
+    assert len(source.universe.name) <= 32
+    assert source.portfolio(PLAIN).name == source.universe.name
+
+
+def test_a_symbol_keeps_its_dots() -> None:
+    assert [symbol_of(Path(f"BRK.{c}.csv.gz")) for c in "AB"] == ["BRK.A", "BRK.B"]
+
+
+def test_a_folder_is_a_universe_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    for n, symbol in enumerate(("AAA", "BBB", "CCC")):
+        write(tmp_path / "stocks" / f"{symbol}.csv", price=50.0 + n, first=n)
+    (tmp_path / "stocks" / "notes.txt").write_text("x")
+    source = opened(tmp_path / "stocks")
+    assert [id_.split("-")[0] for id_ in source.universe.ids] == ["file:AAA", "file:BBB", "file:CCC"]
+    assert source.bars.open.shape == (42, 3)
+    said = "\n".join(understood(source))
+    assert "1 of 4 entries are no files of bars: notes.txt" in said
+    assert "3 instruments; all of them have a bar at 38 of 42 times" in said
+
+
+def test_a_range_cuts_the_bars_and_warms_up_on_those_before(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "prices.csv"))
+    whole = open_source([file], PLAIN)
+    cut = open_source([file], PLAIN, span=("2026-01-05T10:00", "2026-01-05T20:00+00:00"))
+    assert (cut.first, cut.stop, len(cut.bars)) == (10, 20, 10)
+    assert np.array_equal(cut.features(PLAIN), whole.features(PLAIN)[10:20])
+    assert not np.isnan(cut.features(PLAIN)).any()
+    assert cut.range(0, 10) == whole.range(10, 20)
+    assert cut.universe == whole.universe
+    assert any("Of these 10 bars are used" in line for line in understood(cut))
+
+
+def test_what_was_understood_is_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "prices.csv")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([f"{lines[0]},tick_volume", *(f"{line},7" for line in [*lines[1:9], *lines[12:]])]))
+    first, second = understood(opened(file, name="gold"))
+    assert "prices.csv is file:gold: 37 bars of 1h, 2026-01-05 00:00 to 2026-01-06 15:00 UTC" in first
+    assert "zone none, read as UTC; calendar weekdays, 1 gap" in first
+    assert second.endswith("timestamp as time, open, high, low, close, volume; ignored: tick_volume")
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, object], str]]:
+    hours, days = write(folder / "hours.csv"), write(folder / "days.csv", minutes=1440)
+    late, empty = write(folder / "late.csv", first=500, price=9.0), folder / "empty"
+    empty.mkdir()
+    long = folder / "long.csv"
+    rows = hours.read_text().splitlines()
+    long.write_text("\n".join([f"{rows[0]},tic", *(f"{row},{'AB'[i % 2]}" for i, row in enumerate(rows[1:]))]))
+    return {
+        "no file": ([folder / "no.csv"], {}, "no.csv: there is no such file"),
+        "nothing behind the name": (["BTC="], {}, "--bars BTC=: give FILE"),
+        "a named folder": ([f"BTC={empty}"], {}, "whose files name themselves"),
+        "an empty folder": ([empty], {}, "no file in this folder ends in .csv"),
+        "a file twice": ([hours, hours], {}, "has the file"),
+        "a name twice": ([f"A={hours}", f"A={late}"], {}, "has the name A twice"),
+        "the same bars twice": ([hours, write(folder / "copy" / "hours.csv")], {}, "hold the same bars"),
+        "two timeframes": ([hours, days], {}, "give files of one timeframe"),
+        "no common bar": ([hours, late], {}, "no bar at which all 2 instruments have one"),
+        "one name for several instruments": ([f"A={long}"], {}, "names 2 instruments (A, B): name one by FILE#SYMBOL"),
+        "an instrument that is not in the file": ([f"{long}#C"], {}, "names 2 instruments (A, B): C is none of them"),
+        "an instrument that is sparse": ([long], {}, "1h, 4h, 1d (column tic names 2 instruments: A, B)"),
+        "a wrong name": ([hours], {"name": "Gold!"}, "--name Gold!: a name is lower-case"),
+        "a name too long for its model": ([hours], {"name": "a" * 60}, "give a shorter --name"),
+        "a strategy of a shorter timeframe": (
+            [days], {"strategy": SLOW}, "slow has features on 4h, and days.csv has bars of 1d: they must be longer"
+        ),
+    }  # fmt: skip
+
+
+CASES = [
+    "no file", "nothing behind the name", "a named folder", "an empty folder", "a file twice", "a name twice",
+    "the same bars twice", "two timeframes", "no common bar", "one name for several instruments",
+    "an instrument that is not in the file", "an instrument that is sparse", "a wrong name",
+    "a name too long for its model", "a strategy of a shorter timeframe",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_named(tmp_path: Path, case: str) -> None:
+    cases = bad_inputs(tmp_path)
+    assert list(cases) == CASES
+    bars, options, says = cases[case]
+    assert says in refused(*bars, **options)  # type: ignore[arg-type]
+
+
+def test_files_are_matched_to_the_instruments_of_a_portfolio(tmp_path: Path) -> None:
+    ids = ("binance:BTC/USDT", "binance:ETH/USDT")
+    universe = Universe(name="crypto", instruments=tuple(Instrument(id=id_) for id_ in ids), timeframe=Timeframe.H1)
+    portfolio = Portfolio(name="book", universe=universe, strategy="plain")
+    btc, eth = write(tmp_path / "btc-usdt.csv"), write(tmp_path / "e.csv", price=7.0)
+    source = open_source([f"binance:ETH/USDT={eth}", str(btc)], PLAIN, portfolio)
+    assert source.files == {ids[0]: btc, ids[1]: eth}
+    assert source.bars.open[0].tolist() == [100.0, 7.0]
+    with pytest.raises(UserError, match="add --bars binance:ETH/USDT=FILE"):
+        open_source([str(btc)], PLAIN, portfolio)
+    with pytest.raises(UserError, match="which of them e is cannot be told"):
+        open_source([str(btc), str(eth)], PLAIN, portfolio)
+    with pytest.raises(UserError, match="needs 4h bars, which universe crypto does not have"):
+        open_source([f"ETH/USDT={eth}", str(btc)], SLOW, portfolio)
+
+
+def test_a_strategy_that_reads_volume_is_refused_where_one_file_lacks_it(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "a.csv"), write(tmp_path / "b.csv", price=7.0)
+    other.write_text("\n".join(line.rpartition(",")[0] for line in other.read_text().splitlines()))
+    strategy = Strategy("loud", [talib("MFI", timeperiod=5)], Nothing())  # type: ignore[arg-type]
+    assert "b.csv: strategy loud has a feature that needs volumes" in refused(one, other, strategy=strategy)
+
+
+def test_a_name_with_an_equals_sign_may_be_a_path(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a=b.csv"))
+    assert [(str(one.path), one.name) for one in named_files([path])[0]] == [(path, None)]
+
+
+def test_a_file_of_several_instruments_is_a_universe(tmp_path: Path) -> None:
+    """Whether their rows come in turn or one instrument after the other."""
+    one, other = (write(tmp_path / name, price=price) for name, price in (("a", 100.0), ("b", 50.0)))
+    header, *rows = one.read_text().splitlines()
+    both = [(row, "AXP") for row in rows] + [(row, "BRK/B") for row in other.read_text().splitlines()[1:]]
+    sources = []
+    for order in (both, sorted(both)):
+        path = tmp_path / "stocks.csv"
+        path.write_text("\n".join([f"{header},tic", *(f"{row},{symbol}" for row, symbol in order)]))
+        sources.append(opened(path))
+    assert sources[0].universe == sources[1].universe, "the same bars have the same name"
+    source = sources[0]
+    assert [id_.rpartition("-")[0] for id_ in source.universe.ids] == ["file:AXP", "file:BRK-B"]
+    assert source.universe.name.startswith("stocks-")
+    assert source.bars.open[0].tolist() == [100.0, 50.0]
+    assert understood(source)[1].startswith("stocks.csv#BRK/B is file:BRK-B-")
+    assert opened(path, name="stocks").universe.ids == ("file:AXP", "file:BRK/B")
+    assert opened(f"BRK={path}#BRK/B").universe.ids == ("file:BRK",)
