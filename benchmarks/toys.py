@@ -40,8 +40,8 @@ with warnings.catch_warnings():
     from gym_trading_env.environments import TradingEnv as GymTradingEnv
 
 MARKETS = ("sine", "autoregressive", "regimes", "rising")
-SEEDS = (0, 1, 2)
-STEPS, EPISODE_BARS, WINDOW = 100_000, 512, 8
+SEEDS = (0, 1)
+STEPS, EPISODE_BARS, WINDOW = 100_000, 512, 4
 CHEAPER = 8.0
 FIGURE = Path(__file__).parents[1] / "docs" / "toy-markets.png"
 _COLOURS = {"tradeloop": "#0072b2", "SB3, tuned": "#c77700", "SB3, defaults": "#7c8591"}
