@@ -41,6 +41,9 @@ from tradeloop.common.model_store.port import RegisteredPolicy, model_name, writ
 from tradeloop.common.risk import WARN_DENIED
 from tradeloop.common.strategy import Strategy, load
 
+_GROUNDS = ("features", "observation", "action")
+"""The vectors of a signal that the report does not need: they are in the transitions, too."""
+
 
 def run_demo(path: Path | None, strategy_name: str, out: Path, seed: int, steps: int) -> None:
     """Train, trade, check and report; see `tradeloop demo --help`.
@@ -121,8 +124,8 @@ class _Demo:
             before, began = stack.events, time.monotonic()
             stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
             events_per_s = (stack.events - before) / (time.monotonic() - began)
-        read = stack.client.read
-        signals, marks = read(SignalGenerated), read(PortfolioMarked)
+        read = stack.client.stored
+        signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,11 +38,13 @@ class Trading:
     """Share of bars with a position."""
 
 
+@lru_cache(maxsize=1)
 def weights(run: Run) -> Floats:
     """Position values as shares of equity at each close, (T, A)."""
     return np.array([[position.weight for position in mark.positions] for mark in run.marks])
 
 
+@lru_cache(maxsize=1)
 def trading(run: Run) -> Trading:
     """Figures of a run's orders and fills."""
     last = {order.order_id: order.status for order in run.orders}
