@@ -183,7 +183,8 @@ def test_a_failed_record_leaves_nothing(
     changed = Effects(orders=[ORDERS[2]], fills=fills, outputs=[sample_mark(3.0)])
     with closing(SqlLedger(url)) as ledger:
         ledger.load("p")
-        ledger.record("p", BookRecord(), RECORD, {"in-1": Effects(orders=[ORDERS[1]], fills=[FILLS[1]])})
+        first = Effects(orders=[ORDERS[1]], fills=[FILLS[1]], outputs=[sample_mark(1.0)])
+        ledger.record("p", BookRecord(), RECORD, {"in-1": first})
         with pytest.raises(raises):
             ledger.record("p", before, after, {"in-2": changed})
         assert count(url) == {"orders": 1, "fills": 1, "outbox": 1}

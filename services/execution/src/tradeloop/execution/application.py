@@ -173,7 +173,7 @@ class TradedPortfolio:
         except BaseException:
             self._go_back(before)
             raise
-        self.inputs += [(self.portfolio.name, input_id) for input_id in go.effects]
+        self.inputs += [(self.portfolio.name, input_id) for input_id, each in go.effects.items() if each.outputs]
         for time_us in go.decided:
             self._pending.release(self._signals.pop(time_us)[1])
         for _ in range(go.frames):

@@ -9,7 +9,7 @@ import numpy as np
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import Chart, TimeAxis, limits
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.trading import weights
+from tradeloop.cli.report.trading import equity, weights
 from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import to_us
@@ -27,7 +27,7 @@ _NAMES = {"policy": "Policy", "buy_and_hold": "Buy and hold", "random": "Random"
 
 def curves(run: Run) -> dict[str, Floats]:
     """Equity of the policy, then of the baselines."""
-    named = {"policy": np.array([mark.equity for mark in run.marks]), **run.baselines}
+    named = {"policy": equity(run), **run.baselines}
     return {name: named[name] for name in (*_NAMES, *named) if name in named}
 
 
@@ -47,12 +47,12 @@ def panels(run: Run) -> list[Chart]:
 
 
 def _equity(axis: TimeAxis, run: Run) -> Chart:
-    equity = curves(run)
-    low, high, far = focus(equity)
+    lines = curves(run)
+    low, high, far = focus(lines)
     note = "".join(f"{curve_name(name)} leaves the chart. " for name in far)
     chart = Chart("equity", axis, low, high, "Equity against baselines", note, height=320)
-    for name in reversed(equity):  # the policy on top
-        chart.line(curve_class(name), curve_name(name), equity[name])
+    for name in reversed(lines):  # the policy on top
+        chart.line(curve_class(name), curve_name(name), lines[name])
     chart.keys.reverse()
     _mark_halts(chart, run)
     return chart

@@ -45,6 +45,12 @@ def weights(run: Run) -> Floats:
 
 
 @lru_cache(maxsize=1)
+def equity(run: Run) -> Floats:
+    """The equity at each close, (T,)."""
+    return np.array([mark.equity for mark in run.marks])
+
+
+@lru_cache(maxsize=1)
 def trading(run: Run) -> Trading:
     """Figures of a run's orders and fills."""
     last = {order.order_id: order.status for order in run.orders}
@@ -59,7 +65,7 @@ def trading(run: Run) -> Trading:
         denied=len({verdict.time for verdict in denials}),
         fills=len(run.fills),
         traded=traded,
-        turnover=traded / float(np.mean([mark.equity for mark in run.marks])),
+        turnover=traded / float(np.mean(equity(run))),
         fees=sum(fill.fee for fill in run.fills),
         slippage=sum(fill.slippage for fill in run.fills),
         exposure=float(gross.mean()),

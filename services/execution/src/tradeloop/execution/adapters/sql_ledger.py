@@ -109,7 +109,7 @@ _UPDATE_BOOK = (
         state=bindparam("state"),
     )
 )
-_UPDATE_SIGNAL = books.update().where(books.c.portfolio == bindparam("of")).values(signal=bindparam("signal"))
+_UPDATE_BOOK_AND_SIGNAL = _UPDATE_BOOK.values(signal=bindparam("signal"))
 _INSERT_ORDER, _INSERT_FILL = orders.insert(), fills.insert()
 _UPDATE_ORDER = (
     orders.update()
@@ -198,14 +198,16 @@ class SqlLedger:
         last = {order.order_id: order for order in states}
         new = dict.fromkeys(order.order_id for order in states if order.status == "working")
         with _at_once(connection):
-            run(_UPDATE_BOOK, was | _book_row(after))
-            if after.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
-                run(_UPDATE_SIGNAL, {"of": portfolio, "signal": after.signal.decode()})
+            if after.signal is self._signals.get(portfolio):  # it is long, and changes once a bar
+                run(_UPDATE_BOOK, was | _book_row(after))
+            else:
+                run(_UPDATE_BOOK_AND_SIGNAL, was | _book_row(after) | {"signal": after.signal.decode()})
             run(_INSERT_ORDER, *(_order_row(last[order_id]) for order_id in new))
             changed = (order for order_id, order in last.items() if order_id not in new)
             run(_UPDATE_ORDER, *({"of": o.order_id, **_order_changes(o)} for o in changed))
             run(_INSERT_FILL, *(_fill_row(fill) for each in effects.values() for fill in each.fills))
-            run(_INSERT_OUTPUTS, *(_outbox_row(portfolio, input_id, each) for input_id, each in effects.items()))
+            outputs = ((input_id, each.outputs) for input_id, each in effects.items() if each.outputs)
+            run(_INSERT_OUTPUTS, *(_outbox_row(portfolio, input_id, messages) for input_id, messages in outputs))
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         with self._transaction() as connection:
@@ -311,8 +313,8 @@ def _book_row(record: BookRecord) -> dict[str, Any]:
     }
 
 
-def _outbox_row(portfolio: str, input_id: str, effects: Effects) -> dict[str, Any]:
-    messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
+def _outbox_row(portfolio: str, input_id: str, outputs: Sequence[Message]) -> dict[str, Any]:
+    messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in outputs)
     return {"of": portfolio, "input_id": input_id, "messages": messages}
 
 
