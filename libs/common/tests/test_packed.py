@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.packed import Packed
 from tradeloop.common.bus.port import Partition, partition_for
 from tradeloop.common.messages import SignalGenerated
 from tradeloop.common.messages.topics import CATALOGUE, topic_of
+from tradeloop.common.packed import Packed
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.readback import Messages, all_messages
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
-from tradeloop.common.bus.packed import Packed
 from tradeloop.common.bus.port import BusError, MessageTooLarge, Partition, Record, TopicSpec, partition_for
+from tradeloop.common.packed import Packed
 
 _Callback = Callable[[Collection[Partition]], None]
 _partition_of = lru_cache(maxsize=4096)(partition_for)

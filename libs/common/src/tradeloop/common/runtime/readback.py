@@ -9,11 +9,11 @@ from typing import Any, Generic, TypeVar, overload
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from tradeloop.common.bus.packed import Packed
 from tradeloop.common.bus.port import Bus, BusError, Partition, Record, partition_for
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import event_id, topic_of
+from tradeloop.common.packed import Packed
 from tradeloop.common.runtime.headers import ID
 
 log = structlog.get_logger(__name__)
