@@ -7,6 +7,7 @@ takes long, runs beside it in a thread.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ class EmbeddedStack:
 
     def replay(self, request: Message, on_progress: Callable[[], None]) -> None:
         """Send a replay and run the stack until all is quiet; `on_progress` is called now and then."""
+        gc.collect()  # stores and training leave large arrays in cycles, and the loop makes few objects that stay
         self.client.send(request)
         turns = 0
         while self.step() or any(runner.waiting for runner in self.runners):
