@@ -124,6 +124,9 @@ def test_messages_read_back_are_those_of_a_list_and_stay_packed() -> None:
     assert len(messages) == 2400
     assert list(messages) == list(messages) == all_messages(bus, SignalGenerated)
     assert (messages[0], messages[-1], messages[5:7]) == (decision(0), decision(2399), [decision(5), decision(6)])
+    bus.drop_before(HERE, 2400)
+    assert bus.held_bytes(TOPIC) == 0
+    assert messages[2399] == decision(2399), "what was read back needs the bus no more"
     assert peak_bytes(lambda: sum(not signal.hold for signal in messages)) < 4_000_000  # a third of what is encoded
     assert bytes_an_item(lambda count: Messages(decided(count), SignalGenerated), 600, 2400) < 900
 

@@ -124,7 +124,7 @@ class _Demo:
             before, began = stack.events, time.monotonic()
             stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
             events_per_s = (stack.events - before) / (time.monotonic() - began)
-        read = stack.client.stored
+        read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
         if not len(signals) == len(marks) == total:

@@ -51,7 +51,7 @@ class MemoryBus:
             return MemoryReader(self, starts)
 
     def drop_before(self, partition: Partition, offset: int) -> None:
-        """Forget the records before an offset, as a server's retention does in time: for tests."""
+        """Forget the records before an offset, as a server's retention does in time."""
         with self._lock:
             self._log(partition).drop_before(offset)
 
