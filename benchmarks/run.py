@@ -29,6 +29,7 @@ SUBJECTS = {
     "bus": "Kafka",
     "processes": "Five processes",
     "demo": "The demo",
+    "long": "Long files",
 }
 LIBRARIES = (
     *("numpy", "numba", "torch", "stable-baselines3", "gymnasium", "onnxruntime", "pydantic"),

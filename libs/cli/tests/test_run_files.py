@@ -7,8 +7,11 @@ import dataclasses
 import json
 import os
 import tempfile
+import tracemalloc
+from collections.abc import Sequence
 from datetime import timedelta, timezone
 from pathlib import Path
+from typing import overload
 
 import polars as pl
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from libs.cli.tests.runs import THREE, make_run
 from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.common.errors import UserError
+from tradeloop.common.messages import Transition
 
 HEADERS = {
     "bars.csv": "open_time,close_time,instrument,open,high,low,close,volume",
@@ -132,6 +136,51 @@ def test_transitions_come_back_as_they_were(run: Run, folder: Path) -> None:
         read = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in fields}
         assert read == fields
         assert {name: row[f"component_{name}"] for name in transition.components} == transition.components
+
+
+class Many(Sequence[Transition]):
+    """Transitions that are made when they are looked at, each with a component of its own name from some bar on."""
+
+    def __init__(self, one: Transition, count: int, named_from: int) -> None:
+        self._one, self._count, self._named_from = one, count, named_from
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Transition: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Transition]: ...
+    def __getitem__(self, place: int | slice) -> Transition | list[Transition]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(self._count))]
+        if not 0 <= place < self._count:
+            raise IndexError(place)
+        parts = {"pnl": float(place)} | ({"late": 1.0} if place >= self._named_from else {})
+        observation = tuple(map(float, range(place, place + 64)))
+        return self._one.model_copy(update={"observation": observation, "components": parts, "reward": float(place)})
+
+
+def test_a_component_that_comes_late_is_a_column_of_all_transitions(run: Run, tmp_path: Path) -> None:
+    write_run(tmp_path, dataclasses.replace(run, transitions=Many(run.transitions[0], 5000, named_from=4100)))
+    table = pl.read_parquet(tmp_path / "transitions.parquet")
+    assert table["reward"].to_list() == table["component_pnl"].to_list() == list(map(float, range(5000)))
+    assert table["component_late"].is_null().to_list() == [place < 4100 for place in range(5000)]
+    assert table["observation"][4999].to_list() == list(map(float, range(4999, 4999 + 64)))
+
+
+def test_writing_transitions_takes_no_more_memory_for_more_of_them(tmp_path: Path) -> None:
+    run = make_run(20)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        write_run(tmp_path, dataclasses.replace(run, transitions=Many(run.transitions[0], count, named_from=0)))
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return taken
+
+    peak(10)  # imports
+    assert (peak(3000) - peak(1500)) / 1500 < 500
 
 
 def test_the_same_run_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

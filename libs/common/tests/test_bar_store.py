@@ -6,17 +6,19 @@ import math
 import sqlite3
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psycopg
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy.exc import IntegrityError
 
 from tests.servers import RealServer, fresh_database
@@ -28,7 +30,7 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.contracts.bar_store import MakeBarStore
 from tradeloop.common.contracts.bar_store import bars_at as bars
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
+from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Timeframe, align, to_us
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.common.testing import BAR_STORE_CHECKS, check_bar_store
 
@@ -187,6 +189,28 @@ def test_a_file_survives_in_one_piece(tmp_path: Path, clock: ManualClock) -> Non
     with sqlite3.connect(tmp_path / "bars.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_many_bars_in_a_file_pass_as_arrays_and_not_as_objects(tmp_path: Path, clock: ManualClock) -> None:
+    def peak(count: int) -> int:
+        open_us = np.arange(count, dtype=np.int64) * MINUTE
+        series: dict[str, NDArray[Any]] = {
+            "open_us": open_us,
+            **{name: np.arange(1.0, count + 1.0) for name in BAR_COLUMNS},
+        }
+        written = align([A], Timeframe.M1, [series])
+        with closing(SqlBarStore(f"sqlite:///{tmp_path}/{count}.db", clock)) as store:
+            tracemalloc.start()
+            store.write(Timeframe.M1, written)
+            read = store.read([A], Timeframe.M1, 0, EVER_US)
+            before = store.read_before([A], Timeframe.M1, EVER_US, count)
+            taken = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert (read.close == written.close).all()
+        assert (before.close == written.close).all()
+        return taken
+
+    assert (peak(60_000) - peak(30_000)) / 30_000 < 200  # what is read twice, beside what was written
 
 
 def test_a_new_file_that_is_locked_is_waited_for(tmp_path: Path, clock: ManualClock) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -247,10 +247,10 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
     class Flaky(MemoryLedger):
         away = False
 
-        def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+        def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
             if self.away:
                 raise LedgerUnavailable("gone for lunch")
-            super().record(portfolio, input_id, before, effects)
+            super().record(portfolio, before, after, effects)
 
         def offsets(self) -> Mapping[Partition, int]:
             if self.away:
@@ -272,6 +272,67 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
             ledger.away = False
             assert not execution.not_ready()
             out += execution.handle(message, at(t))
+    assert out == whole
+
+
+class Counted(MemoryLedger):
+    """Counts its transactions, and the working orders that each left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.working: list[int] = []
+
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        super().record(portfolio, before, after, effects)
+        self.working.append(len(after.working))
+
+
+class OutsideVenue(PaperVenue):
+    """Notes for each order that leaves whether the ledger has it."""
+
+    outside = True
+    recorded: ClassVar[list[bool]] = []
+    ledger: ClassVar[Counted]
+
+    def submit(self, orders: Sequence[OrderUpdated]) -> None:
+        self.recorded.extend(order.order_id in self.ledger.orders for order in orders)
+        super().submit(orders)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_frames_that_wait_are_recorded_with_the_decision_before_them_unless_orders_leave(outside: bool) -> None:
+    bars, weights = walk(40), targets(40)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    OutsideVenue.recorded, OutsideVenue.ledger = [], Counted()
+    ledger = OutsideVenue.ledger
+    execution = Execution([portfolio()], lambda _: STRATEGY, OutsideVenue if outside else PaperVenue, ledger)
+    out = [output for t in range(40) for output in execution.handle(frame(bars, t), at(t))]
+    for t in range(39):
+        out += execution.handle(signal(bars, t, weights[t]), at(t))
+    assert out == whole[: len(out)]
+    assert [mark.time for mark in of(PortfolioMarked, out)] == [from_us(close_us) for close_us in bars.close_us]
+    if outside:
+        assert all(OutsideVenue.recorded)
+        assert len(OutsideVenue.recorded) == len(of_status(out, "working")) > 20
+        assert len(ledger.working) > 40 + 10
+    else:
+        assert ledger.working == [0] * 40, "the first frame, then a decision with the next frame each"
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_a_restart_in_the_midst_of_waiting_frames_changes_nothing(stop: int) -> None:
+    bars, weights = walk(12), targets(12)
+    whole = play(make(portfolio(), MemoryLedger()), bars, weights)
+    ledger = MemoryLedger()
+    execution = make(portfolio(), ledger)
+    out = [output for t in range(12) for output in execution.handle(frame(bars, t), at(t))]
+    for t in range(12):
+        if t == stop:  # a new process gets what was not committed: all frames, and the signal before this one
+            execution = make(portfolio(), ledger)
+            again = [output for s in range(12) for output in execution.handle(frame(bars, s), at(s))]
+            again += execution.handle(signal(bars, t - 1, weights[t - 1]), at(t - 1))
+            assert all(message in out for message in again)
+        out += execution.handle(signal(bars, t, weights[t]), at(t))
     assert out == whole
 
 

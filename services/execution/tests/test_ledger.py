@@ -74,8 +74,8 @@ def test_one_storage_takes_the_whole_contract() -> None:
 class Unfenced(MemoryLedger):
     """Lets a process write that another has overtaken."""
 
-    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
-        super().record(portfolio, input_id, self.load(portfolio), effects)
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        super().record(portfolio, self.load(portfolio), after, effects)
 
 
 class Retracting(MemoryLedger):
@@ -112,15 +112,22 @@ class Rounding(MemoryLedger):
 class OneOutbox(MemoryLedger):
     """Tells inputs by their id alone."""
 
-    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
-        super().record(portfolio, input_id, before, effects)
-        self._outputs["", input_id] = self._outputs[portfolio, input_id]
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        super().record(portfolio, before, after, effects)
+        self._outputs.update({("", input_id): self._outputs[portfolio, input_id] for input_id in effects})
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return super().outputs("", input_id)
 
 
-@pytest.mark.parametrize("defect", [Unfenced, Retracting, Hoarding, Sorting, Rounding, OneOutbox])
+class LastOnly(MemoryLedger):
+    """Keeps the outputs of the last of several inputs alone."""
+
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        super().record(portfolio, before, after, dict(list(effects.items())[-1:]))
+
+
+@pytest.mark.parametrize("defect", [Unfenced, Retracting, Hoarding, Sorting, Rounding, OneOutbox, LastOnly])
 def test_the_contract_finds_defects(defect: type[MemoryLedger]) -> None:
     ledger = defect()
     with pytest.raises(AssertionError):
@@ -173,15 +180,17 @@ def count(url: str) -> dict[str, int]:
 def test_a_failed_record_leaves_nothing(
     url: str, before: BookRecord, fills: list[OrderFilled], raises: tuple[type[Exception], ...]
 ) -> None:
-    changed = Effects(BookRecord(marked_us=9), orders=[ORDERS[2]], fills=fills, outputs=[sample_mark(3.0)])
+    after = BookRecord(marked_us=9)
+    changed = Effects(orders=[ORDERS[2]], fills=fills, outputs=[sample_mark(3.0)])
     with closing(SqlLedger(url)) as ledger:
         ledger.load("p")
-        ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[ORDERS[1]], fills=[FILLS[1]]))
+        first = Effects(orders=[ORDERS[1]], fills=[FILLS[1]], outputs=[sample_mark(1.0)])
+        ledger.record("p", BookRecord(), RECORD, {"in-1": first})
         with pytest.raises(raises):
-            ledger.record("p", "in-2", before, changed)
+            ledger.record("p", before, after, {"in-2": changed})
         assert count(url) == {"orders": 1, "fills": 1, "outbox": 1}
         assert same_record(ledger.load("p"), RECORD)
-        ledger.record("p", "in-2", RECORD, replace(changed, fills=[FILLS[2]]))
+        ledger.record("p", RECORD, after, {"in-2": replace(changed, fills=[FILLS[2]])})
         assert count(url) == {"orders": 2, "fills": 2, "outbox": 2}
 
 
@@ -190,23 +199,18 @@ def test_a_book_that_is_gone_is_not_written(url: str) -> None:
         ledger.load("p")
         with connected(url) as connection:
             connection.execute(books.delete())
+        effects = {"in-1": Effects(orders=[ORDERS[1]], outputs=[sample_mark(3.0)])}
         with pytest.raises(LedgerConflict, match="portfolio p"):
-            ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[ORDERS[1]], outputs=[sample_mark(3.0)]))
+            ledger.record("p", BookRecord(), RECORD, effects)
         assert count(url) == {"orders": 0, "fills": 0, "outbox": 0}
 
 
 def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.load("p")
-    ledger.record("p", "in-1", BookRecord(), Effects(RECORD, orders=[ORDERS[1]]))
-    ledger.record(
-        "p",
-        "in-2",
-        RECORD,
-        Effects(
-            RECORD, orders=[ORDERS[1].model_copy(update={"status": "filled", "filled_quantity": 1.5})], fills=[FILLS[1]]
-        ),
-    )
+    ledger.record("p", BookRecord(), RECORD, {"in-1": Effects(orders=[ORDERS[1]])})
+    filled = ORDERS[1].model_copy(update={"status": "filled", "filled_quantity": 1.5})
+    ledger.record("p", RECORD, RECORD, {"in-2": Effects(orders=[filled], fills=[FILLS[1]])})
     ledger.close()
     with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
         rows = connection.execute(text("select status, filled_quantity from execution_orders")).all()
@@ -229,12 +233,12 @@ def test_a_server_that_dies_is_unavailable_and_comes_back(plain_postgres_server:
         try:
             for _ in range(2):
                 with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
-                    ledger.record("p", "in-1", before, Effects(RECORD))
+                    ledger.record("p", before, RECORD, {"in-1": Effects()})
                 with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
                     ledger.load("p")
         finally:
             plain_postgres_server.start()
-        ledger.record("p", "in-1", before, Effects(RECORD))
+        ledger.record("p", before, RECORD, {"in-1": Effects()})
         assert same_record(ledger.load("p"), RECORD)
         ledger.close()
 

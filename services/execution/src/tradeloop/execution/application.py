@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -21,6 +21,23 @@ from tradeloop.execution.domain import Book, BookRecord, FrameReader
 from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Go:
+    """The work on a book that one transaction records."""
+
+    effects: dict[str, Effects] = field(default_factory=dict)
+    """Effects by the ids of the inputs that had them, in order."""
+    outputs: list[Message] = field(default_factory=list)
+    decided: list[int] = field(default_factory=list)
+    """Times of the signals that were decided on."""
+    frames: int = 0
+    """How many of the waiting frames were taken."""
+
+    def add(self, input_id: str, effects: Effects) -> None:
+        self.effects[input_id] = effects
+        self.outputs += effects.outputs
 
 
 class TradedPortfolio:
@@ -82,63 +99,86 @@ class TradedPortfolio:
         self._venue.submit(record.working)
 
     def _go_on(self) -> list[Message]:
-        """Do all that can be done: decide when the decision is there, take the next frame when nothing is open."""
+        """Do all that can be done: decide when the decision is there, take the next frame when nothing is open.
+
+        What is done in one go is recorded in one transaction. It ends before orders leave the process.
+        """
         outputs: list[Message] = []
+        goes_on = True
+        while goes_on:
+            go = _Go()
+            with self._recorded(go):
+                goes_on = self._advance(go)
+            outputs += go.outputs
+            if goes_on:
+                self._venue.submit(self._book.working)
+        return outputs
+
+    def _advance(self, go: _Go) -> bool:
+        """Do what can be done; whether orders have to be sent before anything else is."""
         while True:
             if self._book.awaits_decision:
                 waiting = self._signals.get(self._book.marked_us)
                 if waiting is None:
-                    return outputs
-                outputs += self._decide(waiting[0])
-                del self._signals[self._book.marked_us]
-                self._pending.release(waiting[1])
-            elif self._frames:
-                self._drop_signals()
-                time_us, frame, position = self._frames[0]
-                outputs += self._settle(frame) if time_us > self._book.marked_us else self._again(event_id(frame))
-                self._frames.popleft()
-                self._pending.release(position)
+                    return False
+                self._decide(go, waiting[0])
+                if self._venue.outside and self._book.working:
+                    return True
+                self._venue.submit(self._book.working)
+            elif go.frames < len(self._frames):
+                self._drop_signals(go)
+                time_us, frame, _ = self._frames[go.frames]
+                if time_us > self._book.marked_us:
+                    self._settle(go, frame)
+                else:
+                    go.outputs += self._again(event_id(frame))
+                go.frames += 1
             else:
-                return outputs
+                return False
 
-    def _drop_signals(self) -> None:
+    def _drop_signals(self, go: _Go) -> None:
         """Let go of decisions on times that were no bars of this book: no frame can come for them any more."""
-        for time_us in [time_us for time_us in self._signals if time_us <= self._book.marked_us]:
+        gone = [time_us for time_us in self._signals if time_us <= self._book.marked_us and time_us not in go.decided]
+        for time_us in gone:
             signal, position = self._signals.pop(time_us)
             self._pending.release(position)
             log.error("signal for a bar that was never marked", portfolio=self.portfolio.name, time=signal.time)
 
-    def _decide(self, signal: SignalGenerated) -> list[Message]:
-        with self._recorded() as keep:
-            orders, verdicts = self._book.decide(signal)
-            outputs: list[Message] = [*verdicts, *orders]
-            keep(event_id(signal), Effects(self._book.record(), orders=orders, outputs=outputs))
-        self._venue.submit(orders)
-        return outputs
+    def _decide(self, go: _Go, signal: SignalGenerated) -> None:
+        orders, verdicts = self._book.decide(signal)
+        go.decided.append(self._book.decided_us)
+        go.add(event_id(signal), Effects(orders=orders, outputs=[*verdicts, *orders]))
 
-    def _settle(self, frame: BarFrame) -> list[Message]:
+    def _settle(self, go: _Go, frame: BarFrame) -> None:
         bar = self._reader.read(frame)
-        with self._recorded() as keep:
-            orders, fills, verdicts, transition, mark = self._book.take_frame(frame, bar, self._venue.fills(bar))
-            reward = [] if transition is None else [transition]
-            outputs: list[Message] = [mark, *orders, *fills, *verdicts, *reward]
-            keep(event_id(frame), Effects(self._book.record(), orders=orders, fills=fills, outputs=outputs))
-        return outputs
+        orders, fills, verdicts, transition, mark = self._book.take_frame(frame, bar, self._venue.fills(bar))
+        reward = [] if transition is None else [transition]
+        outputs: list[Message] = [mark, *orders, *fills, *verdicts, *reward]
+        go.add(event_id(frame), Effects(orders=orders, fills=fills, outputs=outputs))
 
     @contextmanager
-    def _recorded(self) -> Iterator[Callable[[str, Effects], None]]:
-        """A change of the book that is undone unless the ledger keeps it."""
+    def _recorded(self, go: _Go) -> Iterator[None]:
+        """Changes of the book that are undone unless the ledger keeps them; what led to them no longer waits then."""
         before = self._record
         if before is None:
             raise AssertionError("a book changes only after it was restored")
         try:
-            yield partial(self._keep, before)
+            yield
+            if go.effects:
+                after = self._book.record()
+                self._ledger.record(self.portfolio.name, before, after, go.effects)
+                self._record = after
         except LedgerConflict:
             self._record = None  # whoever went on with it knows better
             raise
         except BaseException:
             self._go_back(before)
             raise
+        self.inputs += [(self.portfolio.name, input_id) for input_id, each in go.effects.items() if each.outputs]
+        for time_us in go.decided:
+            self._pending.release(self._signals.pop(time_us)[1])
+        for _ in range(go.frames):
+            self._pending.release(self._frames.popleft()[2])
 
     def _again(self, input_id: str) -> list[Message]:
         """The outputs of an input that was handled before, unless they left for certain."""
@@ -146,11 +186,6 @@ class TradedPortfolio:
         if outputs:
             self.inputs.append((self.portfolio.name, input_id))
         return outputs
-
-    def _keep(self, before: BookRecord, input_id: str, effects: Effects) -> None:
-        self._ledger.record(self.portfolio.name, input_id, before, effects)
-        self._record = effects.record
-        self.inputs.append((self.portfolio.name, input_id))
 
 
 _INPUTS = frozenset(topic_of(kind).name for kind in (BarFrame, SignalGenerated))

@@ -37,7 +37,7 @@ def a_record_comes_back_to_the_last_bit(make_ledger: MakeLedger) -> None:
     portfolio, record = fresh("portfolio"), sample_record()
     with closing(make_ledger()) as ledger:
         ledger.load(portfolio)
-        ledger.record(portfolio, "in-1", BookRecord(), Effects(record, orders=record.working))
+        ledger.record(portfolio, BookRecord(), record, {"in-1": Effects(orders=record.working)})
     with closing(make_ledger()) as ledger:
         assert same_record(ledger.load(portfolio), record), "a record does not come back to the last bit"
 
@@ -47,8 +47,8 @@ def the_last_record_counts(make_ledger: MakeLedger) -> None:
     second = replace(first, marked_us=3, decided_us=2, working=())
     with closing(make_ledger()) as ledger:
         ledger.load(portfolio)
-        ledger.record(portfolio, "in-1", BookRecord(), Effects(first))
-        ledger.record(portfolio, "in-2", first, Effects(second))
+        ledger.record(portfolio, BookRecord(), first, {"in-1": Effects()})
+        ledger.record(portfolio, first, second, {"in-2": Effects()})
     with closing(make_ledger()) as ledger:
         assert same_record(ledger.load(portfolio), second), "the book is not as it was recorded last"
 
@@ -58,7 +58,7 @@ def portfolios_are_apart(make_ledger: MakeLedger) -> None:
         one, other = fresh("portfolio"), fresh("portfolio")
         ledger.load(one)
         ledger.load(other)
-        ledger.record(one, "in-1", BookRecord(), Effects(sample_record(), outputs=[sample_mark(1.0)]))
+        ledger.record(one, BookRecord(), sample_record(), {"in-1": Effects(outputs=[sample_mark(1.0)])})
         assert ledger.load(other) == BookRecord(), "a record shows in the book of another portfolio"
         assert not ledger.outputs(other, "in-1"), "outputs show in another portfolio that had the same input"
 
@@ -69,8 +69,9 @@ def outputs_come_back_the_same_until_they_left(make_ledger: MakeLedger) -> None:
     outputs = [order, fill, sample_mark(0.1 + 0.2)]
     with closing(make_ledger()) as ledger:
         ledger.load(portfolio)
-        ledger.record(portfolio, "in-1", BookRecord(), Effects(record, orders=[order], fills=[fill], outputs=outputs))
-        ledger.record(portfolio, "in-2", record, Effects(record, outputs=[sample_mark(2.0)]))
+        effects = {"in-1": Effects(orders=[order], fills=[fill], outputs=outputs)}
+        ledger.record(portfolio, BookRecord(), record, effects)
+        ledger.record(portfolio, record, record, {"in-2": Effects(outputs=[sample_mark(2.0)])})
         with closing(make_ledger()) as another:
             again = list(another.outputs(portfolio, "in-1"))
         assert again == outputs, "outputs do not come back in their order"
@@ -84,11 +85,31 @@ def outputs_come_back_the_same_until_they_left(make_ledger: MakeLedger) -> None:
         assert not ledger.outputs(portfolio, "never seen"), "an input that is unknown has outputs"
 
 
+def several_inputs_are_recorded_at_once(make_ledger: MakeLedger) -> None:
+    portfolio, record, [order] = fresh("portfolio"), sample_record(), sample_record().working
+    filled = order.model_copy(update={"status": "filled", "filled_quantity": order.quantity})
+    effects = {
+        "in-1": Effects(orders=[order], outputs=[order]),
+        "in-2": Effects(orders=[filled], fills=[sample_fill(order)], outputs=[filled, sample_mark(1.0)]),
+    }
+    with closing(make_ledger()) as ledger:
+        ledger.load(portfolio)
+        ledger.record(portfolio, BookRecord(), record, effects)
+    with closing(make_ledger()) as ledger:
+        assert same_record(ledger.load(portfolio), record), "the book is not as the last of the inputs left it"
+        for input_id, each in effects.items():
+            kept = list(ledger.outputs(portfolio, input_id))
+            assert kept == each.outputs, "an input that was recorded with another has other outputs than its own"
+        ledger.acknowledge([(portfolio, "in-1")], {})
+        assert not ledger.outputs(portfolio, "in-1"), "outputs that have left for certain are kept"
+        assert ledger.outputs(portfolio, "in-2"), "outputs were dropped that nobody acknowledged"
+
+
 def acknowledging_again_changes_nothing(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as ledger:
         portfolio, partition = fresh("portfolio"), Partition(fresh("topic"), 0)
         ledger.load(portfolio)
-        ledger.record(portfolio, "in-1", BookRecord(), Effects(sample_record(), outputs=[sample_mark(1.0)]))
+        ledger.record(portfolio, BookRecord(), sample_record(), {"in-1": Effects(outputs=[sample_mark(1.0)])})
         for _ in range(2):
             ledger.acknowledge([(portfolio, "in-1"), (portfolio, "never seen")], {partition: 3})
         assert not ledger.outputs(portfolio, "in-1"), "outputs that have left for certain are kept"
@@ -99,17 +120,17 @@ def a_book_that_another_process_went_on_with_is_not_written(make_ledger: MakeLed
     with closing(make_ledger()) as slow, closing(make_ledger()) as quick:
         portfolio, record, later = fresh("portfolio"), sample_record(), BookRecord(marked_us=9)
         before = slow.load(portfolio)
-        quick.record(portfolio, "in-1", before, Effects(record, orders=record.working))
-        late = Effects(later, orders=[sample_order()], outputs=[sample_mark(3.0)])
+        quick.record(portfolio, before, record, {"in-1": Effects(orders=record.working)})
+        late = {"in-9": Effects(orders=[sample_order()], outputs=[sample_mark(3.0)])}
         refused(
             LedgerConflict,
-            lambda: slow.record(portfolio, "in-9", before, late),
+            lambda: slow.record(portfolio, before, later, late),
             "a record of a book that another process has gone on with",
             f"portfolio {portfolio}",
         )
         assert same_record(slow.load(portfolio), record), "a record that was refused changed the book"
         assert not slow.outputs(portfolio, "in-9"), "a record that was refused left outputs"
-        slow.record(portfolio, "in-2", record, Effects(later))
+        slow.record(portfolio, record, later, {"in-2": Effects()})
         assert quick.load(portfolio).marked_us == 9, "a record of the book as it stands did not go through"
 
 
@@ -131,6 +152,7 @@ LEDGER_CHECKS: Sequence[Callable[[MakeLedger], None]] = (
     the_last_record_counts,
     portfolios_are_apart,
     outputs_come_back_the_same_until_they_left,
+    several_inputs_are_recorded_at_once,
     acknowledging_again_changes_nothing,
     a_book_that_another_process_went_on_with_is_not_written,
     offsets_never_go_back,

@@ -24,6 +24,11 @@ class LedgerConflict(Unavailable):
 class Venue(Protocol):
     """Where the orders of one portfolio go."""
 
+    @property
+    def outside(self) -> bool:
+        """Whether orders leave this process: they are then recorded before they are submitted."""
+        ...
+
     def submit(self, orders: Sequence[OrderUpdated]) -> None:
         """Send orders. Their `order_id` is the client order id: sending one again changes nothing."""
         ...
@@ -35,9 +40,8 @@ class Venue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """The effects of one input. Recorded as a whole or not at all."""
+    """The effects of one input, beside the new state of the book."""
 
-    record: BookRecord
     orders: Sequence[OrderUpdated] = ()
     """Orders that are new, or whose state changed."""
     fills: Sequence[OrderFilled] = ()
@@ -55,8 +59,10 @@ class Ledger(Protocol):
         """The book as it was recorded last; a new one when there is none."""
         ...
 
-    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
-        """Store the effects of an input on a book that stands at `before`, durably, in one transaction.
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        """Store what inputs did to a book that stands at `before`, durably, in one transaction.
+
+        `effects` are by the ids of the inputs, in the order in which these were handled; `after` is the book then.
 
         Raises `LedgerConflict` when the book does not stand there: two processes that both believe to own it
         cannot both write.

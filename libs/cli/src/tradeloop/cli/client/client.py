@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from typing import TypeVar
@@ -23,7 +23,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, topic_of
 from tradeloop.common.runtime.headers import ERROR, KIND, ORIGIN, USER
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.readback import Tail, all_messages, backwards, decoded
+from tradeloop.common.runtime.readback import Messages, Tail, all_messages, backwards, decoded
 
 M = TypeVar("M", bound=Message)
 Request = BackfillRequested | PreprocessRequested | TrainingRequested | ReplayRequested
@@ -132,6 +132,10 @@ class Client:
         Raises `Contradiction` for two of one id that differ.
         """
         return all_messages(self.bus, kind)
+
+    def stored(self, kind: type[M], without: Collection[str] = ()) -> Messages[M]:
+        """As `read`, for topics of any length: decoded while they are iterated over, without some of their vectors."""
+        return Messages(self.bus, kind, without)
 
     def newest(self, kind: type[M], universe: str, wanted: Callable[[M], bool] = lambda _: True) -> M | None:
         """The last message of a universe that is wanted, as far as the bus still holds it."""

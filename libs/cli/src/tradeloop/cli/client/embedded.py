@@ -7,10 +7,12 @@ takes long, runs beside it in a thread.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tradeloop.cli.client.client import Client, given_up
 from tradeloop.cli.client.deployment import Deployment
@@ -22,7 +24,7 @@ from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import ModelStore
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
-from tradeloop.common.runtime.readback import all_records
+from tradeloop.common.runtime.readback import Messages, all_records
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.execution.config import Settings as ExecutionSettings
@@ -35,6 +37,8 @@ from tradeloop.preprocess.config import Settings as PreprocessSettings
 from tradeloop.preprocess.main import build as build_preprocess
 from tradeloop.training.config import Settings as TrainingSettings
 from tradeloop.training.main import build as build_training
+
+M = TypeVar("M", bound=Message)
 
 _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
 
@@ -82,6 +86,7 @@ class EmbeddedStack:
 
     def replay(self, request: Message, on_progress: Callable[[], None]) -> None:
         """Send a replay and run the stack until all is quiet; `on_progress` is called now and then."""
+        gc.collect()  # stores and training leave large arrays in cycles, and the loop makes few objects that stay
         self.client.send(request)
         turns = 0
         while self.step() or any(runner.waiting for runner in self.runners):
@@ -97,6 +102,13 @@ class EmbeddedStack:
     def count(self, kind: type[Message]) -> int:
         """How many messages a topic holds."""
         return sum(self.bus.end_offsets(topic_of(kind).name).values())
+
+    def take(self, kind: type[M], without: Collection[str] = ()) -> Messages[M]:
+        """As `Client.stored`, of a stack that is quiet and trades no more: the bus lets go of what is taken."""
+        messages = self.client.stored(kind, without)
+        for partition, end in self.bus.end_offsets(topic_of(kind).name).items():
+            self.bus.drop_before(partition, end)
+        return messages
 
     def close(self) -> None:
         """Stop training, commit, release. Waits for training to notice, which takes a moment."""

@@ -47,6 +47,9 @@ from tradeloop.common.model_store.port import RegisteredPolicy, write_policy
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 
+_GROUNDS = ("features", "observation", "action")
+"""The vectors of a signal that the report does not need: they are in the transitions, too."""
+
 
 def run_demo(
     inputs: Inputs, out: Path, seeds: Sequence[int], steps: int, kept: Path | None, promote: bool = False
@@ -136,8 +139,8 @@ class _Demo:
             before, began = stack.events, time.monotonic()
             stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
             events_per_s = (stack.events - before) / (time.monotonic() - began)
-        read = stack.client.read
-        signals, marks = read(SignalGenerated), read(PortfolioMarked)
+        read = stack.take
+        signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")

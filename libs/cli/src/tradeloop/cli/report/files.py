@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult
@@ -34,12 +36,17 @@ from tradeloop.common.strategy import Strategy
 
 _TIME = pl.Datetime("us", "UTC")
 _Schema = Mapping[str, pl.DataType | type[pl.DataType]]
+_BLOCK, _GROUP = 512, 16_384
+"""Rows of transitions that are in memory as messages, and rows of a row group of their file."""
 _ISO = "%Y-%m-%dT%H:%M:%S%.fZ"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One portfolio traded over T bars, and everything that was published on the way.
+
+    Its messages may be decoded anew in each pass over them (`tradeloop.common.runtime.readback.Messages`): to go over
+    them once is better than twice, and to keep columns better than messages.
 
     Raises ValueError when the marks or the baselines are not one a bar.
     """
@@ -125,7 +132,7 @@ def write_run(folder: Path, run: Run) -> list[Path]:
         written.append(folder / name)
         table.with_columns(pl.col(_TIME).dt.strftime(_ISO)).write_csv(written[-1])
     written.append(folder / "transitions.parquet")
-    _transitions(run.transitions).write_parquet(written[-1], compression="zstd", compression_level=3)
+    _write_transitions(run.transitions, written[-1])
     written.append(folder / "summary.json")
     text = json.dumps(dict(run.summary), indent=2, ensure_ascii=False, allow_nan=False)
     written[-1].write_text(text + "\n", encoding="utf-8", newline="\n")
@@ -162,8 +169,9 @@ def _signals(signals: Sequence[SignalGenerated]) -> pl.DataFrame:
 
 def _orders(orders: Sequence[OrderUpdated]) -> pl.DataFrame:
     """The last state of each order."""
-    last = {order.order_id: order for order in orders}.values()
-    rows = [(o.order_id, to_us(o.decision_time), o.instrument, o.side, o.quantity, o.status) for o in last]
+    last = {
+        o.order_id: (o.order_id, to_us(o.decision_time), o.instrument, o.side, o.quantity, o.status) for o in orders
+    }
     schema: _Schema = {
         "order_id": pl.String,
         "decision_time": _TIME,
@@ -172,7 +180,7 @@ def _orders(orders: Sequence[OrderUpdated]) -> pl.DataFrame:
         "quantity": pl.Float64,
         "status": pl.String,
     }
-    return _table(rows, schema).sort("decision_time", "instrument", maintain_order=True)
+    return _table(list(last.values()), schema).sort("decision_time", "instrument", maintain_order=True)
 
 
 def _fills(fills: Sequence[OrderFilled]) -> pl.DataFrame:
@@ -195,8 +203,43 @@ def _equity(marks: Sequence[PortfolioMarked]) -> pl.DataFrame:
     return _table(rows, {"time": _TIME, "cash": pl.Float64, "equity": pl.Float64})
 
 
-def _transitions(transitions: Sequence[Transition]) -> pl.DataFrame:
-    """One row each. A component of the reward is a column, null where the reward did not give it."""
+def _write_transitions(transitions: Sequence[Transition], path: Path) -> None:
+    """One row each. A component of the reward is a column, null where the reward did not give it.
+
+    Some rows at a time are in memory: with their observations all of them would be larger than all else.
+    """
+    components: dict[str, None] = {}
+    known = -1
+    while known < len(components):  # again, where a component came first after the columns were settled
+        known = len(components)
+        table = _streamed(_blocks(transitions, components))
+        table.sink_parquet(path, compression="zstd", compression_level=3, row_group_size=_GROUP)
+
+
+def _streamed(blocks: Iterator[pl.DataFrame]) -> pl.LazyFrame:
+    first = next(blocks)
+    rest = chain((first,), blocks)
+    return register_io_source(lambda *_: rest, schema=first.schema)
+
+
+def _blocks(transitions: Sequence[Transition], components: dict[str, None]) -> Iterator[pl.DataFrame]:
+    """The table in blocks of rows, at least one; ends where `components` lacks one that the first block does not have.
+
+    Those are added to it.
+    """
+    rows = iter(transitions)
+    block = list(islice(rows, _BLOCK))
+    components.update(dict.fromkeys(name for t in block for name in t.components))
+    names = tuple(components)
+    while True:
+        yield _transitions(block, names)
+        block = list(islice(rows, _BLOCK))
+        components.update(dict.fromkeys(name for t in block for name in t.components))
+        if not block or len(components) > len(names):
+            return
+
+
+def _transitions(transitions: Sequence[Transition], components: Sequence[str]) -> pl.DataFrame:
     columns: dict[str, pl.Series] = {
         "decision_time": pl.Series([to_us(t.decision_time) for t in transitions], dtype=_TIME),
         "time": pl.Series([to_us(t.time) for t in transitions], dtype=_TIME),
@@ -205,7 +248,7 @@ def _transitions(transitions: Sequence[Transition]) -> pl.DataFrame:
         "executed": _vectors([t.executed for t in transitions]),
         "reward": pl.Series([t.reward for t in transitions], dtype=pl.Float64),
     }
-    for name in dict.fromkeys(name for t in transitions for name in t.components):
+    for name in components:
         columns[f"component_{name}"] = pl.Series([t.components.get(name) for t in transitions], dtype=pl.Float64)
     columns["terminated"] = pl.Series([t.terminated for t in transitions], dtype=pl.Boolean)
     columns["equity_prev"] = pl.Series([t.equity_prev for t in transitions], dtype=pl.Float64)

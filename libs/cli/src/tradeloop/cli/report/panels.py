@@ -9,7 +9,7 @@ import numpy as np
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import Chart, TimeAxis, limits
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.trading import weights
+from tradeloop.cli.report.trading import equity, weights
 from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import to_us
@@ -34,8 +34,7 @@ _NAMES = {
 
 def curves(run: Run) -> dict[str, Floats]:
     """Equity of the policy, then of the baselines."""
-    named = {"policy": np.array([mark.equity for mark in run.marks])}
-    named |= {name: result.equity for name, result in run.baselines.items()}
+    named = {"policy": equity(run)} | {name: result.equity for name, result in run.baselines.items()}
     return {name: named[name] for name in (*_NAMES, *named) if name in named}
 
 
@@ -55,12 +54,12 @@ def panels(run: Run) -> list[Chart]:
 
 
 def _equity(axis: TimeAxis, run: Run) -> Chart:
-    equity = curves(run)
-    low, high, far = focus(equity)
+    lines = curves(run)
+    low, high, far = focus(lines)
     note = "".join(f"{curve_name(name)} leaves the chart. " for name in far)
     chart = Chart("equity", axis, low, high, "Equity against baselines", note, height=320)
-    for name in reversed(equity):  # the policy on top
-        chart.line(curve_class(name), curve_name(name), equity[name])
+    for name in reversed(lines):  # the policy on top
+        chart.line(curve_class(name), curve_name(name), lines[name])
     chart.keys.reverse()
     _mark_halts(chart, run)
     return chart
@@ -107,8 +106,10 @@ def _prices(axis: TimeAxis, run: Run) -> list[Chart]:
 
 def _price(axis: TimeAxis, run: Run, a: int, weight: Floats) -> Chart:
     instrument, close = run.bars.instruments[a], run.bars.close[:, a]
-    fills = [fill for fill in run.fills if fill.instrument == instrument]
-    rows = np.searchsorted(run.bars.open_us, [to_us(fill.time) for fill in fills], side="right") - 1
+    # Columns, as there may be more fills than fit as messages.
+    fills = [(to_us(f.time), f.side, f.quantity, f.price) for f in run.fills if f.instrument == instrument]
+    times_us, sides, quantity, prices = (np.array([fill[i] for fill in fills]) for i in range(4))
+    rows = np.searchsorted(run.bars.open_us, times_us, side="right") - 1
     cells = rows if len(fills) <= _EACH else rows * _CELLS // len(axis)
     note = f"{len(fills):,} fills: \N{BLACK UP-POINTING TRIANGLE} bought, \N{BLACK DOWN-POINTING TRIANGLE} sold. "
     if len(fills) > _EACH:
@@ -123,11 +124,11 @@ def _price(axis: TimeAxis, run: Run, a: int, weight: Floats) -> Chart:
     chart.shade(weight, ("buy", "sell"))
     for cell in np.unique(cells):
         for side, verb in (("buy", "bought"), ("sell", "sold")):
-            members = [i for i in np.flatnonzero(cells == cell) if fills[i].side == side]
-            if not members:
+            members = np.flatnonzero((cells == cell) & (sides == side))
+            if not len(members):
                 continue
-            quantities = np.array([fills[i].quantity for i in members])
-            price = float(np.average([fills[i].price for i in members], weights=quantities))
+            quantities = quantity[members]
+            price = float(np.average(prices[members], weights=quantities))
             bar = float(np.average(rows[members], weights=quantities))
             times = f"{len(members)} times, {verb}" if len(members) > 1 else verb.capitalize()
             chart.marker(side, bar, price, f"{times} {text.quantity(float(quantities.sum()))} at {text.price(price)}")
@@ -154,12 +155,15 @@ def _exposure(axis: TimeAxis, run: Run) -> Chart:
 
 def _rewards(axis: TimeAxis, run: Run) -> Chart:
     """Running sums of the reward and its components."""
-    names = list(dict.fromkeys(name for one in run.transitions for name in one.components))
-    rows = np.searchsorted(axis.close_us, [to_us(one.time) for one in run.transitions])
-    sums = np.zeros((len(axis), len(names) + 1))
-    for row, one in zip(rows, run.transitions, strict=True):
-        sums[row] = [one.reward, *(one.components.get(name, 0.0) for name in names)]
-    sums = sums.cumsum(axis=0)
+    rewards = np.zeros(len(axis))
+    components: dict[str, Floats] = {}
+    for one in run.transitions:  # once: they are decoded in each pass
+        row = int(np.searchsorted(axis.close_us, to_us(one.time)))
+        rewards[row] = one.reward
+        for name, part in one.components.items():
+            components.setdefault(name, np.zeros(len(axis)))[row] = part
+    names = list(components)
+    sums = np.column_stack([rewards, *components.values()]).cumsum(axis=0)
     low, high = limits([np.zeros(1), *sums.T])
     note = f"Summed up from the first bar; {len(run.transitions):,} decisions were rewarded."
     chart = Chart("rewards", axis, low, high, "Reward components", note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -41,11 +42,19 @@ class Trading:
     """Share of bars with a position."""
 
 
+@lru_cache(maxsize=1)
 def weights(run: Run) -> Floats:
     """Position values as shares of equity at each close, (T, A)."""
     return np.array([[position.weight for position in mark.positions] for mark in run.marks])
 
 
+@lru_cache(maxsize=1)
+def equity(run: Run) -> Floats:
+    """The equity at each close, (T,)."""
+    return np.array([mark.equity for mark in run.marks])
+
+
+@lru_cache(maxsize=1)
 def trading(run: Run) -> Trading:
     """Figures of a run's orders and fills."""
     last = {order.order_id: order.status for order in run.orders}
@@ -61,7 +70,7 @@ def trading(run: Run) -> Trading:
         unsized=_unsized(run),
         fills=len(run.fills),
         traded=traded,
-        turnover=traded / float(np.mean([mark.equity for mark in run.marks])),
+        turnover=traded / float(np.mean(equity(run))),
         fees=sum(fill.fee for fill in run.fills),
         slippage=sum(fill.slippage for fill in run.fills),
         exposure=float(gross.mean()),

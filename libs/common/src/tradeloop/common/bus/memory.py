@@ -9,13 +9,14 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from tradeloop.common.bus.port import BusError, MessageTooLarge, Partition, Record, TopicSpec, partition_for
+from tradeloop.common.packed import Packed
 
 _Callback = Callable[[Collection[Partition]], None]
 _partition_of = lru_cache(maxsize=4096)(partition_for)
 
 
 class MemoryBus:
-    """Topics as lists in memory, kept for ever. `max_message_bytes` refuses what Kafka would refuse."""
+    """Topics in memory, kept for ever and packed. `max_message_bytes` refuses what Kafka would refuse."""
 
     def __init__(self, max_message_bytes: int = 1_000_000) -> None:
         self._lock = threading.RLock()
@@ -27,7 +28,8 @@ class MemoryBus:
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         with self._lock:
             for spec in topics:
-                self._logs.setdefault(spec.name, [_Log() for _ in range(spec.partitions)])
+                if spec.name not in self._logs:
+                    self._logs[spec.name] = [_Log(Partition(spec.name, n)) for n in range(spec.partitions)]
 
     def partitions(self, topic: str) -> int:
         return len(self._logs.get(topic, ()))
@@ -49,11 +51,14 @@ class MemoryBus:
             return MemoryReader(self, starts)
 
     def drop_before(self, partition: Partition, offset: int) -> None:
-        """Forget the records before an offset, as a server's retention does in time: for tests."""
+        """Forget the records before an offset, as a server's retention does in time."""
         with self._lock:
-            log = self._log(partition)
-            kept = log.slice(offset, log.end)
-            log.begin, log.records = log.end - len(kept), kept
+            self._log(partition).drop_before(offset)
+
+    def held_bytes(self, topic: str) -> int:
+        """The memory that a topic takes, but for its newest records, of which there is a bounded number."""
+        with self._lock:
+            return sum(log.held_bytes for log in self._topic(topic))
 
     def producer(self) -> MemoryProducer:
         return MemoryProducer(self)
@@ -98,7 +103,7 @@ class MemoryBus:
             logs = self._topic(topic)
             number = _partition_of(key, len(logs))
             log = logs[number]
-            log.records.append(Record(topic, number, log.end, key, value, MappingProxyType(dict(headers))))
+            log.append(key, value, headers)
             if any([reader._has_news(topic, number) for reader in log.readers]):
                 self._arrived.notify_all()
 
@@ -106,18 +111,35 @@ class MemoryBus:
 class _Log:
     """A partition: the records it still holds, and who reads it."""
 
-    def __init__(self) -> None:
-        self.begin = 0
-        self.records: list[Record] = []
+    def __init__(self, partition: Partition) -> None:
+        self.begin = self.end = 0
         self.readers: list[MemoryConsumer | MemoryReader] = []
+        self._partition = partition
+        self._stored: Packed[tuple[str, bytes, dict[str, str]]] = Packed()
+        """The key, value and headers of each record from `begin` on."""
 
     @property
-    def end(self) -> int:
-        return self.begin + len(self.records)
+    def held_bytes(self) -> int:
+        return self._stored.held_bytes
+
+    def append(self, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+        self._stored.append((key, value, dict(headers)))
+        self.end += 1
 
     def slice(self, start: int, end: int) -> list[Record]:
         """The records with `start <= offset < end` that it holds."""
-        return self.records[max(start - self.begin, 0) : max(end - self.begin, 0)]
+        first = max(start, self.begin)
+        topic, number = self._partition
+        stored = self._stored[first - self.begin : max(end - self.begin, 0)]
+        return [
+            Record(topic, number, offset, key, value, MappingProxyType(headers))
+            for offset, (key, value, headers) in enumerate(stored, first)
+        ]
+
+    def drop_before(self, offset: int) -> None:
+        dropped = min(max(offset - self.begin, 0), self.end - self.begin)
+        self._stored.drop(dropped)
+        self.begin += dropped
 
 
 @dataclass

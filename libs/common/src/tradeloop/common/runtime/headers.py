@@ -8,6 +8,8 @@ from hashlib import blake2b
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import Topic, event_id
 
+ID = "ce_id"
+"""The id of the message, `event_id`."""
 ORIGIN = "tl_origin"
 """Topic, partition and offset at which the record first stood, as `topic/partition/offset`."""
 ATTEMPT = "tl_attempt"
@@ -32,7 +34,7 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
     identity = event_id(message)
     headers = {
         "ce_specversion": "1.0",
-        "ce_id": identity,
+        ID: identity,
         "ce_type": topic.name,
         "ce_source": f"/tradeloop/{source}",
         "content-type": "application/json",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar, overload
 
 import structlog
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tradeloop.common.bus.port import Bus, BusError, Partition, Record, partition_for
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import event_id, topic_of
+from tradeloop.common.packed import Packed
+from tradeloop.common.runtime.headers import ID
 
 log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=Message)
 
+_FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _FIRST_BLOCK, _BLOCK = 512, 2_048
 """Records that are read at once: backwards at first, where the newest ones often suffice, and otherwise."""
 
@@ -101,22 +105,59 @@ def all_records(bus: Bus, topic: str) -> Iterator[Record]:
         yield from records_of(bus, Partition(topic, number))
 
 
-def all_messages(bus: Bus, kind: type[M]) -> list[M]:
-    """Every message of a type that the bus holds now, each id once, in order for each key.
+class Messages(Sequence[M], Generic[M]):
+    """Every message of a type that a bus holds now, each id once, in order for each key.
 
-    Raises `Contradiction` for two of one id that differ, and pydantic's ValidationError for one that is not readable.
+    They stay encoded and packed: whoever iterates decodes one after the other, anew in each pass, which takes time
+    instead of memory.
     """
-    found: dict[str, bytes] = {}
-    messages: list[M] = []
-    for record in all_records(bus, topic_of(kind).name):
-        message = kind.model_validate_json(record.value)
-        identity = event_id(message)
-        if identity not in found:
-            found[identity] = record.value
-            messages.append(message)
-        elif found[identity] != record.value:
-            raise Contradiction(f"{record.topic} has two versions of {identity}: {found[identity]!r}, {record.value!r}")
-    return messages
+
+    def __init__(self, bus: Bus, kind: type[M], without: Collection[str] = ()) -> None:
+        """`without` names vectors of the message, which are left empty here: the large ones that are not needed.
+
+        Raises `Contradiction` for two messages of one id that differ. One that is not readable raises pydantic's
+        ValidationError here or when it is come to.
+        """
+        self._kind = kind
+        self._encoded: Packed[bytes] = Packed()
+        seen: dict[bytes, bytes] = {}
+        """Digests of contents by those of ids."""
+        for record in all_records(bus, topic_of(kind).name):
+            identity = record.headers.get(ID) or event_id(kind.model_validate_json(record.value))
+            key, digest = _digest(identity.encode()), _digest(record.value)
+            if key not in seen:
+                seen[key] = digest
+                self._encoded.append(_emptied(record.value, without) if without else record.value)
+            elif seen[key] != digest:
+                raise Contradiction(f"{record.topic} has two versions of {identity}, one of them: {record.value!r}")
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __iter__(self) -> Iterator[M]:
+        return map(self._kind.model_validate_json, self._encoded)
+
+    @overload
+    def __getitem__(self, place: int) -> M: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[M]: ...
+    def __getitem__(self, place: int | slice) -> M | list[M]:
+        if isinstance(place, slice):
+            return [self._kind.model_validate_json(encoded) for encoded in self._encoded[place]]
+        return self._kind.model_validate_json(self._encoded[place])
+
+
+def _digest(value: bytes) -> bytes:
+    return blake2b(value, digest_size=12).digest()
+
+
+def _emptied(encoded: bytes, vectors: Collection[str]) -> bytes:
+    return _FIELDS.dump_json(_FIELDS.validate_json(encoded) | dict.fromkeys(vectors, ()))
+
+
+def all_messages(bus: Bus, kind: type[M]) -> list[M]:
+    """`Messages`, as a list."""
+    return list(Messages(bus, kind))
 
 
 class Tail:

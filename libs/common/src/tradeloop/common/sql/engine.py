@@ -71,6 +71,9 @@ def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_SQLITE_WAIT_S * 1000}")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    # A checkpoint writes each page that changed once and waits for the disk. A book changes the same pages at every
+    # bar, so that few checkpoints write little; 16 MB of log are the price.
+    cursor.execute("PRAGMA wal_autocheckpoint=4000")
     deadline = time.monotonic() + _SQLITE_WAIT_S
     while True:
         try:

@@ -23,13 +23,14 @@ class MemoryLedger:
     def load(self, portfolio: str) -> BookRecord:
         return self._books.get(portfolio, BookRecord())
 
-    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
         if not self.load(portfolio).stands_at(before):
             raise LedgerConflict(f"portfolio {portfolio}: another process has gone on with its book")
-        self._books[portfolio] = effects.record
-        self.orders.update((order.order_id, order) for order in effects.orders)
-        self.fills.update((fill.fill_id, fill) for fill in effects.fills)
-        self._outputs[portfolio, input_id] = tuple(effects.outputs)
+        self._books[portfolio] = after
+        for input_id, each in effects.items():
+            self.orders.update((order.order_id, order) for order in each.orders)
+            self.fills.update((fill.fill_id, fill) for fill in each.fills)
+            self._outputs[portfolio, input_id] = tuple(each.outputs)
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return self._outputs.get((portfolio, input_id), ())

@@ -15,6 +15,8 @@ from tradeloop.execution.domain import VenueFill
 class PaperVenue:
     """A venue that is always there, with the costs that the portfolio is configured with."""
 
+    outside = False
+
     def __init__(self, portfolio: Portfolio) -> None:
         instruments = portfolio.universe.instruments
         self._index = {instrument.id: a for a, instrument in enumerate(instruments)}

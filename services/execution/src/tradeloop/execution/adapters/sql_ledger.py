@@ -109,7 +109,7 @@ _UPDATE_BOOK = (
         state=bindparam("state"),
     )
 )
-_UPDATE_SIGNAL = books.update().where(books.c.portfolio == bindparam("of")).values(signal=bindparam("signal"))
+_UPDATE_BOOK_AND_SIGNAL = _UPDATE_BOOK.values(signal=bindparam("signal"))
 _INSERT_ORDER, _INSERT_FILL = orders.insert(), fills.insert()
 _UPDATE_ORDER = (
     orders.update()
@@ -173,33 +173,41 @@ class SqlLedger:
             working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
         )
 
-    def record(self, portfolio: str, input_id: str, before: BookRecord, effects: Effects) -> None:
+    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
         try:
             with self._transaction() as connection:
-                self._write(connection, portfolio, input_id, before, effects)
+                self._write(connection, portfolio, before, after, effects)
         except self._refused as error:
             if self._find(portfolio) is not None and self.load(portfolio).stands_at(before):
                 raise
             raise LedgerConflict(_CONFLICT.format(portfolio)) from error
-        self._signals[portfolio] = effects.record.signal
+        self._signals[portfolio] = after.signal
 
     def _write(
-        self, connection: Connection, portfolio: str, input_id: str, before: BookRecord, effects: Effects
+        self,
+        connection: Connection,
+        portfolio: str,
+        before: BookRecord,
+        after: BookRecord,
+        effects: Mapping[str, Effects],
     ) -> None:
         """Write everything in one round trip, where the driver can."""
-        record, run = effects.record, partial(self._run, connection)
+        run = partial(self._run, connection)
         was = {"of": portfolio, "was_marked_us": before.marked_us, "was_decided_us": before.decided_us}
-        new = [order for order in effects.orders if order.status == "working"]
-        changed = [order for order in effects.orders if order.status != "working"]
-        messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in effects.outputs)
+        states = [order for each in effects.values() for order in each.orders]
+        last = {order.order_id: order for order in states}
+        new = dict.fromkeys(order.order_id for order in states if order.status == "working")
         with _at_once(connection):
-            run(_UPDATE_BOOK, was | _book_row(record))
-            if record.signal is not self._signals.get(portfolio):  # it is long, and changes once a bar
-                run(_UPDATE_SIGNAL, {"of": portfolio, "signal": record.signal.decode()})
-            run(_INSERT_ORDER, *(_order_row(order) for order in new))
+            if after.signal is self._signals.get(portfolio):  # it is long, and changes once a bar
+                run(_UPDATE_BOOK, was | _book_row(after))
+            else:
+                run(_UPDATE_BOOK_AND_SIGNAL, was | _book_row(after) | {"signal": after.signal.decode()})
+            run(_INSERT_ORDER, *(_order_row(last[order_id]) for order_id in new))
+            changed = (order for order_id, order in last.items() if order_id not in new)
             run(_UPDATE_ORDER, *({"of": o.order_id, **_order_changes(o)} for o in changed))
-            run(_INSERT_FILL, *(_fill_row(fill) for fill in effects.fills))
-            run(_INSERT_OUTPUTS, {"of": portfolio, "input_id": input_id, "messages": messages})
+            run(_INSERT_FILL, *(_fill_row(fill) for each in effects.values() for fill in each.fills))
+            outputs = ((input_id, each.outputs) for input_id, each in effects.items() if each.outputs)
+            run(_INSERT_OUTPUTS, *(_outbox_row(portfolio, input_id, messages) for input_id, messages in outputs))
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         with self._transaction() as connection:
@@ -303,6 +311,11 @@ def _book_row(record: BookRecord) -> dict[str, Any]:
             }
         ),
     }
+
+
+def _outbox_row(portfolio: str, input_id: str, outputs: Sequence[Message]) -> dict[str, Any]:
+    messages = "\n".join(f"{topic_of(type(m)).name} {m.encode().decode()}" for m in outputs)
+    return {"of": portfolio, "input_id": input_id, "messages": messages}
 
 
 def _order_row(order: OrderUpdated) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
+import numpy as np
+from sqlalchemy import Connection, CursorResult
 from sqlalchemy.schema import CreateTable
 
 from tradeloop.common.bar_store.rows import columns_of, rows_of
@@ -20,6 +21,8 @@ _CURRENT = (
     f"SELECT open_us, {', '.join(BAR_COLUMNS)}, max(revision) FROM bars "
     "WHERE instrument = ? AND timeframe = ? AND known_us <= ? AND open_us < ?"
 )
+_AT_ONCE = 10_000
+"""Bars that are Python objects at the same time."""
 _BEFORE = f"{_CURRENT} GROUP BY open_us ORDER BY open_us DESC LIMIT ?"
 _BETWEEN = f"{_CURRENT} AND open_us >= ? GROUP BY open_us ORDER BY open_us"
 
@@ -37,9 +40,10 @@ class SqliteBars:
         """Store the present bars, but for those whose revision is there."""
         for a, instrument in enumerate(bars.instruments):
             key = (instrument, timeframe.value, revision, known_us)
-            if rows := [(*key, *row) for row in rows_of(bars, a)]:
-                # Straight to the driver: SQLAlchemy's care for each row's parameters takes four times as long.
-                connection.exec_driver_sql(_INSERT, rows)
+            for start in range(0, len(bars), _AT_ONCE):
+                if rows := [(*key, *row) for row in rows_of(bars.slice(start, start + _AT_ONCE), a)]:
+                    # Straight to the driver: SQLAlchemy's care for each row's parameters takes four times as long.
+                    connection.exec_driver_sql(_INSERT, rows)
 
     def between(
         self,
@@ -52,11 +56,12 @@ class SqliteBars:
     ) -> list[Series]:
         """Each instrument's bars of a range, after the last one before it; as they were known."""
         run = connection.exec_driver_sql
-        histories = []
+        histories: list[Series] = []
         for instrument in instruments:
             key = (instrument, timeframe.value, known_us)
-            carried = run(_BEFORE, (*key, min(start_us, end_us), 1)).all()
-            histories.append(_series([*carried, *run(_BETWEEN, (*key, end_us, start_us)).all()]))
+            carried = _series(run(_BEFORE, (*key, min(start_us, end_us), 1)))
+            found = _series(run(_BETWEEN, (*key, end_us, start_us)))
+            histories.append({name: np.concatenate([carried[name], found[name]]) for name in found})
         return histories
 
     def before(
@@ -70,11 +75,15 @@ class SqliteBars:
     ) -> list[Series]:
         """Each instrument's last bars before a time; as they were known."""
         key = (timeframe.value, known_us, end_us, frames)
-        return [
-            _series(connection.exec_driver_sql(_BEFORE, (instrument, *key)).all()[::-1]) for instrument in instruments
-        ]
+        histories: list[Series] = []
+        for instrument in instruments:
+            latest_first = _series(connection.exec_driver_sql(_BEFORE, (instrument, *key)))
+            histories.append({name: column[::-1] for name, column in latest_first.items()})
+        return histories
 
 
-def _series(rows: Sequence[Sequence[object]]) -> Series:
-    """The series of rows in order of time, without their revision."""
-    return columns_of(list(zip(*rows, strict=True))[:-1])
+def _series(rows: CursorResult[tuple[object, ...]]) -> Series:
+    """The series of rows in their order, without their revision."""
+    # Years of minutes as Python objects would take ten times the memory of the arrays.
+    parts = [columns_of(list(zip(*block, strict=True))[:-1]) for block in rows.partitions(_AT_ONCE)] or [columns_of([])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -103,7 +103,7 @@ class FeastFeatureStore:
             time_us = np.repeat(rows.time_us, count)
             frame = pl.DataFrame(
                 {
-                    "universe": np.full(len(time_us), universe),
+                    "universe": pl.repeat(universe, len(time_us), eager=True),
                     "instrument": np.tile(np.array(rows.instruments), len(rows.time_us)),
                     **{name: np.ravel(rows.values[:, :, f]) for f, name in enumerate(rows.names)},
                     _CLOSE: time_us,
@@ -305,7 +305,8 @@ def _append(directory: Path, rows: pl.DataFrame, now_us: int) -> None:
         merged.append(files.pop())
         frame = pl.concat([pl.read_parquet(merged[-1]), frame])
     identity = [*_KEYS, "event_timestamp"]
-    frame = frame.sort([*identity, "created_timestamp"]).unique(identity, keep="last", maintain_order=True)
+    if merged or frame["instrument"].n_unique() > 1:  # else they are in order as they come, each once
+        frame = frame.sort([*identity, "created_timestamp"]).unique(identity, keep="last", maintain_order=True)
     _write(directory / f"{created_us:020d}.parquet", frame)
     for path in merged:
         path.unlink()
