@@ -81,7 +81,8 @@ MIXED = [line.replace(",", "Z,", 1) if i < 200 else line.replace(",", "+02:00,",
         pytest.param(with_row(9, cell(3, "-1")), "line 11: low -1.0 is not positive", id="negative"),
         pytest.param(with_row(9, cell(4, "999")), "line 11: close 999.0 lies outside", id="outside"),
         pytest.param(text(MIXED), "line 202: the zone changes", id="zones"),
-        pytest.param(text(rows(60)), "60 bars leave 18 to trade", id="too short to trade"),
+        pytest.param(text(rows(12)), "12 bars leave 4 to trade", id="too short to trade"),
+        pytest.param(text(rows(60)), "relative_ema_120, has values at 0 of them", id="too short to train"),
     ],
 )
 def test_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, says: str) -> None:

@@ -58,7 +58,7 @@ class Constant:
         ones = np.ones(size, dtype=np.float32)
         layer = Layer(np.zeros((1, size), dtype=np.float32), np.array([self.answer], dtype=np.float32), None)
         graph = policy_graph(Scaler(ones, ones), [layer], kind="box", choices=0, actions=1)
-        curve = [Point(task.steps // 2, {"reward": 1.0}), Point(task.steps, {"reward": 2.0, "valid_reward": 0.5})]
+        curve = [Point(task.steps // 2, {"reward": 1.0}), Point(task.steps, {"reward": 2.0, "valid_reward_mean": 0.5})]
         return Trained(graph, 0.0, task.steps, task.steps, {"gamma": "0.9"}, curve)
 
 
@@ -309,7 +309,7 @@ def test_what_beats_cash_and_holding_becomes_champion(make_world: Any) -> None:
     assert run.parameters["reason"] == ready.reason
     assert run.metrics == ready.metrics
     assert [step for step, _ in run.curve] == sorted({step for step, _ in run.curve})
-    assert all("valid_reward" in metrics for _, metrics in run.curve)
+    assert all("valid_reward_mean" in metrics for _, metrics in run.curve)
     # Only bars after those kept apart are out of sample.
     manifest = house.models.load(ready.model, "champion").policy.manifest
     last = from_us(int(house.world.bars.close_us[-1])).isoformat()

@@ -287,7 +287,7 @@ def test_progress_is_told_while_it_trains(make_world: Any) -> None:
     for _, _, metrics in told:
         assert {"reward", "reward_pnl", "reward_drawdown"} <= metrics.keys()
         assert all(np.isfinite(value) for value in metrics.values())
-        assert {"train_value_loss", "valid_reward", "valid_growth"} <= metrics.keys()
+        assert {"train_value_loss", "valid_reward_mean", "valid_growth"} <= metrics.keys()
     assert [(point.step, point.metrics) for point in trained.curve] == [(step, metrics) for step, _, metrics in told]
 
 
@@ -364,13 +364,13 @@ def test_the_best_checkpoint_is_kept_and_not_the_last(make_world: Any) -> None:
     parameters = {**LEARNS, "validation": 0.4, "patience": 0}
     one = task(world, 20_000, parameters=parameters)
     trained = trainer().train(one, lambda *_: None, threading.Event())
-    by_step = {point.step: point.metrics["valid_reward"] for point in trained.curve}
+    by_step = {point.step: point.metrics["valid_reward_mean"] for point in trained.curve}
     assert by_step[trained.best_step] == max(by_step.values())
     assert trained.best_step < trained.steps
     # The graph is that checkpoint: measured anew on the same rows, by the graph, it earns the same.
     session = Actor(trained.onnx)
     again = Validation(one).measure(lambda seen: np.concatenate([session.act(row[None]) for row in seen]))
-    assert again["reward"] == pytest.approx(by_step[trained.best_step], rel=1e-4)
+    assert again["reward_mean"] == pytest.approx(by_step[trained.best_step], rel=1e-4)
     short = trainer().train(
         task(world, 20_000, parameters={**parameters, "patience": 2}), lambda *_: None, threading.Event()
     )

@@ -178,7 +178,7 @@ def backtest(
             help="NAME, NAME:VERSION, alias or version of the model of this strategy and universe, or a folder such as "
             "demo/model. `tradeloop models list` has the names.",
         ),
-    ] = "champion",
+    ] = "candidate",
     bars: Bars = None,
     strategy_name: StrategyName = None,
     portfolio_file: PortfolioFile = None,

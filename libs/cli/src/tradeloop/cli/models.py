@@ -7,9 +7,8 @@ from pathlib import Path
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
+from tradeloop.common.messages.training import CANDIDATE
 from tradeloop.common.model_store.port import ModelNotFound, ModelStore, RegisteredPolicy, model_name, read_policy
-
-CHAMPION = "champion"
 
 
 def store_of(home: Path) -> ModelStore:
@@ -36,7 +35,7 @@ def running_store() -> tuple[ModelStore, str]:
 def find(reference: str, home: Path, default: str) -> RegisteredPolicy:
     """The model that `--model` means: a folder, NAME:VERSION, an alias or version of `default`, or NAME.
 
-    A version may also be an alias; NAME alone is its champion. Raises `UserError`.
+    A version may also be an alias; NAME alone is the newest, its candidate. Raises `UserError`.
     """
     folder = Path(reference)
     if folder.is_dir():
@@ -52,7 +51,7 @@ def find(reference: str, home: Path, default: str) -> RegisteredPolicy:
 def find_in(store: ModelStore, place: str, reference: str, default: str | None) -> RegisteredPolicy:
     """The same in a store; without a default a version or an alias alone means nothing."""
     name, colon, version = reference.rpartition(":")
-    tries = [(name, version)] if colon else [(reference, CHAMPION)]
+    tries = [(name, version)] if colon else [(reference, CANDIDATE)]
     if default is not None and not colon:
         tries.insert(0, (default, reference))
     for model, which in tries:

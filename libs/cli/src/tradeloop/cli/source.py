@@ -11,7 +11,7 @@ import numpy as np
 
 from tradeloop.cli.naming import NamedFile, check_name, digest, digest_of_all, listed, name_of, named_files, symbol_of
 from tradeloop.cli.span import Span, span_us
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import (
     BarArrays,
@@ -288,7 +288,24 @@ def split(source: Source, strategy: Strategy, train_share: float = 0.7) -> int:
             f"{listed(map(str, source.files.values()), 3)}: {total} bars leave {total - train} to trade after training "
             f"on {train}, strategy {strategy.name} needs {needed} for its window of {strategy.window}: give more bars"
         )
+    check_length(source, strategy, train)
     return train
+
+
+def check_length(source: Source, strategy: Strategy, train: int) -> None:
+    """Raise `UserError` where the features of the first `train` bars have too few values for a single episode."""
+    base, needed = source.universe.timeframe, strategy.window + 2
+    longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.features)
+    if train + source.first >= longest + needed:
+        return  # no feature looks back that far
+    known: Bools = np.asarray(np.isfinite(source.features(strategy)[:train]).all(axis=1))  # (train, F)
+    if known.all(axis=1).sum() < needed:
+        slowest = strategy.feature_set.names[int(known.sum(axis=0).argmin())]
+        raise UserError(
+            f"{listed(map(str, source.files.values()), 3)}: {train:,} bars to train on, and the slowest feature of "
+            f"strategy {strategy.name}, {slowest}, has values at {int(known.sum(axis=0).min()):,} of them; at least "
+            f"{needed} are needed: give more bars, or choose a strategy with a shorter memory"
+        )
 
 
 def understood(source: Source) -> list[str]:

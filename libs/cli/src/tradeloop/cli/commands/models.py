@@ -65,7 +65,9 @@ def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
             f"{one.name}:{one.version}",
             ", ".join(one.aliases),
             *(known.get(name, "") for name in ("strategy", "universe")),
-            *(known.get(name, "").partition("T")[0] for name in ("trained_from", "trained_to")),
+            known.get("trained_from", "").partition("T")[0],
+            # The bars that chose a policy are not out of sample either.
+            (known.get("selected_to") or known.get("trained_to", "")).partition("T")[0],
             known.get("seed", ""),
             *(f"{one.metrics[name]:.3g}" if name in one.metrics else "" for name in shown),
         )
@@ -79,7 +81,7 @@ _SHOWN = ("in_sample_total_return", "in_sample_sharpe", "valid_total_return", "v
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="NAME, whose champion is shown, or NAME:VERSION, or NAME:ALIAS.")],
+    model: Annotated[str, typer.Argument(help="NAME, whose newest version is shown, or NAME:VERSION, or NAME:ALIAS.")],
     home: Home = DEFAULT_HOME,
     stack: Stack = None,
 ) -> None:

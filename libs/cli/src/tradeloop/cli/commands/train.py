@@ -14,7 +14,7 @@ from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.homes import check_home, remember
 from tradeloop.cli.inputs import Inputs
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.source import Source
+from tradeloop.cli.source import Source, check_length
 from tradeloop.common.contracts.strategy import check_strategy
 from tradeloop.common.market import TimeRange
 from tradeloop.common.messages import (
@@ -44,6 +44,7 @@ def run_train(
     stages = Stages()
     strategy, source = inputs.open(stages, "Reading bars")
     with stages.stage("Checking the strategy"):
+        check_length(source, strategy, len(source.bars))
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
     with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
         trained_on = source.range(0, len(source.bars))

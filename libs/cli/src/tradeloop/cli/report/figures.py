@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.trading import Trading, trading, trips
+from tradeloop.cli.report.trading import Trading, marked, trading, trips
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.evaluation.performance import Regression, bars_per_year, performance, regression
 from tradeloop.common.evaluation.trades import TradeFigures, trade_figures
@@ -36,7 +34,7 @@ class Evidence:
 def evidence(run: Run) -> Evidence:
     """The figures of a run."""
     hold = run.baselines.get("buy_and_hold")
-    equity = np.array([mark.equity for mark in run.marks])
+    equity = marked(run).equity
     found = run.significance if run.fills else None
     return Evidence(
         trades=trade_figures(trips(run)),
@@ -56,7 +54,7 @@ def samples(run: Run, traded: Trading) -> dict[str, dict[str, float]]:
         found.setdefault(sample, {}).setdefault(metric, value)
     if not found:
         return {}
-    achieved = performance(np.array([mark.equity for mark in run.marks]), bars_per_year(run.bars))
+    achieved = performance(marked(run).equity, bars_per_year(run.bars))
     ours = {
         "total_return": achieved.total_return,
         # As the training has it where it is not defined.

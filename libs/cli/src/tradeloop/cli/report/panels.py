@@ -9,7 +9,7 @@ import numpy as np
 from tradeloop.cli.report import text
 from tradeloop.cli.report.charts import Chart, TimeAxis, limits
 from tradeloop.cli.report.files import Run
-from tradeloop.cli.report.trading import equity, weights
+from tradeloop.cli.report.trading import marked
 from tradeloop.common.arrays import Floats
 from tradeloop.common.evaluation.performance import drawdown
 from tradeloop.common.market import to_us
@@ -34,7 +34,7 @@ _NAMES = {
 
 def curves(run: Run) -> dict[str, Floats]:
     """Equity of the policy, then of the baselines."""
-    named = {"policy": equity(run)} | {name: result.equity for name, result in run.baselines.items()}
+    named = {"policy": marked(run).equity} | {name: result.equity for name, result in run.baselines.items()}
     return {name: named[name] for name in (*_NAMES, *named) if name in named}
 
 
@@ -100,7 +100,7 @@ def _mark_halts(chart: Chart, run: Run) -> None:
 
 def _prices(axis: TimeAxis, run: Run) -> list[Chart]:
     """Trades drawn on price, one chart an instrument."""
-    held = weights(run)
+    held = marked(run).weight
     return [_price(axis, run, a, held[:, a]) for a in range(len(run.bars.instruments))]
 
 
@@ -136,7 +136,7 @@ def _price(axis: TimeAxis, run: Run, a: int, weight: Floats) -> Chart:
 
 
 def _exposure(axis: TimeAxis, run: Run) -> Chart:
-    held = weights(run)
+    held = marked(run).weight
     if held.shape[1] > _COLOURS:
         series = [("s0", "Net", held.sum(axis=1)), ("s1", "Gross", np.abs(held).sum(axis=1))]
     elif held.shape[1] > 1:

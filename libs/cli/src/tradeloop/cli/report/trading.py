@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.evaluation.trades import RoundTrip, round_trips
 from tradeloop.common.market import to_us
 from tradeloop.common.risk import DENIAL_CODES
@@ -42,16 +42,32 @@ class Trading:
     """Share of bars with a position."""
 
 
-@lru_cache(maxsize=1)
-def weights(run: Run) -> Floats:
-    """Position values as shares of equity at each close, (T, A)."""
-    return np.array([[position.weight for position in mark.positions] for mark in run.marks])
+@dataclass(frozen=True)
+class Marks:
+    """The book at each close, as arrays: (T,), or (T, A) for each instrument."""
+
+    equity: Floats
+    active: Bools
+    """Not halted."""
+    weight: Floats
+    """Position values as shares of equity."""
+    quantity: Floats
+    priced: Bools
+    """The instrument has had a price."""
 
 
 @lru_cache(maxsize=1)
-def equity(run: Run) -> Floats:
-    """The equity at each close, (T,)."""
-    return np.array([mark.equity for mark in run.marks])
+def marked(run: Run) -> Marks:
+    """The marks of a run, read once: they are decoded in each pass."""
+    length, count = len(run.bars), len(run.bars.instruments)
+    equity, active = np.zeros(length), np.zeros(length, dtype=np.bool_)
+    weight, quantity = np.zeros((length, count)), np.zeros((length, count))
+    priced = np.zeros((length, count), dtype=np.bool_)
+    for t, mark in enumerate(run.marks):
+        equity[t], active[t] = mark.equity, mark.state == "active"
+        for a, position in enumerate(mark.positions):
+            weight[t, a], quantity[t, a], priced[t, a] = position.weight, position.quantity, position.mark_price > 0.0
+    return Marks(equity, active, weight, quantity, priced)
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +75,7 @@ def trading(run: Run) -> Trading:
     """Figures of a run's orders and fills."""
     last = {order.order_id: order.status for order in run.orders}
     traded = sum(fill.quantity * fill.price for fill in run.fills)
-    gross = np.abs(weights(run)).sum(axis=1)
+    gross = np.abs(marked(run).weight).sum(axis=1)
     denials = [verdict for verdict in run.verdicts if verdict.code in DENIAL_CODES]
     return Trading(
         decisions=sum(not signal.hold for signal in run.signals),
@@ -70,7 +86,7 @@ def trading(run: Run) -> Trading:
         unsized=_unsized(run),
         fills=len(run.fills),
         traded=traded,
-        turnover=traded / float(np.mean(equity(run))),
+        turnover=traded / float(np.mean(marked(run).equity)),
         fees=sum(fill.fee for fill in run.fills),
         slippage=sum(fill.slippage for fill in run.fills),
         exposure=float(gross.mean()),
@@ -90,23 +106,24 @@ def trips(run: Run) -> list[RoundTrip]:
         spent[row, column] += signed * fill.price
         fee[row, column] += fill.fee
     price = np.divide(spent, quantity, out=np.zeros(shape), where=quantity != 0.0)
-    position = np.array([[one.quantity for one in mark.positions] for mark in run.marks])
-    equity = np.array([mark.equity for mark in run.marks])
-    return round_trips(position, quantity, price, fee, equity, run.bars)
+    marks = marked(run)
+    return round_trips(marks.quantity, quantity, price, fee, marks.equity, run.bars)
 
 
 def _unsized(run: Run) -> int:
     """A flat book that may trade and wants more than the band has an order or a denial, or it was too small for one."""
     band = run.strategy.actions.band(len(run.bars.instruments))
-    marks = {mark.time: mark for mark in run.marks}
+    marks, instruments = marked(run), run.bars.instruments
+    row_of = {int(time): row for row, time in enumerate(run.bars.close_us)}
+    may_open = marks.active[:, None] & (marks.quantity == 0.0) & marks.priced
     answered = {(order.decision_time, order.instrument) for order in run.orders}
     answered |= {(verdict.time, verdict.instrument) for verdict in run.verdicts}
     count = 0
     for signal in run.signals:
-        mark = marks.get(signal.time)
-        if signal.hold or mark is None or mark.state != "active":
+        row = row_of.get(to_us(signal.time))
+        if signal.hold or row is None:
             continue
-        for target, position in zip(signal.targets, mark.positions, strict=True):
-            wanted = target != 0.0 and abs(target) >= band and position.quantity == 0.0 and position.mark_price > 0.0
-            count += wanted and (signal.time, position.instrument) not in answered
+        for a, target in enumerate(signal.targets):
+            wanted = target != 0.0 and abs(target) >= band and bool(may_open[row, a])
+            count += wanted and (signal.time, instruments[a]) not in answered
     return count

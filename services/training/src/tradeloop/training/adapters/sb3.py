@@ -230,8 +230,8 @@ class _Learner(BaseCallback):
             of_checkpoint = self._validation.measure(self._act)
             measured |= {f"valid_{key}": value for key, value in of_checkpoint.items()}
             self._stale += 1
-            if of_checkpoint["reward"] > self._best:
-                self._best, self._stale, self.best_step = of_checkpoint["reward"], 0, step
+            if of_checkpoint["reward_mean"] > self._best:
+                self._best, self._stale, self.best_step = of_checkpoint["reward_mean"], 0, step
                 self._best_weights = {key: value.clone() for key, value in self.model.policy.state_dict().items()}
         self.curve.append(Point(step, {key: value for key, value in measured.items() if np.isfinite(value)}))
         if step - self._told >= PROGRESS_SHARE * self._total and step < self._total and not self._is_enough:

@@ -39,7 +39,7 @@ class Validation:
         self._every = np.arange(len(self._rows))
 
     def measure(self, act: Callable[[Float32s], NDArray[Any]]) -> Mapping[str, float]:
-        """Measure a policy: `reward` is the mean of a bar, `growth` the log growth of equity over all bars."""
+        """Measure a policy: `reward_mean` is that of a bar, `growth` the log growth of equity over all bars."""
         episodes, books = self._episodes, self._episodes.simulator.books
         observations = episodes.start_at(self._every, self._rows)
         equity = books.equity.copy()
@@ -52,7 +52,7 @@ class Validation:
             alive &= ~episodes.cursors.terminated
         floor = np.finfo(np.float64).tiny
         growth = np.log(np.maximum(books.equity, floor) / equity).sum()
-        return {"reward": reward / (len(self._rows) * self.bars), "growth": float(growth)}
+        return {"reward_mean": reward / (len(self._rows) * self.bars), "growth": float(growth)}
 
 
 def _starts(segments: Segments, bars: int, window: int) -> NDArray[np.int64]:
