@@ -22,10 +22,11 @@ class Costs(BaseModel):
     """Paid on each fill against the bar's open, in basis points."""
     impact_bps: float = Field(default=0.0, ge=0)
     """Added slippage for taking a whole bar's volume; scales with the square root of the share taken. Volumes
-    must be in base units."""
+    must be in base units. A bar without a volume, or with one of 0, adds nothing. No sale brings less than 0."""
     max_participation: float | None = Field(default=None, gt=0, le=1)
     """Largest share of a bar's volume that one order may take; the rest is cancelled. None for no cap. Only
-    meaningful where volumes are in base units."""
+    meaningful where volumes are in base units. A bar without a volume has no cap; one with a volume of 0 fills
+    nothing."""
     fee_multiplier: float = Field(default=1.0, ge=0)
     """Scales the venue's fees: 0 for a world without, 2 or 5 for a stress."""
 
@@ -48,7 +49,8 @@ class RiskLimits(BaseModel):
     max_price_age_bars: int = Field(default=0, ge=0)
     """How many frames an instrument may have missed before its price is stale and its orders are denied."""
     maintenance_margin: float = Field(default=0.05, ge=0, le=1)
-    """Equity below this share of gross position value is a margin call: flattened and halted."""
+    """Equity below this share of gross position value, or no equity left, is a margin call: flattened and halted. It
+    is what is named where the drawdown breaks its limit too."""
 
     @property
     def largest_order(self) -> float:

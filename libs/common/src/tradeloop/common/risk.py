@@ -69,7 +69,7 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
     ),
     Verdict.HALTED: Explanation(
         "The portfolio is halted: nothing is opened.",
-        "target weight while the portfolio is halted",
+        "size of the target weight while the portfolio is halted",
         "",
     ),
     Halt.DRAWDOWN_HALT: Explanation(

@@ -61,9 +61,10 @@ class Instrument(BaseModel):
     tick_size: float = Field(default=0.0, ge=0)
     """Price step, in quote currency."""
     lot_size: float = Field(default=0.0, ge=0)
-    """Quantity step, in base units."""
+    """Quantity step, in base units. The position that a target asks for is rounded towards zero to whole steps."""
     min_notional: float = Field(default=0.0, ge=0)
-    """Smallest order value, in quote currency."""
+    """Smallest order value, in quote currency; a smaller order is left out, unless it closes the
+    position for a halt or a denied flip."""
     maker_bps: float = Field(default=2.0, ge=0)
     taker_bps: float = Field(default=5.0, ge=0)
     """Fee for taking liquidity, in basis points of the notional."""

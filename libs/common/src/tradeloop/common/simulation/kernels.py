@@ -155,7 +155,7 @@ def _mark(sums: Floats, legs: Floats, halt: Codes, account: Floats, limits: Floa
             position, mark = legs[_POSITION, n, a], legs[_MARK, n, a]
             held = legs[_HOLDING, n, a]
             account[n, a] = position * mark / equity if position != 0.0 and equity > 0.0 else 0.0
-            gain = mark / legs[_ENTRY, n, a] - 1.0 if position != 0.0 else 0.0
+            gain = mark / legs[_ENTRY, n, a] - 1.0 if legs[_ENTRY, n, a] > 0.0 else 0.0  # 0 where flat, or sold for 0
             account[n, instruments + a] = gain if position >= 0.0 else -gain
             account[n, 2 * instruments + a] = held / (held + HOLDING_SCALE)
         account[n, 3 * instruments] = sums[_DRAWDOWN, n]
@@ -191,7 +191,7 @@ def _fill(legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bo
             if limits[_IMPACT] > 0.0 and volume > 0.0:
                 rate += limits[_IMPACT] * sqrt(abs(quantity) / volume)
             touch, tick = bars[row, a, _OPEN], rules[_TICK, a]
-            price = touch * (1.0 + copysign(rate, quantity))
+            price = max(touch * (1.0 + copysign(rate, quantity)), 0.0)
             if tick > 0.0:  # against the taker
                 price = ceil(price / tick - 1e-9) * tick if quantity > 0.0 else floor(price / tick + 1e-9) * tick
             legs[_FILL_QUANTITY, n, a] = quantity

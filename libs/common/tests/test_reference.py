@@ -1,0 +1,431 @@
+"""The simulator against an account book in plain Python, which was written from the documentation of the rules.
+
+The account book knows no arrays and shares no code with the kernels. Where both differ, one of them is wrong by the
+pages that an author reads: `Costs`, `RiskLimits`, `Bar`, the codes of the risk gate, and the decision records on fills,
+money, limits, the band and ruin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from tradeloop.common.market import Instrument
+from tradeloop.common.portfolio import Costs, RiskLimits
+from tradeloop.common.risk import DENIED, Halt, Verdict
+from tradeloop.common.simulation import Market, Simulator
+
+T = TypeVar("T")
+EXACT = 1e-12
+WORLDS, BARS, BOOKS = 300, 80, 2
+
+
+# --- the account book --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quote:
+    """One bar: what an account book needs of it. The volume is None where the source gives none."""
+
+    open: float
+    close: float
+    volume: float | None
+    funding_rate: float
+
+
+@dataclass
+class Holding:
+    """What a book has of one instrument, and what it does about it."""
+
+    venue: Instrument
+    units: float = 0.0
+    entry: float = 0.0
+    price: float | None = None
+    """The last close; None before the first bar."""
+    missed: int = 0
+    bars: int = 0
+    """Bars since the position was opened or flipped."""
+    order: float = 0.0
+    verdict: Verdict = Verdict.UNCHANGED
+    measured: float = 0.0
+    limit: float = 0.0
+
+    @property
+    def value(self) -> float:
+        return 0.0 if self.price is None else self.units * self.price
+
+    @property
+    def opens(self) -> bool:
+        """Whether the order makes the position larger, or turns it to the other side."""
+        return self.order * self.units >= 0.0 or abs(self.order) > abs(self.units)
+
+    def deny(self, verdict: Verdict, measured: float, limit: float) -> None:
+        """Drop the order; of a flip, leave the part that closes. A stale price leaves nothing."""
+        flip = self.order * self.units < 0.0 and verdict is not Verdict.STALE_PRICE
+        self.order = -self.units if flip else 0.0
+        self.verdict, self.measured, self.limit = verdict, measured, limit
+
+
+def steps(amount: float, step: float) -> float:
+    """The amount in whole steps, rounded down, with a slack of 1e-9 of a step."""
+    return amount if step == 0.0 else math.floor(amount / step + 1e-9) * step
+
+
+def whole(amount: float, step: float) -> float:
+    """A sum of whole steps, without what floats add to it."""
+    return amount if step == 0.0 else round(amount / step) * step
+
+
+@dataclass
+class AccountBook:
+    """One portfolio: cash and holdings, decided at closes and filled at opens."""
+
+    holdings: list[Holding]
+    capital: float
+    costs: Costs
+    limits: RiskLimits
+    band: float
+    cash: float = field(init=False)
+    equity: float = field(init=False)
+    peak: float = field(init=False)
+    halt: Halt = Halt.NONE
+    fees: float = 0.0
+    slippage: float = 0.0
+    funding: float = 0.0
+    traded: float = 0.0
+    turnover: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.cash = self.equity = self.peak = self.capital
+
+    @property
+    def gross(self) -> float:
+        return sum(abs(one.value) for one in self.holdings)
+
+    def decide(self, weights: list[float]) -> None:
+        """Turn target weights into orders; NaN holds."""
+        for one, weight in zip(self.holdings, weights, strict=True):
+            one.order, one.verdict, one.measured, one.limit = 0.0, Verdict.UNCHANGED, 0.0, 0.0
+            if self.halt is not Halt.NONE:
+                self._decide_halted(one, weight)
+            elif not math.isnan(weight) and one.price is not None:
+                self._decide_one(one, weight, one.price)
+        self._leverage()
+
+    def _decide_halted(self, one: Holding, weight: float) -> None:
+        if one.units != 0.0:
+            one.order, one.verdict = -one.units, Verdict.FLATTENED
+        elif not math.isnan(weight) and weight != 0.0:
+            one.deny(Verdict.HALTED, abs(weight), 0.0)
+
+    def _decide_one(self, one: Holding, weight: float, price: float) -> None:
+        if weight != 0.0 and abs(weight - one.value / self.equity) < self.band:
+            return
+        wanted = weight * self.equity / price
+        order = whole(math.copysign(steps(abs(wanted), one.venue.lot_size), wanted) - one.units, one.venue.lot_size)
+        if order == 0.0 or abs(order) * price < one.venue.min_notional:
+            return
+        one.order, one.verdict = order, Verdict.ORDERED
+        if one.missed > self.limits.max_price_age_bars:
+            one.deny(Verdict.STALE_PRICE, one.missed, self.limits.max_price_age_bars)
+            return
+        if not one.opens:
+            return
+        size = abs(order) * price / self.equity
+        position = abs(one.units + order) * price / self.equity
+        if size > self.limits.largest_order:
+            one.deny(Verdict.MAX_ORDER_NOTIONAL, size, self.limits.largest_order)
+        elif position > self.limits.max_position:
+            one.deny(Verdict.MAX_POSITION, position, self.limits.max_position)
+
+    def _leverage(self) -> None:
+        after = sum(abs(one.units + one.order) * one.price for one in self.holdings if one.price is not None)
+        if self.halt is Halt.NONE and after > self.limits.max_leverage * self.equity:
+            for one in self.holdings:
+                if one.verdict is Verdict.ORDERED and one.opens:
+                    one.deny(Verdict.MAX_LEVERAGE, after / self.equity, self.limits.max_leverage)
+
+    def trade(self, bars: list[Quote | None]) -> None:
+        """Fill the orders at the open of the next bar, and value the book at its close."""
+        before = self.equity
+        self.fees = self.slippage = self.funding = self.traded = 0.0
+        for one, bar in zip(self.holdings, bars, strict=True):
+            if bar is not None and one.order != 0.0:
+                self._fill(one, bar)
+            one.order = 0.0
+        for one, bar in zip(self.holdings, bars, strict=True):
+            if bar is None:
+                one.missed += 1
+            else:
+                one.price, one.missed = bar.close, 0
+                paid = one.units * bar.close * bar.funding_rate
+                self.cash -= paid
+                self.funding += paid
+            one.bars = one.bars + 1 if one.units != 0.0 else 0
+        self.equity = self.cash + sum(one.value for one in self.holdings)
+        self.peak = max(self.peak, self.equity)
+        self.turnover = self.traded / before if before > 0.0 else 0.0
+        if self.halt is not Halt.NONE:
+            return
+        if self.equity <= 0.0 or self.equity < self.limits.maintenance_margin * self.gross:
+            self.halt = Halt.MARGIN_CALL
+        elif self.drawdown >= self.limits.max_drawdown:
+            self.halt = Halt.DRAWDOWN_HALT
+
+    def _fill(self, one: Holding, bar: Quote) -> None:
+        amount, side = abs(one.order), math.copysign(1.0, one.order)
+        if self.costs.max_participation is not None and bar.volume is not None:
+            share = self.costs.max_participation * bar.volume
+            if share < amount:
+                amount = steps(share, one.venue.lot_size)
+        if amount == 0.0:
+            return
+        worse = self.costs.slippage_bps / 1e4
+        if bar.volume:
+            worse += self.costs.impact_bps / 1e4 * math.sqrt(amount / bar.volume)
+        price = max(bar.open * (1.0 + side * worse), 0.0)
+        if tick := one.venue.tick_size:
+            price = math.ceil(price / tick - 1e-9) * tick if side > 0.0 else math.floor(price / tick + 1e-9) * tick
+        fee = amount * price * one.venue.taker_bps / 1e4 * self.costs.fee_multiplier
+        self.cash -= side * amount * price + fee
+        self.fees += fee
+        self.slippage += amount * abs(price - bar.open)
+        self.traded += amount * price
+        before, after = one.units, whole(one.units + side * amount, one.venue.lot_size)
+        if before * after <= 0.0:
+            one.entry, one.bars = (price if after else 0.0), 0
+        elif abs(after) > abs(before):
+            one.entry = (abs(before) * one.entry + amount * price) / abs(after)
+        one.units = after
+
+    @property
+    def drawdown(self) -> float:
+        return 1.0 - self.equity / self.peak
+
+    @property
+    def unrealised(self) -> float:
+        return sum(one.value - one.units * one.entry for one in self.holdings)
+
+
+# --- random worlds -----------------------------------------------------------------------------------------------
+
+
+class Dice:
+    """Random numbers and picks, the same for a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def choice(self, among: Sequence[T]) -> T:
+        return among[int(self._generator.integers(len(among)))]
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(self._generator.random())
+
+    def normal(self, mean: float, deviation: float) -> float:
+        return mean + deviation * float(self._generator.standard_normal())
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that one run of a few books is made of."""
+
+    instruments: list[Instrument]
+    costs: Costs
+    limits: RiskLimits
+    band: float
+    capital: float
+    bars: list[list[Quote | None]]
+    """By frame and instrument; None is a gap."""
+    weights: list[list[list[float]]]
+    """By frame, book and instrument."""
+
+
+def decimal(value: float) -> float:
+    """The power of ten below a number."""
+    return float(10.0 ** math.floor(math.log10(value)))
+
+
+def world(seed: int) -> World:
+    """A random world, with everything switched on that its dice give it."""
+    dice = Dice(seed)
+    count, leverage = dice.choice(range(1, 9)), dice.choice([1.0, 1.0, 2.0, 3.0])
+    capital = 10.0 ** dice.uniform(2, 7)
+    levels = [10.0 ** dice.uniform(-9, 6) for _ in range(count)]
+    instruments = [
+        Instrument(
+            id=f"test:{a}",
+            tick_size=dice.choice([0.0, decimal(level * 1e-4), decimal(level * 0.05)]),
+            lot_size=dice.choice([0.0, decimal(capital / level * 1e-5), decimal(capital / level * 0.1)]),
+            min_notional=dice.choice([0.0, capital * dice.uniform(0.001, 0.1)]),
+            taker_bps=dice.choice([0.0, 2.0, 30.0]),
+        )
+        for a, level in enumerate(levels)
+    ]
+    costs = Costs(
+        slippage_bps=dice.choice([0.0, 1.0, 20.0]),
+        impact_bps=dice.choice([0.0, 10.0, 100.0]),
+        max_participation=dice.choice([None, 0.05, 0.5, 1.0]),
+        fee_multiplier=dice.choice([0.0, 1.0, 5.0]),
+    )
+    limits = RiskLimits(
+        max_position=leverage * dice.choice([0.4, 0.9, 1.05, 10.0]) * dice.uniform(0.99, 1.01),
+        max_leverage=leverage * dice.choice([0.6, 1.05, 10.0]) * dice.uniform(0.99, 1.01),
+        max_order_notional=dice.choice([None, leverage * dice.uniform(0.2, 2.5)]),
+        max_drawdown=dice.choice([0.1, 0.5, 0.9, 1.0]),
+        max_price_age_bars=dice.choice([0, 1, 5]),
+        maintenance_margin=dice.choice([0.0, 0.05, 0.3]),
+    )
+    return World(
+        instruments,
+        costs,
+        limits,
+        dice.choice([0.0, 0.02, 0.3]) * leverage / count,
+        capital,
+        quotes(dice, levels, capital),
+        [[weights(dice, count, leverage) for _ in range(BOOKS)] for _ in range(BARS)],
+    )
+
+
+def quotes(dice: Dice, levels: list[float], capital: float) -> list[list[Quote | None]]:
+    """Walks of the prices with jumps, gaps, late listings, and bars in which nothing trades or nobody counts."""
+    columns: list[list[Quote | None]] = []
+    for level in levels:
+        close, swing = level, dice.choice([0.002, 0.01, 0.05])
+        missing, listed = dice.choice([0.0, 0.1, 0.3]), dice.choice([0, 0, 0, 15])
+        depth = 10.0 ** (dice.uniform(-1, 4) if dice.uniform(0.0, 1.0) < 0.95 else -6) * capital / level
+        counted = dice.choice([0.0, 1.0, 0.9])
+        column: list[Quote | None] = []
+        for t in range(BARS):
+            opened = close * math.exp(dice.normal(0.0, swing / 4))
+            jump = dice.choice([0.5, 1.0, 1.7]) if dice.uniform(0.0, 1.0) < 0.02 else 1.0
+            close = opened * jump * math.exp(dice.normal(0.0, swing))
+            volume = 0.0 if dice.uniform(0.0, 1.0) < 0.05 else depth * math.exp(dice.normal(0.0, 1.5))
+            rate = dice.normal(0.0, 1e-3) if t % 8 == 0 else 0.0
+            bar = Quote(opened, close, volume if dice.uniform(0.0, 1.0) < counted else None, rate)
+            column.append(None if t < listed or dice.uniform(0.0, 1.0) < missing else bar)
+        columns.append(column)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def weights(dice: Dice, count: int, leverage: float) -> list[float]:
+    """One decision: whole flips, small changes, nothing at all, and more than the limits allow."""
+    if dice.uniform(0.0, 1.0) < 0.1:
+        return [math.nan] * count
+    sides = [dice.choice([-1.0, 0.0, 1.0]) * leverage / count for _ in range(count)]
+    kind = dice.uniform(0.0, 1.0)
+    if kind < 0.4:
+        return sides
+    if kind < 0.8:
+        return [dice.uniform(-1.0, 1.0) * leverage / count for _ in range(count)]
+    return [dice.choice([side, dice.normal(0.0, 2.0 * leverage), math.nan]) for side in sides]
+
+
+def market(bars: list[list[Quote | None]]) -> Market:
+    """The bars as the simulator reads them; where there is none, prices repeat the last close."""
+    rows, last = [], [math.nan] * len(bars[0])
+    for row in bars:
+        cells = []
+        for a, bar in enumerate(row):
+            if bar is None:
+                cells.append((last[a], last[a], math.nan, 0.0, False))
+                continue
+            last[a] = bar.close
+            cells.append((bar.open, bar.close, math.nan if bar.volume is None else bar.volume, bar.funding_rate, True))
+        rows.append(cells)
+    open_, close, volume, funding, present = np.moveaxis(np.array(rows, dtype=np.float64), -1, 0)
+    return Market(open_, close, volume, funding, present.astype(np.bool_))
+
+
+# --- one against the other ---------------------------------------------------------------------------------------
+
+
+def near(what: tuple[object, ...], found: float, expected: float, scale: float) -> None:
+    assert abs(found - expected) <= EXACT * scale, (*what, found, expected)
+
+
+class Comparison:
+    """The simulator's books beside account books, step by step."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.world = seed, world(seed)
+        w = self.world
+        self.market = market(w.bars)
+        terms = {"capital": w.capital, "costs": w.costs, "limits": w.limits}
+        self.simulator = Simulator(BOOKS, w.instruments, **terms, no_trade_band=w.band)  # type: ignore[arg-type]
+        self.books = [
+            AccountBook([Holding(one) for one in w.instruments], w.capital, w.costs, w.limits, w.band)
+            for _ in range(BOOKS)
+        ]
+        self.seen: Counter[str] = Counter()
+
+    def run(self) -> None:
+        rows = np.zeros(BOOKS, dtype=np.int64)
+        self.simulator.reset(self.market, rows)
+        for book in self.books:
+            book.trade(self.world.bars[0])
+        for t in range(BARS - 1):
+            self.simulator.decide(np.array(self.world.weights[t]))
+            for n, book in enumerate(self.books):
+                book.decide(self.world.weights[t][n])
+                self.compare_orders(f"seed {self.seed}, bar {t}, book {n}", n, book)
+            wanted = [[one.order for one in book.holdings] for book in self.books]
+            rows += 1
+            self.simulator.fill_and_mark(self.market, rows)
+            for n, book in enumerate(self.books):
+                before = [one.units for one in book.holdings]
+                book.trade(self.world.bars[t + 1])
+                self.compare_marks(f"seed {self.seed}, bar {t + 1}, book {n}", n, book)
+                self.note(book, wanted[n], before)
+
+    def compare_orders(self, where: str, n: int, book: AccountBook) -> None:
+        b = self.simulator.books
+        assert [Verdict(code) for code in b.verdict[n]] == [one.verdict for one in book.holdings], where
+        orders, measured, limits = b.pending[n].tolist(), b.measured[n].tolist(), b.limit[n].tolist()
+        for a, one in enumerate(book.holdings):
+            near((where, a, "order"), orders[a], one.order, abs(one.order) + abs(one.units))
+            if one.verdict in DENIED:
+                near((where, a, "measured"), measured[a], one.measured, 10.0 * one.measured)
+                near((where, a, "limit"), limits[a], one.limit, one.limit)
+
+    def compare_marks(self, where: str, n: int, book: AccountBook) -> None:
+        b = self.simulator.books
+        assert Halt(b.halt[n]) is book.halt, where
+        # What equity is the sum of: near ruin, each of both is far larger than what is left.
+        scale = abs(book.cash) + book.gross
+        for name in ("cash", "equity", "peak", "fees", "slippage", "funding", "traded", "unrealised"):
+            near((where, name), getattr(b, name)[n].item(), getattr(book, name), scale)
+        near((where, "drawdown"), b.drawdown[n].item(), book.drawdown, scale / book.peak)
+        near((where, "turnover"), b.turnover[n].item(), book.turnover, 10.0 * book.turnover)
+        assert np.isfinite(b.account[n]).all(), where
+        position, entry = b.position[n].tolist(), b.entry[n].tolist()
+        held = zip(b.age[n].tolist(), b.holding[n].tolist(), strict=True)
+        assert list(held) == [(one.missed, one.bars) for one in book.holdings], where
+        for a, one in enumerate(book.holdings):
+            near((where, a, "position"), position[a], one.units, abs(one.units) + scale / (one.price or 1.0))
+            near((where, a, "entry"), entry[a], one.entry, 10.0 * one.entry)
+
+    def note(self, book: AccountBook, wanted: list[float], before: list[float]) -> None:
+        """Count what happened, so that a world in which it never does is noticed."""
+        self.seen[book.halt.name] += 1
+        self.seen["ruined"] += book.equity <= 0.0
+        for one, order, held in zip(book.holdings, wanted, before, strict=True):
+            self.seen[one.verdict.name] += 1
+            self.seen["flips"] += held * one.units < 0.0
+            self.seen["partial"] += 0.0 < abs(one.units - held) < abs(order) * (1.0 - 1e-9)
+            self.seen["denied but closed"] += one.verdict in DENIED and order != 0.0
+
+
+def test_the_simulator_is_the_account_book_that_the_documentation_describes() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(WORLDS):
+        one = Comparison(seed)
+        one.run()
+        seen += one.seen
+    everything = {*Verdict.__members__, *Halt.__members__, "ruined", "flips", "partial", "denied but closed"}
+    assert {name for name in everything if seen[name] < WORLDS} == set(), "a rule is hardly tried"
