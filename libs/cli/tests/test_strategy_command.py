@@ -178,6 +178,39 @@ def test_broken_strategies_are_told_in_one_line(tmp_path: Path, monkeypatch: pyt
     assert line.startswith("tradeloop: strategy gone: gone_module:strategy cannot be loaded: ModuleNotFoundError")
 
 
+def packaged(folder: Path, name: str, source: str) -> None:
+    """What an installed package leaves in a folder: its module, and metadata with its entry point."""
+    (folder / f"{name}_module.py").write_text(source)
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[tradeloop.strategies]\n{name} = {name}_module:strategy\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ('parameters={"gamma": 1.5}', "PPO: parameter gamma is 1.5; it should be less than or equal to 1"),
+        ('parameters={"n_steps": "many"}', "PPO: parameter n_steps is 'many'; it should be a valid integer"),
+        (
+            'parameters={"net_arch": 64}',
+            "PPO: parameter net_arch is 64; it should be the widths of hidden layers, whole",
+        ),
+        ('parameters={"books": 0}', "PPO: parameter books is 0; it should be greater than or equal to 1"),
+        ('parameters={"episode_bars": 0}', "PPO: parameter episode_bars is 0; it should be greater than or equal to 1"),
+        ('algorithm="SAC"', "there is no algorithm 'SAC'; take one of PPO, A2C"),
+    ],
+)
+def test_a_wrong_hyper_parameter_is_one_line_and_nothing_starts(tmp_path: Path, arguments: str, line: str) -> None:
+    source = BROKEN.replace('strategy = Strategy("broken"', 'strategy = Strategy("wild"')
+    packaged(tmp_path, "wild", source.replace("Ratio())", f"Ratio(), {arguments})"))
+    checked = tradeloop("check", "wild", packages=tmp_path)
+    assert (checked.returncode, checked.stdout) == (2, "")
+    [said] = checked.stderr.splitlines()
+    assert said.startswith("tradeloop: strategy wild: ")
+    assert line in said
+
+
 LEVEL = """
 from tradeloop.common.strategy import Strategy, reward, talib
 
@@ -191,11 +224,7 @@ strategy = Strategy("level", [talib("SMA", timeperiod=5)], Gain())
 
 
 def test_warnings_are_printed_and_break_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "level_module.py").write_text(LEVEL)
-    metadata = tmp_path / "level-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: level\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[tradeloop.strategies]\nlevel = level_module:strategy\n")
+    packaged(tmp_path, "level", LEVEL)
     monkeypatch.syspath_prepend(tmp_path)
     *promises, warning = run("check", "level").splitlines()
     assert len(promises) == 9

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
@@ -45,6 +45,9 @@ def _widths(value: object) -> tuple[int, ...]:
     return widths
 
 
+LARGEST_ROLLOUT = 10_000_000
+"""Steps of all books together."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float | Linear, PlainValidator(_rate)]
 
@@ -56,7 +59,7 @@ class Parameters(BaseModel):
 
     books: int = Field(default=32, ge=1, le=65_536)
     """The number of episodes that are played side by side."""
-    episode_bars: int | None = Field(default=None, ge=1)
+    episode_bars: int | None = Field(default=None, ge=1, le=10_000_000)
     """The steps of an episode; None for 256, or a quarter of the bars where that is less."""
     net_arch: Annotated[tuple[int, ...], PlainValidator(_widths)] = (64, 64)
     """The widths of the hidden layers, of the policy and of the value function alike."""
@@ -68,7 +71,7 @@ class Parameters(BaseModel):
     patience: int = Field(default=12, ge=0)
     """The training ends after so many rollouts without a better checkpoint; 0 to take every step."""
     learning_rate: Rate = 3e-4
-    n_steps: int = Field(default=128, ge=1)
+    n_steps: int = Field(default=128, ge=1, le=65_536)
     """Steps of each book in a rollout."""
     gamma: Share = 0.95
     """The discount of a reward one bar later."""
@@ -77,6 +80,18 @@ class Parameters(BaseModel):
     ent_coef: float = Field(default=0.003, ge=0.0)
     vf_coef: float = Field(default=0.5, ge=0.0)
     max_grad_norm: float = Field(default=0.5, gt=0.0)
+
+    @model_validator(mode="after")
+    def _rollout_fits(self) -> Self:
+        rollout = self.books * self.n_steps
+        if self.normalize_advantage and rollout < 2:
+            raise ValueError("books times n_steps is 1, and one step has no deviation: take at least 2")
+        if rollout > LARGEST_ROLLOUT:
+            raise ValueError(
+                f"books times n_steps is {rollout:,}, and all steps of a rollout are held in memory: take at most "
+                f"{LARGEST_ROLLOUT:,}"
+            )
+        return self
 
 
 class PpoParameters(Parameters):
@@ -90,10 +105,8 @@ class PpoParameters(Parameters):
     target_kl: float | None = Field(default=None, gt=0.0)
 
     @model_validator(mode="after")
-    def _fits(self) -> PpoParameters:
+    def _batch_fits(self) -> Self:
         rollout = self.books * self.n_steps
-        if self.normalize_advantage and rollout < 2:
-            raise ValueError("books times n_steps is 1, and one step has no deviation: take at least 2")
         if "batch_size" in self.model_fields_set and self.batch_size > rollout:
             raise ValueError(f"batch_size {self.batch_size} is more than the {rollout} steps of books times n_steps")
         return self
@@ -103,7 +116,7 @@ class A2cParameters(Parameters):
     """Advantage actor-critic: Mnih et al., Asynchronous Methods for Deep Reinforcement Learning (2016), in step."""
 
     books: int = Field(default=64, ge=1, le=65_536)
-    n_steps: int = Field(default=16, ge=1)
+    n_steps: int = Field(default=16, ge=1, le=65_536)
     learning_rate: Rate = 7e-4
     use_rms_prop: bool = True
     rms_prop_eps: float = Field(default=1e-5, gt=0.0)
