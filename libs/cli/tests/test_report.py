@@ -210,6 +210,16 @@ def test_denied_orders_are_counted_and_many_of_them_warned_of(denied: int, warne
     assert ("it did not trade as it decided" in html) == warned
 
 
+def test_costs_that_were_not_charged_are_told() -> None:
+    costs = {"impact_bps": 10.0, "max_participation": 0.5}
+    length = 1500
+    whole = page(make_run(length, portfolio_options={"costs": costs}))
+    assert "have no volume" not in whole
+    lacking = page(make_run(length, THREE, portfolio_options={"costs": costs}))
+    assert "impact_bps and max_participation of the costs count for nothing there.</b>" in lacking
+    assert "bars have no volume (binance:ETH/USDT)" in lacking
+
+
 def test_chance_is_told_where_a_reader_begins(run: Run) -> None:
     found = run.significance
     assert found is not None

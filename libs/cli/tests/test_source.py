@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tradeloop.cli.inputs import Inputs
 from tradeloop.cli.naming import named_files, symbol_of
+from tradeloop.cli.progress import Stages
 from tradeloop.cli.source import Source, open_source, understood
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Timeframe, Universe
-from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.portfolio import Costs, Portfolio, portfolio_yaml
 from tradeloop.common.strategy import RewardContext, Strategy, log_return, on, reward, talib
 
 
@@ -201,3 +203,25 @@ def test_a_file_of_several_instruments_is_a_universe(tmp_path: Path) -> None:
     assert understood(source)[1].startswith("stocks.csv#BRK/B is file:BRK-B-")
     assert opened(path, name="stocks").universe.ids == ("file:AXP", "file:BRK/B")
     assert opened(f"BRK={path}#BRK/B").universe.ids == ("file:BRK",)
+
+
+@pytest.mark.parametrize("costs", [Costs(), Costs(impact_bps=5.0), Costs(max_participation=0.1)])
+@pytest.mark.parametrize("volume", [True, False])
+def test_costs_that_cannot_be_charged_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], costs: Costs, volume: bool
+) -> None:
+    path = write(tmp_path / "prices.csv")
+    if not volume:
+        path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
+    universe = Universe(name="u", instruments=(Instrument(id="file:prices"),), timeframe=Timeframe.H1)
+    book = tmp_path / "book.yaml"
+    book.write_text(portfolio_yaml(Portfolio(name="p", universe=universe, strategy="example", costs=costs)))
+    Inputs((str(path),), portfolio=book).open(Stages(), "Reading bars")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning: ")]
+    if volume or costs == Costs():
+        assert warnings == []
+    else:
+        named = "impact_bps" if costs.impact_bps else "max_participation"
+        assert warnings == [
+            f"Warning: 40 of 40 bars have no volume (file:prices), and {named} of the costs counts for nothing there"
+        ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align
 from tradeloop.common.portfolio import Costs, Portfolio, PortfolioSettings, RiskLimits, portfolio_yaml, read_portfolio
 
 UNIVERSE = Universe(
@@ -67,3 +69,49 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, says: str) 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.yaml: No such file"):
         read_portfolio(tmp_path / "nothing.yaml")
+
+
+def bars(*volumes: list[float]) -> BarArrays:
+    """Bars of instruments with these volumes; infinite stands for no bar."""
+    series = []
+    for column in volumes:
+        there = np.isfinite(column) | np.isnan(column)
+        price = np.full(int(there.sum()), 100.0)
+        times = Timeframe.M1.us * np.flatnonzero(there)
+        prices = dict.fromkeys(("open", "high", "low", "close"), price)
+        series.append({"open_us": times, **prices, "volume": np.array(column)[there]})
+    return align([f"test:{a}" for a in range(len(volumes))], Timeframe.M1, series)
+
+
+@pytest.mark.parametrize(
+    ("costs", "volumes", "said"),
+    [
+        (Costs(), [[math.nan] * 4], ""),
+        (Costs(slippage_bps=5.0, fee_multiplier=2.0), [[math.nan] * 4], ""),
+        (Costs(impact_bps=5.0, max_participation=0.1), [[1.0, 2.0, math.inf, 3.0], [1.0] * 4], ""),
+        (
+            Costs(impact_bps=5.0),
+            [[math.nan] * 4],
+            "4 of 4 bars have no volume (test:0), and impact_bps of the costs counts for nothing there",
+        ),
+        (
+            Costs(max_participation=0.1),
+            [[1.0, 2.0, 3.0, 4.0], [1.0, math.nan, math.inf, 4.0]],
+            "1 of 7 bars have no volume (test:1), and max_participation of the costs counts for nothing there",
+        ),
+        (
+            Costs(impact_bps=5.0, max_participation=0.1),
+            [[math.nan, 1.0]] * 5,
+            "5 of 10 bars have no volume (test:0, test:1, test:2 and 2 more), and impact_bps and max_participation of "
+            "the costs count for nothing there",
+        ),
+        (
+            Costs(impact_bps=5.0),
+            [[0.0, 1.0, 0.0]],
+            "2 of 3 bars have no volume (test:0), and impact_bps of the costs counts for nothing there",
+        ),
+        (Costs(impact_bps=5.0, max_participation=0.1), [[0.0, 1.0, 0.0]], ""),
+    ],
+)
+def test_costs_that_need_a_volume_say_where_there_is_none(costs: Costs, volumes: list[list[float]], said: str) -> None:
+    assert costs.uncharged(bars(*volumes)) == said

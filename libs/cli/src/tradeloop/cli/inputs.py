@@ -33,6 +33,8 @@ class Inputs:
             source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span)
         for line in understood(source):
             stages.say(line)
+        if uncharged := source.portfolio(strategy).costs.uncharged(source.bars):
+            stages.warn([uncharged])
         return strategy, source
 
 

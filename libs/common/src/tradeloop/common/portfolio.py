@@ -9,8 +9,9 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tradeloop.common.arrays import Bools
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Name, Universe
+from tradeloop.common.market import BarArrays, Name, Universe
 
 
 class Costs(BaseModel):
@@ -29,6 +30,26 @@ class Costs(BaseModel):
     nothing."""
     fee_multiplier: float = Field(default=1.0, ge=0)
     """Scales the venue's fees: 0 for a world without, 2 or 5 for a stress."""
+
+    def uncharged(self, bars: BarArrays) -> str:
+        """The bars that lack the volume which these costs are reckoned by, in words for people; empty for none.
+
+        There, orders fill in whole and without impact, which looks better than it is.
+        """
+        named = [name for name in ("impact_bps", "max_participation") if getattr(self, name)]
+        lacking: Bools = bars.present & ~(bars.volume >= 0.0)
+        if self.max_participation is None:
+            lacking = lacking | (bars.present & (bars.volume == 0.0))  # with a cap, nothing fills there
+        count = int(lacking.sum())
+        if not named or not count:
+            return ""
+        verb = "counts" if len(named) == 1 else "count"
+        whose = [one for one, column in zip(bars.instruments, lacking.T, strict=True) if column.any()]
+        of = ", ".join(whose[:3]) + (f" and {len(whose) - 3} more" if len(whose) > 3 else "")
+        return (
+            f"{count:,} of {int(bars.present.sum()):,} bars have no volume ({of}), and {' and '.join(named)} of the "
+            f"costs {verb} for nothing there"
+        )
 
 
 class RiskLimits(BaseModel):

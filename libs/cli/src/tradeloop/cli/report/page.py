@@ -244,12 +244,14 @@ def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
     size = "as much volume as it asks for"
     if costs.max_participation:
         size = f"at most {text.percent(costs.max_participation, 0)} of the bar's volume"
+    uncharged = costs.uncharged(run.bars)
     return [
         sample,
         f"<b>One seed and one split prove nothing.</b> Another seed may give another policy.{luck} Count what you try:"
         " the best of many tries looks good by chance.",
         f"<b>Costs are assumed.</b> Fees of {fee} bps, slippage of {costs.slippage_bps:g} bps, {impact}. An order fills"
-        f" at the next bar's open, {size}; a real venue may fill later, worse, or not at all.",
+        f" at the next bar's open, {size}; a real venue may fill later, worse, or not at all."
+        + (f" <b>{escape(uncharged[0].upper() + uncharged[1:])}.</b>" if uncharged else ""),
         _baselines(run),
     ]
 
