@@ -52,7 +52,7 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
-from tradeloop.common.model_store.port import Policy, PolicyManifest, RegisteredPolicy
+from tradeloop.common.model_store.port import Actor, Policy, PolicyManifest, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
@@ -144,19 +144,19 @@ class Formula:
         return action[None]
 
 
-def policy(portfolio: Portfolio, gain: float) -> Policy:
+def policy(portfolio: Portfolio, gain: float, strategy: Strategy = STRATEGY) -> Policy:
     graph, count = repr(gain).encode(), len(portfolio.universe.instruments)
     manifest = PolicyManifest(
-        strategy=STRATEGY.name,
+        strategy=strategy.name,
         universe=portfolio.universe.name,
         instruments=count,
-        feature_set=STRATEGY.feature_set.id,
-        feature_names=STRATEGY.feature_set.names,
-        window=STRATEGY.window,
-        observation_size=STRATEGY.observation_size(count),
-        action_scheme=STRATEGY.actions.name,
+        feature_set=strategy.feature_set.id,
+        feature_names=strategy.feature_set.names,
+        window=strategy.window,
+        observation_size=strategy.observation_size(count),
+        action_scheme=strategy.actions.name,
         action_size=count,
-        reward_id=STRATEGY.reward_id,
+        reward_id=strategy.reward_id,
         algorithm="none",
         seed=0,
         steps=0,
@@ -237,20 +237,22 @@ class Market:
 class Loop:
     """Ingest, preprocess, inference and execution over one bus; what is durable survives a restart."""
 
-    def __init__(self, market: Market) -> None:
+    def __init__(
+        self, market: Market, strategy: Strategy = STRATEGY, make_actor: Callable[[Policy], Actor] = Formula
+    ) -> None:
         self.market = market
-        self.policies = policy(market.portfolio, 150.0), policy(market.portfolio, -150.0)
+        self.policies = tuple(policy(market.portfolio, gain, strategy) for gain in (150.0, -150.0))
         self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
             "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),
             "preprocess": lambda: Preprocess(
-                [(market.universe, "formula")], lambda _: STRATEGY, self._bars, self._features
+                [(market.universe, strategy.name)], lambda _: strategy, self._bars, self._features
             ),
             "inference": lambda: Inference(
-                [market.portfolio], lambda _: STRATEGY, Versions(*self.policies), Formula, BusHistory(self.bus)
+                [market.portfolio], lambda _: strategy, Versions(*self.policies), make_actor, BusHistory(self.bus)
             ),
-            "execution": lambda: Execution([market.portfolio], lambda _: STRATEGY, PaperVenue, self._ledger),
+            "execution": lambda: Execution([market.portfolio], lambda _: strategy, PaperVenue, self._ledger),
         }
         self.runners = {name: self._start(name) for name in self._makers}
         self._past: list[Runner] = []
