@@ -110,6 +110,28 @@ def test_a_reward_outlives_the_books_it_was_read_from() -> None:
     assert total.tolist() == [4.0]
 
 
+@reward(version="1")
+class Plain:
+    """Parts that are arrays of the books and of the state themselves."""
+
+    initial_state: ClassVar[Mapping[str, float]] = {"seen": 7.0}
+
+    def __call__(self, c: RewardContext) -> dict[str, Floats]:
+        return {"books": c.equity, "new": c.equity * 2.0, "state": c.state["seen"]}
+
+
+def test_components_outlive_the_books_they_were_read_from() -> None:
+    """An episode that ends begins anew before anybody reads what its last decision was worth."""
+    books, engine = np.array([[2.0, 3.0]]), RewardEngine(Plain(), 2)
+    given = context([1.0, 1.0], [0.0, 0.0])
+    given.equity = books[0]
+    engine(given)
+    books[:] = 99.0
+    engine.state["seen"][:] = 99.0
+    parts = {name: part.tolist() for name, part in engine.components.items()}
+    assert parts == {"books": [2.0, 3.0], "new": [4.0, 6.0], "state": [7.0, 7.0]}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

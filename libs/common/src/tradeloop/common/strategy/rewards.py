@@ -195,8 +195,9 @@ def reward_id(instance: Reward) -> str:
 class RewardEngine:
     """Runs a reward for N books: sums its components, keeps its state, resets it where an episode ended.
 
-    `components` maps names to the (N,) arrays that the last call returned, valid until the simulator's next
-    step; a reward of one array has the component `reward`. `state` is what the reward remembers, (N,) or (N, k) each.
+    `components` maps names to the (N,) arrays that the last call returned, which stay as they are when books go on or
+    begin anew; a reward of one array has the component `reward`. `state` is what the reward remembers, (N,) or (N, k)
+    each.
     Raises `RewardError` for an initial state that is neither a number nor a row of numbers.
     """
 
@@ -219,6 +220,8 @@ class RewardEngine:
             if not isinstance(part, np.ndarray) or part.shape != self._shape or part.dtype != _FLOAT64:
                 what = f"{part.dtype} of shape {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
                 raise self._error(f"returned {what} as {name}: it must be an array of float64 of shape {self._shape}")
+            if not part.flags.owndata or (self._own and any(part is kept for kept in self._own.values())):
+                self.components[name] = part.copy()  # an array of the books or of the state, which an end resets
             if total is None:
                 total = part.copy()
             else:
