@@ -17,7 +17,9 @@ import pytest
 
 from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.main import main
-from tradeloop.common.strategy import RewardContext, Strategy, log_return, of, reward, talib
+from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.portfolio import Portfolio, RiskLimits, portfolio_yaml
+from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, of, reward, talib
 from tradeloop.common.strategy.installed import GROUP
 
 HEADER = "timestamp,open,high,low,close,volume"
@@ -175,6 +177,32 @@ def test_what_is_rarely_meant_is_said_before_anything_starts(
     assert len(warnings) == 1
     assert "features that follow the price: sma_20 (with all prices 8 times as high" in warnings[0]
     assert "feature of_eth_log_return_1: ETH is not among the instruments" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [(3.0, "ETH is not among the instruments"), (1.5, "asks for 2 times the equity, and max_position of its")],
+)
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_leverage_is_checked_against_the_portfolio_that_is_given(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    install: Callable[[str, object], None],
+    command: str,
+    limit: float,
+    says: str,
+) -> None:
+    """Within the portfolio's limits, it goes on to what is wrong next."""
+    install("geared", Strategy("geared", [of("ETH", log_return(1))], Steady(), actions=TargetPosition(leverage=2.0)))
+    (tmp_path / "bars.csv").write_text(text(rows()))
+    universe = Universe(name="u", instruments=(Instrument(id="file:bars"),), timeframe=Timeframe.M1)
+    limits = RiskLimits(max_position=limit, max_leverage=limit)
+    book = Portfolio(name="p", universe=universe, strategy="geared", limits=limits)
+    (tmp_path / "book.yaml").write_text(portfolio_yaml(book))
+    given = ["--bars", str(tmp_path / "bars.csv"), "--portfolio", str(tmp_path / "book.yaml")]
+    where = ["--out", str(tmp_path / "out")] if command == "demo" else ["--home", str(tmp_path / "home")]
+    assert main([command, *given, *where]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_strategy_that_is_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from tradeloop.cli.source import Source, open_source, understood
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Timeframe, Universe
 from tradeloop.common.portfolio import Costs, Portfolio, portfolio_yaml
-from tradeloop.common.strategy import RewardContext, Strategy, log_return, on, reward, talib
+from tradeloop.common.strategy import RewardContext, Strategy, load, log_return, on, reward, talib
 
 
 @reward(version="1")
@@ -203,6 +203,14 @@ def test_a_file_of_several_instruments_is_a_universe(tmp_path: Path) -> None:
     assert understood(source)[1].startswith("stocks.csv#BRK/B is file:BRK-B-")
     assert opened(path, name="stocks").universe.ids == ("file:AXP", "file:BRK/B")
     assert opened(f"BRK={path}#BRK/B").universe.ids == ("file:BRK",)
+
+
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_the_default_strategy_takes_bars_of_any_length(tmp_path: Path, timeframe: Timeframe) -> None:
+    source = opened(write(tmp_path / "prices.csv", 500, minutes=timeframe.seconds // 60), strategy=load("example"))
+    assert source.universe.timeframe is timeframe
+    features = source.features(load("example"))
+    assert np.isfinite(features[121:]).all(), "500 rows are enough to warm up"
 
 
 @pytest.mark.parametrize("costs", [Costs(), Costs(impact_bps=5.0), Costs(max_participation=0.1)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.market import BarArrays
+from tradeloop.common.portfolio import RiskLimits
 from tradeloop.training.adapters.environment import TradingVecEnv
 from tradeloop.training.domain.figures import summary
 from tradeloop.training.domain.material import (
@@ -177,3 +178,11 @@ def test_a_summary_tells_what_was_achieved(make_world: Any) -> None:
     assert told["sharpe"] == pytest.approx(ratio * math.sqrt(365.25 * 24 * 60)), "minutes without a gap"
     seldom = replace(result, bars_per_year=result.bars_per_year / 4)
     assert summary([seldom])["sharpe"] == pytest.approx(told["sharpe"] / 2), "a quarter of the bars in a year"
+
+
+def test_a_summary_counts_what_the_risk_gate_denied(make_world: Any) -> None:
+    world = make_world(limits=RiskLimits(max_position=0.5))
+    result = backtest(world.portfolio, world.strategy(), world.bars, world.features, Long())
+    assert result.denials["max_position"] == result.decisions > 100
+    assert summary([result])["denied_max_position"] == result.decisions
+    assert summary([result, result])["denied_max_position"] == 2 * result.decisions
