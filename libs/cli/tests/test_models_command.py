@@ -17,14 +17,15 @@ from tradeloop.common.model_store.port import write_policy
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models: one with a champion and an older version, one with a candidate alone."""
+    """Two models: one with a champion and a newer version, one with a candidate alone."""
     home = tmp_path_factory.mktemp("home")
     store = MlflowModelStore(f"sqlite:///{home / 'mlflow.db'}")
     metrics = {"in_sample_total_return": 0.25, "in_sample_sharpe": 1.5}
     parameters = {"strategy": "edge", "universe": "btc", "trained_from": "2025-01-01T01:00:00+00:00", "seed": "7"}
     for onnx in (b"1", b"2"):
         store.register("edge-btc", sample_policy(onnx), metrics=metrics, parameters=parameters)
-    store.set_alias("edge-btc", "champion", "2")
+    store.set_alias("edge-btc", "champion", "1")
+    store.set_alias("edge-btc", "candidate", "2")
     store.register("edge-eth", sample_policy(b"3", timeframe="1h"), metrics={}, parameters={})
     store.set_alias("edge-eth", "candidate", "1")
     return home
@@ -44,8 +45,8 @@ def test_list_says_what_each_version_is(
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == f"3 versions in {home}"
     assert rows[2:] == [
-        "edge-btc:1 edge btc 2025-01-01 7 0.25 1.5",
-        "edge-btc:2 champion edge btc 2025-01-01 7 0.25 1.5",
+        "edge-btc:1 champion edge btc 2025-01-01 7 0.25 1.5",
+        "edge-btc:2 candidate edge btc 2025-01-01 7 0.25 1.5",
         "edge-eth:1 candidate",
     ]
 
@@ -53,7 +54,7 @@ def test_list_says_what_each_version_is(
 def test_show_has_manifest_parameters_and_metrics(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "show", "edge-btc", "--home", str(home)]) == 0
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert said[0] == "edge-btc:2 champion"
+    assert said[0] == "edge-btc:2 candidate"
     for line in ("window 2", "features log_return(1), rsi(14)", "in_sample_sharpe 1.5"):
         assert line in said
     assert main(["models", "show", "edge-eth:candidate", "--home", str(home)]) == 0
@@ -63,11 +64,12 @@ def test_show_has_manifest_parameters_and_metrics(home: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("reference", "found"),
     [
-        ("champion", ("edge-btc", "2")),
+        ("champion", ("edge-btc", "1")),
         ("1", ("edge-btc", "1")),
         ("edge-btc", ("edge-btc", "2")),
         ("edge-btc:1", ("edge-btc", "1")),
         ("edge-eth:candidate", ("edge-eth", "1")),
+        ("edge-eth", ("edge-eth", "1")),
     ],
 )
 def test_a_reference_means_one_version(home: Path, reference: str, found: tuple[str, str]) -> None:
@@ -78,7 +80,7 @@ def test_a_reference_means_one_version(home: Path, reference: str, found: tuple[
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
-        ("edge-eth", "no model edge-btc:edge-eth, nor edge-eth:champion; it has edge-eth:1 (candidate), edge-btc:2"),
+        ("edge-sol", "no model edge-btc:edge-sol, nor edge-sol:candidate; it has edge-eth:1 (candidate), edge-btc:2"),
         ("edge-btc:3", "no model edge-btc:3; it has"),
         ("demo/model", "and demo/model is no folder"),
     ],
