@@ -86,9 +86,8 @@ def remarks(baselines: Mapping[str, BacktestResult]) -> list[str]:
 def summary(run: Run) -> dict[str, Any]:
     """The part of `summary.json` that follows from a run, ready for JSON."""
     traded, found = trading(run), evidence(run)
-    equity = np.array([mark.equity for mark in run.marks])
     return {
-        "sharpe_error": performance(equity, bars_per_year(run.bars)).sharpe_error,
+        "sharpe_error": performance(marked(run).equity, bars_per_year(run.bars)).sharpe_error,
         "decisions": traded.decisions,
         "denials": traded.denials,
         "denied_decisions": traded.denied,
