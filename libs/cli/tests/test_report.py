@@ -225,7 +225,7 @@ def test_chance_is_told_where_a_reader_begins(run: Run) -> None:
     assert found is not None
     as_good = int((found.draws >= found.growth).sum())
     html = page(run)
-    assert f"did at least as well {as_good} times out of 200 (p = {(as_good + 1) / 201:.3f})" in html
+    assert f"did at least as well {text.count(as_good, 'time')} out of 200 (p = {(as_good + 1) / 201:.3f})" in html
     assert f"{(as_good + 1) / 201:.3f} <small>{as_good} of 200 shuffles" in html
     assert f"cut into {found.blocks} blocks" in html
 
@@ -502,3 +502,10 @@ def test_figures_of_the_training_have_words_for_names_and_its_halt_is_told(run: 
     assert "In sample the limits halted the book, which then traded no more." in html
     assert "errors_above" not in html
     assert dict(console_rows(summary(halted)))["Sharpe ratio, in sample"] == "0.40, halted by its limits"
+
+
+def test_bars_that_the_policy_knew_are_told_where_a_reader_begins(run: Run) -> None:
+    html = page(dataclasses.replace(run, summary={**run.summary, "trained_bars_among_these": 5}))
+    assert f"It was trained on 5 of these {len(run.bars):,} bars, or chosen by them." in html.partition("</header>")[0]
+    unseen = page(dataclasses.replace(run, summary={**run.summary, "trained_bars_among_these": 0}))
+    assert "or chosen by them" not in unseen

@@ -230,11 +230,11 @@ def _print(out: Path, kept: Path | None, summary: Mapping[str, Any], results: Ma
     for line in summary["learnt_from"]:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     model = summary["model"]
-    apart = summary["validation_bars"]
+    apart, own = summary["validation_bars"], " of its own" if summary["learnt_from"] else ""
     chosen = f"checkpoint chosen on the next {apart:,}, " if apart else ""
     console.print(
         f"Traded: {model['name']} version {model['version']}, seed {summary['seed']}: fitted on "
-        f"{text.count(summary['fitted_bars'], 'bar')}, {chosen}"
+        f"{text.count(summary['fitted_bars'], 'bar')}{own}, {chosen}"
         f"traded on the last {summary['test_bars']:,}; {text.count(summary['fills'], 'fill')}",
         soft_wrap=True,
         markup=False,

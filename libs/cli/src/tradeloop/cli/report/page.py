@@ -74,7 +74,16 @@ def _lede(run: Run, equity: Mapping[str, Floats], t: Trading) -> str:
     returned = {name: text.change(float(curve[-1] / curve[0] - 1.0)) for name, curve in equity.items()}
     versus = f"; buy and hold {returned['buy_and_hold']}" if "buy_and_hold" in returned else ""
     halted = " It was halted by its risk limits." if run.marks[-1].state == "halted" else ""
-    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_chance(run, t)}{_denied(t)}"
+    more = f"{_seen(run)}{halted}{_chance(run, t)}{_denied(t)}"
+    return f"The policy returned {returned['policy']} over {length}{versus}.{more}"
+
+
+def _seen(run: Run) -> str:
+    """A warning, where the policy knew some of the bars."""
+    seen = run.summary.get("trained_bars_among_these")
+    if not isinstance(seen, int) or not seen:
+        return ""
+    return f" It was trained on {seen:,} of these {text.count(len(run.bars), 'bar')}, or chosen by them."
 
 
 def _standing(summary: Mapping[str, object]) -> str:
@@ -99,8 +108,8 @@ def _chance(run: Run, t: Trading) -> str:
         return ""
     as_good = int((found.draws >= found.growth).sum())
     return (
-        f" Its own decisions, shuffled in time, did at least as well {as_good:,} times out of {len(found.draws):,}"
-        f" (p = {text.number(found.p_value, 3)})."
+        f" Its own decisions, shuffled in time, did at least as well {text.count(as_good, 'time')} out of"
+        f" {len(found.draws):,} (p = {text.number(found.p_value, 3)})."
     )
 
 
@@ -279,6 +288,8 @@ def _out_of_sample(train_bars: int, summary: Mapping[str, object]) -> str:
             f"The policy was fitted on {fitted:,} bars before this range, those whose features are known; the"
             f" {kept:,} that followed chose the best of its checkpoints, and judged it."
         )
+    if summary.get("learnt_from"):
+        learnt += " The other markets were cut and held out alike; these numbers are of this one."
     return (
         f"<b>Out of sample, once.</b> {learnt} The traded bars had no part in that. If you change anything because of"
         " this report and run again, the range is no longer unseen."
