@@ -121,8 +121,9 @@ def episode_starts(bars: BarArrays, features: Floats, window: int, episode_bars:
         kept = f", {stop - split} of them kept apart for validation" if split < stop else ""
         raise UserError(
             f"a window of {window} and episodes of {episode_bars} bars need {needed} bars in a row whose features are "
-            f"known; {which} has {stop - start} bars{kept}, {int(known[start:stop].sum())} with features: take a "
-            "longer range, preprocess all of it, or shorten the episodes (parameter episode_bars)"
+            f"known; {which} has {stop - start} bars{kept}, {int(known[start:stop].sum())} with features: "
+            f"{'leave it out, ' * (len(segments) > 1)}take a longer range, preprocess all of it, or shorten the "
+            "episodes (parameter episode_bars)"
         )
     return np.concatenate(starts)
 
