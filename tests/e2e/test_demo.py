@@ -570,7 +570,7 @@ def test_more_markets_are_learnt_from_and_another_is_traded(
         main(["backtest", "--home", str(home), "--strategy", "busy", "--model", "busy-a", "--bars", str(fourth)]) == 0
     )
     said = capsys.readouterr().out
-    assert "The model learnt from b, c too" in said
+    assert "The model learnt from b, c too, beside" in said
     assert "trained on file:A (universe a), and these are file:d-" in said
 
     walk(others[0], 400, 50)

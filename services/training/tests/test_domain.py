@@ -139,6 +139,8 @@ def test_a_short_history_has_short_episodes() -> None:
     assert default_episode_bars(np.ones((5000, 1, 1)), whole(5000)) == 256
     assert default_episode_bars(np.ones((500, 1, 1)), (Segment(0, 300, 500),)) == 75
     assert default_episode_bars(np.ones((2, 1, 1)), whole(2)) == 1
+    both = (Segment(0, 5000, 5000), Segment(5000, 5200, 5200))
+    assert default_episode_bars(np.ones((5200, 1, 1)), both) == 100, "the shorter market is learnt from too"
 
 
 def test_a_summary_of_several_markets_is_of_one_after_the_other(make_world: Any) -> None:

@@ -133,8 +133,6 @@ def _differences(manifest: PolicyManifest, source: Source, strategy: Strategy) -
         lines.append(
             f"Warning: the model was trained on bars of {manifest.timeframe}, and these are of {universe.timeframe}"
         )
-    if manifest.also:
-        lines.append(f"The model learnt from {listed(manifest.also)} too")
     if manifest.instrument_ids and manifest.instrument_ids != universe.ids:
         lines.append(
             f"The model was trained on {', '.join(manifest.instrument_ids)} (universe {manifest.universe}), and these "
@@ -142,6 +140,8 @@ def _differences(manifest: PolicyManifest, source: Source, strategy: Strategy) -
         )
     elif manifest.universe != universe.name:
         lines.append(f"The model was trained on universe {manifest.universe}, and this is {universe.name}")
+    if manifest.also:
+        lines.append(f"The model learnt from {listed(manifest.also)} too, beside the bars of its own name")
     if manifest.reward_id != strategy.reward_id:
         lines.append(
             f"The model was trained for the reward {manifest.reward_id}; rewards here are of {strategy.reward_id}"

@@ -49,10 +49,13 @@ DEFAULT_EPISODE_BARS = 256
 
 
 def default_episode_bars(features: Floats, segments: Segments) -> int:
-    """The steps of an episode where the strategy says nothing: fewer for a short history, so that ages differ."""
+    """The steps of an episode where the strategy says nothing: fewer for a short history, so that ages differ.
+
+    Of several markets the shortest can begin one on half of its rows, or nearly: else nothing would be learnt from it.
+    """
     known = rows_known(features)
-    longest = max(int(known[start:split].sum()) for start, split, _ in segments)
-    return max(1, min(DEFAULT_EPISODE_BARS, longest // 4))
+    lengths = [int(known[start:split].sum()) for start, split, _ in segments]
+    return max(1, min(DEFAULT_EPISODE_BARS, max(lengths) // 4, min(lengths) // 2))
 
 
 @dataclass(frozen=True, slots=True)
