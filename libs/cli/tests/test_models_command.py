@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     store = MlflowModelStore(f"sqlite:///{home / 'mlflow.db'}")
     metrics = {"in_sample_total_return": 0.25, "in_sample_sharpe": 1.5}
-    parameters = {"strategy": "edge", "universe": "btc", "trained_from": "2025-01-01T01:00:00+00:00", "seed": "7"}
+    parameters = {"strategy": "edge", "universe": "btc", "trained_to": "2025-01-01T01:00:00+00:00", "seed": "7"}
     for onnx in (b"1", b"2"):
         store.register("edge-btc", sample_policy(onnx), metrics=metrics, parameters=parameters)
     store.set_alias("edge-btc", "champion", "1")
@@ -40,13 +40,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_list_says_what_each_version_is(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "40")  # narrower than the table, of which nothing may be cut
     assert main(["models", "list", "--home", str(home)]) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == f"3 versions in {home}"
-    assert rows[2:] == [
-        "edge-btc:1 champion edge btc 2025-01-01 7 0.25 1.5",
-        "edge-btc:2 candidate edge btc 2025-01-01 7 0.25 1.5",
+    assert rows[2] == "model alias trained to seed return sharpe"
+    assert rows[3:] == [
+        "edge-btc:1 champion 2025-01-01 7 +25.0% 1.50",
+        "edge-btc:2 candidate 2025-01-01 7 +25.0% 1.50",
         "edge-eth:1 candidate",
     ]
 

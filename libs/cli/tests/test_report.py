@@ -225,7 +225,7 @@ def test_chance_is_told_where_a_reader_begins(run: Run) -> None:
     assert found is not None
     as_good = int((found.draws >= found.growth).sum())
     html = page(run)
-    assert f"did at least as well {as_good} times out of 200 (p = {(as_good + 1) / 201:.3f})" in html
+    assert f"did at least as well {text.count(as_good, 'time')} out of 200 (p = {(as_good + 1) / 201:.3f})" in html
     assert f"{(as_good + 1) / 201:.3f} <small>{as_good} of 200 shuffles" in html
     assert f"cut into {found.blocks} blocks" in html
 
@@ -309,9 +309,15 @@ def test_training_is_shown_beside_the_run() -> None:
     ours = summary(run)["training"]["out_of_sample"]
     assert rows["Sharpe ratio"][2] == text.number(ours["sharpe"], 2)
     assert ours["total_return"] == pytest.approx(run.marks[-1].equity / run.portfolio.capital - 1.0)
-    assert "in sample 19.00, valid -0.25, out of sample" in dict(console_rows(summary(run)))["Sharpe ratio"]
+    said = dict(console_rows(summary(run)))
+    assert (said["Sharpe ratio, in sample"], said["Sharpe ratio, validation"]) == ("19.00", "-0.25")
+    error = summary(run)["sharpe_error"]
+    assert said["Sharpe ratio, out of sample"] == f"{ours['sharpe']:.2f} ± {error:.2f}"
     other = summary(dataclasses.replace(run, training={"valid_score": 0.5, "in_sample_sharpe": 19.0}))
-    assert dict(console_rows(other))["Sharpe ratio"].startswith("in sample 19.00, out of sample")
+    assert [row for row in dict(console_rows(other)) if "Sharpe" in row] == [
+        "Sharpe ratio, in sample",
+        "Sharpe ratio, out of sample",
+    ]
 
 
 def test_the_baselines_say_what_they_do() -> None:
@@ -453,3 +459,53 @@ def test_numbers_are_written_for_readers() -> None:
         "1 day",
         "9 days 9 hours",
     ]
+    assert text.span(60_000_000 * 1440 * 4610) == "12.6 years"
+    assert [text.count(n, "fill") for n in (0, 1, 1200)] == ["0 fills", "1 fill", "1,200 fills"]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"alias": "candidate", "reason": "it lost <b>"}, "<b>A candidate, no champion</b>: it lost &lt;b&gt;."),
+        ({"alias": "champion", "reason": ""}, "<b>The champion</b>."),
+        ({"alias": "", "reason": "it won"}, "<b>Neither champion nor candidate by now</b>: it won."),
+        ({"name": "edge-btc"}, None),
+    ],
+)
+def test_whether_the_model_may_trade_is_told(run: Run, model: dict[str, str], says: str | None) -> None:
+    html = page(dataclasses.replace(run, summary={**run.summary, "model": model, "learnt_from": ["From A & B"]}))
+    assert (says or "<p") in html
+    assert ("champion" in html) == (says is not None)
+    assert "From A &amp; B." in html
+
+
+def test_what_chose_the_checkpoint_is_told(run: Run) -> None:
+    train_bars = run.summary["train_bars"]
+    assert isinstance(train_bars, int)
+    assert f"The policy was trained on the {train_bars:,} bars before this range." in page(run)
+    html = page(dataclasses.replace(run, summary={**run.summary, "fitted_bars": 4321, "validation_bars": 100}))
+    assert (
+        "The policy was fitted on 4,321 bars before this range, those whose features are known; the 100 that followed "
+        "chose the best of its checkpoints, and judged it. The traded bars had no part in that." in html
+    )
+    assert "<dt>Checkpoint chosen on</dt><dd>100 bars</dd>" in html
+    none = page(dataclasses.replace(run, summary={**run.summary, "validation_bars": 0}))
+    assert "They were too few to keep some of them apart" in none
+
+
+def test_figures_of_the_training_have_words_for_names_and_its_halt_is_told(run: Run) -> None:
+    training = {"in_sample_sharpe": 0.4, "in_sample_denied_halted": 7.0, "valid_errors_above_buy_and_hold": -0.5}
+    halted = dataclasses.replace(run, training=training)
+    html = page(halted)
+    assert "Standard errors above buy and hold" in html
+    assert "Denied: halted" in html
+    assert "In sample the limits halted the book, which then traded no more." in html
+    assert "errors_above" not in html
+    assert dict(console_rows(summary(halted)))["Sharpe ratio, in sample"] == "0.40, halted by its limits"
+
+
+def test_bars_that_the_policy_knew_are_told_where_a_reader_begins(run: Run) -> None:
+    html = page(dataclasses.replace(run, summary={**run.summary, "trained_bars_among_these": 5}))
+    assert f"It was trained on 5 of these {len(run.bars):,} bars, or chosen by them." in html.partition("</header>")[0]
+    unseen = page(dataclasses.replace(run, summary={**run.summary, "trained_bars_among_these": 0}))
+    assert "or chosen by them" not in unseen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from tradeloop.cli.inputs import Inputs
+from tradeloop.cli.markets import beside, cut, learnt, named
 from tradeloop.cli.naming import named_files, symbol_of
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.source import Source, open_source, understood
+from tradeloop.cli.source import Source, open_source, split, understood
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Instrument, Timeframe, Universe
+from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
 from tradeloop.common.portfolio import Costs, Portfolio, portfolio_yaml
 from tradeloop.common.strategy import RewardContext, Strategy, load, log_return, on, reward, talib
 
@@ -233,3 +235,72 @@ def test_costs_that_cannot_be_charged_are_a_warning(
         assert warnings == [
             f"Warning: 40 of 40 bars have no volume (file:prices), and {named} of the costs counts for nothing there"
         ]
+
+
+def with_also(bars: Path, *also: object, end: str | None = None) -> Source:
+    return beside(opened(bars), [str(one) for one in also], PLAIN, (None, end))
+
+
+def test_more_markets_are_learnt_from_as_far_as_they_closed_before_trading_begins(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.csv", first=10)
+    early = write(tmp_path / "early.csv", price=50.0)
+    late = write(tmp_path / "late.csv", price=70.0, first=25)
+    source = with_also(own, early, f"LATE={late}")
+    assert [one.universe.ids[0].split("-")[0] for one in source.markets] == ["file:own", "file:early", "file:LATE"]
+
+    whole = learnt(source, 40, PLAIN)
+    assert [one.bars for one in whole] == [40, 40, 40], "where nothing is traded nothing is left out"
+    assert cut(whole) == ""
+    found = learnt(source, 28, PLAIN)
+    traded_us = source.bars.open_us[28]
+    assert [one.bars for one in found] == [28, 38, 13]
+    for one in found[1:]:
+        closes = one.source.bars.close_us
+        assert closes[one.bars - 1] <= traded_us < closes[one.bars]
+        assert to_us(one.asked.range.end) == closes[one.bars - 1]
+    assert re.match(
+        r"Learnt from 3 markets: own-\w+ \(28 bars\), early-\w+ \(38 bars\), LATE \(13 bars\)", named(found)
+    )
+    assert cut(found).startswith("Of the other markets 29 bars after 2026-01-06 14:00 UTC, when trading begins")
+    assert named(learnt(opened(own), 28, PLAIN)) == "", "of one market there is nothing to say"
+    with pytest.raises(
+        UserError, match=r"late.csv: 0 bars to learn from before 2026-01-05 20:00 UTC, when trading begins"
+    ):
+        learnt(source, 10, PLAIN)
+    assert [len(one.bars) for one in with_also(own, early, end="2026-01-06").markets] == [40, 24]
+
+
+@pytest.mark.parametrize(
+    ("also", "text"),
+    [
+        (["{0}/same.csv"], "same.csv holds the same bars as own.csv: give each market once"),
+        (["A={0}/other.csv", "A={0}/third.csv"], "would be file:A in universe a, and other.csv is file:A"),
+        (["{0}/minutes.csv"], "has bars of 1m, and own.csv of 1h"),
+        (["{0}/two"], "has 2 instruments, and each market has one"),
+        (["{0}/none.csv"], "none.csv"),
+        (["A={0}/two"], "--also A={0}/two: {0}/two is a folder"),
+    ],
+)
+def test_a_market_that_cannot_be_learnt_from_is_refused(tmp_path: Path, also: list[str], text: str) -> None:
+    own = write(tmp_path / "own.csv")
+    write(tmp_path / "same.csv")
+    write(tmp_path / "minutes.csv", minutes=1)
+    for n, name in enumerate(("other.csv", "third.csv", "two/a.csv", "two/b.csv")):
+        write(tmp_path / name, price=50.0 + n)
+    with pytest.raises(UserError) as raised:
+        with_also(own, *(one.format(tmp_path) for one in also))
+    assert text.format(tmp_path) in str(raised.value)
+    with pytest.raises(UserError, match=r"universe a-b-.* has 2: give one instrument with --bars"):
+        with_also(tmp_path / "two", tmp_path / "other.csv")
+
+
+def test_bars_from_before_1970_are_bars(tmp_path: Path) -> None:
+    rows = [f"{np.datetime64('1969-12-01') + i},1,1,1,1,5" for i in range(60)]
+    path = tmp_path / "old.csv"
+    path.write_text("\n".join(["Date,Open,High,Low,Close,Volume", *rows, ""]))
+    source = opened(path)
+    assert len(source.bars) == 60
+    assert source.range(0, 60).start.year == 1969
+    assert split(source, PLAIN, 0.7) == 42
+    with pytest.raises(UserError, match="trading would begin at 1969-12-31 00:00 UTC, and the services keep books"):
+        split(source, PLAIN, 0.5)

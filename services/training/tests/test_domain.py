@@ -129,6 +129,8 @@ def test_markets_are_joined_and_no_episode_crosses_from_one_to_the_other(make_wo
     known = np.where(np.isnan(material.features), 0.0, material.features)
     starts = episode_starts(material.bars, known, WINDOW, EPISODE, material.segments).tolist()
     assert starts == [*range(2, 151 - EPISODE), *range(202, 314 - EPISODE)]
+    with pytest.raises(UserError, match="market 2 of 2 has 150 bars, 36 of them kept apart for validation"):
+        episode_starts(material.bars, known, WINDOW, 120, material.segments)
     with pytest.raises(UserError, match="a policy of 1 instruments cannot learn from a market of 2"):
         join([markets[0], Market(make_world(instruments=2).bars, make_world(instruments=2).features)], 0.25)
 
@@ -137,6 +139,8 @@ def test_a_short_history_has_short_episodes() -> None:
     assert default_episode_bars(np.ones((5000, 1, 1)), whole(5000)) == 256
     assert default_episode_bars(np.ones((500, 1, 1)), (Segment(0, 300, 500),)) == 75
     assert default_episode_bars(np.ones((2, 1, 1)), whole(2)) == 1
+    both = (Segment(0, 5000, 5000), Segment(5000, 5200, 5200))
+    assert default_episode_bars(np.ones((5200, 1, 1)), both) == 100, "the shorter market is learnt from too"
 
 
 def test_a_summary_of_several_markets_is_of_one_after_the_other(make_world: Any) -> None:

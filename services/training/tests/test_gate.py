@@ -30,6 +30,8 @@ def test_every_rival_must_be_beaten() -> None:
     generator = np.random.default_rng(0)
     good = curve(generator.normal(0.003, 0.01, 500))
     assert judge([good], {"cash": [FLAT]}, checkpoints=1).passed
+    assert "standard errors above cash" in judge([good], {"cash": [FLAT]}, checkpoints=1).reason
+    assert "standard errors below good" in judge([FLAT], {"good": [good]}, checkpoints=1).reason
     assert not judge([good], {"cash": [FLAT], "hold": [good]}, checkpoints=1).passed, "it does what holding does"
     assert not judge([FLAT], {"cash": [FLAT]}, checkpoints=1).passed, "it does nothing"
 

@@ -25,11 +25,17 @@ def check_home(home: Path, source: Source) -> None:
     """
     if home.exists() and not home.is_dir():
         raise UserError(f"{home} is no folder: name another --home")
+    for market in source.markets:
+        _check(home, market, "--name" if market is source else "NAME in --also NAME=FILE")
+
+
+def _check(home: Path, source: Source, name: str) -> None:
+    """Refuse one market; `name` is what may be chosen anew."""
     known, universe = _known(home, source.universe.name), source.universe
     if known is not None and (known.ids, known.timeframe) != (universe.ids, universe.timeframe):
         raise UserError(
             f"{home} knows universe {universe.name} as {', '.join(known.ids)} at {known.timeframe}, and now it would "
-            f"be {', '.join(universe.ids)} at {universe.timeframe}: choose another --name, or another --home"
+            f"be {', '.join(universe.ids)} at {universe.timeframe}: choose another {name}, or another --home"
         )
     if not (home / "bars.db").exists():
         return
@@ -39,7 +45,7 @@ def check_home(home: Path, source: Source) -> None:
             own = source.history
             if derived:
                 own = resample(source.history, universe.timeframe, timeframe, EVER_US)
-            stored = store.read(universe.ids, timeframe, 0, EVER_US)
+            stored = store.read(universe.ids, timeframe, -EVER_US, EVER_US)
             for a, instrument in enumerate(universe.ids):
                 rows = np.flatnonzero(stored.present[:, a])
                 if derived:
@@ -50,15 +56,16 @@ def check_home(home: Path, source: Source) -> None:
                     raise UserError(
                         f"{home} holds {len(rows):,} {timeframe} bars of {instrument}, and {len(wrong):,} of them are "
                         f"missing or different in {source.files[instrument]}, the first at {at:%Y-%m-%d %H:%M} UTC: a "
-                        "name stands for one history; choose another --name, or another --home"
+                        f"name stands for one history; choose another {name}, or another --home"
                     )
 
 
-def remember(home: Path, universe: Universe) -> None:
-    """Let the home know a universe whose bars it holds."""
-    path = home / _UNIVERSES / f"{universe.name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(universe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+def remember(home: Path, source: Source) -> None:
+    """Let the home know the universes whose bars it holds."""
+    (home / _UNIVERSES).mkdir(exist_ok=True)
+    for market in source.markets:
+        path = home / _UNIVERSES / f"{market.universe.name}.json"
+        path.write_text(market.universe.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _known(home: Path, name: str) -> Universe | None:

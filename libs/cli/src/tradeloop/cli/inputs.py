@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tradeloop.cli.markets import beside
 from tradeloop.cli.progress import Stages
 from tradeloop.cli.source import EVERYTHING, Source, open_source, understood
 from tradeloop.cli.span import Span
@@ -24,6 +25,7 @@ class Inputs:
     portfolio: Path | None = None
     span: Span = EVERYTHING
     name: str | None = None
+    also: tuple[str, ...] = ()
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
@@ -31,10 +33,12 @@ class Inputs:
         strategy = load(_strategy_of(portfolio, self.strategy))
         with stages.stage(stage):
             source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span)
-        for line in understood(source):
-            stages.say(line)
-        if uncharged := source.portfolio(strategy).costs.uncharged(source.bars):
-            stages.warn([uncharged])
+            source = beside(source, self.also, strategy, self.span)
+        for market in source.markets:
+            for line in understood(market):
+                stages.say(line)
+        costs = source.portfolio(strategy).costs
+        stages.warn([said for market in source.markets if (said := costs.uncharged(market.bars))])
         return strategy, source
 
 

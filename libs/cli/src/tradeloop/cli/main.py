@@ -76,6 +76,14 @@ Seeds = Annotated[
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Environment steps to train for, over all parallel books.")]
 DEFAULT_STEPS = 100_000
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        help="One more market to learn from, of one instrument and the same timeframe: FILE or NAME=FILE; again for "
+        "each. The model is that of --bars, and so are costs and sizes.",
+    ),
+]
 Promote = Annotated[
     bool,
     typer.Option(
@@ -103,6 +111,7 @@ def demo(
     start: Start = None,
     end: End = None,
     name: UniverseName = None,
+    also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -123,7 +132,7 @@ def demo(
     from tradeloop.cli.commands.demo import run_demo
     from tradeloop.cli.inputs import Inputs
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
 
 
@@ -142,6 +151,7 @@ def train(
     start: Start = None,
     end: End = None,
     name: UniverseName = None,
+    also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
     steps: Steps = DEFAULT_STEPS,
@@ -164,7 +174,7 @@ def train(
     from tradeloop.cli.commands.train import run_train
     from tradeloop.cli.inputs import Inputs
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote)
 

@@ -7,8 +7,15 @@ from pathlib import Path
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
-from tradeloop.common.messages.training import CANDIDATE
-from tradeloop.common.model_store.port import ModelNotFound, ModelStore, RegisteredPolicy, model_name, read_policy
+from tradeloop.common.messages.training import CANDIDATE, CHAMPION
+from tradeloop.common.model_store.port import (
+    ModelNotFound,
+    ModelStore,
+    ModelVersion,
+    RegisteredPolicy,
+    model_name,
+    read_policy,
+)
 
 
 def store_of(home: Path) -> ModelStore:
@@ -68,6 +75,18 @@ def find_in(store: ModelStore, place: str, reference: str, default: str | None) 
         f"{place} has no model {meant}; it has {listed(reversed(known)) or 'none'}: choose one by NAME:VERSION, or run "
         "`tradeloop train`"
     )
+
+
+def listed_as(registered: RegisteredPolicy, home: Path) -> ModelVersion | None:
+    """A model as its home lists it; None for one from a folder."""
+    versions = store_of(home).versions() if registered.version else ()
+    return next((one for one in versions if (one.name, one.version) == (registered.name, registered.version)), None)
+
+
+def standing(listed: ModelVersion) -> dict[str, str]:
+    """The alias that a model has now, empty where it has neither, and the reason that was given when it was trained."""
+    alias = next((alias for alias in (CHAMPION, CANDIDATE) if alias in listed.aliases), "")
+    return {"alias": alias, "reason": listed.parameters.get("reason", "")}
 
 
 def _mlflow(uri: str) -> ModelStore:

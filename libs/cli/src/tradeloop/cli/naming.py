@@ -39,8 +39,8 @@ class NamedFile:
         return symbol_of(self.path) if self.symbol is None else symbol_of(Path(self.symbol.replace("/", "-")))
 
 
-def named_files(values: Iterable[str]) -> tuple[list[NamedFile], list[str]]:
-    """The files of `--bars`: each a file, a folder of files, or `NAME=FILE`; and what is to be said of them.
+def named_files(values: Iterable[str], option: str = "--bars") -> tuple[list[NamedFile], list[str]]:
+    """The files of `--bars`, or of another option: a file each, a folder of files, or `NAME=FILE`; and notes on them.
 
     Raises `UserError` for a folder without files of bars, and for a file or a name that comes twice.
     """
@@ -50,9 +50,9 @@ def named_files(values: Iterable[str]) -> tuple[list[NamedFile], list[str]]:
         path, (name, given, rest) = Path(value), value.partition("=")
         if given and not os.path.exists(value):  # unlike Path's, it takes any text
             if not re.fullmatch(r"[A-Za-z0-9_.:/\-]{1,97}", name) or not rest:
-                raise UserError(f"--bars {value}: give FILE, a folder of files, or NAME=FILE")
+                raise UserError(f"{option} {value}: give FILE, a folder of files, or NAME=FILE")
             if os.path.isdir(rest):
-                raise UserError(f"--bars {value}: {rest} is a folder, whose files name themselves: leave {name}= out")
+                raise UserError(f"{option} {value}: {rest} is a folder, whose files name themselves: leave {name}= out")
             found.append(NamedFile(Path(rest), name))
         elif os.path.isdir(value):
             inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
@@ -66,7 +66,7 @@ def named_files(values: Iterable[str]) -> tuple[list[NamedFile], list[str]]:
             found.append(NamedFile(path))
     for what, each in (("file", [str(one.path) for one in found]), ("name", [one.name for one in found if one.name])):
         if twice := [one for place, one in enumerate(each) if one in each[:place]]:
-            raise UserError(f"--bars has the {what} {twice[0]} twice: give each instrument once")
+            raise UserError(f"{option} has the {what} {twice[0]} twice: give each instrument once")
     return found, notes
 
 

@@ -13,6 +13,7 @@ from tradeloop.cli.report import figures
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.trading import trading
 from tradeloop.common.evaluation.backtest import BacktestResult
+from tradeloop.common.market import from_us
 from tradeloop.common.risk import WARN_DENIED
 
 
@@ -32,8 +33,13 @@ def counts(run: Run) -> dict[str, Any]:
 
 def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> None:
     """The table of a policy and its baselines, and what the gate denied of the policy's orders: a warning if much."""
-    console.print(_table(results))
+    print_whole(console, _table(results))
     ours = results["policy"]
+    if ours.halted_at is not None:
+        when = f"{from_us(ours.time_us[ours.halted_at]):%Y-%m-%d %H:%M}"
+        console.print(
+            f"The policy was halted by its limits at {when} UTC, and traded no more.", soft_wrap=True, highlight=False
+        )
     if ours.denials:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
         share = ours.denied / ours.decisions
@@ -42,12 +48,21 @@ def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> No
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
+def print_whole(console: Console, table: Table) -> None:
+    """A table with every cell in whole: lines longer than the console's are its to wrap, not ours to cut."""
+    for column in table.columns:
+        column.no_wrap = True
+    wide = Console(width=10_000)
+    wide.width = max(console.width, wide.measure(table).maximum)
+    wide.print(table)
+
+
 def print_evidence(console: Console, summary: Mapping[str, Any]) -> None:
     """How far to trust the outcome: what `report.figures.summary` found."""
     table = Table(box=None, show_header=False, padding=(0, 2))
     for row in figures.console_rows(summary):
         table.add_row(*row)
-    console.print(table)
+    print_whole(console, table)
     for remark in summary["remarks"]:
         console.print(remark, soft_wrap=True, markup=False, highlight=False)
 

@@ -58,11 +58,18 @@ class Source:
     """Lines for people about what was left out of a folder."""
     given: Portfolio | None = None
     """The portfolio that the bars were opened for."""
+    also: tuple[Source, ...] = ()
+    """More markets that a training learns from, and nothing else looks at."""
 
     @property
     def path(self) -> Path:
         """The first file."""
         return next(iter(self.files.values()))
+
+    @property
+    def markets(self) -> tuple[Source, ...]:
+        """All markets, its own first."""
+        return (self, *self.also)
 
     @property
     def bars(self) -> BarArrays:
@@ -96,15 +103,16 @@ def open_source(
     *,
     name: str | None = None,
     span: Span = EVERYTHING,
+    option: str = "--bars",
 ) -> Source:
-    """Read and check files of bars; the installed one where none is named. `bars` are the values of `--bars`.
+    """Read and check files of bars; the installed one where none is named. `bars` are the values of `option`.
 
     A portfolio says which instruments the bars are of. Without one, what has a name gets it as its id, and what has
     none an id that another content changes; `name` names the universe. Raises `UserError`, one line that names the
     file, the row and the remedy.
     """
     start_us, end_us = span_us(span)
-    named, notes = named_files(bars)
+    named, notes = named_files(bars, option)
     label = listed((one.path.name for one in named), 3)
     if not named:
         named = [NamedFile(_installed(), "EUR/USD")]
@@ -288,7 +296,12 @@ def split(source: Source, strategy: Strategy, train_share: float = 0.7) -> int:
             f"{listed(map(str, source.files.values()), 3)}: {total} bars leave {total - train} to trade after training "
             f"on {train}, strategy {strategy.name} needs {needed} for its window of {strategy.window}: give more bars"
         )
-    check_length(source, strategy, train)
+    if source.bars.open_us[train] < 0:
+        raise UserError(
+            f"{listed(map(str, source.files.values()), 3)}: trading would begin at "
+            f"{from_us(source.bars.open_us[train]):%Y-%m-%d %H:%M} UTC, and the services keep books from 1970 on: "
+            "choose later bars with --from, or use `tradeloop train` and `backtest`, which take any time"
+        )
     return train
 
 

@@ -14,7 +14,7 @@ Span = tuple[str | None, str | None]
 def span_us(span: Span) -> tuple[int, int]:
     """The half-open range of open times, in microseconds since the epoch. Raises `UserError` for one that is none."""
     start, end = span
-    start_us, end_us = _time_us("--from", start, 0), _time_us("--to", end, EVER_US)
+    start_us, end_us = _time_us("--from", start, -EVER_US), _time_us("--to", end, EVER_US)
     if start_us >= end_us:
         raise UserError(f"--from {start} is not before --to {end}: no bar can open in between")
     return start_us, end_us

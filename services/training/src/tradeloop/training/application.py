@@ -293,6 +293,7 @@ def _policy(request: TrainingRequested, strategy: Strategy, material: Material, 
             onnx_sha256=hashlib.sha256(trained.onnx).hexdigest(),
             timeframe=request.universe.timeframe,
             instrument_ids=material.bars.instruments,
+            also=tuple(one.universe.name for one in request.also),
         ),
         trained.onnx,
     )

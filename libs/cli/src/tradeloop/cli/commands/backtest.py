@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from tradeloop.cli.inputs import Inputs
-from tradeloop.cli.models import find
+from tradeloop.cli.models import find, listed_as, standing
+from tradeloop.cli.naming import listed
 from tradeloop.cli.outcome import counts, print_outcome
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import figures, write_report
@@ -57,8 +60,13 @@ def run_backtest(inputs: Inputs, model: str, home: Path, seed: int | None, out: 
             judged = assess(portfolio, strategy, source.bars, features, result, seed)
         if staging is not None and recording is not None:
             with stages.stage("Writing the report"):
-                summary = _summary(registered, source, strategy, result, judged, seed)
+                known = listed_as(registered, home)
+                summary = _summary(
+                    registered, source, strategy, result, judged, seed, {} if known is None else standing(known)
+                )
                 run = run_of(recording, result, judged, summary, source.name)
+                if known is not None:
+                    run = replace(run, training=_trained(known.metrics))
                 summary |= counts(run) | figures.summary(run)
                 write_run(staging, run)
                 write_report(staging, run)
@@ -73,8 +81,11 @@ def run_backtest(inputs: Inputs, model: str, home: Path, seed: int | None, out: 
         f"{len(bars):,} bars of {source.name}, {from_us(bars.open_us[0]):%Y-%m-%d %H:%M} to "
         f"{from_us(bars.open_us[-1]):%Y-%m-%d %H:%M} UTC, with model {_called(registered)}"
     )
-    chosen = f", chosen on the bars to {manifest.selected_to}" if manifest.selected_to else ""
-    say(f"The policy was trained on {manifest.trained_from} to {manifest.trained_to}{chosen}; seed {manifest.seed}.")
+    first, last, selected = (
+        _minute(text) for text in (manifest.trained_from, manifest.trained_to, manifest.selected_to)
+    )
+    chosen = f", and chosen on the bars to {selected}" if selected else ""
+    say(f"The policy was fitted on bars that closed from {first} to {last} UTC{chosen}; seed {manifest.seed}.")
     for line in _differences(manifest, source, strategy):
         say(line)
     print_outcome(console, {"policy": result, **judged.baselines})
@@ -89,6 +100,18 @@ def run_backtest(inputs: Inputs, model: str, home: Path, seed: int | None, out: 
 
 def _called(registered: RegisteredPolicy) -> str:
     return f"{registered.name}:{registered.version}" if registered.version else registered.name
+
+
+def _trained(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a model's samples, without those that its last checkpoint left among them."""
+    samples = tuple(f"{sample}_" for sample in figures.SAMPLES)
+    of_checkpoint = ("valid_reward_mean", "valid_growth")
+    return {name: value for name, value in metrics.items() if name.startswith(samples) and name not in of_checkpoint}
+
+
+def _minute(text: str) -> str:
+    """An ISO 8601 time of a manifest to the minute."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}" if text else ""
 
 
 def overlap(manifest: PolicyManifest, source: Source) -> int:
@@ -117,6 +140,8 @@ def _differences(manifest: PolicyManifest, source: Source, strategy: Strategy) -
         )
     elif manifest.universe != universe.name:
         lines.append(f"The model was trained on universe {manifest.universe}, and this is {universe.name}")
+    if manifest.also:
+        lines.append(f"The model learnt from {listed(manifest.also)} too, beside the bars of its own name")
     if manifest.reward_id != strategy.reward_id:
         lines.append(
             f"The model was trained for the reward {manifest.reward_id}; rewards here are of {strategy.reward_id}"
@@ -131,6 +156,7 @@ def _summary(
     result: BacktestResult,
     judged: Assessment,
     seed: int,
+    standing: Mapping[str, str],
 ) -> dict[str, Any]:
     """The facts of `summary.json` but for the counts of a run."""
     manifest = registered.policy.manifest
@@ -143,12 +169,14 @@ def _summary(
         "test_bars": len(source.bars),
         "trained_from": manifest.trained_from,
         "trained_to": manifest.trained_to,
+        "selected_to": manifest.selected_to,
         "trained_bars_among_these": overlap(manifest, source),
         "final_equity": result.final_equity,
         "baselines": {name: one.final_equity for name, one in judged.baselines.items()},
         "model": {
             "name": registered.name,
             "version": registered.version,
+            **standing,
             "onnx_max_abs_diff": manifest.onnx_max_abs_diff,
         },
         "differences": _differences(manifest, source, strategy),

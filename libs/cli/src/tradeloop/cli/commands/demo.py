@@ -20,9 +20,10 @@ from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.cli.commands.train import in_order, prepare, train
 from tradeloop.cli.homes import check_home, remember
 from tradeloop.cli.inputs import Inputs
-from tradeloop.cli.outcome import counts, print_evidence, print_outcome
+from tradeloop.cli.markets import Learnt, cut, learnt, named
+from tradeloop.cli.outcome import counts, print_evidence, print_outcome, print_whole
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.report import figures, write_report
+from tradeloop.cli.report import figures, text, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.cli.source import Source, split
 from tradeloop.common.arrays import Floats
@@ -46,6 +47,7 @@ from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import RegisteredPolicy, write_policy
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
+from tradeloop.training.domain.material import rows_known, segment
 
 _GROUNDS = ("features", "observation", "action")
 """The vectors of a signal that the report does not need: they are in the transitions, too."""
@@ -69,7 +71,7 @@ def run_demo(
         temporary.mkdir(mode=0o700)
         strategy, source = inputs.open(stages, "Reading bars")
         with stages.stage("Checking the strategy"):
-            train_bars = split(source, strategy)
+            markets = learnt(source, split(source, strategy), strategy)
             stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
         home = kept or temporary
         check_home(home, source)
@@ -77,7 +79,7 @@ def run_demo(
             # A book starts from nothing in each demo, whatever the home remembers of an earlier one.
             ledger = temporary / "ledger.db"
             stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)], ledger=ledger))
-        demo = _Demo(stack, stages, source, strategy, train_bars, steps, promote)
+        demo = _Demo(stack, stages, markets, strategy, steps, promote)
         registered = demo.train(seeds)
         run, results, summary = demo.trade(registered)
         with stages.stage("Writing the report"):
@@ -100,27 +102,26 @@ class _Demo:
         self,
         stack: EmbeddedStack,
         stages: Stages,
-        source: Source,
+        markets: Sequence[Learnt],
         strategy: Strategy,
-        train_bars: int,
         steps: int,
         promote: bool,
     ) -> None:
+        source, train_bars = markets[0].source, markets[0].bars
         self._stack, self._stages, self._source, self._strategy = stack, stages, source, strategy
-        self._train_bars, self._steps, self._promote = train_bars, steps, promote
+        self._markets, self._train_bars, self._steps, self._promote = markets, train_bars, steps, promote
         self._portfolio = _portfolio(source, strategy)
         self._traded = source.bars.slice(train_bars, len(source.bars))
         self._trained: dict[int, ModelReady] = {}
 
     def train(self, seeds: Sequence[int]) -> RegisteredPolicy:
         """Load the bars, compute features, train on the first part of them by each seed; gives what will trade."""
-        stack, source = self._stack, self._source
-        trained_on = source.range(0, self._train_bars)
-        prepare(stack.client, self._stages, source, self._strategy, trained_on)
-        remember(stack.home, source.universe)
+        stack = self._stack
+        prepare(stack.client, self._stages, self._markets, self._strategy)
+        remember(stack.home, self._source)
         for seed in in_order(seeds):
             self._trained[seed] = self._ready = train(
-                stack.client, self._stages, source, self._strategy, trained_on, seed, self._steps, self._promote
+                stack.client, self._stages, self._markets, self._strategy, seed, self._steps, self._promote
             )
         return stack.models.load(self._ready.model, self._ready.version)
 
@@ -146,7 +147,9 @@ class _Demo:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
         manifest = registered.policy.manifest
         with self._stages.stage("Backtest and baselines"):
-            features = source.features(self._strategy)[self._train_bars :]
+            known = source.features(self._strategy)
+            learnt, features = known[: self._train_bars], known[self._train_bars :]
+            fitted = segment(learnt, self._strategy.hyper_parameters.validation)
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
             judged = assess(self._portfolio, self._strategy, self._traded, features, expected, manifest.seed)
@@ -159,7 +162,11 @@ class _Demo:
             "steps": manifest.steps,
             "bars": len(source.bars),
             "train_bars": self._train_bars,
+            "fitted_bars": int(rows_known(learnt[: fitted.split]).sum()),
+            "validation_bars": fitted.stop - fitted.split,
             "test_bars": total,
+            "markets": [one.facts for one in self._markets],
+            "learnt_from": [line for line in (named(self._markets), cut(self._markets)) if line],
             "dead_letters": stack.dead_letters,
             "final_equity": marks[-1].equity,
             "backtest_final_equity": expected.final_equity,
@@ -218,12 +225,17 @@ def interquartile_mean(values: Sequence[float]) -> float:
 def _print(out: Path, kept: Path | None, summary: Mapping[str, Any], results: Mapping[str, BacktestResult]) -> None:
     console = Console()
     if "seeds" in summary:
-        console.print(_seeds(summary))
+        print_whole(console, _seeds(summary))
     print_outcome(console, results)
+    for line in summary["learnt_from"]:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     model = summary["model"]
+    apart, own = summary["validation_bars"], " of its own" if summary["learnt_from"] else ""
+    chosen = f"checkpoint chosen on the next {apart:,}, " if apart else ""
     console.print(
-        f"Traded: {model['name']} version {model['version']}, {model['alias']}, seed {summary['seed']}, over "
-        f"{summary['test_bars']:,} bars after training on {summary['train_bars']:,}; {summary['fills']:,} fills",
+        f"Traded: {model['name']} version {model['version']}, seed {summary['seed']}: fitted on "
+        f"{text.count(summary['fitted_bars'], 'bar')}{own}, {chosen}"
+        f"traded on the last {summary['test_bars']:,}; {text.count(summary['fills'], 'fill')}",
         soft_wrap=True,
         markup=False,
         highlight=False,

@@ -50,30 +50,35 @@ def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tradeloop.cli.outcome import print_whole
+
     store, place = _store(home, stack)
     versions = store.versions()
     if not versions:
         raise UserError(f"{place} has no models: run `tradeloop train` first")
-    table = Table("model", "alias", "strategy", "universe", "trained from", "to", "seed", box=None, padding=(0, 1))
+    table = Table("model", "alias", "trained to", "seed", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     shown = [name for name in _SHOWN if any(name in one.metrics for one in versions)]
-    table.columns[0].no_wrap = True
     for name in shown:
-        table.add_column(name.replace("total_", "").replace("_", " "), justify="right")
+        sample, _, figure = name.replace("total_", "").rpartition("_")
+        table.add_column(f"{sample.replace('_', ' ')}\n{figure}", justify="right")
     for one in versions:
         known = one.parameters
         table.add_row(
             f"{one.name}:{one.version}",
             ", ".join(one.aliases),
-            *(known.get(name, "") for name in ("strategy", "universe")),
-            known.get("trained_from", "").partition("T")[0],
             # The bars that chose a policy are not out of sample either.
             (known.get("selected_to") or known.get("trained_to", "")).partition("T")[0],
             known.get("seed", ""),
-            *(f"{one.metrics[name]:.3g}" if name in one.metrics else "" for name in shown),
+            *(_figure(name, one.metrics[name]) if name in one.metrics else "" for name in shown),
         )
     console = Console()
-    console.print(f"{len(versions)} versions in {place}", soft_wrap=True, markup=False, highlight=False)
-    console.print(table)
+    count = f"{len(versions)} version{'s' * (len(versions) != 1)} in {place}"
+    console.print(count, soft_wrap=True, markup=False, highlight=False)
+    print_whole(console, table)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:+.1%}" if name.endswith("return") else f"{value:.2f}"
 
 
 _SHOWN = ("in_sample_total_return", "in_sample_sharpe", "valid_total_return", "valid_sharpe")
@@ -94,12 +99,16 @@ def show(
     typer.echo(f"{registered.name}:{registered.version}  {', '.join(listed.aliases)}".rstrip())
     manifest = {name: value for name, value in registered.policy.manifest if name != "feature_names"}
     manifest["features"] = ", ".join(registered.policy.manifest.feature_names)
-    manifest["instrument_ids"] = ", ".join(registered.policy.manifest.instrument_ids)
+    for name in ("instrument_ids", "also"):
+        manifest[name] = ", ".join(getattr(registered.policy.manifest, name))
     parameters = {name: value for name, value in listed.parameters.items() if name not in manifest}
     for title, facts in (("manifest", manifest), ("parameters", parameters), ("metrics", listed.metrics)):
         typer.echo(f"\n{title}")
+        width = max(24, *map(len, facts)) if facts else 0
         for name, value in sorted(facts.items()) if title != "manifest" else facts.items():
-            typer.echo(f"  {name:<24} {value:.6g}" if isinstance(value, float) else f"  {name:<24} {value}")
+            typer.echo(
+                f"  {name:<{width}} {value:.6g}" if isinstance(value, float) else f"  {name:<{width}} {value}".rstrip()
+            )
 
 
 def _store(home: Path, stack: Which | None) -> tuple[ModelStore, str]:

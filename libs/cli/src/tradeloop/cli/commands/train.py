@@ -13,10 +13,11 @@ from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.homes import check_home, remember
 from tradeloop.cli.inputs import Inputs
+from tradeloop.cli.markets import Learnt, learnt, named
+from tradeloop.cli.outcome import print_whole
 from tradeloop.cli.progress import Stages, quiet_logs
-from tradeloop.cli.source import Source, check_length
+from tradeloop.cli.source import Source
 from tradeloop.common.contracts.strategy import check_strategy
-from tradeloop.common.market import TimeRange
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -44,22 +45,22 @@ def run_train(
     stages = Stages()
     strategy, source = inputs.open(stages, "Reading bars")
     with stages.stage("Checking the strategy"):
-        check_length(source, strategy, len(source.bars))
+        markets = learnt(source, len(source.bars), strategy)
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
     with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
-        trained_on = source.range(0, len(source.bars))
-        prepare(client, stages, source, strategy, trained_on)
+        prepare(client, stages, markets, strategy)
         keep()
-        ready = {
-            seed: train(client, stages, source, strategy, trained_on, seed, steps, promote) for seed in in_order(seeds)
-        }
+        ready = {seed: train(client, stages, markets, strategy, seed, steps, promote) for seed in in_order(seeds)}
     console = Console()
+    if said := named(markets):
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
     # An alias is with the last one that took it; the newest of all is the candidate, too.
     holders = {alias: one for one in ready.values() for alias in (CANDIDATE, CHAMPION) if one.moves(alias)}
     if len(ready) > 1:
-        console.print(_table(ready, holders))
-    for alias, one in holders.items():
-        console.print(f"{one.model} version {one.version} is now {alias} in {place}: {one.reason}", soft_wrap=True)
+        print_whole(console, _table(ready, holders))
+    for one in {holder.version: holder for holder in holders.values()}.values():
+        aliases = " and ".join(alias for alias, holder in holders.items() if holder is one)
+        console.print(f"{one.model} version {one.version} is now {aliases} in {place}: {one.reason}", soft_wrap=True)
     if CHAMPION not in holders:
         console.print(
             "No version passed the gate: a portfolio trades the candidate only with `model_alias: candidate`, or once "
@@ -108,36 +109,44 @@ def _stack(
         check_home(home, source)
         stages.say(f"This process trains and keeps everything in {home}")
         with embedded(home, [source.portfolio(strategy)]) as stack:
-            yield stack.client, str(home), lambda: remember(home, source.universe)
+            yield stack.client, str(home), lambda: remember(home, source)
 
 
-def prepare(client: Client, stages: Stages, source: Source, strategy: Strategy, trained_on: TimeRange) -> None:
-    """Bars into the store, features of a range into Feast: each asked for by message."""
-    universe = source.universe
-    identity = derived_id("prepare", universe.name, strategy.name, *universe.ids, trained_on.start, trained_on.end)
+def prepare(client: Client, stages: Stages, markets: Sequence[Learnt], strategy: Strategy) -> None:
+    """Bars into the store, features of what is learnt from into Feast: each asked for by message."""
+
+    def identity(one: Learnt) -> str:
+        universe = one.source.universe
+        return derived_id("prepare", universe.name, strategy.name, *universe.ids, one.range.start, one.range.end)
+
     with stages.stage("Loading bars"):
-        files = {instrument: str(path) for instrument, path in source.files.items()}
-        client.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
+        for one in markets:
+            files = {instrument: str(path) for instrument, path in one.source.files.items()}
+            request = BackfillRequested(request_id=identity(one), universe=one.source.universe, files=files)
+            client.ask(request, BackfillCompleted)
     with stages.stage("Computing features"):
-        client.ask(
-            PreprocessRequested(request_id=identity, universe=universe, strategy=strategy.name, range=trained_on),
-            PreprocessCompleted,
-        )
+        for one in markets:
+            client.ask(
+                PreprocessRequested(
+                    request_id=identity(one), universe=one.source.universe, strategy=strategy.name, range=one.range
+                ),
+                PreprocessCompleted,
+            )
 
 
 def train(
     client: Client,
     stages: Stages,
-    source: Source,
+    markets: Sequence[Learnt],
     strategy: Strategy,
-    trained_on: TimeRange,
     seed: int,
     steps: int,
     promote: bool = False,
 ) -> ModelReady:
-    """A policy into MLflow, on bars and features that are there; asked for by message."""
-    universe = source.universe
-    identity = derived_id("train", universe.name, strategy.name, seed, steps, trained_on.start, trained_on.end)
+    """A policy for the first market into MLflow, on bars and features that are there; asked for by message."""
+    own, *others = (one.asked for one in markets)
+    more = [part for one in others for part in (one.universe.name, one.range.start, one.range.end)]
+    identity = derived_id("train", own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more)
     with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:
@@ -147,11 +156,12 @@ def train(
             TrainingRequested(
                 request_id=identity,
                 strategy=strategy.name,
-                universe=universe,
-                range=trained_on,
+                universe=own.universe,
+                range=own.range,
                 seed=seed,
                 steps=steps,
-                portfolio=source.portfolio(strategy).model_dump_json(),
+                portfolio=markets[0].source.portfolio(strategy).model_dump_json(),
+                also=tuple(others),
                 promote=promote,
             ),
             ModelReady,

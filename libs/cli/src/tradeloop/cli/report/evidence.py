@@ -102,7 +102,7 @@ def sample_table(run: Run, traded: Trading) -> str:
     metrics += sorted({metric for one in found.values() for metric in one} - set(metrics))
     head = "".join(f"<th>{names[sample]}</th>" for sample in found)
     body = "".join(
-        f'<tr><th scope="row">{escape(_METRICS.get(metric, metric))}</th>'
+        f'<tr><th scope="row">{escape(_metric_name(metric))}</th>'
         + "".join(f"<td>{_metric(metric, one.get(metric))}</td>" for one in found.values())
         + "</tr>"
         for metric in metrics
@@ -111,6 +111,11 @@ def sample_table(run: Run, traded: Trading) -> str:
         "A policy that does much better on what it was trained on than here has probably memorised it. The ranges"
         " differ in length: compare the Sharpe ratios before the returns."
     )
+    if "valid" in found:
+        note += " Validation: bars after those that it was fitted on, by which the best of its checkpoints was chosen."
+    for sample in found:
+        if sample in SAMPLES and found[sample].get("denied_halted"):
+            note += f" {names[sample]} the limits halted the book, which then traded no more."
     return (
         f'<figure><h2>Training beside this run</h2><div class="wide"><table class="plain"><thead><tr><th></th>{head}'
         f'</tr></thead><tbody>{body}</tbody></table></div><p class="note" style="margin-top:.5rem">{note}</p></figure>'
@@ -120,6 +125,14 @@ def sample_table(run: Run, traded: Trading) -> str:
 def baseline_remarks(run: Run) -> str:
     """Sentences on baselines that were halted or could not buy (HTML)."""
     return " ".join(f"<b>{escape(said)}</b>" for said in remarks(run.baselines))
+
+
+def _metric_name(metric: str) -> str:
+    if metric.startswith("denied_"):
+        return f"Denied: {metric.removeprefix('denied_')}"
+    if metric.startswith("errors_above_"):
+        return f"Standard errors above {metric.removeprefix('errors_above_').replace('_', ' ')}"
+    return _METRICS.get(metric, metric)
 
 
 def _metric(name: str, value: float | None) -> str:

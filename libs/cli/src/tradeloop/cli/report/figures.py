@@ -15,6 +15,7 @@ from tradeloop.common.market import from_us
 
 SAMPLES = {"in_sample": "In sample", "valid": "Validation"}
 """The samples that a training may have metrics of, by the prefix of their names."""
+_SAID = {"in_sample": "in sample", "valid": "validation", "out_of_sample": "out of sample"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def summary(run: Run) -> dict[str, Any]:
     """The part of `summary.json` that follows from a run, ready for JSON."""
     traded, found = trading(run), evidence(run)
     return {
+        "sharpe_error": performance(marked(run).equity, bars_per_year(run.bars)).sharpe_error,
         "decisions": traded.decisions,
         "denials": traded.denials,
         "denied_decisions": traded.denied,
@@ -108,8 +110,11 @@ def console_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if explained is not None:
         alpha = f"{explained['alpha']:+.1%} ± {explained['alpha_error']:.1%}"
         yield "alpha a year, beta to buy and hold", f"{alpha}, {explained['beta']:.3f} ± {explained['beta_error']:.3f}"
-    sharpe = {sample: metrics["sharpe"] for sample, metrics in found["training"].items() if "sharpe" in metrics}
-    if sharpe:
-        yield "Sharpe ratio", ", ".join(f"{sample.replace('_', ' ')} {value:.2f}" for sample, value in sharpe.items())
+    for sample, metrics in found["training"].items():
+        if "sharpe" in metrics:
+            halted = ", halted by its limits" if metrics.get("denied_halted") else ""
+            error = found["sharpe_error"] if sample == "out_of_sample" else None
+            spread = "" if error is None else f" ± {error:.2f}"
+            yield f"Sharpe ratio, {_SAID.get(sample, sample)}", f"{metrics['sharpe']:.2f}{spread}{halted}"
     if found["unsized_targets"]:
         yield "targets too small for an order", f"{found['unsized_targets']:,}"

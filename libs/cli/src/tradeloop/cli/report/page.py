@@ -41,6 +41,7 @@ def page(run: Run) -> str:
         title=escape(f"{heading[0]} {heading[1]}"),
         heading=f"{escape(heading[0])} <small>{escape(heading[1])}</small>",
         lede=_lede(run, equity, traded),
+        standing=_standing(run.summary),
         facts="".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(run)),
         performance=_performance(equity, per_year),
         convention=(
@@ -73,7 +74,28 @@ def _lede(run: Run, equity: Mapping[str, Floats], t: Trading) -> str:
     returned = {name: text.change(float(curve[-1] / curve[0] - 1.0)) for name, curve in equity.items()}
     versus = f"; buy and hold {returned['buy_and_hold']}" if "buy_and_hold" in returned else ""
     halted = " It was halted by its risk limits." if run.marks[-1].state == "halted" else ""
-    return f"The policy returned {returned['policy']} over {length}{versus}.{halted}{_chance(run, t)}{_denied(t)}"
+    more = f"{_seen(run)}{halted}{_chance(run, t)}{_denied(t)}"
+    return f"The policy returned {returned['policy']} over {length}{versus}.{more}"
+
+
+def _seen(run: Run) -> str:
+    """A warning, where the policy knew some of the bars."""
+    seen = run.summary.get("trained_bars_among_these")
+    if not isinstance(seen, int) or not seen:
+        return ""
+    return f" It was trained on {seen:,} of these {text.count(len(run.bars), 'bar')}, or chosen by them."
+
+
+def _standing(summary: Mapping[str, object]) -> str:
+    """Whether the model may trade, and why, where that is known; and the markets that it learnt from."""
+    lines, model = [], summary.get("model")
+    if isinstance(model, Mapping) and "alias" in model:
+        alias = {"champion": "The champion", "candidate": "A candidate, no champion"}.get(str(model["alias"]))
+        reason = f": {escape(str(model['reason']))}" if model.get("reason") else ""
+        lines.append(f"<b>{alias or 'Neither champion nor candidate by now'}</b>{reason}.")
+    found = summary.get("learnt_from")
+    lines += [f"{escape(str(line))}." for line in found] if isinstance(found, list) else []
+    return f'<p class="note" style="margin-top:.5rem">{" ".join(lines)}</p>' if lines else ""
 
 
 def _chance(run: Run, t: Trading) -> str:
@@ -86,8 +108,8 @@ def _chance(run: Run, t: Trading) -> str:
         return ""
     as_good = int((found.draws >= found.growth).sum())
     return (
-        f" Its own decisions, shuffled in time, did at least as well {as_good:,} times out of {len(found.draws):,}"
-        f" (p = {text.number(found.p_value, 3)})."
+        f" Its own decisions, shuffled in time, did at least as well {text.count(as_good, 'time')} out of"
+        f" {len(found.draws):,} (p = {text.number(found.p_value, 3)})."
     )
 
 
@@ -116,7 +138,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Portfolio", f"{escape(portfolio.name)} <small>{portfolio.mode}</small>"),
     ]
     train_bars, seed = run.summary.get("train_bars"), run.summary.get("seed")
-    if isinstance(train_bars, int):
+    fitted, kept = (run.summary.get(name) for name in ("fitted_bars", "validation_bars"))
+    if isinstance(fitted, int) and isinstance(kept, int):
+        facts[2:2] = [("Bars fitted on", f"{fitted:,}"), ("Checkpoint chosen on", text.count(kept, "bar"))]
+    elif isinstance(train_bars, int):
         facts.insert(2, ("Bars trained on", f"{train_bars:,}"))
     if isinstance(seed, int):
         facts.append(("Seed", str(seed)))
@@ -211,18 +236,14 @@ def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
     train_bars, seen = run.summary.get("train_bars"), run.summary.get("trained_bars_among_these")
     if isinstance(seen, int):
         sample = (
-            f"<b>In sample, in part.</b> The policy was trained on {seen:,} of these bars: there it shows what it"
-            " remembers, not what it is worth."
+            f"<b>In sample, in part.</b> The policy was trained on {seen:,} of these bars, or chosen by them: there it"
+            " shows what it remembers, not what it is worth."
             if seen
-            else "<b>Out of sample.</b> The policy was trained on none of these bars. If you choose among models by"
-            " this report, the range is no longer unseen."
+            else "<b>Out of sample.</b> The policy was trained on none of these bars, nor chosen by one. If you choose"
+            " among models by this report, the range is no longer unseen."
         )
     elif isinstance(train_bars, int):
-        sample = (
-            f"<b>Out of sample, once.</b> The policy was trained on the {train_bars:,} bars before this range and saw"
-            " none of these in training. If you change anything because of this report and run again, the range is no"
-            " longer unseen."
-        )
+        sample = _out_of_sample(train_bars, run.summary)
     else:
         sample = (
             "<b>Perhaps in sample.</b> What the policy was trained on is not recorded here. If it has seen these bars,"
@@ -254,6 +275,25 @@ def _care(run: Run, equity: Mapping[str, Floats], per_year: float) -> list[str]:
         + (f" <b>{escape(uncharged[0].upper() + uncharged[1:])}.</b>" if uncharged else ""),
         _baselines(run),
     ]
+
+
+def _out_of_sample(train_bars: int, summary: Mapping[str, object]) -> str:
+    """The parts of the history that had a share in the policy (HTML)."""
+    learnt = f"The policy was trained on the {text.count(train_bars, 'bar')} before this range."
+    fitted, kept = (summary.get(name) for name in ("fitted_bars", "validation_bars"))
+    if kept == 0:
+        learnt += " They were too few to keep some of them apart, by which the best of its checkpoints is chosen."
+    elif isinstance(fitted, int) and isinstance(kept, int):
+        learnt = (
+            f"The policy was fitted on {fitted:,} bars before this range, those whose features are known; the"
+            f" {kept:,} that followed chose the best of its checkpoints, and judged it."
+        )
+    if summary.get("learnt_from"):
+        learnt += " The other markets were cut and held out alike; these numbers are of this one."
+    return (
+        f"<b>Out of sample, once.</b> {learnt} The traded bars had no part in that. If you change anything because of"
+        " this report and run again, the range is no longer unseen."
+    )
 
 
 def _baselines(run: Run) -> str:

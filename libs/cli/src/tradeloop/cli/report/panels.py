@@ -111,7 +111,8 @@ def _price(axis: TimeAxis, run: Run, a: int, weight: Floats) -> Chart:
     times_us, sides, quantity, prices = (np.array([fill[i] for fill in fills]) for i in range(4))
     rows = np.searchsorted(run.bars.open_us, times_us, side="right") - 1
     cells = rows if len(fills) <= _EACH else rows * _CELLS // len(axis)
-    note = f"{len(fills):,} fills: \N{BLACK UP-POINTING TRIANGLE} bought, \N{BLACK DOWN-POINTING TRIANGLE} sold. "
+    note = f"{text.count(len(fills), 'fill')}: \N{BLACK UP-POINTING TRIANGLE} bought, "
+    note += "\N{BLACK DOWN-POINTING TRIANGLE} sold. "
     if len(fills) > _EACH:
         length = run.bars.close_us[-1] - run.bars.open_us[0]
         note += f"Each triangle averages one side over {text.span(int(length) // _CELLS)}. "
@@ -165,7 +166,7 @@ def _rewards(axis: TimeAxis, run: Run) -> Chart:
     names = list(components)
     sums = np.column_stack([rewards, *components.values()]).cumsum(axis=0)
     low, high = limits([np.zeros(1), *sums.T])
-    note = f"Summed up from the first bar; {len(run.transitions):,} decisions were rewarded."
+    note = f"Summed up from the first bar, over {text.count(len(run.transitions), 'rewarded decision')}."
     chart = Chart("rewards", axis, low, high, "Reward components", note)
     if len(names) > 1:
         for i, name in enumerate(names):

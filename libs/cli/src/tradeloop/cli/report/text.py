@@ -66,10 +66,17 @@ def year(time_us: int) -> str:
     return str(from_us(time_us).year)
 
 
+def count(number: int, what: str) -> str:
+    """A number of things, which are called `what` where there is one."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def span(length_us: int) -> str:
-    """A length of time in its two largest units."""
+    """A length of time in its two largest units; in years from two of them on."""
     minutes = length_us // 60_000_000
     days, hours = divmod(minutes // 60, 24)
+    if days >= 2 * 365:
+        return f"{days / 365.2425:.1f} years"
     parts = [(days, "day"), (hours, "hour"), (minutes % 60, "minute")]
     first = next((i for i, (count, _) in enumerate(parts) if count), 2)
     shown = [f"{count} {unit}{'s' * (count != 1)}" for count, unit in parts[first : first + 2] if count]

@@ -60,6 +60,8 @@ class PolicyManifest(BaseModel):
     timeframe: str = ""
     """Timeframe of the bars; empty in a manifest from before this was written down, as are the next."""
     instrument_ids: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    """More universes that it learnt from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def judge(policy: Sequence[Floats], rivals: Mapping[str, Sequence[Floats]], chec
         errors[name] = float(difference.mean()) / deviation * bars**0.5 if deviation > 0.0 else 0.0
         if errors[name] <= needed:
             below.append(name)
-    measured = " and ".join(f"{value:.1f} standard errors above {_words(name)}" for name, value in errors.items())
+    measured = " and ".join(_measured(value, name) for name, value in errors.items())
     reason = (
         f"on the {bars:,} bars kept apart it was {measured}; {needed:.1f} are needed of the best of {checkpoints} "
         f"checkpoint{'s' * (checkpoints != 1)}"
@@ -60,8 +60,8 @@ def judge(policy: Sequence[Floats], rivals: Mapping[str, Sequence[Floats]], chec
     return Verdict(not below, reason, errors)
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _measured(errors: float, rival: str) -> str:
+    return f"{abs(errors):.1f} standard errors {'below' if errors < 0.0 else 'above'} {rival.replace('_', ' ')}"
 
 
 def _log_returns(equity: Floats) -> Floats:

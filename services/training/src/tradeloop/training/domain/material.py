@@ -49,10 +49,13 @@ DEFAULT_EPISODE_BARS = 256
 
 
 def default_episode_bars(features: Floats, segments: Segments) -> int:
-    """The steps of an episode where the strategy says nothing: fewer for a short history, so that ages differ."""
+    """The steps of an episode where the strategy says nothing: fewer for a short history, so that ages differ.
+
+    Of several markets the shortest can begin one on half of its rows, or nearly: else nothing would be learnt from it.
+    """
     known = rows_known(features)
-    longest = max(int(known[start:split].sum()) for start, split, _ in segments)
-    return max(1, min(DEFAULT_EPISODE_BARS, longest // 4))
+    lengths = [int(known[start:split].sum()) for start, split, _ in segments]
+    return max(1, min(DEFAULT_EPISODE_BARS, max(lengths) // 4, min(lengths) // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +109,26 @@ def episode_starts(bars: BarArrays, features: Floats, window: int, episode_bars:
     """Rows at which an episode of `episode_bars` steps may start, increasing.
 
     From `window - 1` bars before such a row to its last step every feature (T, A, F) is known and all rows are of one
-    segment's first part, and at the row itself every instrument has a price. Raises `UserError` when there is none.
+    segment's first part, and at the row itself every instrument has a price. Raises `UserError` for a segment without
+    one: nothing would be learnt from it.
     """
     known, needed = rows_known(features), window + episode_bars
     starts = [
         start + np.flatnonzero(_in_a_row(known[start:split], needed)) + window - 1 for start, split, _ in segments
     ]
-    rows = np.concatenate(starts)
-    rows = rows[np.isfinite(bars.close[rows]).all(axis=1)]
-    if not len(rows):
-        total, fitted = len(known), sum(split - start for start, split, _ in segments)
-        kept = f", {total - fitted} of them kept apart for validation" if fitted < total else ""
+    starts = [rows[np.isfinite(bars.close[rows]).all(axis=1)] for rows in starts]
+    for number, (rows, (start, split, stop)) in enumerate(zip(starts, segments, strict=True), 1):
+        if len(rows):
+            continue
+        which = f"market {number} of {len(segments)}" if len(segments) > 1 else "the range"
+        kept = f", {stop - split} of them kept apart for validation" if split < stop else ""
         raise UserError(
             f"a window of {window} and episodes of {episode_bars} bars need {needed} bars in a row whose features are "
-            f"known; the range has {total} bars{kept}, {int(known.sum())} with features: take a longer range, "
-            "preprocess all of it, or shorten the episodes (parameter episode_bars)"
+            f"known; {which} has {stop - start} bars{kept}, {int(known[start:stop].sum())} with features: "
+            f"{'leave it out, ' * (len(segments) > 1)}take a longer range, preprocess all of it, or shorten the "
+            "episodes (parameter episode_bars)"
         )
-    return rows
+    return np.concatenate(starts)
 
 
 def _in_a_row(known: NDArray[np.bool_], needed: int) -> NDArray[np.bool_]:

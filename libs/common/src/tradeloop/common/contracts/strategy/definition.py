@@ -86,7 +86,7 @@ def actions_become_weights(trial: Trial) -> None:
             if reached > most:
                 raise trial.broken(
                     f"has an {who} that asks for {reached:.3g} times the equity, and {limit} of its portfolio "
-                    f"is {most:.3g}, so such orders are denied; ask for less, or check it with its own limits"
+                    f"is {most:.3g}, so such orders are denied; ask for less, or raise that limit of the portfolio"
                 )
         alone = np.concatenate([trial.call(who, scheme.weights, action[n : n + 1].copy()) for n in range(len(action))])
         if not np.array_equal(alone, weights):
