@@ -328,9 +328,12 @@ def test_noise_stays_a_candidate_unless_somebody_says_otherwise(make_world: Any)
         house.models.load(ready.model, "champion")
     (promoted,) = house.service().handle(house.request(request_id="r2", steps=10_000, promote=True), HERE)
     assert isinstance(promoted, ModelReady)
-    assert (promoted.alias, promoted.version) == ("champion", ready.version), "the same policy is the same version"
+    assert (promoted.alias, promoted.version) == ("champion", "2"), "another version, whose record says so"
     assert promoted.reason == f"promoted by request, although {ready.reason}"
-    assert house.models.load(ready.model, "champion").version == ready.version
+    assert house.models.load(ready.model, "champion").version == promoted.version
+    assert [house.models.runs[ready.model, one].parameters["promoted"] for one in "12"] == ["no", "by request"]
+    again = house.service().handle(house.request(request_id="r2", steps=10_000, promote=True), HERE)
+    assert [message.encode() for message in again] == [promoted.encode()]
 
 
 def test_a_champion_stays_until_something_passes_the_gate(make_world: Any) -> None:

@@ -22,7 +22,6 @@ from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, T
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION, MarketRange
 from tradeloop.common.model_store.port import (
     Actor,
-    ModelNotFound,
     ModelStore,
     Policy,
     PolicyManifest,
@@ -206,7 +205,7 @@ class Training(ServiceDefaults):
         verdict: Verdict,
     ) -> RegisteredPolicy:
         name = model_name(strategy.name, request.universe.name)
-        registered = self._newest(name)
+        registered = self._registered(name, request.request_id)
         if registered is None or registered.policy != policy:
             manifest = policy.manifest
             registered = self._models.register(
@@ -241,11 +240,14 @@ class Training(ServiceDefaults):
             self._models.set_alias(name, CHAMPION, registered.version)
         return registered
 
-    def _newest(self, name: str) -> RegisteredPolicy | None:
-        try:
-            return self._models.load(name, CANDIDATE)
-        except ModelNotFound:
-            return None
+    def _registered(self, name: str, request_id: str) -> RegisteredPolicy | None:
+        """The version that the same request left when it came before; the last, where there are several."""
+        versions = [
+            int(one.version)
+            for one in self._models.versions()
+            if one.name == name and one.parameters.get("request_id") == request_id
+        ]
+        return self._models.load(name, str(max(versions))) if versions else None
 
 
 def _own(request: TrainingRequested) -> MarketRange:

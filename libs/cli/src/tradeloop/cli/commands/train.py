@@ -146,7 +146,9 @@ def train(
     """A policy for the first market into MLflow, on bars and features that are there; asked for by message."""
     own, *others = (one.asked for one in markets)
     more = [part for one in others for part in (one.universe.name, one.range.start, one.range.end)]
-    identity = derived_id("train", own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more)
+    told = [own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more]
+    # A policy that is promoted is another version, whose record says so.
+    identity = derived_id("train", *told, *(["promoted"] if promote else []))
     with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:
