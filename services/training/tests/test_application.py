@@ -257,7 +257,7 @@ def test_a_model_store_that_is_away_is_tried_again(house: House, monkeypatch: py
 
     service = house.service()
     with monkeypatch.context() as patched:
-        patched.setattr(house.models, "load", away)
+        patched.setattr(house.models, "versions", away)
         with pytest.raises(ModelStoreUnavailable):
             service.handle(house.request(), HERE)
     assert list(service.handle(house.request(), HERE))
