@@ -363,8 +363,8 @@ def test_it_learns_from_several_markets(make_world: Any) -> None:
     (ready,) = house.service().handle(house.request(also=(also,)), HERE)
     assert isinstance(ready, ModelReady)
     (task,) = house.trainer.tasks  # type: ignore[attr-defined]
-    assert task.segments == [Segment(0, 256, 300), Segment(300, 514, 550)]
+    assert task.segments == [Segment(0, 256, 300), Segment(300, 550, 550)]
     np.testing.assert_array_equal(task.bars.close[300:], other.bars.close)
     np.testing.assert_array_equal(task.features[300:], other.features)
     assert house.models.runs[ready.model, "1"].parameters["also"] == "other"
-    assert "on the 80 bars kept apart" in ready.reason
+    assert "on the 44 bars kept apart" in ready.reason

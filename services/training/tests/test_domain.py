@@ -116,21 +116,21 @@ def test_the_last_share_of_what_is_known_is_kept_apart() -> None:
     assert segment(features, 0.15) == Segment(0, 270, 300)
     assert segment(features, 0.14) == Segment(0, 300, 300), "28 bars say nothing"
     assert segment(features, 0.0) == Segment(0, 300, 300)
-    assert segment(features, 0.5, first=1000) == Segment(1000, 1200, 1300)
+    assert segment(features, 0.5) == Segment(0, 200, 300)
     assert segment(np.full((300, 1, 1), np.nan), 0.15) == Segment(0, 300, 300)
 
 
 def test_markets_are_joined_and_no_episode_crosses_from_one_to_the_other(make_world: Any) -> None:
-    one, other = make_world(length=200, seed=1), make_world(length=150, seed=2)
+    one, other = make_world(length=200, seed=1), make_world(length=180, seed=2)
     markets = [Market(world.bars, world.features) for world in (one, other)]
     material = join(markets, 0.25)
-    assert material.segments == [Segment(0, 151, 200), Segment(200, 314, 350)]
+    assert material.segments == [Segment(0, 151, 200), Segment(200, 351, 380)], "the same time is kept apart of both"
     np.testing.assert_array_equal(material.bars.close, np.concatenate([one.bars.close, other.bars.close]))
     known = np.where(np.isnan(material.features), 0.0, material.features)
     starts = episode_starts(material.bars, known, WINDOW, EPISODE, material.segments).tolist()
-    assert starts == [*range(2, 151 - EPISODE), *range(202, 314 - EPISODE)]
-    with pytest.raises(UserError, match="market 2 of 2 has 150 bars, 36 of them kept apart for validation"):
-        episode_starts(material.bars, known, WINDOW, 120, material.segments)
+    assert starts == [*range(2, 151 - EPISODE), *range(202, 351 - EPISODE)]
+    with pytest.raises(UserError, match="market 1 of 2 has 200 bars, 49 of them kept apart for validation"):
+        episode_starts(material.bars, known, WINDOW, 150, material.segments)
     with pytest.raises(UserError, match="a policy of 1 instruments cannot learn from a market of 2"):
         join([markets[0], Market(make_world(instruments=2).bars, make_world(instruments=2).features)], 0.25)
 

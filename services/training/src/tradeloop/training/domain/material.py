@@ -34,15 +34,15 @@ LEAST_VALIDATION = 30
 """Fewer bars than this say nothing about a policy, and are better learnt from."""
 
 
-def segment(features: Floats, share: float, first: int = 0) -> Segment:
+def segment(features: Floats, share: float) -> Segment:
     """Keep the last `share` of a market's rows apart, counted from the first at which its features (T, A, F) are known.
 
-    None are kept apart where they would be fewer than `LEAST_VALIDATION`. `first` is the market's first row among all.
+    None are kept apart where they would be fewer than `LEAST_VALIDATION`.
     """
     known = np.flatnonzero(rows_known(features))
     length = len(features)
     kept = int(share * (length - known[0])) if len(known) else 0
-    return Segment(first, first + length - (kept if kept >= LEAST_VALIDATION else 0), first + length)
+    return Segment(0, length - (kept if kept >= LEAST_VALIDATION else 0), length)
 
 
 DEFAULT_EPISODE_BARS = 256
@@ -76,20 +76,24 @@ class Material:
 
 
 def join(markets: Sequence[Market], share: float) -> Material:
-    """Join markets, and keep the last `share` of each apart for validation.
+    """Join markets, and keep the last `share` of the first apart for validation, and of the others the same time.
 
-    Times of the whole need not increase: each market keeps its own. Raises `UserError` where the numbers of
-    instruments differ.
+    Markets move together: who learns from one what another did in the time kept apart has seen it. Times of the whole
+    need not increase, since each market keeps its own. Raises `UserError` where the numbers of instruments differ.
     """
     first = markets[0].bars
-    segments: list[Segment] = []
-    for market in markets:
+    segments = [segment(markets[0].features, share)]
+    _, split, stop = segments[0]
+    apart_us = first.close_us[split - 1] if split < stop else np.iinfo(np.int64).max
+    for market in markets[1:]:
         if len(market.bars.instruments) != len(first.instruments):
             raise UserError(
                 f"{', '.join(market.bars.instruments)}: a policy of {len(first.instruments)} instruments cannot learn "
                 f"from a market of {len(market.bars.instruments)}"
             )
-        segments.append(segment(market.features, share, segments[-1].stop if segments else 0))
+        start = segments[-1].stop
+        learnt = int(np.searchsorted(market.bars.close_us, apart_us, side="right"))
+        segments.append(Segment(start, start + learnt, start + len(market.bars)))
     if len(markets) == 1:
         return Material(first, markets[0].features, segments)
     arrays: dict[str, Any] = {
