@@ -181,7 +181,7 @@ def draw(scores: Mapping[str, Mapping[str, Sequence[Score]]]) -> None:
         axes.set_xticks(range(len(MARKETS)), MARKETS)
         axes.set_ylabel("growth, as a share of the best policy's")
         axes.set_title(f"Toy markets after {STEPS:,} steps, on bars that were never seen", fontsize=10)
-        axes.legend(frameon=False, fontsize=9, loc="lower left")
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(scores))
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(FIGURE, metadata={"Software": None})
 

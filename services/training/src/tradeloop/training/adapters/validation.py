@@ -13,7 +13,7 @@ from tradeloop.training.adapters.environment import Episodes
 from tradeloop.training.domain.material import Segments
 from tradeloop.training.ports import Task
 
-STRETCH_BARS, MOST_BOOKS = 64, 32
+STRETCH_BARS, MOST_BOOKS = 64, 256
 """The rows kept apart are cut into stretches of at least so many bars, at most so many of them: each is walked by a
 book of its own, side by side, which costs a fraction of a walk in one go. Each begins with no position."""
 
