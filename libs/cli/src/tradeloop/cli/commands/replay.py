@@ -120,7 +120,7 @@ def stored_bars(universe: Universe, start_us: int, end_us: int) -> BarArrays:
     with closing(SqlBarStore(url, SystemClock())) as store:
         bars = store.read(universe.ids, universe.timeframe, start_us, end_us)
     if not len(bars):
-        within = "" if (start_us, end_us) == (0, EVER_US) else " in this range"
+        within = "" if (start_us, end_us) == (-EVER_US, EVER_US) else " in this range"
         raise UserError(
             f"no {universe.timeframe} bars of universe {universe.name} are stored{within} in "
             f"{make_url(url).render_as_string(hide_password=True)}: load them with --bars FILE"
