@@ -204,6 +204,21 @@ def test_mlflow_itself_loads_and_runs_the_champion(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.predict(observation)["action"], 2 * observation)
 
 
+def test_a_curve_is_kept_by_step_beside_the_policys_own_metrics(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    store = mlflow_file(tmp_path)
+    curve = [(100 * n, {"reward": n / 8, "valid_reward_mean": -n / 4}) for n in range(1, 1500)]  # more than one call
+    store.register("example", policy(), metrics=METRICS, parameters=PARAMETERS, curve=curve)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = str(client.get_model_version("example", "1").run_id)
+    for name in ("reward", "valid_reward_mean"):
+        points = [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+        assert points == [(step, metrics[name]) for step, metrics in curve]
+    for name, value in METRICS.items():
+        assert [(point.step, point.value) for point in client.get_metric_history(run_id, name)] == [(149_900, value)]
+
+
 def test_a_version_leads_to_its_run(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 

@@ -411,6 +411,15 @@ def test_models_of_others_change_nothing() -> None:
     assert activations(give(inference, *others, *bars(0))) == [("1", time(0))]
 
 
+def test_a_candidate_trades_only_where_a_portfolio_asks_for_candidates() -> None:
+    """A champion is the newest of all when it is announced, and so the candidate too."""
+    champions = make(Shelf(policy(1.0), policy(2.0), policy(3.0)))
+    told = [ready("2", alias="candidate"), *bars(0), ready("3"), *bars(1)]
+    assert activations(give(champions, *told)) == [("1", time(0)), ("3", time(1))]
+    candidates = make(Shelf(policy(1.0), policy(2.0), policy(3.0)), portfolio(model_alias="candidate"))
+    assert activations(give(candidates, *told)) == [("2", time(0)), ("3", time(1))]
+
+
 @pytest.mark.parametrize("last", range(4))
 def test_a_mark_that_comes_again_gets_the_same_decision_again(last: int) -> None:
     inference = make(Shelf(policy(1.0), policy(2.0)))

@@ -15,7 +15,8 @@ from tradeloop.training.ports import Task
 
 STRETCH_BARS, MOST_BOOKS = 64, 256
 """The rows kept apart are cut into stretches of at least so many bars, at most so many of them: each is walked by a
-book of its own, side by side, which costs a fraction of a walk in one go. Each begins with no position."""
+book of its own, side by side, which costs a fraction of a walk in one go. Each begins with no position. The bars after
+the last whole stretch have no part in the comparison; the gate judges the chosen checkpoint on all of them."""
 
 
 class Validation:
