@@ -1,201 +1,43 @@
-"""Brings frames and signals to the books in the one order that counts, and their effects to the ledger."""
+"""Brings frames, signals and commands to the portfolios that they are about, and what comes of it to the ledger."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
 from tradeloop.common.bus.port import LogPosition, Partition
-from tradeloop.common.market import to_us
-from tradeloop.common.messages import BarFrame, Message, SignalGenerated
-from tradeloop.common.messages.topics import event_id, topic_of
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, SignalGenerated
+from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.attempts import Patience
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
+from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
-from tradeloop.execution.domain import Book, BookRecord, FrameReader
-from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
+from tradeloop.execution.ports import Change, History, Ledger, LedgerConflict, Venue
+from tradeloop.execution.traded import Surroundings, TradedPortfolio
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(slots=True)
-class _Go:
-    """The work on a book that one transaction records."""
-
-    effects: dict[str, Effects] = field(default_factory=dict)
-    """Effects by the ids of the inputs that had them, in order."""
-    outputs: list[Message] = field(default_factory=list)
-    decided: list[int] = field(default_factory=list)
-    """Times of the signals that were decided on."""
-    frames: int = 0
-    """How many of the waiting frames were taken."""
-
-    def add(self, input_id: str, effects: Effects) -> None:
-        self.effects[input_id] = effects
-        self.outputs += effects.outputs
-
-
-class TradedPortfolio:
-    """One portfolio: its book, its venue, and the frames and signals that wait for each other."""
-
-    def __init__(
-        self, portfolio: Portfolio, strategy: Strategy, venue: Venue, ledger: Ledger, pending: Pending
-    ) -> None:
-        self.inputs: list[tuple[str, str]] = []
-        """Inputs whose outputs the present call gives back, (portfolio, input id)."""
-        self.portfolio = portfolio
-        self._book = Book(portfolio, strategy)
-        self._reader = FrameReader(portfolio.universe.ids)
-        self._venue, self._ledger, self._pending = venue, ledger, pending
-        self._frames: deque[tuple[int, BarFrame, LogPosition]] = deque()
-        self._signals: dict[int, tuple[SignalGenerated, LogPosition]] = {}
-        """Decisions on bars that are not marked yet, by their time."""
-        self._record: BookRecord | None = None
-        """Where the ledger stands; None when it must be asked."""
-
-    def on_frame(self, frame: BarFrame, position: LogPosition) -> list[Message]:
-        """Take a frame in; it is processed when the decision before it is settled."""
-        self.inputs.clear()
-        self._restore()
-        time_us = to_us(frame.close_time)
-        if time_us <= self._book.marked_us:
-            return self._again(event_id(frame))
-        if not self._frames or time_us > self._frames[-1][0]:
-            self._frames.append((time_us, frame, position))
-            self._pending.hold(position)
-        return self._go_on()
-
-    def on_signal(self, signal: SignalGenerated, position: LogPosition) -> list[Message]:
-        """Settle a decision, then go on with the frames that waited for it.
-
-        One on a bar that this book has not marked waits for its frame: both are read anew, each from its own topic,
-        when the ledger is older than what was committed.
-        """
-        self.inputs.clear()
-        self._restore()
-        time_us = to_us(signal.time)
-        if time_us <= self._book.decided_us:
-            return self._again(event_id(signal))
-        self._book.check(signal)
-        if time_us not in self._signals:
-            self._signals[time_us] = signal, position
-            self._pending.hold(position)
-        return self._go_on()
-
-    def _restore(self) -> None:
-        if self._record is None:
-            self._record = self._ledger.load(self.portfolio.name)
-            self._go_back(self._record)
-
-    def _go_back(self, record: BookRecord) -> None:
-        """Return to what is recorded. The venue gets its orders again: after a crash it may never have got them."""
-        if not self._book.restore(record):
-            log.warning("the reward remembers something else now, and begins anew", portfolio=self.portfolio.name)
-        self._venue.submit(record.working)
-
-    def _go_on(self) -> list[Message]:
-        """Do all that can be done: decide when the decision is there, take the next frame when nothing is open.
-
-        What is done in one go is recorded in one transaction. It ends before orders leave the process.
-        """
-        outputs: list[Message] = []
-        goes_on = True
-        while goes_on:
-            go = _Go()
-            with self._recorded(go):
-                goes_on = self._advance(go)
-            outputs += go.outputs
-            if goes_on:
-                self._venue.submit(self._book.working)
-        return outputs
-
-    def _advance(self, go: _Go) -> bool:
-        """Do what can be done; whether orders have to be sent before anything else is."""
-        while True:
-            if self._book.awaits_decision:
-                waiting = self._signals.get(self._book.marked_us)
-                if waiting is None:
-                    return False
-                self._decide(go, waiting[0])
-                if self._venue.outside and self._book.working:
-                    return True
-                self._venue.submit(self._book.working)
-            elif go.frames < len(self._frames):
-                self._drop_signals(go)
-                time_us, frame, _ = self._frames[go.frames]
-                if time_us > self._book.marked_us:
-                    self._settle(go, frame)
-                else:
-                    go.outputs += self._again(event_id(frame))
-                go.frames += 1
-            else:
-                return False
-
-    def _drop_signals(self, go: _Go) -> None:
-        """Let go of decisions on times that were no bars of this book: no frame can come for them any more."""
-        gone = [time_us for time_us in self._signals if time_us <= self._book.marked_us and time_us not in go.decided]
-        for time_us in gone:
-            signal, position = self._signals.pop(time_us)
-            self._pending.release(position)
-            log.error("signal for a bar that was never marked", portfolio=self.portfolio.name, time=signal.time)
-
-    def _decide(self, go: _Go, signal: SignalGenerated) -> None:
-        orders, verdicts = self._book.decide(signal)
-        go.decided.append(self._book.decided_us)
-        go.add(event_id(signal), Effects(orders=orders, outputs=[*verdicts, *orders]))
-
-    def _settle(self, go: _Go, frame: BarFrame) -> None:
-        bar = self._reader.read(frame)
-        orders, fills, verdicts, transition, mark = self._book.take_frame(frame, bar, self._venue.fills(bar))
-        reward = [] if transition is None else [transition]
-        outputs: list[Message] = [mark, *orders, *fills, *verdicts, *reward]
-        go.add(event_id(frame), Effects(orders=orders, fills=fills, outputs=outputs))
-
-    @contextmanager
-    def _recorded(self, go: _Go) -> Iterator[None]:
-        """Changes of the book that are undone unless the ledger keeps them; what led to them no longer waits then."""
-        before = self._record
-        if before is None:
-            raise AssertionError("a book changes only after it was restored")
-        try:
-            yield
-            if go.effects:
-                after = self._book.record()
-                self._ledger.record(self.portfolio.name, before, after, go.effects)
-                self._record = after
-        except LedgerConflict:
-            self._record = None  # whoever went on with it knows better
-            raise
-        except BaseException:
-            self._go_back(before)
-            raise
-        self.inputs += [(self.portfolio.name, input_id) for input_id, each in go.effects.items() if each.outputs]
-        for time_us in go.decided:
-            self._pending.release(self._signals.pop(time_us)[1])
-        for _ in range(go.frames):
-            self._pending.release(self._frames.popleft()[2])
-
-    def _again(self, input_id: str) -> list[Message]:
-        """The outputs of an input that was handled before, unless they left for certain."""
-        outputs = list(self._ledger.outputs(self.portfolio.name, input_id))
-        if outputs:
-            self.inputs.append((self.portfolio.name, input_id))
-        return outputs
-
-
-_INPUTS = frozenset(topic_of(kind).name for kind in (BarFrame, SignalGenerated))
+_INPUTS = frozenset(topic_of(kind).name for kind in (BarFrame, SignalGenerated, PortfolioCommanded))
+_RESTORED_AT_ONCE = 64
+"""Portfolios whose books one step reads from the ledger."""
 
 
 class Execution(ServiceDefaults):
-    """The execution service."""
+    """The execution service.
+
+    `handle` only takes messages in; `advance` does what can be done with them, all portfolios in one transaction. So
+    what fails is the failure of a portfolio, never that of the message that happened to come last.
+    """
 
     name = "execution"
-    consumes = (BarFrame, SignalGenerated)
+    consumes: tuple[type[Message], ...] = (BarFrame, SignalGenerated, PortfolioCommanded)
 
     def __init__(
         self,
@@ -203,10 +45,21 @@ class Execution(ServiceDefaults):
         strategies: Callable[[str], Strategy],
         venues: Callable[[Portfolio], Venue],
         ledger: Ledger,
+        history: History,
+        clock: Clock,
+        patience: Patience | None = None,
+        grace_s: float = 1.0,
     ) -> None:
-        """`strategies` gives a strategy by name, `venues` the venue of a portfolio."""
-        self._venues, self._ledger = venues, ledger
-        self._portfolios = [(portfolio, strategies(portfolio.strategy)) for portfolio in portfolios]
+        """`strategies` gives a strategy by name, `venues` the venue of a portfolio; `grace_s` is how long a decision
+        is waited for at least, once its bar is marked."""
+        self._venues, self._ledger, self._history, self._clock = venues, ledger, history, clock
+        self._patience, self._grace_s = patience or Patience(), grace_s
+        self._strategies = {portfolio.strategy: strategies(portfolio.strategy) for portfolio in portfolios}
+        self._portfolios = {portfolio.name: portfolio for portfolio in portfolios}
+        self._by_universe: dict[str, list[Portfolio]] = {}
+        for portfolio in portfolios:
+            self._by_universe.setdefault(portfolio.universe.name, []).append(portfolio)
+        self._tallies: Counter[tuple[str, str]] = Counter()
         self._begin()
 
     def _begin(self) -> None:
@@ -214,36 +67,63 @@ class Execution(ServiceDefaults):
         self._pending = Pending()
         self._handed_over: list[tuple[str, str]] = []
         self._traded: dict[str, TradedPortfolio] = {}
-        self._by_universe: dict[str, list[TradedPortfolio]] = {}
-        for portfolio, strategy in self._portfolios:
-            traded = TradedPortfolio(portfolio, strategy, self._venues(portfolio), self._ledger, self._pending)
-            self._traded[portfolio.name] = traded
-            self._by_universe.setdefault(portfolio.universe.name, []).append(traded)
+        self._unrestored: dict[str, None] = {}
+        """Portfolios whose books are to be read from the ledger, in that order."""
+        self._ready: dict[str, None] = {}
+        """Portfolios that may have something to do."""
+        self._later: dict[str, None] = {}
+        """Portfolios of which something failed that is tried again in time."""
+        self._deadlines: list[tuple[float, str]] = []
+        """A heap of the wall-clock times at which decisions are missed; some are gone by."""
+        self._refused: dict[str, str] = {}
+        """Portfolios whose books cannot be traded as they are configured, and why."""
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
-        """Raises `Unavailable` when the ledger cannot be reached; the book is then as it was."""
         if isinstance(message, BarFrame):
-            concerned = [
-                traded
-                for traded in self._by_universe.get(message.universe, ())
-                if message.timeframe is traded.portfolio.universe.timeframe
-            ]
-            outputs = [output for traded in concerned for output in traded.on_frame(message, position)]
-        elif isinstance(message, SignalGenerated) and message.portfolio in self._traded:
-            concerned = [self._traded[message.portfolio]]
-            outputs = concerned[0].on_signal(message, position)
-        else:
-            return ()
-        for traded in concerned:
-            self._handed_over += traded.inputs
-            traded.inputs.clear()
-        return outputs
+            for portfolio in self._by_universe.get(message.universe, ()):
+                if message.timeframe is portfolio.universe.timeframe:
+                    self._of(portfolio.name).put_frame(message, position)
+        elif isinstance(message, SignalGenerated) and message.portfolio in self._portfolios:
+            self._of(message.portfolio).put_signal(message, position)
+        elif isinstance(message, PortfolioCommanded) and message.portfolio in self._portfolios:
+            self._of(message.portfolio).put_command(message, position)
+        return ()
+
+    def answers(self, message: Message) -> bool:
+        return False  # whatever comes is taken in, unless it came before
+
+    def advance(self) -> Iterator[Message]:
+        """Restore, work, record; raises `Unavailable` when the ledger cannot be reached: the books are then as before.
+
+        An output counts as handed over when the next one is asked for.
+        """
+        yield from self._restore()
+        self._wake()
+        while ready := [name for name in self._ready if self._traded[name].restored]:
+            changes: list[Change] = []
+            for name in ready:
+                change = self._traded[name].work()
+                if change is not None:
+                    changes.append(change)
+            recorded = self._recorded(changes)
+            for name in ready:
+                self._ready.pop(name, None)
+            for change in recorded:
+                yield from self._handed(change)
+            for name in ready:
+                self._look_again(name)
+
+    def waiting(self) -> bool:
+        return bool(self._later or self._unrestored)
 
     def pending(self) -> Pending:
         return self._pending
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
         """Messages that were committed and whose effects the ledger lacks are read again."""
+        for portfolio in self._portfolios.values():
+            if owns(portfolio.universe.name):
+                self._of(portfolio.name)
         kept = self._ledger.offsets()
         return {p: kept.get(p, 0) for p, offset in committed.items() if p.topic in _INPUTS and kept.get(p, 0) < offset}
 
@@ -259,5 +139,124 @@ class Execution(ServiceDefaults):
         self._ledger.offsets()  # the least that it can be asked
         return ()
 
+    def standings(self) -> Iterable[Standing]:
+        for name, traded in self._traded.items():
+            if name in self._refused:
+                universe = self._portfolios[name].universe.name
+                yield Standing(universe, name, None, None, None, self._clock.now(), self._refused[name])
+            elif traded.restored:
+                yield traded.standing
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        return dict(self._tallies)
+
     def close(self) -> None:
         self._ledger.close()
+
+    def _of(self, name: str) -> TradedPortfolio:
+        """A portfolio that this process trades now; it has something to do."""
+        traded = self._traded.get(name)
+        if traded is None:
+            portfolio = self._portfolios[name]
+            around = Surroundings(self._clock, self._patience, self._grace_s, self._pending, self._count)
+            strategy, venue = self._strategies[portfolio.strategy], self._venues(portfolio)
+            read_on = self._history.frames(portfolio.universe)
+            traded = self._traded[name] = TradedPortfolio(portfolio, strategy, venue, read_on, around)
+            self._unrestored[name] = None
+        if name not in self._refused:
+            self._ready[name] = None
+        return traded
+
+    def _count(self, event: str, portfolio: str) -> None:
+        self._tallies[event, portfolio] += 1
+
+    def _restore(self) -> Iterator[Message]:
+        """Read the books of some portfolios from the ledger, and publish again what may not have left."""
+        names = list(self._unrestored)[:_RESTORED_AT_ONCE]
+        if not names:
+            return
+        books, unsent = self._ledger.load(names), self._ledger.unsent(names)
+        events = self._history.events([self._portfolios[name] for name in names])
+        for name in names:
+            traded, left = self._traded[name], unsent.get(name, ())
+            outputs = [output for _, messages in left for output in messages]
+            del self._unrestored[name]
+            try:
+                again = traded.restore(books[name], events.get(name, ()), outputs)
+            except UserError as error:
+                log.error("cannot be traded", portfolio=name, error=str(error))
+                self._refused[name] = str(error)
+                self._ready.pop(name, None)
+                traded.refuse()
+                continue
+            yield from again
+            self._handed_over += [(name, input_id) for input_id, _ in left]
+            self._ready[name] = None
+            self._look_again(name, keep=True)
+
+    def _wake(self) -> None:
+        """Look again at what time alone has freed: another attempt, or a decision that is not waited for any more."""
+        for name in list(self._later):
+            if self._traded[name].due:
+                del self._later[name]
+                self._ready[name] = None
+        now_s = self._clock.now().timestamp() if self._deadlines else 0.0
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            self._ready[heapq.heappop(self._deadlines)[1]] = None
+
+    def _look_again(self, name: str, keep: bool = False) -> None:
+        """Note what a portfolio waits for."""
+        traded = self._traded[name]
+        if traded.unfinished:
+            self._ready[name] = None
+        elif traded.retries and not keep:
+            self._later[name] = None
+        if (due_s := traded.due_s) is not None:
+            heapq.heappush(self._deadlines, (due_s, name))
+
+    def _recorded(self, changes: Sequence[Change]) -> list[Change]:
+        """Record what was done, all at once; one by one where the ledger refuses that. Gives back what it has now."""
+        if not changes:
+            return []
+        try:
+            self._ledger.record(changes)
+            return list(changes)
+        except LedgerConflict:
+            if len(changes) == 1:
+                self._give_back(changes[0])
+                return []
+        except Unavailable:
+            for change in changes:
+                self._traded[change.portfolio].undo()
+            raise
+        except Exception as error:
+            # What the ledger cannot take is the failure of the portfolio whose it is.
+            if len(changes) == 1:
+                self._traded[changes[0].portfolio].undo(error)
+                log.exception("the ledger refuses what a portfolio did", portfolio=changes[0].portfolio)
+                return []
+        done: list[Change] = []
+        for n, change in enumerate(changes):
+            try:
+                done += self._recorded([change])
+            except Unavailable:
+                for rest in changes[n + 1 :]:
+                    self._traded[rest.portfolio].undo()
+                if not done:
+                    raise
+                break  # it is found again by what comes next
+        return done
+
+    def _give_back(self, change: Change) -> None:
+        """Ask the ledger anew for a book with which another process has gone on."""
+        log.warning("another process has gone on with a book", portfolio=change.portfolio)
+        self._traded[change.portfolio].forget()
+        self._unrestored[change.portfolio] = None
+
+    def _handed(self, change: Change) -> Iterator[Message]:
+        for input_id, outputs in self._traded[change.portfolio].recorded(change):
+            yield from outputs
+            if outputs:
+                self._handed_over.append((change.portfolio, input_id))
+
+

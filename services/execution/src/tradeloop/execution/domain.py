@@ -5,19 +5,24 @@ Everything here is a function of the frames and signals, in their order; nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import structlog
 
 from tradeloop.common.arrays import Floats
+from tradeloop.common.errors import UserError
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     BarFrame,
     OrderFilled,
     OrderUpdated,
+    PortfolioEvent,
+    PortfolioEventKind,
     PortfolioMarked,
     PositionMark,
     RiskVerdict,
@@ -30,72 +35,24 @@ from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
+from tradeloop.execution.inputs import DecisionFeatures, VenueFill
+from tradeloop.execution.record import BookRecord, Quarantine
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class VenueFill:
-    """A fill as the venue reports it."""
+class Booked:
+    """The effects of a frame on a book, but for what the decision before it earned."""
 
-    order_id: str
-    trade: int
-    """The venue's number of this fill within the order, from 1."""
-    instrument: int
-    """Its index in the universe."""
-    quantity: float
-    """Signed, negative for a sale."""
-    price: float
-    fee: float
-    slippage: float
-
-
-@dataclass(frozen=True, slots=True)
-class BookRecord:
-    """The state of a portfolio's book that the ledger remembers."""
-
-    marked_us: int = -1
-    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
-    decided_us: int = -1
-    """Close of the bar whose decision was settled last; -1 for none."""
-    book: Mapping[str, Any] = field(default_factory=dict)
-    """The simulator's snapshot of the book."""
-    reward_state: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
-    signal: bytes = b""
-    """The last decision, as it was received."""
-    working: tuple[OrderUpdated, ...] = ()
-    """Orders at the venue."""
-
-    def stands_at(self, other: BookRecord) -> bool:
-        """Whether both have seen the same bars and decisions."""
-        return (self.marked_us, self.decided_us) == (other.marked_us, other.decided_us)
-
-
-class FrameReader:
-    """Turns frames into the arrays (1, A) that the simulator reads. The arrays are reused."""
-
-    def __init__(self, instruments: Sequence[str]) -> None:
-        self._index = {instrument: a for a, instrument in enumerate(instruments)}
-        shape = (1, len(instruments))
-        self.market = Market(
-            open=np.full(shape, np.nan),
-            close=np.full(shape, np.nan),
-            volume=np.full(shape, np.nan),
-            funding_rate=np.zeros(shape),
-            present=np.zeros(shape, dtype=np.bool_),
-        )
-
-    def read(self, frame: BarFrame) -> Market:
-        """The bars of a frame; instruments of other universes are ignored."""
-        market = self.market
-        market.present[:] = False
-        for bar in frame.bars:
-            a = self._index.get(bar.instrument)
-            if a is None:
-                continue
-            market.present[0, a] = True
-            market.open[0, a], market.close[0, a] = bar.open, bar.close
-            market.volume[0, a] = np.nan if bar.volume is None else bar.volume
-            market.funding_rate[0, a] = bar.funding_rate
-        return market
+    mark: PortfolioMarked
+    orders: Sequence[OrderUpdated]
+    fills: Sequence[OrderFilled]
+    verdicts: Sequence[RiskVerdict]
+    before_us: int
+    """Close of the frame before this one; -1 for none."""
+    halted: bool
+    """Whether this frame halted the portfolio."""
 
 
 class Book:
@@ -112,85 +69,157 @@ class Book:
             limits=portfolio.limits,
             no_trade_band=strategy.actions.band(len(portfolio.universe.instruments)),
         )
+        self._new = self._simulator.snapshot()
         self._reward = RewardEngine(strategy.reward, 1)
         self._names = strategy.feature_set.names
         self._rows = np.zeros(1, dtype=np.int64)
         self._signal: SignalGenerated | None = None
         self.working: tuple[OrderUpdated, ...] = ()
         self.marked_us = self.decided_us = -1
+        self.left_out_us = -1
+        """Close of the last frame that was left out, since it could not be booked; -1 for none."""
+        self.quarantine: Quarantine | None = None
+        self._revision = 0
 
     @property
     def awaits_decision(self) -> bool:
         """Whether the last mark still waits for its signal."""
         return self.decided_us < self.marked_us
 
+    def quarantined(self, time_us: int) -> str:
+        """Why the decision on a bar is not taken; empty where it is."""
+        quarantine = self.quarantine
+        return quarantine.cause if quarantine is not None and quarantine.since_us <= time_us else ""
+
     def restore(self, record: BookRecord) -> bool:
         """Go on from where the ledger stands; False where the reward remembers something else now, and begins anew."""
         self.marked_us, self.decided_us, self.working = record.marked_us, record.decided_us, record.working
-        if record.book:
-            self._simulator.restore(record.book)
+        self.quarantine, self._revision, self.left_out_us = record.quarantine, record.revision, record.left_out_us
+        self._simulator.restore(_of_instruments(record.book, self._instruments, self._new))
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
         return self._reward.restore(record.reward_state) or not record.book
 
     def record(self) -> BookRecord:
-        """The state that the ledger must remember."""
+        """The state that the ledger must remember next."""
         return BookRecord(
             marked_us=self.marked_us,
             decided_us=self.decided_us,
-            book=self._simulator.snapshot(),
+            book={"instruments": self._instruments, **self._simulator.snapshot()},
             reward_state=self._reward.snapshot(),
             signal=self._signal.encode() if self._signal else b"",
             working=self.working,
+            quarantine=self.quarantine,
+            left_out_us=self.left_out_us,
+            revision=self._revision + 1,
         )
 
-    def check(self, signal: SignalGenerated) -> None:
-        """Raises ValueError when the signal is not about this book's instruments."""
-        if signal.instruments != self._instruments:
-            mine, theirs = self._instruments, signal.instruments
-            raise ValueError(f"portfolio {self.portfolio.name} trades {mine}, the signal is for {theirs}")
+    def recorded(self) -> None:
+        """The ledger has what `record` gave."""
+        self._revision += 1
+
+    def misfit(self, signal: SignalGenerated) -> str:
+        """Why a signal cannot be this book's, in words; empty when it can."""
+        if signal.instruments == self._instruments:
+            return ""
+        mine, theirs = ", ".join(self._instruments), ", ".join(signal.instruments)
+        return f"portfolio {self.portfolio.name} trades {mine}, the signal is for {theirs}"
 
     def decide(self, signal: SignalGenerated) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
-        """Size a decision's orders and pass them through the risk gate. They are working from here on.
+        """Size a decision's orders and pass them through the risk gate. They are working from here on."""
+        weights = None if signal.hold else np.array([signal.targets])
+        return self._settle(weights, signal)
 
-        Raises ValueError as `check` does.
+    def settle_without(self) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
+        """Settle the open decision without a signal: hold, or close every position, as the portfolio is configured.
+
+        A quarantined portfolio may be told to be flat; one that merely missed a decision holds.
         """
-        self.check(signal)
-        weights = np.full((1, len(self._instruments)), np.nan) if signal.hold else np.array([signal.targets])
-        self._simulator.decide(weights)
+        flat = self.portfolio.on_failure == "flatten" and self.quarantined(self.marked_us)
+        return self._settle(np.zeros((1, len(self._instruments))) if flat else None, None)
+
+    def abandon_decision(self) -> None:
+        """Settle the open decision with nothing at all, where even to hold has failed."""
+        self._simulator.books.pending[:] = 0.0
+        self._signal, self.working, self.decided_us = None, (), self.marked_us
+
+    def skip_frame(self, frame: BarFrame) -> list[OrderUpdated]:
+        """Leave out a frame that cannot be booked: what it would have filled has expired."""
+        expired = [order.model_copy(update={"status": "expired"}) for order in self.working]
+        self._simulator.books.pending[:] = 0.0
+        self.working, self.left_out_us = (), to_us(frame.close_time)
+        return expired
+
+    def _settle(
+        self, weights: Floats | None, signal: SignalGenerated | None
+    ) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
+        time = from_us(self.marked_us)
+        self._simulator.decide(np.full((1, len(self._instruments)), np.nan) if weights is None else weights)
         books = self._simulator.books
         orders = [
-            self._order(signal.time, instrument, float(quantity))
+            self._order(time, instrument, float(quantity))
             for instrument, quantity in zip(self._instruments, books.pending[0], strict=True)
             if quantity != 0.0
         ]
-        verdicts = [
-            self._denial(signal.time, a, Verdict(code)) for a, code in enumerate(books.verdict[0]) if code in DENIED
-        ]
-        self._signal, self.working, self.decided_us = signal, tuple(orders), to_us(signal.time)
+        verdicts = [self._denial(time, a, Verdict(code)) for a, code in enumerate(books.verdict[0]) if code in DENIED]
+        self._signal, self.working, self.decided_us = signal, tuple(orders), self.marked_us
         return orders, verdicts
 
-    def take_frame(
-        self, frame: BarFrame, bar: Market, venue_fills: Sequence[VenueFill]
-    ) -> tuple[list[OrderUpdated], list[OrderFilled], list[RiskVerdict], Transition | None, PortfolioMarked]:
+    def take_frame(self, frame: BarFrame, bar: Market, venue_fills: Sequence[VenueFill]) -> Booked:
         """Book what filled at a frame's open and mark at its close; what did not fill has expired."""
         books = self._simulator.books
         halted = Halt(int(books.halt[0]))
-        books.fill_quantity[:] = 0.0
-        for fill in venue_fills:
-            a = fill.instrument
-            books.fill_quantity[0, a], books.fill_price[0, a] = fill.quantity, fill.price
-            books.fill_fee[0, a], books.fill_slippage[0, a] = fill.fee, fill.slippage
-        first = self.marked_us < 0
+        self._take_fills(venue_fills)
+        before_us = self.marked_us
         self._simulator.account(bar, self._rows)
         books.pending[:] = 0.0
         orders, fills = self._close_orders(frame.open_time, venue_fills)
-        time_us = to_us(frame.close_time)
         halt = Halt(int(books.halt[0]))
         newly_halted = halt is not Halt.NONE and halted is Halt.NONE
-        transition = None if first else self._transition(frame.close_time, time_us, newly_halted, fills)
-        self.marked_us, self.working = time_us, ()
+        self.marked_us, self.working = to_us(frame.close_time), ()
         verdicts = [self._halted(frame.close_time, halt)] if newly_halted else []
-        return orders, fills, verdicts, transition, self._mark(frame.close_time)
+        return Booked(self.mark(), orders, fills, verdicts, before_us, newly_halted)
+
+    def _take_fills(self, venue_fills: Sequence[VenueFill]) -> None:
+        """The fills of each instrument as one: their sum, at their mean price."""
+        books = self._simulator.books
+        books.fill_quantity[:] = 0.0
+        for fill in venue_fills:
+            a = fill.instrument
+            filled = books.fill_quantity[0, a]
+            if filled == 0.0:
+                books.fill_quantity[0, a], books.fill_price[0, a] = fill.quantity, fill.price
+                books.fill_fee[0, a], books.fill_slippage[0, a] = fill.fee, fill.slippage
+                continue
+            quantity = filled + fill.quantity
+            books.fill_price[0, a] = (filled * books.fill_price[0, a] + fill.quantity * fill.price) / quantity
+            books.fill_quantity[0, a] = quantity
+            books.fill_fee[0, a] += fill.fee
+            books.fill_slippage[0, a] += fill.slippage
+
+    def reward(self, booked: Booked) -> Transition | None:
+        """What the decision before the last frame earned; None where there was none to earn anything.
+
+        Raises whatever the reward raises. The book is then as it was, and so is the reward's memory.
+        """
+        signal = self._signal
+        if booked.before_us < 0 or signal is None or signal.hold:
+            return None
+        memory = self._reward.snapshot()
+        try:
+            return self._transition(signal, booked)
+        except Exception:
+            self._reward.restore(memory)
+            raise
+
+    def event(self, time_us: int, kind: PortfolioEventKind, reason: str) -> PortfolioEvent:
+        """What did not happen to this portfolio as it should."""
+        return PortfolioEvent(
+            universe=self.portfolio.universe.name,
+            portfolio=self.portfolio.name,
+            time=from_us(time_us),
+            kind=kind,
+            reason=reason,
+        )
 
     def _order(self, time: datetime, instrument: str, quantity: float) -> OrderUpdated:
         portfolio = self.portfolio
@@ -210,49 +239,47 @@ class Book:
     def _close_orders(
         self, time: datetime, venue_fills: Sequence[VenueFill]
     ) -> tuple[list[OrderUpdated], list[OrderFilled]]:
-        filled = {fill.order_id: fill for fill in venue_fills}
+        of_order: dict[str, list[VenueFill]] = {}
+        for fill in venue_fills:
+            of_order.setdefault(fill.order_id, []).append(fill)
         orders: list[OrderUpdated] = []
         fills: list[OrderFilled] = []
         for order in self.working:
-            fill = filled.get(order.order_id)
-            if fill is None:
+            parts = of_order.get(order.order_id, [])
+            if not parts:
                 orders.append(order.model_copy(update={"status": "expired"}))
                 continue
-            quantity = abs(fill.quantity)
-            status = "filled" if quantity == order.quantity else "partially_filled"
-            orders.append(order.model_copy(update={"status": status, "filled_quantity": quantity}))
-            fills.append(
-                OrderFilled(
-                    universe=order.universe,
-                    portfolio=order.portfolio,
-                    account=order.account,
-                    fill_id=derived_id("fill", order.account, order.order_id, fill.trade),
-                    order_id=order.order_id,
-                    decision_time=order.decision_time,
-                    time=time,
-                    instrument=order.instrument,
-                    side=order.side,
-                    quantity=quantity,
-                    price=fill.price,
-                    fee=fill.fee,
-                    slippage=fill.slippage,
-                )
-            )
+            quantity = abs(math.fsum(part.quantity for part in parts))
+            whole = math.isclose(quantity, order.quantity, rel_tol=1e-12)
+            state = {"status": "filled" if whole else "partially_filled", "filled_quantity": quantity}
+            orders.append(order.model_copy(update=state))
+            fills += [self._fill(order, part, time) for part in parts]
         return orders, fills
 
-    def _transition(
-        self, time: datetime, time_us: int, terminated: bool, fills: Sequence[OrderFilled]
-    ) -> Transition | None:
-        """The reward of the decision one bar ago; None when that was to hold, which is no decision."""
-        signal = self._signal
-        if signal is None or signal.hold:
-            return None
+    def _fill(self, order: OrderUpdated, part: VenueFill, time: datetime) -> OrderFilled:
+        return OrderFilled(
+            universe=order.universe,
+            portfolio=order.portfolio,
+            account=order.account,
+            fill_id=derived_id("fill", order.account, order.order_id, part.trade),
+            order_id=order.order_id,
+            decision_time=order.decision_time,
+            time=time,
+            instrument=order.instrument,
+            side=order.side,
+            quantity=abs(part.quantity),
+            price=part.price,
+            fee=part.fee,
+            slippage=part.slippage,
+        )
+
+    def _transition(self, signal: SignalGenerated, booked: Booked) -> Transition:
         books = self._simulator.books
         context = self._simulator.context(
             np.array([signal.action]),
+            np.array([booked.before_us]),
             np.array([self.marked_us]),
-            np.array([time_us]),
-            np.array([terminated]),
+            np.array([booked.halted]),
             np.zeros(1, dtype=np.bool_),
             DecisionFeatures(self._names, signal.features),
         )
@@ -261,14 +288,14 @@ class Book:
             universe=signal.universe,
             portfolio=signal.portfolio,
             strategy=self._strategy.name,
-            decision_time=from_us(self.marked_us),
-            time=time,
+            decision_time=from_us(booked.before_us),
+            time=from_us(self.marked_us),
             observation=signal.observation,
             action=signal.action,
             executed=tuple(books.account[0, : len(self._instruments)].tolist()),
             reward=float(total[0]),
             components={name: float(part[0]) for name, part in self._reward.components.items()},
-            terminated=terminated,
+            terminated=booked.halted,
             model=signal.model,
             model_version=signal.model_version,
             model_id=signal.model_id,
@@ -276,11 +303,12 @@ class Book:
             reward_id=self._strategy.reward_id,
             equity_prev=float(books.equity_prev[0]),
             equity=float(books.equity[0]),
-            fills=tuple(fill.fill_id for fill in fills),
+            fills=tuple(fill.fill_id for fill in booked.fills),
         )
 
-    def _mark(self, time: datetime) -> PortfolioMarked:
-        books = self._simulator.books
+    def mark(self) -> PortfolioMarked:
+        """The book as it was marked last."""
+        books, time = self._simulator.books, from_us(self.marked_us)
         count = len(self._instruments)
         account = books.account[0].tolist()
         rows = zip(
@@ -342,20 +370,31 @@ class Book:
         )
 
 
-class DecisionFeatures(Mapping[str, Floats]):
-    """A decision's features by name, (1, A) each, made into an array only when asked for."""
+class BookMismatch(UserError):
+    """A book holds what its portfolio no longer trades."""
 
-    def __init__(self, names: Sequence[str], values: Sequence[Sequence[float]]) -> None:
-        self._names, self._values = names, values
 
-    def __getitem__(self, name: str) -> Floats:
-        if name not in self._names:
-            raise KeyError(name)
-        f = self._names.index(name)
-        return np.array([[row[f] for row in self._values]])
+def _of_instruments(book: Mapping[str, Any], instruments: Sequence[str], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A snapshot of a book, its instruments put in another order. One that it does not know is as in a `new` book.
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+    Raises `BookMismatch` where it holds a position in an instrument that is not among them.
+    """
+    if not book:
+        return new
+    before = tuple(book.get("instruments", instruments))
+    rest = {name: value for name, value in book.items() if name != "instruments"}
+    if before == tuple(instruments):
+        return rest
+    held = [one for one, quantity in zip(before, rest["position"], strict=True) if quantity and one not in instruments]
+    if held:
+        raise BookMismatch(
+            f"the book holds {', '.join(held)}, which its portfolio no longer trades: put it back into the universe, "
+            "close the position, then take it out"
+        )
+    log.warning("the instruments of a book changed", before=before, now=tuple(instruments))
+    place = {instrument: a for a, instrument in enumerate(before)}
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def moved(name: str, values: Sequence[Any]) -> list[Any]:
+        return [values[place[one]] if one in place else new[name][a] for a, one in enumerate(instruments)]
+
+    return {name: moved(name, value) if isinstance(value, list) else value for name, value in rest.items()}

@@ -9,10 +9,13 @@ message is about. `topics` has the catalogue of what carries them.
 from __future__ import annotations
 
 from tradeloop.common.messages.base import Message
+from tradeloop.common.messages.control import PortfolioCommanded
 from tradeloop.common.messages.execution import (
     OrderFilled,
     OrderStatus,
     OrderUpdated,
+    PortfolioEvent,
+    PortfolioEventKind,
     PortfolioMarked,
     PortfolioState,
     PositionMark,
@@ -20,7 +23,7 @@ from tradeloop.common.messages.execution import (
     Side,
     Transition,
 )
-from tradeloop.common.messages.inference import ModelActivated, SignalGenerated
+from tradeloop.common.messages.inference import HoldReason, ModelActivated, SignalGenerated
 from tradeloop.common.messages.ingest import BackfillCompleted, BackfillRequested, BarFrame, ReplayRequested
 from tradeloop.common.messages.preprocess import FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.training import ModelReady, TrainingProgressed, TrainingRequested
@@ -30,12 +33,16 @@ __all__ = [
     "BackfillRequested",
     "BarFrame",
     "FeaturesComputed",
+    "HoldReason",
     "Message",
     "ModelActivated",
     "ModelReady",
     "OrderFilled",
     "OrderStatus",
     "OrderUpdated",
+    "PortfolioCommanded",
+    "PortfolioEvent",
+    "PortfolioEventKind",
     "PortfolioMarked",
     "PortfolioState",
     "PositionMark",

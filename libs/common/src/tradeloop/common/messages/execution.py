@@ -16,6 +16,8 @@ OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
 
 PortfolioState = Literal["active", "halted"]
 
+PortfolioEventKind = Literal["decision_missed", "quarantined", "released", "frame_failed", "transition_missing"]
+
 
 class OrderUpdated(UniverseMessage):
     """An order's state changed. Orders are market orders for the next bar's open."""
@@ -164,3 +166,26 @@ class Transition(UniverseMessage):
     @property
     def identity(self) -> str:
         return f"{self.portfolio}|{self.decision_time.isoformat()}"
+
+
+class PortfolioEvent(UniverseMessage):
+    """Something that did not happen as it should to a portfolio, or was done about it.
+
+    It is recorded before it counts, and a replay honours it: what failed, came late or was commanded is an input.
+    """
+
+    portfolio: Name
+    time: AwareDatetime
+    """The close of the bar that it is about: of the decision that was missed or earned no transition, of the frame
+    that could not be booked, of the first decision that is not taken any more, or is again."""
+    kind: PortfolioEventKind
+    reason: str
+    """Why, in words: an error, a deadline, or what an operator said."""
+
+    @property
+    def occurred(self) -> datetime:
+        return self.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.portfolio}|{self.time.isoformat()}|{self.kind}|{self.reason}"

@@ -11,6 +11,9 @@ from tradeloop.common.market import Name
 from tradeloop.common.messages.base import UniverseMessage
 
 
+HoldReason = Literal["warming_up", "no_model", "no_features", "error"]
+
+
 class ModelActivated(UniverseMessage):
     """From the decision at `time` on, this model decides for this portfolio."""
 
@@ -45,7 +48,9 @@ class SignalGenerated(UniverseMessage):
     """Target value of each position as a share of equity, negative for short."""
     hold: bool = False
     """True: leave every position as it is; `targets` then repeats the present weights."""
-    reason: Literal["policy", "warming_up", "no_model", "no_features"] = "policy"
+    reason: HoldReason | Literal["policy"] = "policy"
+    error: str = ""
+    """Why nothing could be decided, where the reason is `error`; what is wrong with the model where it is `no_model`."""
     model: str = ""
     model_version: str = ""
     model_id: str = ""

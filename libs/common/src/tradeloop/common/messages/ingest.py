@@ -45,6 +45,9 @@ class BarFrame(UniverseMessage):
     """Instruments of the universe that have no bar here."""
     revision: int = Field(default=0, ge=0)
     """Raised when a bar that went out is corrected; a decision that was made is never re-made."""
+    live: bool = False
+    """Whether the bars closed just now, and the market goes on: a decision on them has a deadline. That on a replayed
+    frame has none."""
 
     @property
     def occurred(self) -> datetime:

@@ -54,6 +54,8 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
     Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
     Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("control.commands.v1", m.PortfolioCommanded, "universe", ("cli",), ("execution",), retention_days=30),
     Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), retention_days=365),
 )
 
