@@ -108,10 +108,20 @@ class Execution(ServiceDefaults):
             recorded = self._recorded(changes)
             for name in ready:
                 self._ready.pop(name, None)
-            for change in recorded:
-                yield from self._handed(change)
+            outputs = [
+                (change.portfolio, *each)
+                for change in recorded
+                for each in self._traded[change.portfolio].recorded(change)
+            ]
+            self._ready |= {change.portfolio: None for change in changes if change not in recorded}
             for name in ready:
                 self._look_again(name)
+            for portfolio, input_id, messages in outputs:
+                yield from messages
+                if messages:
+                    self._handed_over.append((portfolio, input_id))
+            if len(recorded) < len(changes):
+                return  # what the ledger did not take is tried again in the next step
 
     def waiting(self) -> bool:
         return bool(self._later or self._unrestored)
@@ -197,7 +207,7 @@ class Execution(ServiceDefaults):
     def _wake(self) -> None:
         """Look again at what time alone has freed: another attempt, or a decision that is not waited for any more."""
         for name in list(self._later):
-            if self._traded[name].due:
+            if self._traded[name].retry_due:
                 del self._later[name]
                 self._ready[name] = None
         now_s = self._clock.now().timestamp() if self._deadlines else 0.0
@@ -252,11 +262,3 @@ class Execution(ServiceDefaults):
         log.warning("another process has gone on with a book", portfolio=change.portfolio)
         self._traded[change.portfolio].forget()
         self._unrestored[change.portfolio] = None
-
-    def _handed(self, change: Change) -> Iterator[Message]:
-        for input_id, outputs in self._traded[change.portfolio].recorded(change):
-            yield from outputs
-            if outputs:
-                self._handed_over.append((change.portfolio, input_id))
-
-

@@ -9,6 +9,7 @@ from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
+from tradeloop.execution.adapters.bus_history import BusHistory
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution
@@ -16,8 +17,9 @@ from tradeloop.execution.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
-    """The service, with a paper venue for each portfolio. It needs nothing of the bus but what its runner does."""
-    return Execution(settings.read_portfolios(), load, PaperVenue, SqlLedger(settings.ledger_url.get_secret_value()))
+    """The service, with a paper venue for each portfolio."""
+    ledger = SqlLedger(settings.ledger_url.get_secret_value())
+    return Execution(settings.read_portfolios(), load, PaperVenue, ledger, BusHistory(bus), clock)
 
 
 def main() -> None:

@@ -8,7 +8,10 @@ from typing import Protocol
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
+from tradeloop.common.market import Universe
+from tradeloop.common.messages import BarFrame, Message, OrderFilled, OrderUpdated, PortfolioEvent
+from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.simulation import Market
 from tradeloop.execution.domain import BookRecord, VenueFill
 
@@ -19,6 +22,18 @@ class LedgerUnavailable(Unavailable):
 
 class LedgerConflict(Unavailable):
     """Another process has gone on with this book. Nothing was written; load the book and look again."""
+
+
+class History(Protocol):
+    """The messages on the bus that execution reads outside its group. Each call may raise `Unavailable`."""
+
+    def events(self, portfolios: Sequence[Portfolio]) -> Mapping[str, Sequence[PortfolioEvent]]:
+        """The events that are on record for portfolios, by their names, in the order in which they were recorded."""
+        ...
+
+    def frames(self, universe: Universe) -> ReadOn[BarFrame]:
+        """Reads base frames of a universe from a position on."""
+        ...
 
 
 class Venue(Protocol):

@@ -12,7 +12,7 @@ import structlog
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.market import from_us, to_us
+from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, PortfolioEvent, SignalGenerated
 from tradeloop.common.messages.topics import derived_id, event_id
 from tradeloop.common.portfolio import Portfolio
@@ -93,6 +93,7 @@ class TradedPortfolio:
         replayed, or those since a backup of the ledger."""
         self._record: BookRecord | None = None
         """Where the ledger stands; None when it must be asked."""
+        self._refused = False
         self._go = _Go()
         self._more = False
         self._attempts = Attempts(around.clock, around.patience)
@@ -118,6 +119,11 @@ class TradedPortfolio:
     def retries(self) -> bool:
         """Whether something failed that is tried again later."""
         return self._attempts.waiting or self._sends.waiting
+
+    @property
+    def retry_due(self) -> bool:
+        """Whether the time of that has come."""
+        return self._attempts.due and self._sends.due
 
     @property
     def unfinished(self) -> bool:
@@ -163,6 +169,8 @@ class TradedPortfolio:
         when the ledger is older than what was committed.
         """
         time_us = to_us(signal.time)
+        if self._refused:
+            return
         if self.restored and time_us <= self._book.decided_us:
             if time_us in self._missed:
                 self._missed.remove(time_us)
@@ -174,6 +182,8 @@ class TradedPortfolio:
 
     def put_command(self, command: PortfolioCommanded, position: LogPosition) -> None:
         """Take an operator's word in."""
+        if self._refused:
+            return
         self._commands.append((command, position))
         self._pending.hold(position)
 
@@ -263,6 +273,15 @@ class TradedPortfolio:
         self._undo()
         if error is not None and self._attempts.failed(error):
             self._given_up = words(error)
+
+    def refuse(self) -> None:
+        """Let go of all that waits: this book cannot be traded as its portfolio is configured now."""
+        self._refused, self._record = True, None
+        self._frames.drop_until(EVER_US)
+        for _, position in (*self._signals.values(), *self._commands):
+            self._pending.release(position)
+        self._signals.clear()
+        self._commands.clear()
 
     def forget(self) -> None:
         """Ask the ledger anew: somebody else went on with the book."""

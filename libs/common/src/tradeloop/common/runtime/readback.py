@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from tradeloop.common.bus.port import Bus, BusError, Partition, Record, partition_for
+from tradeloop.common.bus.port import Bus, BusError, LogPosition, Partition, Record, partition_for
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import event_id, topic_of
@@ -97,6 +97,16 @@ def records_of(bus: Bus, partition: Partition) -> Iterator[Record]:
     begin, end = bus.begin_offsets(partition.topic)[partition], bus.end_offsets(partition.topic)[partition]
     for start in range(begin, end, _BLOCK):
         yield from bus.read(partition, start, min(start + _BLOCK, end))
+
+
+def read_on(bus: Bus, position: LogPosition, key: str) -> Iterator[tuple[Record, LogPosition]]:
+    """The records of a key from a position on, as far as its partition goes now, each with where it stands."""
+    partition = position.partition
+    end = bus.end_offsets(partition.topic)[partition]
+    for start in range(position.offset, end, _FIRST_BLOCK):
+        for record in bus.read(partition, start, min(start + _FIRST_BLOCK, end)):
+            if record.key == key:
+                yield record, LogPosition(partition, record.offset)
 
 
 def all_records(bus: Bus, topic: str) -> Iterator[Record]:
