@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -17,8 +17,9 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
-from tradeloop.execution.domain import Book, BookRecord, FrameReader
-from tradeloop.execution.ports import Effects, Ledger, LedgerConflict, Venue
+from tradeloop.execution.domain import Book, FrameReader
+from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict, Venue
+from tradeloop.execution.record import BookRecord
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +90,7 @@ class TradedPortfolio:
 
     def _restore(self) -> None:
         if self._record is None:
-            self._record = self._ledger.load(self.portfolio.name)
+            self._record = self._ledger.load([self.portfolio.name])[self.portfolio.name]
             self._go_back(self._record)
 
     def _go_back(self, record: BookRecord) -> None:
@@ -165,8 +166,8 @@ class TradedPortfolio:
         try:
             yield
             if go.effects:
-                after = self._book.record()
-                self._ledger.record(self.portfolio.name, before, after, go.effects)
+                after = replace(self._book.record(), revision=before.revision + 1)
+                self._ledger.record([Change(self.portfolio.name, before, after, go.effects)])
                 self._record = after
         except LedgerConflict:
             self._record = None  # whoever went on with it knows better
@@ -256,7 +257,7 @@ class Execution(ServiceDefaults):
         self._handed_over.clear()
 
     def not_ready(self) -> Iterable[str]:
-        self._ledger.offsets()  # the least that it can be asked
+        self._ledger.check()
         return ()
 
     def close(self) -> None:

@@ -6,9 +6,8 @@ Everything here is a function of the frames and signals, in their order; nothing
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
+from tradeloop.execution.record import BookRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,6 @@ class VenueFill:
     price: float
     fee: float
     slippage: float
-
-
-@dataclass(frozen=True, slots=True)
-class BookRecord:
-    """The state of a portfolio's book that the ledger remembers."""
-
-    marked_us: int = -1
-    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
-    decided_us: int = -1
-    """Close of the bar whose decision was settled last; -1 for none."""
-    book: Mapping[str, Any] = field(default_factory=dict)
-    """The simulator's snapshot of the book."""
-    reward_state: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
-    signal: bytes = b""
-    """The last decision, as it was received."""
-    working: tuple[OrderUpdated, ...] = ()
-    """Orders at the venue."""
-
-    def stands_at(self, other: BookRecord) -> bool:
-        """Whether both have seen the same bars and decisions."""
-        return (self.marked_us, self.decided_us) == (other.marked_us, other.decided_us)
 
 
 class FrameReader:
