@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -30,8 +30,7 @@ from tradeloop.common.strategy import Reward, RewardContext, Strategy, TargetPos
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
-from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
+from tradeloop.execution.ports import Change, LedgerConflict, LedgerUnavailable
 
 
 @reward(version="1")
@@ -247,15 +246,14 @@ def test_a_ledger_that_is_away_leaves_the_book_as_it_was() -> None:
     class Flaky(MemoryLedger):
         away = False
 
-        def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
+        def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
             if self.away:
                 raise LedgerUnavailable("gone for lunch")
-            super().record(portfolio, before, after, effects)
+            super().record(changes, acknowledged)
 
-        def offsets(self) -> Mapping[Partition, int]:
+        def check(self) -> None:
             if self.away:
                 raise LedgerUnavailable("gone for lunch")
-            return super().offsets()
 
     bars, weights = walk(8), targets(8)
     whole = play(make(portfolio(), MemoryLedger()), bars, weights)
@@ -282,9 +280,9 @@ class Counted(MemoryLedger):
         super().__init__()
         self.working: list[int] = []
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        super().record(portfolio, before, after, effects)
-        self.working.append(len(after.working))
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        super().record(changes, acknowledged)
+        self.working += [len(change.after.working) for change in changes]
 
 
 class OutsideVenue(PaperVenue):

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, create_engine, text
 from tests.servers import RealServer, fresh_database
 from tests.tiers import execute
 from tradeloop.common.bus.port import Partition
-from tradeloop.common.messages import Message, OrderFilled
+from tradeloop.common.messages import Message, OrderFilled, PortfolioMarked
+from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
@@ -25,6 +26,7 @@ from tradeloop.execution.adapters.sql_ledger import SqlLedger, books, fills, met
 from tradeloop.execution.contracts import (
     LEDGER_CHECKS,
     MakeLedger,
+    book_of,
     check_ledger,
     same_record,
     sample_fill,
@@ -32,8 +34,8 @@ from tradeloop.execution.contracts import (
     sample_order,
     sample_record,
 )
-from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable
+from tradeloop.execution.ports import Change, Effects, LedgerConflict, LedgerUnavailable
+from tradeloop.execution.record import BookRecord
 
 REFUSED = (sqlite3.IntegrityError, psycopg.IntegrityError)
 
@@ -74,8 +76,19 @@ def test_one_storage_takes_the_whole_contract() -> None:
 class Unfenced(MemoryLedger):
     """Lets a process write that another has overtaken."""
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        super().record(portfolio, self.load(portfolio), after, effects)
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        for change in changes:
+            self._books[change.portfolio] = change.before
+        super().record(changes, acknowledged)
+
+
+class OneByOne(MemoryLedger):
+    """Writes each book on its own."""
+
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        for change in changes:
+            super().record([change])
+        super().record([], acknowledged)
 
 
 class Retracting(MemoryLedger):
@@ -93,6 +106,13 @@ class Hoarding(MemoryLedger):
         super().acknowledge([], offsets)
 
 
+class HoardingWhatCameAlong(MemoryLedger):
+    """Keeps outputs that have left when that is said with a record."""
+
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        super().record(changes)
+
+
 class Sorting(MemoryLedger):
     """Gives outputs in an order of its own."""
 
@@ -100,21 +120,39 @@ class Sorting(MemoryLedger):
         return sorted(super().outputs(portfolio, input_id), key=lambda message: type(message).__name__)
 
 
+class SortingInputs(MemoryLedger):
+    """Gives inputs in the order of their ids."""
+
+    def unsent(self, portfolios: Sequence[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
+        return {name: sorted(inputs, key=str) for name, inputs in super().unsent(portfolios).items()}
+
+
 class Rounding(MemoryLedger):
     """Keeps the state of the reward as float32."""
 
-    def load(self, portfolio: str) -> BookRecord:
-        record = super().load(portfolio)
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        return {name: self._rounded(record) for name, record in super().load(portfolios).items()}
+
+    def _rounded(self, record: BookRecord) -> BookRecord:
         rounded = {key: np.asarray(x, dtype=np.float32).tolist() for key, x in record.reward_state.items()}
         return replace(record, reward_state=rounded)
+
+
+class Releasing(MemoryLedger):
+    """Forgets a quarantine."""
+
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        return {name: replace(record, quarantine=None) for name, record in super().load(portfolios).items()}
 
 
 class OneOutbox(MemoryLedger):
     """Tells inputs by their id alone."""
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        super().record(portfolio, before, after, effects)
-        self._outputs.update({("", input_id): self._outputs[portfolio, input_id] for input_id in effects})
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        super().record(changes, acknowledged)
+        for change in changes:
+            of_all = {("", one): each.outputs for one, each in change.effects.items() if each.outputs}
+            self._outputs.update(of_all)
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return super().outputs("", input_id)
@@ -123,11 +161,27 @@ class OneOutbox(MemoryLedger):
 class LastOnly(MemoryLedger):
     """Keeps the outputs of the last of several inputs alone."""
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        super().record(portfolio, before, after, dict(list(effects.items())[-1:]))
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        last = [replace(change, effects=dict(list(change.effects.items())[-1:])) for change in changes]
+        super().record(last, acknowledged)
 
 
-@pytest.mark.parametrize("defect", [Unfenced, Retracting, Hoarding, Sorting, Rounding, OneOutbox, LastOnly])
+@pytest.mark.parametrize(
+    "defect",
+    [
+        Unfenced,
+        OneByOne,
+        Retracting,
+        Hoarding,
+        HoardingWhatCameAlong,
+        Sorting,
+        SortingInputs,
+        Rounding,
+        Releasing,
+        OneOutbox,
+        LastOnly,
+    ],
+)
 def test_the_contract_finds_defects(defect: type[MemoryLedger]) -> None:
     ledger = defect()
     with pytest.raises(AssertionError):
@@ -174,43 +228,98 @@ def count(url: str) -> dict[str, int]:
     ("before", "fills", "raises"),
     [
         pytest.param(RECORD, [FILLS[2], FILLS[1]], REFUSED, id="the second fill has the id of the first"),
-        pytest.param(BookRecord(marked_us=1), [FILLS[2]], (LedgerConflict,), id="the book stands elsewhere"),
+        pytest.param(
+            BookRecord(revision=1, marked_us=1), [FILLS[2]], (LedgerConflict,), id="the book stands elsewhere"
+        ),
     ],
 )
 def test_a_failed_record_leaves_nothing(
     url: str, before: BookRecord, fills: list[OrderFilled], raises: tuple[type[Exception], ...]
 ) -> None:
-    after = BookRecord(marked_us=9)
+    after = BookRecord(revision=before.revision + 1, marked_us=9)
     changed = Effects(orders=[ORDERS[2]], fills=fills, outputs=[sample_mark(3.0)])
     with closing(SqlLedger(url)) as ledger:
-        ledger.load("p")
         first = Effects(orders=[ORDERS[1]], fills=[FILLS[1]], outputs=[sample_mark(1.0)])
-        ledger.record("p", BookRecord(), RECORD, {"in-1": first})
+        ledger.record([Change("p", BookRecord(), RECORD, {"in-1": first})])
         with pytest.raises(raises):
-            ledger.record("p", before, after, {"in-2": changed})
+            ledger.record([Change("p", before, after, {"in-2": changed})])
         assert count(url) == {"orders": 1, "fills": 1, "outbox": 1}
-        assert same_record(ledger.load("p"), RECORD)
-        ledger.record("p", RECORD, after, {"in-2": replace(changed, fills=[FILLS[2]])})
+        assert same_record(book_of(ledger, "p"), RECORD)
+        ledger.record([Change("p", RECORD, after, {"in-2": replace(changed, fills=[FILLS[2]])})])
         assert count(url) == {"orders": 2, "fills": 2, "outbox": 2}
 
 
-def test_a_book_that_is_gone_is_not_written(url: str) -> None:
+@pytest.mark.parametrize("signal", [RECORD.signal, b'{"b": 1}'], ids=["same signal", "other signal"])
+@pytest.mark.parametrize("effects", [{}, {"in-1": Effects(orders=[ORDERS[2]], outputs=[sample_mark(3.0)])}])
+def test_a_book_that_is_gone_is_not_written(url: str, signal: bytes, effects: dict[str, Effects]) -> None:
     with closing(SqlLedger(url)) as ledger:
-        ledger.load("p")
+        ledger.record([Change("p", BookRecord(), RECORD, {})])
         with connected(url) as connection:
             connection.execute(books.delete())
-        effects = {"in-1": Effects(orders=[ORDERS[1]], outputs=[sample_mark(3.0)])}
         with pytest.raises(LedgerConflict, match="portfolio p"):
-            ledger.record("p", BookRecord(), RECORD, effects)
+            ledger.record([Change("p", RECORD, replace(RECORD, revision=2, signal=signal), effects)])
         assert count(url) == {"orders": 0, "fills": 0, "outbox": 0}
+        assert book_of(ledger, "p") == BookRecord()
+
+
+def test_looking_for_a_book_makes_no_row(url: str) -> None:
+    with closing(SqlLedger(url)) as ledger:
+        assert book_of(ledger, "p") == BookRecord()
+    with connected(url) as connection:
+        assert connection.execute(books.select()).all() == []
+
+
+OLD = """
+CREATE TABLE execution_books (portfolio VARCHAR(64) PRIMARY KEY, marked_us BIGINT NOT NULL, decided_us BIGINT NOT NULL,
+    state TEXT NOT NULL, signal TEXT NOT NULL);
+CREATE TABLE execution_outbox (portfolio VARCHAR(64) NOT NULL, input_id VARCHAR(36) NOT NULL, messages TEXT NOT NULL,
+    PRIMARY KEY (portfolio, input_id));
+CREATE TABLE execution_offsets (topic VARCHAR(249) NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL,
+    PRIMARY KEY (topic, partition));
+"""
+"""Tables of a ledger as the release before revisions made them; those of orders and fills are as they were."""
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_ledger_of_the_release_before_goes_on(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Its tables lack columns, its books a revision; it made a row for a book that had no bar yet."""
+    output = f"{topic_of(PortfolioMarked).name} {sample_mark(1.0).encode().decode()}"
+    state = '{{"book": {}, "reward": {{}}, "working": []}}'
+    rows = f"""
+INSERT INTO execution_books VALUES ('new', -1, -1, '{state.format("{}")}', '');
+INSERT INTO execution_books VALUES ('old', 7, 6, '{state.format('{"cash": 1.0}')}', '');
+INSERT INTO execution_outbox VALUES ('old', 'in-1', '{output}');
+INSERT INTO execution_offsets VALUES ('t', 3, 41);
+"""
+    if database == "sqlite":
+        url = f"sqlite:///{tmp_path}/ledger.db"
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+            connection.executescript(OLD + rows)
+    else:
+        url = request.getfixturevalue("plain_database")
+        version = "CREATE TABLE ledger_version (version_num VARCHAR(32)); INSERT INTO ledger_version VALUES ('0001');"
+        execute(url, OLD + rows + version)
+        migrate(url, SCHEMA)
+    with closing(SqlLedger(url)) as ledger:
+        found = ledger.load(["new", "old"])
+        assert found == {"new": BookRecord(), "old": BookRecord(marked_us=7, decided_us=6, book={"cash": 1.0})}
+        assert ledger.unsent(["old"]) == {"old": [("in-1", [sample_mark(1.0)])]}
+        assert ledger.offsets() == {Partition("t", 3): 41}
+        after = {name: replace(book, revision=1, marked_us=8) for name, book in found.items()}
+        effects = {"in-2": Effects(outputs=[sample_mark(2.0)])}
+        ledger.record([Change(name, book, after[name], effects) for name, book in found.items()])
+        assert ledger.load(["new", "old"]) == after
+        assert [one for one, _ in ledger.unsent(["old"])["old"]] == ["in-1", "in-2"]
+        with pytest.raises(LedgerConflict, match="portfolio new, old"):
+            ledger.record([Change(name, book, after[name], {}) for name, book in found.items()])
 
 
 def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
-    ledger.load("p")
-    ledger.record("p", BookRecord(), RECORD, {"in-1": Effects(orders=[ORDERS[1]])})
+    ledger.record([Change("p", BookRecord(), RECORD, {"in-1": Effects(orders=[ORDERS[1]])})])
     filled = ORDERS[1].model_copy(update={"status": "filled", "filled_quantity": 1.5})
-    ledger.record("p", RECORD, RECORD, {"in-2": Effects(orders=[filled], fills=[FILLS[1]])})
+    effects = {"in-2": Effects(orders=[filled], fills=[FILLS[1]])}
+    ledger.record([Change("p", RECORD, replace(RECORD, revision=2), effects)])
     ledger.close()
     with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
         rows = connection.execute(text("select status, filled_quantity from execution_orders")).all()
@@ -221,32 +330,32 @@ def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None
 def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
     with pytest.raises(LedgerUnavailable, match="ledger"):
-        ledger.load("p")
+        book_of(ledger, "p")
 
 
 def test_a_server_that_dies_is_unavailable_and_comes_back(plain_postgres_server: RealServer) -> None:
     with fresh_database(plain_postgres_server.address) as url:
         migrate(url, SCHEMA)
         ledger = SqlLedger(url)
-        before = ledger.load("p")
+        before = book_of(ledger, "p")
         plain_postgres_server.kill()
         try:
             for _ in range(2):
                 with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
-                    ledger.record("p", before, RECORD, {"in-1": Effects()})
+                    ledger.record([Change("p", before, RECORD, {"in-1": Effects()})])
                 with pytest.raises(LedgerUnavailable, match="ledger postgresql"):
-                    ledger.load("p")
+                    book_of(ledger, "p")
         finally:
             plain_postgres_server.start()
-        ledger.record("p", before, RECORD, {"in-1": Effects()})
-        assert same_record(ledger.load("p"), RECORD)
+        ledger.record([Change("p", before, RECORD, {"in-1": Effects()})])
+        assert same_record(book_of(ledger, "p"), RECORD)
         ledger.close()
 
 
 def test_a_ledger_waits_for_the_migration(plain_database: str) -> None:
     ledger = SqlLedger(plain_database)
     with pytest.raises(LedgerUnavailable, match="it has no tables yet; run: tradeloop db migrate"):
-        ledger.load("p")
+        book_of(ledger, "p")
     migrate(plain_database, SCHEMA)
-    assert ledger.load("p") == BookRecord()
+    assert book_of(ledger, "p") == BookRecord()
     ledger.close()

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.contracts.steps import fresh, refused
 from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
-from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, Ledger, LedgerConflict
+from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict
+from tradeloop.execution.record import BookRecord, Quarantine
 
 MakeLedger = Callable[[], Ledger]
 """Opens the same storage at every call, as another process does; one that lives in an object gives that object."""
@@ -30,37 +31,107 @@ def a_new_portfolio_has_an_empty_book(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as ledger:
         portfolio = fresh("portfolio")
         for _ in range(2):
-            assert ledger.load(portfolio) == BookRecord(), "a portfolio that nobody recorded has a book"
+            assert book_of(ledger, portfolio) == BookRecord(), "a portfolio that nobody recorded has a book"
+        assert ledger.load([]) == {}, "no portfolios have books"
 
 
 def a_record_comes_back_to_the_last_bit(make_ledger: MakeLedger) -> None:
     portfolio, record = fresh("portfolio"), sample_record()
     with closing(make_ledger()) as ledger:
-        ledger.load(portfolio)
-        ledger.record(portfolio, BookRecord(), record, {"in-1": Effects(orders=record.working)})
+        ledger.record([Change(portfolio, BookRecord(), record, {"in-1": Effects(orders=record.working)})])
     with closing(make_ledger()) as ledger:
-        assert same_record(ledger.load(portfolio), record), "a record does not come back to the last bit"
+        assert same_record(book_of(ledger, portfolio), record), "a record does not come back to the last bit"
 
 
 def the_last_record_counts(make_ledger: MakeLedger) -> None:
     portfolio, first = fresh("portfolio"), sample_record()
-    second = replace(first, marked_us=3, decided_us=2, working=())
+    second = replace(
+        first, revision=2, marked_us=3, decided_us=2, working=(), acknowledged=(), quarantine=None, missed_frames=0
+    )
+    third = replace(second, revision=3, decided_us=3, signal=b'{"b": 1}')
     with closing(make_ledger()) as ledger:
-        ledger.load(portfolio)
-        ledger.record(portfolio, BookRecord(), first, {"in-1": Effects()})
-        ledger.record(portfolio, first, second, {"in-2": Effects()})
+        ledger.record([Change(portfolio, BookRecord(), first, {"in-1": Effects()})])
+        for before, after in ((first, second), (second, third)):
+            ledger.record([Change(portfolio, before, after, {f"in-{after.revision}": Effects()})])
+            with closing(make_ledger()) as another:
+                assert same_record(book_of(another, portfolio), after), "the book is not as it was recorded last"
+
+
+def a_quarantine_alone_is_a_record(make_ledger: MakeLedger) -> None:
+    portfolio, record = fresh("portfolio"), sample_record()
+    released = replace(record, revision=2, quarantine=None)
+    held = replace(record, revision=2, quarantine=Quarantine(7, "another cause"))
+    with closing(make_ledger()) as ledger, closing(make_ledger()) as another:
+        ledger.record([Change(portfolio, BookRecord(), record, {})])
+        ledger.record([Change(portfolio, record, released, {})])
+        assert book_of(another, portfolio).quarantine is None, "a quarantine that was released is there again"
+        refused(
+            LedgerConflict,
+            lambda: another.record([Change(portfolio, record, held, {})]),
+            "a record that knows nothing of a release",
+            f"portfolio {portfolio}",
+        )
+        assert same_record(book_of(ledger, portfolio), released), "a record that was refused changed the book"
+
+
+def a_record_is_one_above_the_one_before_it(make_ledger: MakeLedger) -> None:
+    portfolio, record = fresh("portfolio"), sample_record()
     with closing(make_ledger()) as ledger:
-        assert same_record(ledger.load(portfolio), second), "the book is not as it was recorded last"
+        for wrong in (0, 2):
+            after = replace(record, revision=wrong)
+            change = Change(portfolio, BookRecord(), after, {})
+            refused(AssertionError, partial(ledger.record, [change]), "a record that is not the next", portfolio)
+        assert book_of(ledger, portfolio) == BookRecord(), "a record that was refused changed the book"
 
 
 def portfolios_are_apart(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as ledger:
         one, other = fresh("portfolio"), fresh("portfolio")
-        ledger.load(one)
-        ledger.load(other)
-        ledger.record(one, BookRecord(), sample_record(), {"in-1": Effects(outputs=[sample_mark(1.0)])})
-        assert ledger.load(other) == BookRecord(), "a record shows in the book of another portfolio"
+        ledger.record([Change(one, BookRecord(), sample_record(), {"in-1": Effects(outputs=[sample_mark(1.0)])})])
+        assert book_of(ledger, other) == BookRecord(), "a record shows in the book of another portfolio"
         assert not ledger.outputs(other, "in-1"), "outputs show in another portfolio that had the same input"
+        assert other not in ledger.unsent([other]), "outputs show in another portfolio"
+
+
+def several_books_are_recorded_and_loaded_at_once(make_ledger: MakeLedger) -> None:
+    names = [fresh("portfolio") for _ in range(3)]
+    first = {name: replace(sample_record(), decided_us=n) for n, name in enumerate(names)}
+    second = {name: replace(record, revision=2, marked_us=7) for name, record in first.items()}
+    with closing(make_ledger()) as ledger, closing(make_ledger()) as another:
+        effects = {"in-1": Effects(outputs=[sample_mark(1.0)])}
+        ledger.record([Change(name, BookRecord(), first[name], effects) for name in names])
+        changes = [Change(name, first[name], second[name], {"in-2": effects["in-1"]}) for name in names]
+        ledger.record(changes, acknowledged=[(name, "in-1") for name in names[1:]])
+        found = another.load([*names, unknown := fresh("portfolio")])
+        assert all(same_record(found[name], second[name]) for name in names), "not each book is as it was recorded"
+        assert found[unknown] == BookRecord(), "a portfolio that nobody recorded has a book"
+        inputs = {name: [one for one, _ in of_name] for name, of_name in another.unsent([*names, unknown]).items()}
+        assert inputs == {names[0]: ["in-1", "in-2"], names[1]: ["in-2"], names[2]: ["in-2"]}, (
+            f"what has not left is not what was recorded and not acknowledged: {inputs}"
+        )
+
+
+def of_several_books_all_are_written_or_none(make_ledger: MakeLedger) -> None:
+    names = [fresh("portfolio") for _ in range(3)]
+    first, kept = sample_record(), (sample_mark(1.0),)
+    late, order = replace(first, revision=2), sample_order()
+    with closing(make_ledger()) as slow, closing(make_ledger()) as quick:
+        for name in names:
+            quick.record([Change(name, BookRecord(), first, {"in-1": Effects(outputs=kept)})])
+        quick.record([Change(names[1], first, replace(late, marked_us=11), {})])
+        effects = {"in-2": Effects(orders=[order], fills=[sample_fill(order)], outputs=[sample_mark(2.0)])}
+        changes = [Change(name, first, late, effects) for name in names]
+        refused(
+            LedgerConflict,
+            lambda: slow.record(changes, acknowledged=[(names[0], "in-1")]),
+            "a record of books of which another process has gone on with one",
+            f"portfolio {names[1]}",
+        )
+        assert all(same_record(slow.load(names)[name], first) for name in (names[0], names[2])), (
+            "a record that was refused for one book changed another"
+        )
+        unsent = {name: [one for one, _ in inputs] for name, inputs in slow.unsent(names).items()}
+        assert unsent == {name: ["in-1"] for name in names}, "a record that was refused changed what has not left"
 
 
 def outputs_come_back_the_same_until_they_left(make_ledger: MakeLedger) -> None:
@@ -68,10 +139,10 @@ def outputs_come_back_the_same_until_they_left(make_ledger: MakeLedger) -> None:
     fill = sample_fill(order)
     outputs = [order, fill, sample_mark(0.1 + 0.2)]
     with closing(make_ledger()) as ledger:
-        ledger.load(portfolio)
         effects = {"in-1": Effects(orders=[order], fills=[fill], outputs=outputs)}
-        ledger.record(portfolio, BookRecord(), record, effects)
-        ledger.record(portfolio, record, record, {"in-2": Effects(outputs=[sample_mark(2.0)])})
+        ledger.record([Change(portfolio, BookRecord(), record, effects)])
+        effects = {"in-2": Effects(outputs=[sample_mark(2.0)])}
+        ledger.record([Change(portfolio, record, replace(record, revision=2), effects)])
         with closing(make_ledger()) as another:
             again = list(another.outputs(portfolio, "in-1"))
         assert again == outputs, "outputs do not come back in their order"
@@ -85,6 +156,23 @@ def outputs_come_back_the_same_until_they_left(make_ledger: MakeLedger) -> None:
         assert not ledger.outputs(portfolio, "never seen"), "an input that is unknown has outputs"
 
 
+def what_has_not_left_comes_in_the_order_of_its_records(make_ledger: MakeLedger) -> None:
+    portfolio, record = fresh("portfolio"), BookRecord()
+    rounds = (("in-9", "in-1"), ("in-5",), ("in-7", "in-3"))
+    with closing(make_ledger()) as ledger:
+        for inputs in rounds:
+            effects = {one: Effects(outputs=[sample_mark(float(one[3:])), sample_mark(0.5)]) for one in inputs}
+            effects["silent"] = Effects()
+            after = replace(record, revision=record.revision + 1)
+            ledger.record([Change(portfolio, record, after, effects)])
+            record = after
+        ledger.acknowledge([(portfolio, "in-1")], {})
+    with closing(make_ledger()) as ledger:
+        found = [(one, list(outputs)) for one, outputs in ledger.unsent([portfolio]).get(portfolio, ())]
+        expected = [(one, [sample_mark(float(one[3:])), sample_mark(0.5)]) for one in ("in-9", "in-5", "in-7", "in-3")]
+        assert found == expected, f"what has not left comes in another order, or is something else: {found}"
+
+
 def several_inputs_are_recorded_at_once(make_ledger: MakeLedger) -> None:
     portfolio, record, [order] = fresh("portfolio"), sample_record(), sample_record().working
     filled = order.model_copy(update={"status": "filled", "filled_quantity": order.quantity})
@@ -93,10 +181,9 @@ def several_inputs_are_recorded_at_once(make_ledger: MakeLedger) -> None:
         "in-2": Effects(orders=[filled], fills=[sample_fill(order)], outputs=[filled, sample_mark(1.0)]),
     }
     with closing(make_ledger()) as ledger:
-        ledger.load(portfolio)
-        ledger.record(portfolio, BookRecord(), record, effects)
+        ledger.record([Change(portfolio, BookRecord(), record, effects)])
     with closing(make_ledger()) as ledger:
-        assert same_record(ledger.load(portfolio), record), "the book is not as the last of the inputs left it"
+        assert same_record(book_of(ledger, portfolio), record), "the book is not as the last of the inputs left it"
         for input_id, each in effects.items():
             kept = list(ledger.outputs(portfolio, input_id))
             assert kept == each.outputs, "an input that was recorded with another has other outputs than its own"
@@ -108,8 +195,8 @@ def several_inputs_are_recorded_at_once(make_ledger: MakeLedger) -> None:
 def acknowledging_again_changes_nothing(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as ledger:
         portfolio, partition = fresh("portfolio"), Partition(fresh("topic"), 0)
-        ledger.load(portfolio)
-        ledger.record(portfolio, BookRecord(), sample_record(), {"in-1": Effects(outputs=[sample_mark(1.0)])})
+        effects = {"in-1": Effects(outputs=[sample_mark(1.0)])}
+        ledger.record([Change(portfolio, BookRecord(), sample_record(), effects)])
         for _ in range(2):
             ledger.acknowledge([(portfolio, "in-1"), (portfolio, "never seen")], {partition: 3})
         assert not ledger.outputs(portfolio, "in-1"), "outputs that have left for certain are kept"
@@ -118,20 +205,20 @@ def acknowledging_again_changes_nothing(make_ledger: MakeLedger) -> None:
 
 def a_book_that_another_process_went_on_with_is_not_written(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as slow, closing(make_ledger()) as quick:
-        portfolio, record, later = fresh("portfolio"), sample_record(), BookRecord(marked_us=9)
-        before = slow.load(portfolio)
-        quick.record(portfolio, before, record, {"in-1": Effects(orders=record.working)})
+        portfolio, record, later = fresh("portfolio"), sample_record(), BookRecord(revision=1, marked_us=9)
+        before = book_of(slow, portfolio)
+        quick.record([Change(portfolio, before, record, {"in-1": Effects(orders=record.working)})])
         late = {"in-9": Effects(orders=[sample_order()], outputs=[sample_mark(3.0)])}
         refused(
             LedgerConflict,
-            lambda: slow.record(portfolio, before, later, late),
+            lambda: slow.record([Change(portfolio, before, later, late)]),
             "a record of a book that another process has gone on with",
             f"portfolio {portfolio}",
         )
-        assert same_record(slow.load(portfolio), record), "a record that was refused changed the book"
+        assert same_record(book_of(slow, portfolio), record), "a record that was refused changed the book"
         assert not slow.outputs(portfolio, "in-9"), "a record that was refused left outputs"
-        slow.record(portfolio, record, later, {"in-2": Effects()})
-        assert quick.load(portfolio).marked_us == 9, "a record of the book as it stands did not go through"
+        slow.record([Change(portfolio, record, replace(later, revision=2), {"in-2": Effects()})])
+        assert book_of(quick, portfolio).marked_us == 9, "a record of the book as it stands did not go through"
 
 
 def offsets_never_go_back(make_ledger: MakeLedger) -> None:
@@ -146,16 +233,27 @@ def offsets_never_go_back(make_ledger: MakeLedger) -> None:
         assert found == {first: 5, second: 8}, f"offsets are not the highest that were acknowledged: {found}"
 
 
+def a_ledger_that_is_there_says_so(make_ledger: MakeLedger) -> None:
+    with closing(make_ledger()) as ledger:
+        ledger.check()
+
+
 LEDGER_CHECKS: Sequence[Callable[[MakeLedger], None]] = (
     a_new_portfolio_has_an_empty_book,
     a_record_comes_back_to_the_last_bit,
     the_last_record_counts,
+    a_quarantine_alone_is_a_record,
+    a_record_is_one_above_the_one_before_it,
     portfolios_are_apart,
+    several_books_are_recorded_and_loaded_at_once,
+    of_several_books_all_are_written_or_none,
     outputs_come_back_the_same_until_they_left,
+    what_has_not_left_comes_in_the_order_of_its_records,
     several_inputs_are_recorded_at_once,
     acknowledging_again_changes_nothing,
     a_book_that_another_process_went_on_with_is_not_written,
     offsets_never_go_back,
+    a_ledger_that_is_there_says_so,
 )
 """The contract of a ledger, promise by promise: for test runners that want to name each one."""
 
@@ -196,16 +294,26 @@ def sample_mark(equity: float) -> PortfolioMarked:
 
 def sample_record() -> BookRecord:
     """A record whose numbers no rounding survives, with an order at the venue."""
+    order = sample_order()
     return BookRecord(
+        revision=1,
         marked_us=2,
         decided_us=1,
         book={"cash": 0.1 + 0.2, "mark": [float("nan"), 1e-300]},
         reward_state={"ema": 1 / 3, "returns": [1 / 7, 1e-300]},
         signal=b'{"a": "\xc3\xa9"}',
-        working=(sample_order(),),
+        working=(order,),
+        acknowledged=(order.order_id,),
+        quarantine=Quarantine(since_us=3, cause="it fell: \u00e9"),
+        missed_frames=4,
     )
 
 
 def same_record(one: BookRecord, other: BookRecord) -> bool:
     """Whether both are equal to the last bit; a NaN in the book equals itself."""
     return json.dumps(one.book) == json.dumps(other.book) and replace(one, book={}) == replace(other, book={})
+
+
+def book_of(ledger: Ledger, portfolio: str) -> BookRecord:
+    """The book of one portfolio."""
+    return ledger.load([portfolio])[portfolio]

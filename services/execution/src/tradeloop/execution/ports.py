@@ -13,7 +13,8 @@ from tradeloop.common.messages import BarFrame, Message, OrderFilled, OrderUpdat
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.simulation import Market
-from tradeloop.execution.domain import BookRecord, VenueFill
+from tradeloop.execution.domain import VenueFill
+from tradeloop.execution.record import BookRecord
 
 
 class LedgerUnavailable(Unavailable):
@@ -64,23 +65,48 @@ class Effects:
     """Everything that is published because of the input, in order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The change of one book from a record to the next, and the effects of the inputs that led to it."""
+
+    portfolio: str
+    before: BookRecord
+    after: BookRecord
+    """Its `revision` is one above that of `before`."""
+    effects: Mapping[str, Effects]
+    """Effects by the ids of the inputs, in the order in which these were handled."""
+
+
+def check_revision(change: Change) -> None:
+    """Raises `AssertionError` for a change that is not to the next record."""
+    if change.after.revision != change.before.revision + 1:
+        raise AssertionError(f"portfolio {change.portfolio}: a record must be one above the one that it follows")
+
+
 class Ledger(Protocol):
     """Books, orders and fills, the outputs that may have to be published again, and how far all that goes.
 
     Each call may raise `LedgerUnavailable`. Every adapter passes `contracts.check_ledger`.
     """
 
-    def load(self, portfolio: str) -> BookRecord:
-        """The book as it was recorded last; a new one when there is none."""
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        """The books as they were recorded last, in one round trip; a new one where there is none. Stores nothing."""
         ...
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        """Store what inputs did to a book that stands at `before`, durably, in one transaction.
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        """Store what inputs did to books, one change each, durably, all in one transaction.
 
-        `effects` are by the ids of the inputs, in the order in which these were handled; `after` is the book then.
+        `acknowledged` is what `acknowledge` would be given, done in the same transaction.
 
-        Raises `LedgerConflict` when the book does not stand there: two processes that both believe to own it
-        cannot both write.
+        Raises `LedgerConflict` when a book does not stand at the change's `before`: two processes that both believe
+        to own it cannot both write. Then nothing is written, of any of the books.
+        """
+        ...
+
+    def unsent(self, portfolios: Sequence[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
+        """The inputs of each portfolio whose outputs may not have left, with these, in the order of their records.
+
+        A portfolio without any is left out.
         """
         ...
 
@@ -97,6 +123,10 @@ class Ledger(Protocol):
 
     def offsets(self) -> Mapping[Partition, int]:
         """The highest offsets that were given to `acknowledge`."""
+        ...
+
+    def check(self) -> None:
+        """Raise `LedgerUnavailable` unless a record could be written now."""
         ...
 
     def close(self) -> None:

@@ -228,9 +228,9 @@ def _check_empty(url: str, settings: Settings, portfolios: Sequence[Portfolio]) 
     if url == settings.ledger_url.get_secret_value():
         raise UserError("--ledger-url is the ledger of the running stack: a replay needs one of its own")
     with closing(SqlLedger(url)) as ledger:
-        for portfolio in portfolios:
-            if ledger.load(portfolio.name).marked_us >= 0:
-                raise UserError(f"the ledger {_shown(url)} has a book of {portfolio.name} already: give an empty one")
+        for name, book in ledger.load([portfolio.name for portfolio in portfolios]).items():
+            if book.marked_us >= 0:
+                raise UserError(f"the ledger {_shown(url)} has a book of {name} already: give an empty one")
 
 
 class HistoryAsRecorded:
@@ -313,8 +313,10 @@ def _pumped(
             _raise_given_up(runners, bus)
             decided = bus.end_offsets(signals.topic)[signals] // len(portfolios)
             yield min(decided, len(bars))
-            if decided >= len(bars) and all(ledger.load(each.name).decided_us >= last_us for each in portfolios):
-                return
+            if decided >= len(bars):
+                books = ledger.load([portfolio.name for portfolio in portfolios])
+                if all(book.decided_us >= last_us for book in books.values()):
+                    return
             if not said and now_s - moved_s >= silence_s:
                 why = "; ".join(f"{runner.service.name}: {one}" for runner in runners for one in runner.not_ready())
                 say(f"nothing has moved for {silence_s:.0f} s: {why or 'no service says why'}")

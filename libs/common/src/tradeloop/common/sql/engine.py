@@ -29,6 +29,12 @@ _WAITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+_STATES_OF_DATA = {
+    "22",  # data exception
+    "23",  # integrity constraint violation
+    "54",  # program limit exceeded: a row that is too long
+}
+"""Classes of SQLSTATE, the first two characters of a code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,21 @@ def address(url: URL) -> str:
 def cause(error: Exception) -> str:
     """The words of a database or its driver, on one line."""
     return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+
+
+def is_about_data(error: Exception) -> bool:
+    """Whether a database or its driver refused what it was given; anything else is no fault of who asked.
+
+    A server that takes no writes, has no room, or does not let its user in would refuse everybody, and answers when
+    somebody has repaired it: what is not known for certain to be about the data counts as that.
+    """
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    state: str | None = getattr(reason, "sqlstate", None)
+    if state is not None:
+        return state[:2] in _STATES_OF_DATA
+    # Without one it comes from the driver, before or instead of an answer. The standard gives every driver these.
+    names = {kind.__name__ for kind in type(reason).__mro__}
+    return not names.isdisjoint({"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"})
 
 
 def version(connection: Connection, schema: Schema) -> str | None:

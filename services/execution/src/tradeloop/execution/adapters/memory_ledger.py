@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
-from tradeloop.execution.domain import BookRecord
-from tradeloop.execution.ports import Effects, LedgerConflict
+from tradeloop.execution.ports import Change, LedgerConflict, check_revision
+from tradeloop.execution.record import BookRecord
 
 
 class MemoryLedger:
@@ -20,17 +20,29 @@ class MemoryLedger:
         self._outputs: dict[tuple[str, str], Sequence[Message]] = {}
         self._offsets: dict[Partition, int] = {}
 
-    def load(self, portfolio: str) -> BookRecord:
-        return self._books.get(portfolio, BookRecord())
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        return {portfolio: self._books.get(portfolio, BookRecord()) for portfolio in portfolios}
 
-    def record(self, portfolio: str, before: BookRecord, after: BookRecord, effects: Mapping[str, Effects]) -> None:
-        if not self.load(portfolio).stands_at(before):
-            raise LedgerConflict(f"portfolio {portfolio}: another process has gone on with its book")
-        self._books[portfolio] = after
-        for input_id, each in effects.items():
-            self.orders.update((order.order_id, order) for order in each.orders)
-            self.fills.update((fill.fill_id, fill) for fill in each.fills)
-            self._outputs[portfolio, input_id] = tuple(each.outputs)
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        for change in changes:
+            check_revision(change)
+            if not self._books.get(change.portfolio, BookRecord()).stands_at(change.before):
+                raise LedgerConflict(f"portfolio {change.portfolio}: another process has gone on with its book")
+        for change in changes:
+            self._books[change.portfolio] = change.after
+            for input_id, each in change.effects.items():
+                self.orders.update((order.order_id, order) for order in each.orders)
+                self.fills.update((fill.fill_id, fill) for fill in each.fills)
+                if each.outputs:
+                    self._outputs[change.portfolio, input_id] = tuple(each.outputs)
+        self.acknowledge(acknowledged, {})
+
+    def unsent(self, portfolios: Sequence[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
+        found: dict[str, list[tuple[str, Sequence[Message]]]] = {}
+        for (portfolio, input_id), outputs in self._outputs.items():
+            if portfolio in portfolios:
+                found.setdefault(portfolio, []).append((input_id, outputs))
+        return found
 
     def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
         return self._outputs.get((portfolio, input_id), ())
@@ -43,6 +55,9 @@ class MemoryLedger:
 
     def offsets(self) -> Mapping[Partition, int]:
         return dict(self._offsets)
+
+    def check(self) -> None:
+        """It is always there."""
 
     def close(self) -> None:
         """Nothing is held open."""

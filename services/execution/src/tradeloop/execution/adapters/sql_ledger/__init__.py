@@ -1,0 +1,8 @@
+"""The ledger in SQLite or PostgreSQL: its tables, the statements on them, and `SqlLedger`, which runs these."""
+
+from __future__ import annotations
+
+from tradeloop.execution.adapters.sql_ledger.ledger import SqlLedger
+from tradeloop.execution.adapters.sql_ledger.tables import books, fills, metadata, orders, outbox
+
+__all__ = ["SqlLedger", "books", "fills", "metadata", "orders", "outbox"]

@@ -1,0 +1,161 @@
+"""`SqlLedger`: the ledger, whatever the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from tradeloop.common.bus.port import Partition
+from tradeloop.common.messages import Message
+from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine
+from tradeloop.execution.adapters.sql_ledger.rows import (
+    Row,
+    fills_of,
+    messages_of,
+    orders_of,
+    outputs_of,
+    record_of,
+    state_of,
+)
+from tradeloop.execution.adapters.sql_ledger.statements import BookMoved, Postgresql, Sqlite, Statements
+from tradeloop.execution.ports import Change, LedgerConflict, LedgerUnavailable, check_revision
+from tradeloop.execution.record import BookRecord
+
+_NEW = BookRecord()
+
+
+class SqlLedger:
+    """A ledger behind a SQLAlchemy URL. One thread, one connection.
+
+    It connects on first use. SQLite gets its tables when they are missing; a PostgreSQL that is not migrated is
+    `LedgerUnavailable`. Raises `UserError` for a URL that names no known database.
+    """
+
+    def __init__(self, url: str) -> None:
+        # Transactions are begun and ended here: what SQLAlchemy would do about them costs as much as the writing.
+        self._engine = open_engine(url, "ledger").execution_options(isolation_level="AUTOCOMMIT")
+        self._database = Sqlite() if self._engine.dialect.name == "sqlite" else Postgresql()
+        self._sql = Statements(self._database)
+        self._connection: Connection | None = None
+        self._ready = False
+
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        rows = self._select(self._sql.load, self._database.names(portfolios))
+        found = {portfolio: record_of(*columns) for portfolio, *columns in rows}
+        return {portfolio: found.get(portfolio, _NEW) for portfolio in portfolios}
+
+    def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        for change in changes:
+            check_revision(change)
+        sql, move = self._sql, self._database.move
+        new, same_signal, other_signal = _books_of(changes)
+        try:
+            with self._transaction() as cursor:
+                move(cursor, sql.begin, new)
+                move(cursor, sql.go_on, same_signal)
+                move(cursor, sql.go_on_with_signal, other_signal)
+                _run(cursor, sql.upsert_order, orders_of(changes))
+                _run(cursor, sql.insert_fill, fills_of(changes))
+                _run(cursor, sql.insert_outputs, outputs_of(changes))
+                _run(cursor, sql.drop_outputs, acknowledged)
+        except BookMoved as error:
+            found = self.load([change.portfolio for change in changes])
+            moved = [change.portfolio for change in changes if not found[change.portfolio].stands_at(change.before)]
+            raise LedgerConflict(f"portfolio {', '.join(moved)}: another process has gone on with its book") from error
+
+    def unsent(self, portfolios: Sequence[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
+        found: dict[str, list[tuple[str, Sequence[Message]]]] = {}
+        for portfolio, input_id, messages in self._select(self._sql.unsent, self._database.names(portfolios)):
+            found.setdefault(portfolio, []).append((input_id, messages_of(messages)))
+        return found
+
+    def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
+        return [
+            output
+            for (messages,) in self._select(self._sql.outputs, portfolio, input_id)
+            for output in messages_of(messages)
+        ]
+
+    def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
+        if not inputs and not offsets:
+            return
+        with self._transaction() as cursor:
+            _run(cursor, self._sql.drop_outputs, inputs)
+            _run(cursor, self._sql.upsert_offset, [(*partition, offset) for partition, offset in offsets.items()])
+
+    def offsets(self) -> Mapping[Partition, int]:
+        return {Partition(topic, number): offset for topic, number, offset in self._select(self._sql.offsets)}
+
+    def check(self) -> None:
+        with self._driver() as driver:
+            if lacking := self._database.check(driver):
+                self._disconnect()
+                raise self._unavailable(lacking)
+
+    def close(self) -> None:
+        self._disconnect()
+        self._engine.dispose()
+
+    def _select(self, sql: str, *parameters: object) -> list[Any]:
+        with self._driver() as driver:
+            found: list[Any] = driver.execute(sql, parameters).fetchall()
+            return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with self._driver() as driver, self._database.transaction(driver) as cursor:
+            yield cursor
+
+    @contextmanager
+    def _driver(self) -> Iterator[Any]:
+        """The driver's connection, with the tables there. What it refuses for its data is not the ledger's absence."""
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            if not self._ready:
+                if lacking := self._database.find_tables(self._connection):
+                    raise self._unavailable(lacking)
+                self._ready = True
+            yield self._connection.connection.driver_connection
+        except (DBAPIError, self._database.error) as error:
+            if is_about_data(error):
+                raise
+            self._disconnect()
+            raise self._unavailable(cause(error)) from error
+
+    def _unavailable(self, why: str) -> LedgerUnavailable:
+        return LedgerUnavailable(f"ledger {address(self._engine.url)}: {why}")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            # For good: after a failover, a connection that is kept still leads to a server that takes no writes.
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+
+def _run(cursor: Any, sql: str, rows: Sequence[Row]) -> None:
+    if rows:
+        cursor.executemany(sql, rows)
+
+
+def _books_of(changes: Sequence[Change]) -> tuple[list[Row], list[Row], list[Row]]:
+    """The books that are new; those whose signal stays, which is long and changes once a bar; the others."""
+    new: list[Row] = []
+    same_signal: list[Row] = []
+    other_signal: list[Row] = []
+    for change in changes:
+        before, after = change.before, change.after
+        stood = (change.portfolio, before.revision, before.marked_us, before.decided_us)
+        state = (after.revision, after.marked_us, after.decided_us, state_of(after))
+        if before.stands_at(_NEW):
+            new.append((*state, after.signal.decode(), change.portfolio))
+        elif after.signal == before.signal:
+            same_signal.append((*state, *stood))
+        else:
+            other_signal.append((*state, after.signal.decode(), *stood))
+    return new, same_signal, other_signal

@@ -1,0 +1,106 @@
+"""Records, orders, fills and outputs as rows, in the order of the columns that the statements name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from tradeloop.common.market import to_us
+from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
+from tradeloop.common.messages.topics import CATALOGUE, topic_of
+from tradeloop.execution.ports import Change
+from tradeloop.execution.record import BookRecord, Quarantine
+
+Row = tuple[object, ...]
+
+
+def state_of(record: BookRecord) -> str:
+    """The part of a record that has no columns of its own, as JSON. What is usual is left out."""
+    state: dict[str, object] = {
+        "book": record.book,
+        "reward": record.reward_state,
+        "working": [order.encode().decode() for order in record.working],
+    }
+    if record.acknowledged:
+        state["acknowledged"] = record.acknowledged
+    if record.quarantine is not None:
+        state["quarantine"] = {"since_us": record.quarantine.since_us, "cause": record.quarantine.cause}
+    if record.missed_frames:
+        state["missed_frames"] = record.missed_frames
+    return json.dumps(state)
+
+
+def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal: str) -> BookRecord:
+    """The record of a row. What an earlier release did not store is as in a new record."""
+    state = json.loads(text)
+    quarantine = state.get("quarantine")
+    return BookRecord(
+        revision=revision,
+        marked_us=marked_us,
+        decided_us=decided_us,
+        book=state["book"],
+        reward_state=state["reward"],
+        signal=signal.encode(),
+        working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
+        acknowledged=tuple(state.get("acknowledged", ())),
+        quarantine=Quarantine(**quarantine) if quarantine else None,
+        missed_frames=state.get("missed_frames", 0),
+    )
+
+
+def orders_of(changes: Sequence[Change]) -> list[Row]:
+    """Each order as the last of the changes left it."""
+    last = {order.order_id: order for change in changes for each in change.effects.values() for order in each.orders}
+    return [
+        (
+            order.order_id,
+            order.portfolio,
+            order.account,
+            to_us(order.decision_time),
+            order.instrument,
+            order.side,
+            order.quantity,
+            order.filled_quantity,
+            order.status,
+        )
+        for order in last.values()
+    ]
+
+
+def fills_of(changes: Sequence[Change]) -> list[Row]:
+    return [_fill(fill) for change in changes for each in change.effects.values() for fill in each.fills]
+
+
+def _fill(fill: OrderFilled) -> Row:
+    return (
+        fill.fill_id,
+        fill.order_id,
+        fill.portfolio,
+        fill.account,
+        to_us(fill.time),
+        fill.instrument,
+        fill.side,
+        fill.quantity,
+        fill.price,
+        fill.fee,
+    )
+
+
+def outputs_of(changes: Sequence[Change]) -> list[Row]:
+    """The outputs of each input that has any, as lines of topic and body."""
+    return [
+        (change.portfolio, input_id, change.after.revision, place, "\n".join(_lines(each.outputs)))
+        for change in changes
+        for place, (input_id, each) in enumerate(change.effects.items())
+        if each.outputs
+    ]
+
+
+def _lines(outputs: Sequence[Message]) -> Iterator[str]:
+    return (f"{topic_of(type(message)).name} {message.encode().decode()}" for message in outputs)
+
+
+def messages_of(text: str) -> list[Message]:
+    """The outputs of a row."""
+    lines = (line.split(" ", 1) for line in text.split("\n"))
+    return [CATALOGUE[topic].message.model_validate_json(body) for topic, body in lines]

@@ -1,0 +1,164 @@
+"""The statements of the ledger, in the words of SQLite and of PostgreSQL.
+
+They run on the driver's own cursor: several are run for every bar, and through SQLAlchemy each costs many times what
+the driver needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection
+
+from tradeloop.common.sql.engine import complaint
+from tradeloop.execution.adapters.ledger_versions import SCHEMA
+from tradeloop.execution.adapters.sql_ledger.rows import Row
+from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables, metadata
+
+_STANDS = "revision = ? AND marked_us = ? AND decided_us = ?"
+
+
+class BookMoved(Exception):
+    """A book does not stand where the statement says."""
+
+
+class Sqlite:
+    """One file. A transaction takes the lock of writers when it begins, so that it cannot fail for it half way."""
+
+    in_names = "IN (SELECT value FROM json_each(?))"
+    error: type[Exception] = sqlite3.Error
+
+    def words(self, sql: str) -> str:
+        return sql
+
+    def moving(self, sql: str) -> str:
+        """A statement on a book that raises `BookMoved` in a transaction when it changes no row."""
+        return sql
+
+    def names(self, portfolios: Sequence[str]) -> object:
+        return json.dumps(list(portfolios))
+
+    def find_tables(self, connection: Connection) -> str | None:
+        driver: Any = connection.connection.driver_connection
+        with self.transaction(driver):
+            make_tables(connection)
+        return None
+
+    def check(self, driver: Any) -> str | None:
+        with self.transaction(driver):
+            return None
+
+    @contextmanager
+    def transaction(self, driver: Any) -> Iterator[Any]:
+        cursor = driver.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            if driver.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+
+    def move(self, cursor: Any, sql: str, rows: Sequence[Row]) -> None:
+        if rows and cursor.executemany(sql, rows).rowcount != len(rows):
+            raise BookMoved
+
+
+class Postgresql:
+    """A server. The statements of a transaction are sent together and answered together, in one round trip."""
+
+    in_names = "= ANY(?)"
+    error: type[Exception] = psycopg.Error
+
+    def words(self, sql: str) -> str:
+        return sql.replace("?", "%s")
+
+    def moving(self, sql: str) -> str:
+        """As in SQLite; with no round trip to ask for the number of rows, it is what one is divided by."""
+        return self.words(f"WITH moved AS ({sql} RETURNING 1) SELECT 1 / count(*) FROM moved")
+
+    def names(self, portfolios: Sequence[str]) -> object:
+        return list(portfolios)
+
+    def find_tables(self, connection: Connection) -> str | None:
+        return complaint(connection, SCHEMA)
+
+    def check(self, driver: Any) -> str | None:
+        """Why nothing could be written now."""
+        lacking = ", ".join(
+            f"has_table_privilege('{table.name}', 'SELECT') AND has_table_privilege('{table.name}', 'INSERT')"
+            f" AND has_table_privilege('{table.name}', 'UPDATE')"
+            for table in metadata.sorted_tables
+        )
+        read_only, *granted = driver.execute(f"SELECT current_setting('transaction_read_only'), {lacking}").fetchone()
+        if read_only == "on":
+            return "it is read-only: it is a replica, or was told to take no writes"
+        tables = [table.name for table, yes in zip(metadata.sorted_tables, granted, strict=True) if not yes]
+        return f"its user may not read and write {', '.join(tables)}: GRANT it" if tables else None
+
+    @contextmanager
+    def transaction(self, driver: Any) -> Iterator[Any]:
+        # One transaction without BEGIN and COMMIT, since the connection is told to begin none by itself.
+        try:
+            with driver.pipeline(), driver.cursor() as cursor:
+                yield cursor
+        except psycopg.errors.DivisionByZero as error:
+            raise BookMoved from error
+
+    def move(self, cursor: Any, sql: str, rows: Sequence[Row]) -> None:
+        if rows:
+            cursor.executemany(sql, rows)
+
+
+class Statements:
+    """All of them, for one database."""
+
+    def __init__(self, database: Sqlite | Postgresql) -> None:
+        words, moving, named = database.words, database.moving, f"portfolio {database.in_names}"
+        self.load = words(
+            f"SELECT portfolio, revision, marked_us, decided_us, state, signal FROM execution_books WHERE {named}"
+        )
+        self.unsent = words(
+            f"SELECT portfolio, input_id, messages FROM execution_outbox WHERE {named} ORDER BY revision, place"
+        )
+        self.outputs = words("SELECT messages FROM execution_outbox WHERE portfolio = ? AND input_id = ?")
+        self.drop_outputs = words("DELETE FROM execution_outbox WHERE portfolio = ? AND input_id = ?")
+        self.insert_outputs = words(
+            "INSERT INTO execution_outbox (portfolio, input_id, revision, place, messages) VALUES (?, ?, ?, ?, ?)"
+        )
+        self.go_on = moving(
+            "UPDATE execution_books SET revision = ?, marked_us = ?, decided_us = ?, state = ?"
+            f" WHERE portfolio = ? AND {_STANDS}"
+        )
+        self.go_on_with_signal = moving(
+            "UPDATE execution_books SET revision = ?, marked_us = ?, decided_us = ?, state = ?, signal = ?"
+            f" WHERE portfolio = ? AND {_STANDS}"
+        )
+        # The releases before made a row when they first looked for a book.
+        self.begin = moving(
+            "INSERT INTO execution_books AS book (revision, marked_us, decided_us, state, signal, portfolio)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (portfolio) DO UPDATE SET revision = excluded.revision,"
+            " marked_us = excluded.marked_us, decided_us = excluded.decided_us, state = excluded.state,"
+            " signal = excluded.signal WHERE book.revision = 0 AND book.marked_us = -1 AND book.decided_us = -1"
+        )
+        self.upsert_order = words(
+            "INSERT INTO execution_orders (order_id, portfolio, account, decision_us, instrument, side, quantity,"
+            " filled_quantity, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (order_id) DO UPDATE SET"
+            " status = excluded.status, filled_quantity = excluded.filled_quantity"
+        )
+        self.insert_fill = words(
+            "INSERT INTO execution_fills (fill_id, order_id, portfolio, account, time_us, instrument, side, quantity,"
+            " price, fee) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        self.offsets = f'SELECT topic, "partition", next_offset FROM {log_positions.name}'
+        self.upsert_offset = words(
+            f'INSERT INTO {log_positions.name} AS old (topic, "partition", next_offset) VALUES (?, ?, ?)'
+            ' ON CONFLICT (topic, "partition") DO UPDATE SET next_offset = excluded.next_offset'
+            " WHERE old.next_offset < excluded.next_offset"
+        )

@@ -1,0 +1,47 @@
+"""The state of a portfolio's book that the ledger remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tradeloop.common.messages import OrderUpdated
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A portfolio whose decisions are not taken, until it is released."""
+
+    since_us: int
+    """Close of the first bar whose decision is not taken, microseconds since the epoch."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class BookRecord:
+    """The state of a portfolio's book that the ledger remembers."""
+
+    revision: int = 0
+    """The number of records of this book so far: each one is one above the record that it follows."""
+    marked_us: int = -1
+    """Close of the last frame that was processed, microseconds since the epoch; -1 for none."""
+    decided_us: int = -1
+    """Close of the bar whose decision was settled last; -1 for none."""
+    book: Mapping[str, Any] = field(default_factory=dict)
+    """The simulator's snapshot of the book."""
+    reward_state: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    signal: bytes = b""
+    """The last decision, as it was received."""
+    working: tuple[OrderUpdated, ...] = ()
+    """Orders that are meant for the venue and have not ended."""
+    acknowledged: tuple[str, ...] = ()
+    """Ids of the working orders that the venue has said it has; the others are sent until it does."""
+    quarantine: Quarantine | None = None
+    missed_frames: int = 0
+    """Frames of the universe that were never seen."""
+
+    def stands_at(self, other: BookRecord) -> bool:
+        """Whether both are the same record. Releases before revisions moved a book by its bars and decisions alone."""
+        mine = (self.revision, self.marked_us, self.decided_us)
+        return mine == (other.revision, other.marked_us, other.decided_us)
