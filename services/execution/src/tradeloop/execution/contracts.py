@@ -46,7 +46,7 @@ def a_record_comes_back_to_the_last_bit(make_ledger: MakeLedger) -> None:
 def the_last_record_counts(make_ledger: MakeLedger) -> None:
     portfolio, first = fresh("portfolio"), sample_record()
     second = replace(
-        first, revision=2, marked_us=3, decided_us=2, working=(), acknowledged=(), quarantine=None, missed_frames=0
+        first, revision=2, marked_us=3, decided_us=2, working=(), acknowledged=(), quarantine=None, left_out_us=-1
     )
     third = replace(second, revision=3, decided_us=3, signal=b'{"b": 1}')
     with closing(make_ledger()) as ledger:
@@ -305,7 +305,7 @@ def sample_record() -> BookRecord:
         working=(order,),
         acknowledged=(order.order_id,),
         quarantine=Quarantine(since_us=3, cause="it fell: \u00e9"),
-        missed_frames=4,
+        left_out_us=4,
     )
 
 

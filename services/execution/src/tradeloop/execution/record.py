@@ -38,8 +38,8 @@ class BookRecord:
     acknowledged: tuple[str, ...] = ()
     """Ids of the working orders that the venue has said it has; the others are sent until it does."""
     quarantine: Quarantine | None = None
-    missed_frames: int = 0
-    """Frames of the universe that were never seen."""
+    left_out_us: int = -1
+    """Close of the last frame that was left out, since it could not be booked; -1 for none."""
 
     def stands_at(self, other: BookRecord) -> bool:
         """Whether both are the same record. Releases before revisions moved a book by its bars and decisions alone."""

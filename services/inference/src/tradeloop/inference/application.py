@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
-from tradeloop.common.bus.port import LogPosition
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, ModelReady, PortfolioMarked
-from tradeloop.common.model_store.port import Actor, ModelNotFound, Policy, PolicySource, model_name
+from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.messages import (
+    FeaturesComputed,
+    Message,
+    ModelActivated,
+    ModelReady,
+    PortfolioMarked,
+    SignalGenerated,
+)
+from tradeloop.common.model_store.port import (
+    Actor,
+    ModelNotFound,
+    ModelUnfit,
+    Policy,
+    PolicySource,
+    RegisteredPolicy,
+    model_name,
+)
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.attempts import Attempts, Patience, words
+from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.fit import check_fit
-from tradeloop.inference.domain import ActiveModel, Desk
+from tradeloop.inference.domain import Desk
+from tradeloop.inference.model_in_force import ActiveModel, NoModel
 from tradeloop.inference.ports import History
 
 log = structlog.get_logger(__name__)
+
+_PREPARED_AT_ONCE = 16
+"""Desks that one step prepares for their first decision."""
 
 
 class DeskMemory:
@@ -33,34 +57,65 @@ class DeskMemory:
     ) -> None:
         self._portfolio, self._strategy = portfolio, strategy
         self._models, self._make_actor, self._history = models, make_actor, history
+        self._loaded: ActiveModel | None = None
+        """The model that was loaded last."""
 
-    def features_before(self, first: FeaturesComputed, position: LogPosition) -> Sequence[FeaturesComputed]:
+    def features_before(self, time_us: int, position: LogPosition | None) -> Sequence[FeaturesComputed]:
         strategy, universe = self._strategy, self._portfolio.universe
-        rows = strategy.window - 1
-        return self._history.features_before(first, position, universe, strategy.feature_set, rows)
+        # A decision that is still open needs its own row beside those before it.
+        rows = strategy.window - (0 if position is None else 1)
+        return self._history.features_before(time_us, position, universe, strategy.feature_set, rows)
+
+    def features_on(self) -> ReadOn[FeaturesComputed]:
+        return self._history.features_on(self._portfolio.universe, self._strategy.feature_set)
 
     def activations(self) -> Sequence[ModelActivated]:
         return self._history.activations(self._portfolio.universe, self._portfolio.name)
 
-    def decided_us(self) -> int:
-        return self._history.decided_us(self._portfolio.universe, self._portfolio.name)
+    def decided(self) -> SignalGenerated | None:
+        return self._history.decided(self._portfolio.universe, self._portfolio.name)
 
-    def in_force(self) -> ActiveModel | None:
+    def marked(self) -> PortfolioMarked | None:
+        return self._history.marked(self._portfolio.universe, self._portfolio.name)
+
+    def in_force(self) -> ActiveModel | NoModel | None:
         """The model that decides next, as far as is recorded: the one activated last, or else the champion."""
         activated = self.activations()
-        return self.model(activated[-1].model, activated[-1].version) if activated else self.champion()
+        if not activated:
+            return self.champion()
+        return self.model(activated[-1].model, activated[-1].version, activated[-1].model_id)
 
-    def champion(self) -> ActiveModel | None:
+    def champion(self) -> ActiveModel | NoModel | None:
         name, alias = model_name(self._portfolio.strategy, self._portfolio.universe.name), self._portfolio.model_alias
         try:
-            return self.model(name, alias)
+            return self._active(self._models.load(name, alias))
         except ModelNotFound:
             log.info("no model yet", portfolio=self._portfolio.name, model=name, alias=alias)
             return None
+        except ValueError as error:
+            return self._none(name, alias, str(error))
 
-    def model(self, name: str, reference: str) -> ActiveModel:
-        """Raises `ModelUnfit` when the model does not fit the portfolio."""
-        registered = self._models.load(name, reference)
+    def model(self, name: str, version: str, model_id: str) -> ActiveModel | NoModel:
+        """A model that was activated; what stands in its way where it cannot decide."""
+        loaded = self._loaded
+        if loaded is not None and (loaded.name, loaded.version, loaded.model_id) == (name, version, model_id):
+            return loaded
+        try:
+            active = self._active(self._models.load(name, version))
+        except (ModelNotFound, ValueError) as error:
+            return self._none(name, version, str(error))
+        if model_id and active.model_id != model_id:
+            return self._none(name, version, _another(name, version, active.model_id, model_id))
+        return active
+
+    def announced(self, ready: ModelReady) -> ActiveModel:
+        """A model that was announced. Raises `ModelUnfit` where it cannot decide here, `ModelNotFound`."""
+        active = self._active(self._models.load(ready.model, ready.version))
+        if ready.model_id and active.model_id != ready.model_id:
+            raise ModelUnfit(_another(ready.model, ready.version, active.model_id, ready.model_id))
+        return active
+
+    def _active(self, registered: RegisteredPolicy) -> ActiveModel:
         check_fit(
             registered.policy.manifest,
             self._strategy,
@@ -69,13 +124,22 @@ class DeskMemory:
             f"portfolio {self._portfolio.name}",
         )
         log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
-        return ActiveModel(
+        self._loaded = ActiveModel(
             registered.name, registered.version, registered.policy.model_id, self._make_actor(registered.policy)
         )
+        return self._loaded
+
+    def _none(self, name: str, reference: str, why: str) -> NoModel:
+        log.error("no model that can decide", portfolio=self._portfolio.name, model=name, version=reference, error=why)
+        return NoModel(why)
 
 
 class Inference(ServiceDefaults):
-    """The inference service."""
+    """The inference service.
+
+    `handle` only takes messages in; `advance` lets the desks decide. So what fails is the failure of a portfolio, never
+    that of the message that happened to complete its join.
+    """
 
     name = "inference"
     consumes = (FeaturesComputed, PortfolioMarked, ModelReady)
@@ -87,66 +151,142 @@ class Inference(ServiceDefaults):
         models: PolicySource,
         make_actor: Callable[[Policy], Actor],
         history: History,
+        clock: Clock,
+        patience: Patience | None = None,
     ) -> None:
         """`strategies` gives a strategy by name, `make_actor` makes a policy answer."""
-        self._history = history
-        self._portfolios = [(portfolio, strategies(portfolio.strategy)) for portfolio in portfolios]
-        self._memories = {
-            portfolio.name: DeskMemory(portfolio, strategy, models, make_actor, history)
-            for portfolio, strategy in self._portfolios
-        }
-        self._decided: list[Message] = []
-        """Not yet given back: what some desks decided before another one of the same call could not."""
-        self._not_loaded = list(self._memories)
-        """Portfolios whose models were not yet tried; later ones are asked for by those who announce them."""
+        self._history, self._clock, self._patience = history, clock, patience or Patience()
+        self._models, self._make_actor = models, make_actor
+        self._strategies = {portfolio.strategy: strategies(portfolio.strategy) for portfolio in portfolios}
+        self._portfolios = {portfolio.name: portfolio for portfolio in portfolios}
+        self._by_universe: dict[str, list[Portfolio]] = {}
+        for portfolio in portfolios:
+            self._by_universe.setdefault(portfolio.universe.name, []).append(portfolio)
+        self._tallies: Counter[tuple[str, str]] = Counter()
         self._begin()
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
-        """Raises `Unavailable` when a store cannot be reached, ValueError when a model does not fit."""
+        """Raises `Unavailable` when an announced model cannot be loaded now, `ModelUnfit` when it does not fit."""
         if isinstance(message, FeaturesComputed):
-            for desk in self._by_features.get((message.universe, message.feature_set), ()):
-                self._decided += desk.on_features(message, position)
-        elif isinstance(message, PortfolioMarked) and message.portfolio in self._desks:
-            self._decided += self._desks[message.portfolio].on_mark(message, position)
+            for portfolio in self._by_universe.get(message.universe, ()):
+                if self._strategies[portfolio.strategy].feature_set.id == message.feature_set:
+                    self._desk(portfolio.name).put_features(message, position)
+        elif isinstance(message, PortfolioMarked) and message.portfolio in self._portfolios:
+            self._desk(message.portfolio).put_mark(message, position)
         elif isinstance(message, ModelReady):
-            for desk in self._desks.values():
-                desk.on_model_ready(message, position)
-        decided, self._decided = self._decided, []
-        return decided
+            self._promote(message, position)
+        return ()
 
     def answers(self, message: Message) -> bool:
-        """A model that is ready changes later decisions only."""
-        return not isinstance(message, ModelReady)
+        return False  # whatever comes is taken in, unless it came before
+
+    def advance(self) -> Iterator[Message]:
+        """Let every desk decide that has something to decide on."""
+        if self._preparing.due:
+            self._prepare([*self._unprepared][:_PREPARED_AT_ONCE])
+        for name in [name for name in self._later if self._desks[name].due]:
+            del self._later[name]
+            self._ready[name] = None
+        for name in list(self._ready):
+            desk, failed = self._desks[name], self._desks[name].failed
+            messages = desk.work()
+            self._tallies["decision_failed", name] += desk.failed - failed
+            del self._ready[name]
+            if desk.trouble:
+                self._later[name] = None
+            elif desk.unfinished:
+                self._ready[name] = None
+            yield from messages
+
+    def waiting(self) -> bool:
+        return bool(self._later or self._unprepared)
+
+    def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
+        """A decision that the bus does not take is one to hold, with the reason."""
+        if not isinstance(refused, SignalGenerated) or refused.portfolio not in self._desks:
+            return None
+        self._tallies["decision_failed", refused.portfolio] += 1
+        return self._desks[refused.portfolio].refused(refused, words(error))
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        return {key: count for key, count in self._tallies.items() if count}
 
     def pending(self) -> Pending:
         return self._pending
+
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
+        for portfolio in self._portfolios.values():
+            if owns(portfolio.universe.name):
+                self._desk(portfolio.name)
+        return {}
 
     def revoked(self) -> None:
         self._begin()
 
     def not_ready(self) -> Iterable[str]:
-        """Loads every model once, so that the first decision does not wait for it. Raises `Unavailable`.
+        """The desks that wait for something outside, such as the model store.
 
         A portfolio without a model that fits is no hindrance: only training, which needs a running stack, gives it one.
         """
-        while self._not_loaded:
-            try:
-                self._memories[self._not_loaded[-1]].in_force()
-            except (ValueError, ModelNotFound) as error:
-                log.error("no model that fits", portfolio=self._not_loaded[-1], error=str(error))
-            self._not_loaded.pop()
-        return ()
+        models = (self._preparing.error,) if self._preparing.error else ()
+        return [*models, *(f"portfolio {name}: {self._desks[name].trouble}" for name in self._later)]
 
     def close(self) -> None:
         self._history.close()
 
     def _begin(self) -> None:
         """Desks that know nothing yet."""
+        self._history.forget()
         self._pending = Pending()
-        self._decided.clear()
         self._desks: dict[str, Desk] = {}
-        self._by_features: dict[tuple[str, str], list[Desk]] = {}
-        for portfolio, strategy in self._portfolios:
-            desk = Desk(portfolio, strategy, self._pending, self._memories[portfolio.name])
-            self._desks[portfolio.name] = desk
-            self._by_features.setdefault((portfolio.universe.name, strategy.feature_set.id), []).append(desk)
+        self._memories: dict[str, DeskMemory] = {}
+        self._preparing = Attempts(self._clock, self._patience)
+        self._unprepared: dict[str, None] = {}
+        """Desks whose models were not yet loaded: so that the first decision does not wait for that."""
+        self._ready: dict[str, None] = {}
+        """Desks that may have something to decide."""
+        self._later: dict[str, None] = {}
+        """Desks of which something failed that is tried again in time."""
+
+    def _desk(self, name: str) -> Desk:
+        """The desk of a portfolio that this process decides for now; it has something to do."""
+        desk = self._desks.get(name)
+        if desk is None:
+            portfolio = self._portfolios[name]
+            strategy = self._strategies[portfolio.strategy]
+            memory = DeskMemory(portfolio, strategy, self._models, self._make_actor, self._history)
+            self._memories[name] = memory
+            desk = self._desks[name] = Desk(portfolio, strategy, self._pending, memory, self._clock, self._patience)
+            self._unprepared[name] = None
+        self._ready[name] = None
+        return desk
+
+    def _prepare(self, names: Sequence[str]) -> None:
+        """Load the models of some desks; what is wrong with one is met again, and said, when it has to decide."""
+        try:
+            for name in names:
+                self._memories[name].in_force()
+                del self._unprepared[name]
+                self._ready[name] = None
+        except Unavailable as error:
+            self._preparing.held_up(error)
+        else:
+            self._preparing.passed()
+
+    def _promote(self, ready: ModelReady, position: LogPosition) -> None:
+        """Announce a model to all desks that it is for; what is wrong with it for one of them is no matter of others."""
+        wrong: Exception | None = None
+        for portfolio in self._by_universe.get(ready.universe, ()):
+            try:
+                self._desk(portfolio.name).on_model_ready(ready, position)
+            except (ValueError, ModelNotFound) as error:
+                wrong = error
+        if wrong is not None:
+            raise wrong
+
+
+def _another(name: str, version: str, found: str, wanted: str) -> str:
+    return (
+        f"version {version} of model {name} is another policy ({found[:12]}) than the one that was activated or announced "
+        f"({wanted[:12]}): the registry was made anew; train or promote again"
+    )

@@ -10,7 +10,7 @@ from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.features import FeatureSet, log_return
 from tradeloop.common.market import Instrument, Timeframe, Universe, from_us, to_us
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
+from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, PortfolioMarked, SignalGenerated
 from tradeloop.inference.ports import History
 
 MakeHistory = Callable[[], History]
@@ -37,7 +37,7 @@ def features_before_a_message_are_the_last_ones(make_history: MakeHistory, publi
     with closing(make_history()) as history:
         for at in (0, 1, 30, 900):
             for rows in (0, 1, 31, 700):
-                got = history.features_before(published[at], positions[at], universe, _SET, rows)
+                got = history.features_before(to_us(published[at].time), positions[at], universe, _SET, rows)
                 _are(got, published[max(0, at - rows) : at], f"the last {rows} features before bar {at}")
 
 
@@ -47,7 +47,7 @@ def features_that_came_twice_count_once(make_history: MakeHistory, publish: Publ
     publish(published[:50])
     *_, position = publish(published[20:])
     with closing(make_history()) as history:
-        got = history.features_before(published[60], position, universe, _SET, 50)
+        got = history.features_before(to_us(published[60].time), position, universe, _SET, 50)
         _are(got, published[10:60], "the features of bars of which some came twice")
 
 
@@ -57,11 +57,11 @@ def features_of_others_count_for_nothing(make_history: MakeHistory, publish: Pub
     publish([*published[:30], *foreign, *_features(other, 60), *published[30:60]])
     [position] = publish(published[60:])
     with closing(make_history()) as history:
-        got = history.features_before(published[60], position, universe, _SET, 40)
+        got = history.features_before(to_us(published[60].time), position, universe, _SET, 40)
         _are(got, published[20:60], "the features between those of other universes and sets")
         [first] = _features(nobody, 1)
         [begin] = publish([first])
-        nothing = history.features_before(first, begin, nobody, _SET, 40)
+        nothing = history.features_before(to_us(first.time), begin, nobody, _SET, 40)
         _are(nothing, [], "the features of a universe of which there are none")
 
 
@@ -71,8 +71,59 @@ def features_of_later_bars_are_not_before_a_message(make_history: MakeHistory, p
     publish(published)
     [again] = publish(published[40:41])
     with closing(make_history()) as history:
-        got = history.features_before(published[40], again, universe, _SET, 30)
+        got = history.features_before(to_us(published[40].time), again, universe, _SET, 30)
         _are(got, published[10:40], "the features before a bar that came again after later ones")
+
+
+def features_that_came_late_are_left_out(make_history: MakeHistory, publish: Publish) -> None:
+    """Whoever was there when they came had gone on without them, and so must whoever comes after it."""
+    universe = _universe()
+    published = _features(universe, 61)
+    publish([*published[:50], *published[51:55], published[50], *published[55:60]])
+    [position] = publish(published[60:])
+    with closing(make_history()) as history:
+        got = history.features_before(to_us(published[60].time), position, universe, _SET, 20)
+        _are(got, [*published[39:50], *published[51:60]], "the features before a bar, one of which came late")
+
+
+def the_last_mark_is_that_of_the_portfolio(make_history: MakeHistory, publish: Publish) -> None:
+    universe, one, another = _universe(), fresh("portfolio"), fresh("portfolio")
+
+    def marked(portfolio: str, bar: int) -> PortfolioMarked:
+        return PortfolioMarked(
+            universe=universe.name,
+            portfolio=portfolio,
+            time=_close(bar),
+            cash=float(bar),
+            equity=1.0,
+            peak_equity=1.0,
+            drawdown=0.0,
+            state="active",
+            positions=(),
+        )
+
+    with closing(make_history()) as history:
+        assert history.marked(universe, one) is None, "a portfolio that was never marked has a last mark"
+        publish([marked(one, 1), marked(one, 2), marked(one, 1), *(marked(another, bar) for bar in range(600))])
+        history.forget()
+        assert history.marked(universe, one) == marked(one, 2), "a portfolio's last mark is not found"
+        assert history.marked(universe, another) == marked(another, 599), "another portfolio's last mark is not found"
+        assert history.marked(_universe(), one) is None, "a portfolio was marked in a universe in which it was not"
+
+
+def features_are_read_on_from_a_position(make_history: MakeHistory, publish: Publish) -> None:
+    universe, other = _universe(), _universe()
+    published = _features(universe, 40)
+    positions = publish(published[:20])
+    publish(_features(other, 700))
+    positions = [*positions, *publish([*_features(universe, 40, _OTHER_SET), *published[20:]])[40:]]
+    with closing(make_history()) as history:
+        read_on = history.features_on(universe, _SET)
+        for at, limit in ((0, 40), (0, 5), (19, 3), (20, 100), (39, 1)):
+            got = read_on(positions[at], limit)
+            _are([message for _, message, _ in got], published[at : at + limit], f"{limit} features from {at} on")
+            assert [where for _, _, where in got] == positions[at : at + limit], "features stand elsewhere"
+            assert [time_us for time_us, _, _ in got] == [to_us(one.time) for one in published[at : at + limit]]
 
 
 def a_message_on_another_topic_has_the_same_history(make_history: MakeHistory, publish: Publish) -> None:
@@ -82,7 +133,7 @@ def a_message_on_another_topic_has_the_same_history(make_history: MakeHistory, p
     publish(published)
     elsewhere = LogPosition(Partition(fresh("retry"), 0), 3)
     with closing(make_history()) as history:
-        got = history.features_before(published[59], elsewhere, universe, _SET, 40)
+        got = history.features_before(to_us(published[59].time), elsewhere, universe, _SET, 40)
         _are(got, published[19:59], "the features before a message that stands on another topic")
 
 
@@ -121,14 +172,13 @@ def the_last_decision_is_that_of_the_portfolio(make_history: MakeHistory, publis
         )
 
     with closing(make_history()) as history:
-        none = history.decided_us(universe, one)
-        assert none == -1, f"a portfolio that never decided has its last decision at {none}, and not at -1"
+        none = history.decided(universe, one)
+        assert none is None, f"a portfolio that never decided has a last decision, {none}"
         publish([decided(one, 1), decided(one, 2), decided(one, 1), *(decided(another, bar) for bar in range(600))])
     with closing(make_history()) as history:
-        last_us = history.decided_us(universe, one)
-        assert last_us == to_us(_close(2)), f"a portfolio's last decision, at {_close(2)}, is found at {last_us}"
-        elsewhere = history.decided_us(_universe(), one)
-        assert elsewhere == -1, "a portfolio decided in a universe in which it did not"
+        last = history.decided(universe, one)
+        assert last == decided(one, 2), f"a portfolio's last decision, at {_close(2)}, is found as {last}"
+        assert history.decided(_universe(), one) is None, "a portfolio decided in a universe in which it did not"
 
 
 HISTORY_CHECKS: Sequence[Callable[[MakeHistory, Publish], None]] = (
@@ -139,6 +189,9 @@ HISTORY_CHECKS: Sequence[Callable[[MakeHistory, Publish], None]] = (
     a_message_on_another_topic_has_the_same_history,
     activations_are_those_of_the_portfolio_in_order,
     the_last_decision_is_that_of_the_portfolio,
+    features_that_came_late_are_left_out,
+    the_last_mark_is_that_of_the_portfolio,
+    features_are_read_on_from_a_position,
 )
 """The contract of a history, promise by promise: for test runners that want to name each one."""
 

@@ -22,7 +22,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
 
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock) if settings.database_url else None
     models = MlflowModelStore(settings.mlflow_tracking_uri)
-    return Inference(settings.read_portfolios(), load, models, OnnxPolicy, BusHistory(bus, bars))
+    return Inference(settings.read_portfolios(), load, models, OnnxPolicy, BusHistory(bus, bars), clock)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Protocol
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Universe
-from tradeloop.common.messages import FeaturesComputed, ModelActivated
+from tradeloop.common.messages import FeaturesComputed, ModelActivated, PortfolioMarked, SignalGenerated
+from tradeloop.common.runtime.held import ReadOn
 
 
 class History(Protocol):
@@ -18,20 +19,34 @@ class History(Protocol):
     """
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
-        """The last features, so many at most, of bars before that of `first`, which stands at `position`.
+        """The last features, so many at most, of bars that closed before a time, microseconds since the epoch.
 
-        One message for each bar, in the order of time. Fewer when so many were never published.
+        Those that stand before `position`, where one is given. One message for each bar, in the order of time; what
+        came after features of a later bar is left out, as whoever was there then left it out. Fewer when so many were
+        never published.
         """
+        ...
+
+    def features_on(self, universe: Universe, feature_set: FeatureSet) -> ReadOn[FeaturesComputed]:
+        """Reads features from a position on."""
         ...
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         """Every recorded activation for a portfolio, in the order of time."""
         ...
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
-        """The bar of a portfolio's last decision, by its close in microseconds; -1 for none."""
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
+        """A portfolio's last decision, or None."""
+        ...
+
+    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+        """A portfolio's last mark, or None."""
+        ...
+
+    def forget(self) -> None:
+        """Look again at what may have changed: partitions were with another process meanwhile."""
         ...
 
     def close(self) -> None:

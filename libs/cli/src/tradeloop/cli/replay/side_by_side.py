@@ -41,11 +41,13 @@ from tradeloop.common.messages.topics import SERVICE_TOPICS, dead_letter_topic, 
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.readback import forwards, partition_of
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.common.strategy import load
+from tradeloop.execution.adapters.bus_history import BusHistory as ExecutionHistory
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution
@@ -240,15 +242,25 @@ class HistoryAsRecorded:
         self._live, self._own = live, own
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
-        return self._own.features_before(first, position, universe, feature_set, rows)
+        return self._own.features_before(time_us, position, universe, feature_set, rows)
+
+    def features_on(self, universe: Universe, feature_set: FeatureSet) -> ReadOn[FeaturesComputed]:
+        return self._own.features_on(universe, feature_set)
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return self._live.activations(universe, portfolio)
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
-        return self._own.decided_us(universe, portfolio)
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
+        return self._own.decided(universe, portfolio)
+
+    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+        return self._own.marked(universe, portfolio)
+
+    def forget(self) -> None:
+        self._live.forget()
+        self._own.forget()
 
     def close(self) -> None:
         self._own.close()
@@ -266,8 +278,8 @@ def _services(
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
-        Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
-        Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),
+        Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus)), clock),
+        Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url), ExecutionHistory(bus, live), clock),
     ]
     with ExitStack() as started:
         runners = []

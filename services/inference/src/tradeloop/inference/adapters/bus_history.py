@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import Bus, LogPosition, Record
+from tradeloop.common.bus.port import Bus, LogPosition, Partition, Record
 from tradeloop.common.features import FeatureSet, compute_stored
 from tradeloop.common.market import Universe, from_us, to_us
-from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, SignalGenerated
+from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated, PortfolioMarked, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
-from tradeloop.common.runtime.readback import blocks_backwards, forwards, of_kind, partition_of
+from tradeloop.common.runtime.held import ReadOn
+from tradeloop.common.runtime.readback import blocks_backwards, decoded, of_kind, partition_of, read_on, records_of
 
 log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=Message)
+P = TypeVar("P", SignalGenerated, PortfolioMarked)
+
+_LOOKED_AT = 50_000
+"""Records of a partition in which the last mark and the last decision of a portfolio are looked for."""
 
 
 class BusHistory:
-    """The history of universes on a bus. `bars` makes up for features whose records have expired, where it is given."""
+    """The history of universes on a bus. `bars` makes up for features whose records have expired, where it is given.
+
+    What it finds of other portfolios on its way is kept until it is told to forget it, so that a thousand of them cost
+    no more than one look at each partition.
+    """
 
     def __init__(self, bus: Bus, bars: BarStore | None = None) -> None:
         self._bus, self._bars = bus, bars
+        self.forget()
+
+    def forget(self) -> None:
+        """As `History.forget`."""
+        self._activations: dict[Partition, dict[str, list[ModelActivated]]] = {}
+        self._decided: dict[Partition, _Newest[SignalGenerated]] = {}
+        self._marked: dict[Partition, _Newest[PortfolioMarked]] = {}
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         """As `History.features_before`.
 
@@ -36,36 +51,56 @@ class BusHistory:
         """
         partition = partition_of(self._bus, topic_of(FeaturesComputed).name, universe.name)
         begin = self._bus.begin_offsets(partition.topic)[partition]
-        end = position.offset if position.partition == partition else None
-        found: dict[datetime, FeaturesComputed] = {}
+        end = position.offset if position is not None and position.partition == partition else None
+        read: list[FeaturesComputed] = []
+        found: dict[int, FeaturesComputed] = {}
         for block in blocks_backwards(self._bus, partition, end):
-            for message in _of(universe, block, FeaturesComputed):
-                if message.feature_set == feature_set.id and message.time < first.time:
-                    found[message.time] = message
-            if len(found) >= rows:
+            read[:0] = [one for one in _of(universe, block, FeaturesComputed) if one.feature_set == feature_set.id]
+            found = _in_time(read, time_us)
+            if len(found) > rows:  # one more, which tells of the first of them that it did not come late
                 break
         if len(found) < rows and begin > 0:
-            for message in self._from_bars(universe, feature_set, to_us(first.time), rows):
-                found.setdefault(message.time, message)
+            for message in self._from_bars(universe, feature_set, time_us, rows):
+                found.setdefault(to_us(message.time), message)
         return [found[time] for time in sorted(found)[-rows:]] if rows else []
+
+    def features_on(self, universe: Universe, feature_set: FeatureSet) -> ReadOn[FeaturesComputed]:
+        """As `History.features_on`."""
+
+        def read(position: LogPosition, limit: int) -> Sequence[tuple[int, FeaturesComputed, LogPosition]]:
+            features = (
+                (to_us(one.time), one, where)
+                for record, where in read_on(self._bus, position, universe.name)
+                if (one := decoded(record, FeaturesComputed)) is not None and one.feature_set == feature_set.id
+            )
+            return [one for one, _ in zip(features, range(limit), strict=False)]
+
+        return read
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         """As `History.activations`; one that is repeated on the topic counts once."""
-        found = {
-            message.time: message
-            for _, message in forwards(self._bus, ModelActivated, universe.name)
-            if message.portfolio == portfolio
-        }
+        partition = partition_of(self._bus, topic_of(ModelActivated).name, universe.name)
+        if partition not in self._activations:
+            of_each: dict[str, list[ModelActivated]] = {}
+            for one in of_kind(records_of(self._bus, partition), ModelActivated):
+                of_each.setdefault(f"{one.universe}|{one.portfolio}", []).append(one)
+            self._activations[partition] = of_each
+        found = {one.time: one for one in self._activations[partition].get(f"{universe.name}|{portfolio}", ())}
         return [found[time] for time in sorted(found)]
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
-        """As `History.decided_us`, as far as the bus still holds decisions."""
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
+        """As `History.decided`, as far as the bus still holds decisions."""
         partition = partition_of(self._bus, topic_of(SignalGenerated).name, universe.name)
-        for block in blocks_backwards(self._bus, partition):
-            signals = _of(universe, block, SignalGenerated)
-            if times := [to_us(message.time) for message in signals if message.portfolio == portfolio]:
-                return max(times)
-        return -1
+        if partition not in self._decided:
+            self._decided[partition] = _Newest(self._bus, partition, SignalGenerated)
+        return self._decided[partition].of(universe.name, portfolio)
+
+    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+        """As `History.marked`, as far as the bus still holds marks."""
+        partition = partition_of(self._bus, topic_of(PortfolioMarked).name, universe.name)
+        if partition not in self._marked:
+            self._marked[partition] = _Newest(self._bus, partition, PortfolioMarked)
+        return self._marked[partition].of(universe.name, portfolio)
 
     def close(self) -> None:
         if self._bars is not None:
@@ -85,6 +120,47 @@ class BusHistory:
         computed = compute_stored(self._bars, feature_set, universe, int(frames.open_us[0]), last_open_us)
         for time_us, values in zip(computed.time_us.tolist(), computed.values.tolist(), strict=True):
             yield FeaturesComputed.of(universe, feature_set.id, feature_set.names, from_us(time_us), values)
+
+
+class _Newest(Generic[P]):
+    """The newest message of each portfolio in a partition, as far back as somebody asked."""
+
+    def __init__(self, bus: Bus, partition: Partition, kind: type[P]) -> None:
+        self._partition = partition
+        self._kind: type[P] = kind
+        self._blocks = blocks_backwards(bus, partition)
+        self._found: dict[tuple[str, str], P] = {}
+        self._left = _LOOKED_AT
+
+    def of(self, universe: str, portfolio: str) -> P | None:
+        while (universe, portfolio) not in self._found and self._left > 0:
+            block = next(self._blocks, None)
+            if block is None:
+                self._left = 0
+                break
+            self._left -= len(block)
+            newest: dict[tuple[str, str], P] = {}
+            for message in of_kind(block, self._kind):
+                known = newest.get((message.universe, message.portfolio))
+                if known is None or known.time <= message.time:
+                    newest[message.universe, message.portfolio] = message
+            self._found = newest | self._found
+            if self._left <= 0:
+                log.info("looked no further back", topic=self._partition.topic, partition=self._partition.number)
+        return self._found.get((universe, portfolio))
+
+
+def _in_time(read: Sequence[FeaturesComputed], before_us: int) -> dict[int, FeaturesComputed]:
+    """Features by their bar, but for those that came after features of a later bar: nobody took them in."""
+    found: dict[int, FeaturesComputed] = {}
+    newest_us = -1
+    for message in read:
+        time_us = to_us(message.time)
+        if time_us > newest_us:
+            newest_us = time_us
+            if time_us < before_us:
+                found[time_us] = message
+    return found
 
 
 def _of(universe: Universe, records: Sequence[Record], kind: type[M]) -> Iterator[M]:

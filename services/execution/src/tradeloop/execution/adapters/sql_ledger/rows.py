@@ -25,8 +25,8 @@ def state_of(record: BookRecord) -> str:
         state["acknowledged"] = record.acknowledged
     if record.quarantine is not None:
         state["quarantine"] = {"since_us": record.quarantine.since_us, "cause": record.quarantine.cause}
-    if record.missed_frames:
-        state["missed_frames"] = record.missed_frames
+    if record.left_out_us >= 0:
+        state["left_out_us"] = record.left_out_us
     return json.dumps(state)
 
 
@@ -44,7 +44,7 @@ def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal:
         working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
         acknowledged=tuple(state.get("acknowledged", ())),
         quarantine=Quarantine(**quarantine) if quarantine else None,
-        missed_frames=state.get("missed_frames", 0),
+        left_out_us=state.get("left_out_us", -1),
     )
 
 
