@@ -146,7 +146,7 @@ class Execution(ServiceDefaults):
         self._handed_over.clear()
 
     def not_ready(self) -> Iterable[str]:
-        self._ledger.offsets()  # the least that it can be asked
+        self._ledger.check()
         return ()
 
     def standings(self) -> Iterable[Standing]:

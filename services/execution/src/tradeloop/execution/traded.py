@@ -128,7 +128,9 @@ class TradedPortfolio:
     @property
     def unfinished(self) -> bool:
         """Whether there is more to do at once: orders had to leave first, or frames wait on the bus."""
-        return self._more or (self._frames.overflows and not self.retries and not self._book.awaits_decision)
+        if self.retries:
+            return False
+        return self._more or (self._frames.overflows and not self._book.awaits_decision)
 
     @property
     def due_s(self) -> float | None:
@@ -223,6 +225,7 @@ class TradedPortfolio:
         if self._unsent or not self._attempts.due:
             return None
         go = self._go = _Go()
+        self._more = False
         try:
             if self._given_up:
                 self._give_up(self._given_up)
