@@ -72,6 +72,7 @@ from tradeloop.common.strategy import (
     time_of_day,
 )
 from tradeloop.common.strategy.observations import ObservationBuilder
+from tradeloop.execution.adapters.bus_history import BusHistory as ExecutionHistory
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
@@ -250,9 +251,21 @@ class Loop:
                 [(market.universe, strategy.name)], lambda _: strategy, self._bars, self._features
             ),
             "inference": lambda: Inference(
-                [market.portfolio], lambda _: strategy, Versions(*self.policies), make_actor, BusHistory(self.bus)
+                [market.portfolio],
+                lambda _: strategy,
+                Versions(*self.policies),
+                make_actor,
+                BusHistory(self.bus),
+                self._clock,
             ),
-            "execution": lambda: Execution([market.portfolio], lambda _: strategy, PaperVenue, self._ledger),
+            "execution": lambda: Execution(
+                [market.portfolio],
+                lambda _: strategy,
+                PaperVenue,
+                self._ledger,
+                ExecutionHistory(self.bus),
+                self._clock,
+            ),
         }
         self.runners = {name: self._start(name) for name in self._makers}
         self._past: list[Runner] = []

@@ -27,6 +27,7 @@ from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.common.strategy import load
+from tradeloop.execution.adapters.bus_history import BusHistory as ExecutionHistory
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.application import Execution
@@ -56,11 +57,12 @@ def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore)
     clock, books = SystemClock(), [world.portfolio]
     bars = f"sqlite:///{folder / 'bars.db'}"
     pairs = [(world.universe, world.portfolio.strategy)]
+    ledger = SqlLedger(f"sqlite:///{folder / 'ledger.db'}")
     services: list[Service] = [
         Ingest(SqlBarStore(bars, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore()),
-        Inference(books, load, models, OnnxPolicy, BusHistory(bus)),
-        Execution(books, load, PaperVenue, SqlLedger(f"sqlite:///{folder / 'ledger.db'}")),
+        Inference(books, load, models, OnnxPolicy, BusHistory(bus), clock),
+        Execution(books, load, PaperVenue, ledger, ExecutionHistory(bus), clock),
     ]
     runners = [Runner(service, bus, clock) for service in services]
     stop, died = threading.Event(), []

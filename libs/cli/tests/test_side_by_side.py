@@ -61,4 +61,4 @@ def test_models_are_those_of_live_and_decisions_the_replays_own() -> None:
     put(replay.live, decided)
     history = replay.history()
     assert list(history.activations(UNIVERSE, "p")) == [live]
-    assert history.decided_us(UNIVERSE, "p") == -1
+    assert history.decided(UNIVERSE, "p") is None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from tradeloop.common.bus.memory import MemoryBus
-from tradeloop.common.bus.port import LogPosition, Partition
+from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
@@ -30,18 +31,23 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, topic_of
 from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.port import (
+    Actor,
     ModelNotFound,
     ModelStoreUnavailable,
+    ModelUnfit,
     Policy,
     PolicyManifest,
     RegisteredPolicy,
 )
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.attempts import Patience
+from tradeloop.common.runtime.held import LIMIT, ReadOn
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner, pump
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.inference.application import Inference
+from tradeloop.inference.ports import History
 
 WINDOW = 3
 MODEL = "test-pair"
@@ -117,15 +123,24 @@ class NoHistory:
     """Nothing was published before."""
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         return ()
+
+    def features_on(self, universe: Universe, feature_set: FeatureSet) -> ReadOn[FeaturesComputed]:
+        return lambda position, limit: []
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return ()
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
-        return -1
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
+        return None
+
+    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+        return None
+
+    def forget(self) -> None:
+        """Nothing was found."""
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -135,8 +150,26 @@ def portfolio(name: str = "book", **changes: Any) -> Portfolio:
     return Portfolio(name=name, universe=UNIVERSE, strategy="test", **changes)
 
 
-def make(models: Shelf | MemoryModelStore, *books: Portfolio) -> Inference:
-    return Inference(books or [portfolio()], lambda _: STRATEGY, models, Gain, NoHistory())
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Failures are logged with their tracebacks."""
+    with capture_logs():
+        yield
+
+
+CLOCK = ManualClock(START)
+PATIENCE = Patience(attempts=3, delay_s=1.0)
+
+
+def make(
+    models: Shelf | MemoryModelStore,
+    *books: Portfolio,
+    history: History | None = None,
+    strategy: Strategy = STRATEGY,
+    make_actor: Callable[[Policy], Actor] = Gain,
+) -> Inference:
+    history = history or NoHistory()
+    return Inference(books or [portfolio()], lambda _: strategy, models, make_actor, history, CLOCK, PATIENCE)
 
 
 def time(t: int) -> datetime:
@@ -202,7 +235,18 @@ ANYWHERE = LogPosition(Partition("training.model_ready.v1", 0), 0)
 def give(inference: Inference, *messages: Message) -> list[Message]:
     out: list[Message] = []
     for message in messages:
-        out += inference.handle(message, ANYWHERE if isinstance(message, ModelReady) else at(message))
+        where = ANYWHERE if isinstance(message, ModelReady) else at(message)
+        assert not list(inference.handle(message, where)), "all work is done in turns"
+        out += inference.advance()
+    return out
+
+
+def pass_time(inference: Inference, seconds: int = 5) -> list[Message]:
+    """What comes of waiting."""
+    out: list[Message] = []
+    for _ in range(seconds):
+        CLOCK.advance(1.0)
+        out += inference.advance()
     return out
 
 
@@ -303,22 +347,31 @@ def test_a_bar_without_features_holds_and_the_window_goes_on() -> None:
 class Remembered(NoHistory):
     """What one service published, for the next one."""
 
-    def __init__(self, published: Sequence[Message], rows: Sequence[FeaturesComputed] = ()) -> None:
+    def __init__(
+        self,
+        published: Sequence[Message],
+        rows: Sequence[FeaturesComputed] = (),
+        marks: Sequence[PortfolioMarked] = (),
+    ) -> None:
         self._activations = [message for message in published if isinstance(message, ModelActivated)]
         self._decided = signals(published)
-        self._rows = rows
+        self._rows, self._marks = rows, marks
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
         assert (universe, feature_set.id) == (UNIVERSE, SET.id)
-        return [one for one in self._rows if one.time < first.time][-rows:]
+        return [one for one in self._rows if to_us(one.time) < time_us][-rows:]
 
     def activations(self, universe: Universe, portfolio: str) -> Sequence[ModelActivated]:
         return [one for one in self._activations if one.portfolio == portfolio]
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
-        return max((to_us(one.time) for one in self._decided if one.portfolio == portfolio), default=-1)
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
+        mine = [one for one in self._decided if one.portfolio == portfolio]
+        return max(mine, default=None, key=lambda one: one.time)
+
+    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+        return max((one for one in self._marks if one.portfolio == portfolio), default=None, key=lambda one: one.time)
 
 
 @pytest.mark.parametrize("again_from", range(9))
@@ -330,7 +383,7 @@ def test_after_a_crash_the_same_is_decided_by_the_same_models(again_from: int) -
     assert activations(before) == [("1", time(0)), ("2", time(4))]
     shelf.champion = 3
     history = Remembered(before, [features(t) for t in range(12)])
-    restarted = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, history)
+    restarted = make(shelf, history=history)
     after = give(restarted, ready("2"), *bars(*range(again_from, 10)))
     assert signals(after)[: 8 - again_from] == signals(before)[again_from:]
     assert {signal.model_version for signal in signals(after) if signal.time >= time(8)} == {"2"}
@@ -343,8 +396,8 @@ def test_a_mark_that_comes_again_after_its_decision_was_committed_is_not_decided
     shelf = Shelf(policy(1.0))
     before = give(make(shelf), *bars(0, 1, 2, 3))
     history = Remembered(before, [features(t) for t in range(4)])
-    restarted = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, history)
-    assert give(restarted, mark(3)) == []
+    restarted = make(shelf, history=history)
+    assert give(restarted, mark(3)) == before[-1:], "the same as it stands"
     out = give(restarted, features(5), mark(4), mark(5))
     assert [(signal.time, signal.reason) for signal in signals(out)] == [(time(4), "no_features"), (time(5), "policy")]
     assert not restarted.pending()
@@ -374,10 +427,12 @@ def test_without_a_model_it_holds_until_one_is_ready() -> None:
     shelf = Shelf()
     inference = make(shelf)
     assert reasons(give(inference, *bars(*range(4)))) == ["no_model"] * 4
-    assert shelf.asked == 1, "it waits to be told"
+    asked = shelf.asked
+    give(inference, *bars(4))
+    assert shelf.asked == asked, "it waits to be told"
     shelf.policies.append(policy(1.0))
-    out = give(inference, ready("1"), *bars(4))
-    assert activations(out) == [("1", time(4))]
+    out = give(inference, ready("1"), *bars(5))
+    assert activations(out) == [("1", time(5))]
     assert reasons(out) == ["policy"], "the window was filled meanwhile"
 
 
@@ -488,8 +543,9 @@ def test_a_model_that_does_not_fit_is_refused(field: str, trained: object, expec
     assert (activations(out), reasons(out)) == ([], ["policy"]), "the model in force goes on"
 
     shelf.champion = 2
-    with pytest.raises(ValueError, match=f"portfolio book has {expected}".replace("(", r"\(").replace(")", r"\)")):
-        give(make(shelf), *bars(0))
+    (held,) = signals(give(make(shelf), *bars(0)))
+    assert (held.hold, held.reason) == (True, "no_model")
+    assert f"portfolio book has {expected}" in held.error
 
 
 def test_a_store_that_is_away_at_the_first_decision_changes_nothing() -> None:
@@ -499,13 +555,13 @@ def test_a_store_that_is_away_at_the_first_decision_changes_nothing() -> None:
         inference = make(shelf)
         give(inference, first(0))
         shelf.away = True
-        for _ in range(2):
-            with pytest.raises(ModelStoreUnavailable):
-                give(inference, second(0))
+        assert give(inference, second(0)) == pass_time(inference, 3) == []
+        assert "out for lunch" in "; ".join(inference.not_ready())
         assert set(inference.pending()) == {at(first(0)), at(second(0))}
         shelf.away = False
-        assert give(inference, second(0), *bars(1, 2, 3)) == whole
+        assert pass_time(inference) + give(inference, *bars(1, 2, 3)) == whole
         assert not inference.pending()
+        assert not inference.not_ready()
 
 
 def test_a_store_that_is_away_when_a_model_is_ready_changes_nothing() -> None:
@@ -521,19 +577,19 @@ def test_a_store_that_is_away_when_a_model_is_ready_changes_nothing() -> None:
 
 
 def test_a_store_that_is_away_for_one_portfolio_loses_no_decision_of_another() -> None:
-    class Late(Shelf):
-        """Reachable the first time only, until it is back."""
+    class Fickle(Shelf):
+        """Away for everybody but the first who asks."""
 
         def load(self, name: str, reference: str) -> RegisteredPolicy:
             self.away = self.asked == 1
             return super().load(name, reference)
 
-    inference = make(Late(policy(1.0)), portfolio("one"), portfolio("two"))
-    give(inference, mark(0, "one"), mark(0, "two"))
-    with pytest.raises(ModelStoreUnavailable):
-        give(inference, features(0))
-    out = give(inference, features(0))
-    assert [signal.portfolio for signal in signals(out)] == ["one", "two"]
+    shelf = Fickle(policy(1.0))
+    shelf.asked = 1
+    inference = make(shelf, portfolio("one"), portfolio("two"))
+    out = give(inference, mark(0, "one"), mark(0, "two"), features(0)) + pass_time(inference)
+    assert sorted(signal.portfolio for signal in signals(out)) == ["one", "two"]
+    assert reasons(out) == ["warming_up"] * 2
 
 
 def test_the_alias_is_looked_up_at_the_first_decision() -> None:
@@ -589,13 +645,16 @@ def test_offsets_of_half_a_join_are_not_committed(loop: Callable[[Shelf], tuple[
 def test_it_is_ready_when_its_models_are_loaded_and_then_needs_the_store_no_more() -> None:
     shelf = Shelf(policy(1.0))
     shelf.away = True
-    inference = Inference([portfolio()], lambda _: STRATEGY, shelf, Gain, NoHistory())
-    with pytest.raises(ModelStoreUnavailable):
-        inference.not_ready()
+    inference = make(shelf)
+    inference.assigned({}, lambda _: True)
+    assert not list(inference.advance())
+    assert "out for lunch" in "; ".join(inference.not_ready())
     shelf.away = False
-    assert inference.not_ready() == ()
+    pass_time(inference)
+    assert not inference.not_ready()
     shelf.away = True
-    assert inference.not_ready() == ()
+    pass_time(inference)
+    assert not inference.not_ready()
 
 
 @pytest.mark.parametrize("champion", [0, 1])
@@ -603,5 +662,222 @@ def test_a_portfolio_without_a_model_that_fits_is_no_hindrance(champion: int) ->
     """Training gives it one, and needs a running stack for that."""
     shelf = Shelf(policy(1.0), champion=champion)
     other = Strategy("test", [log_return(1)], Growth(), window=WINDOW + 1) if champion else STRATEGY
-    inference = Inference([portfolio()], lambda _: other, shelf, Gain, NoHistory())
-    assert inference.not_ready() == ()
+    inference = make(shelf, strategy=other)
+    inference.assigned({}, lambda _: True)
+    list(inference.advance())
+    assert not inference.not_ready()
+
+
+def test_H5_models_of_universes_that_others_have_are_not_loaded() -> None:
+    shelf = Shelf(policy(1.0))
+    inference = make(shelf, *(portfolio(f"book-{n}") for n in range(100)))
+    inference.assigned({}, lambda _: False)
+    list(inference.advance())
+    assert shelf.asked == 0
+    inference.assigned({}, lambda _: True)
+    list(inference.advance())
+    assert 0 < shelf.asked < 100, "a step loads a few"
+    pass_time(inference, 20)
+    assert shelf.asked == 100
+
+
+# --- what fails, and what came before
+
+
+class Frail:
+    """A policy that answers what it is told to, or breaks."""
+
+    answers: ClassVar[dict[int, Any]] = {}
+    asked: ClassVar[int] = 0
+
+    def __init__(self, policy: Policy) -> None:
+        self._gain = Gain(policy)
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float64]:
+        Frail.asked += 1
+        answer = Frail.answers.get(Frail.asked)
+        if isinstance(answer, Exception):
+            raise answer
+        return self._gain.act(observation) if answer is None else np.full((1, 2), answer)
+
+
+@pytest.fixture
+def frail() -> type[Frail]:
+    Frail.answers, Frail.asked = {}, 0
+    return Frail
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), RuntimeError("of ONNX"), MemoryError()])
+@pytest.mark.parametrize("times", [1, 2])
+def test_C1_a_decision_that_fails_and_is_tried_again_equals_no_failure(
+    frail: type[Frail], answer: Any, times: int
+) -> None:
+    whole = give(make(Shelf(policy(1.0))), *bars(*range(7)))
+    frail.answers = {n: answer for n in range(3, 3 + times)}  # those for bar 4
+    inference = make(Shelf(policy(1.0)), make_actor=frail)
+    out = give(inference, *bars(0, 1, 2, 3, 4))
+    assert len(signals(out)) == 4
+    assert "book" in "; ".join(inference.not_ready())
+    out += pass_time(inference) + give(inference, *bars(5, 6))
+    assert out == whole
+    assert not inference.pending()
+    assert not inference.tallies()
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), RuntimeError("of ONNX"), MemoryError()])
+@pytest.mark.parametrize("order", [(features, mark), (mark, features)])
+def test_C1_a_decision_that_fails_for_good_is_to_hold_and_says_why(
+    frail: type[Frail], answer: Any, order: tuple[Any, Any]
+) -> None:
+    whole = signals(give(make(Shelf(policy(1.0))), *bars(*range(7))))
+    frail.answers = {n: answer for n in (3, 4, 5)}
+    inference = make(Shelf(policy(1.0)), make_actor=frail)
+    out = give(inference, *bars(0, 1, 2, 3), order[0](4), order[1](4)) + pass_time(inference)
+    out += give(inference, *bars(5, 6))
+    (held,) = (signal for signal in signals(out) if signal.time == time(4))
+    assert (held.hold, held.reason, held.targets) == (True, "error", (0.05, -0.05))
+    assert type(answer).__name__ in held.error or "finite" in held.error
+    assert [one for one in signals(out) if one.time != time(4)] == [one for one in whole if one.time != time(4)]
+    assert inference.tallies() == {("decision_failed", "book"): 1}
+    assert not inference.pending()
+    assert give(inference, mark(6)) == out[-1:]
+
+
+def test_C1_a_portfolio_that_fails_slows_no_other() -> None:
+    class OneFails(Gain):
+        made: ClassVar[int] = 0
+
+        def __init__(self, policy: Policy) -> None:
+            super().__init__(policy)
+            self._fails = float(policy.onnx) < 0.0
+
+        def act(self, observation: NDArray[np.float32]) -> NDArray[np.float64]:
+            if self._fails:
+                raise RuntimeError("always")
+            return super().act(observation)
+
+    books = [portfolio("bad", model_alias="candidate"), portfolio("good")]
+
+    class Both(Shelf):
+        def load(self, name: str, reference: str) -> RegisteredPolicy:
+            return super().load(name, "2" if reference == "candidate" else reference)
+
+    inference = make(Both(policy(1.0), policy(-1.0)), *books, make_actor=OneFails)
+    out: list[Message] = []
+    give(inference, mark(0, "bad"))
+    for t in range(1300):
+        out += give(inference, features(t), mark(t, "good"))
+    good = [signal for signal in signals(out) if signal.portfolio == "good"]
+    assert [signal.time for signal in good] == [time(t) for t in range(1300)]
+    assert len(inference.pending()) <= LIMIT + 2, "what waits is bounded"
+
+
+def test_C1_features_that_cannot_be_read_are_given_up_without_a_decision_lost() -> None:
+    inference = make(Shelf(policy(1.0)))
+    odd = features(3).model_copy(update={"values": ((0.1, 0.2), (0.3,))})
+    out = give(inference, *bars(0, 1, 2), odd, mark(3)) + pass_time(inference) + give(inference, *bars(4, 5, 6))
+    assert reasons(out) == ["warming_up", "warming_up", "policy", "error", "warming_up", "warming_up", "policy"]
+    assert not inference.pending()
+
+
+def test_a_decision_that_the_bus_refuses_for_its_size_is_to_hold() -> None:
+    inference = make(Shelf(policy(1.0)))
+    (last,) = signals(give(inference, *bars(0, 1, 2)))[-1:]
+    (held,) = inference.substitutes(last, MessageTooLarge("1,060,000 bytes")) or ()
+    assert isinstance(held, SignalGenerated)
+    assert (held.time, held.hold, held.reason) == (last.time, True, "error")
+    assert "1,060,000 bytes" in held.error
+    assert len(held.encode()) < len(last.encode())
+    assert give(inference, mark(2)) == [held], "and so it is when it is asked for again"
+    assert inference.tallies() == {("decision_failed", "book"): 1}
+
+
+def test_C3_a_strategy_that_changed_decides_with_the_next_model_that_fits() -> None:
+    """The activations of the old strategy stay on record for ever; the last one alone is looked at."""
+    before = give(make(Shelf(policy(1.0))), *bars(0, 1, 2))
+    wider = Strategy("test", [log_return(1)], Growth(), window=WINDOW + 1, actions=STRATEGY.actions)
+    size = wider.observation_size(2)
+    shelf = Shelf(policy(1.0), policy(2.0, window=WINDOW + 1, observation_size=size))
+    changed = make(shelf, history=Remembered(before, [features(t) for t in range(20)]), strategy=wider)
+    out = give(changed, *bars(3, 4))
+    assert reasons(out) == ["no_model"] * 2
+    assert "was trained with window 3" in signals(out)[0].error
+    out = give(changed, ready("2"), *bars(5, 6))
+    assert activations(out) == [("2", time(5))]
+    assert reasons(out) == ["policy"] * 2
+
+    later = make(shelf, history=Remembered([*before, *out], [features(t) for t in range(20)]), strategy=wider)
+    assert reasons(give(later, *bars(7))) == ["policy"], "and goes on with it after a restart"
+
+
+def test_C3_a_model_that_is_gone_holds_until_another_is_promoted() -> None:
+    before = give(make(Shelf(policy(1.0), policy(2.0))), ready("2"), *bars(0, 1, 2))
+    history = Remembered(before, [features(t) for t in range(20)])
+    shelf = Shelf(policy(1.0))
+    inference = make(shelf, history=history)
+    out = give(inference, *bars(3, 4))
+    assert reasons(out) == ["no_model"] * 2
+    assert f"model {MODEL} has no 2" in signals(out)[0].error
+    assert reasons(give(inference, ready("1"), *bars(5))) == ["policy"]
+
+
+def test_M1_a_registry_made_anew_does_not_decide_under_an_old_number() -> None:
+    before = give(make(Shelf(policy(1.0))), *bars(0, 1, 2))
+    history = Remembered(before, [features(t) for t in range(20)])
+    inference = make(Shelf(policy(-3.0)), history=history)
+    out = give(inference, *bars(3))
+    assert reasons(out) == ["no_model"]
+    assert "is another policy" in signals(out)[0].error
+    with pytest.raises(ModelUnfit, match="is another policy"):
+        give(inference, ready("1", model_id=policy(1.0).model_id))
+    out = give(inference, ready("1", model_id=policy(-3.0).model_id), *bars(4))
+    assert activations(out) == [("1", time(4))]
+    assert reasons(out) == ["policy"]
+
+
+def test_M2_a_decision_that_was_published_is_repeated_with_the_model_that_made_it() -> None:
+    """Its activation was lost with the process; who decides anew would do so with the model before."""
+    shelf = Shelf(policy(1.0), policy(-1.0))
+    published = give(make(shelf), *bars(0, 1, 2), ready("2"), *bars(3))
+    lost = [one for one in published if not (isinstance(one, ModelActivated) and one.version == "2")]
+    history = Remembered(lost, [features(t) for t in range(20)])
+    restarted = make(shelf, history=history)
+    out = give(restarted, *bars(3), ready("2"), *bars(4))
+    assert signals(out)[0].encode() == signals(published)[-1].encode()
+    assert activations(out) == [("2", time(3))]
+    assert [one.model_version for one in signals(out)] == ["2", "2"]
+
+
+def test_H1_a_mark_that_another_process_read_and_did_not_know_is_decided_on() -> None:
+    """Execution knew of a new portfolio one bar before inference did."""
+    rows = [features(t) for t in range(6)]
+    inference = make(Shelf(policy(1.0)), history=Remembered([], rows, [mark(5)]))
+    inference.assigned({}, lambda _: True)
+    out = list(inference.advance())
+    whole = give(make(Shelf(policy(1.0))), *rows, mark(5))
+    assert out == whole
+    assert reasons(out) == ["policy"]
+    assert reasons(give(inference, *bars(6))) == ["policy"]
+    again = make(Shelf(policy(1.0)), history=Remembered(out, rows, [mark(5)]))
+    again.assigned({}, lambda _: True)
+    assert list(again.advance()) == [], "it is decided"
+
+
+def test_features_that_pile_up_stay_on_the_bus() -> None:
+    """A portfolio that is not marked for long, such as one in a replay that waits."""
+
+    class OnTheBus(NoHistory):
+        def features_on(self, universe: Universe, feature_set: FeatureSet) -> ReadOn[FeaturesComputed]:
+            def read(position: LogPosition, limit: int) -> Sequence[tuple[int, FeaturesComputed, LogPosition]]:
+                found = [features(t) for t in range(position.offset, min(position.offset + limit, 1000))]
+                return [(to_us(one.time), one, at(one)) for one in found]
+
+            return read
+
+    inference = make(Shelf(policy(1.0)), history=OnTheBus())
+    give(inference, *(features(t) for t in range(1000)))
+    assert len(inference.pending()) <= LIMIT + 1
+    out = give(inference, *(mark(t) for t in range(1000)))
+    assert [signal.time for signal in signals(out)] == [time(t) for t in range(1000)]
+    assert set(reasons(out)[2:]) == {"policy"}
+    assert not inference.pending()

@@ -85,36 +85,36 @@ class OneTooMany(BusHistory):
     """Gives a row more than was asked for."""
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
-        return super().features_before(first, position, universe, feature_set, rows + 1)
+        return super().features_before(time_us, position, universe, feature_set, rows + 1)
 
 
 class Blind(BusHistory):
     """Finds nothing before a message that stands on another topic."""
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
-        found = super().features_before(first, position, universe, feature_set, rows)
-        return found if position.partition.topic == TOPIC else []
+        found = super().features_before(time_us, position, universe, feature_set, rows)
+        return found if position is not None and position.partition.topic == TOPIC else []
 
 
 class OnePortfolio(BusHistory):
     """Takes the decisions of all portfolios for one's own."""
 
-    def decided_us(self, universe: Universe, portfolio: str) -> int:
+    def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
         signals = forwards(self._bus, SignalGenerated, universe.name)
-        return max((to_us(signal.time) for _, signal in signals), default=-1)
+        return max((signal for _, signal in signals), default=None, key=lambda signal: signal.time)
 
 
 class Doubtful(BusHistory):
     """Takes a value that is not known for zero."""
 
     def features_before(
-        self, first: FeaturesComputed, position: LogPosition, universe: Universe, feature_set: FeatureSet, rows: int
+        self, time_us: int, position: LogPosition | None, universe: Universe, feature_set: FeatureSet, rows: int
     ) -> Sequence[FeaturesComputed]:
-        found = super().features_before(first, position, universe, feature_set, rows)
+        found = super().features_before(time_us, position, universe, feature_set, rows)
         known = [tuple(tuple(value or 0.0 for value in row) for row in one.values) for one in found]
         return [one.model_copy(update={"values": values}) for one, values in zip(found, known, strict=True)]
 
@@ -135,14 +135,14 @@ def test_the_contract_finds_a_history_that_forgets(bus: MemoryBus) -> None:
 def test_a_missing_topic_is_no_message_s_fault() -> None:
     """A run loop stops for a `BusError`; anything else would be dead-lettered, message by message."""
     with pytest.raises(BusError, match=r"^topic inference\.signals\.v1 does not exist: .*tradeloop topics apply"):
-        BusHistory(MemoryBus()).decided_us(UNIVERSE, "book")
+        BusHistory(MemoryBus()).decided(UNIVERSE, "book")
 
 
 def test_what_cannot_be_read_counts_for_nothing(bus: MemoryBus, computed: list[FeaturesComputed]) -> None:
     publish(bus, computed[:50])
     bus.producer().publish(TOPIC, UNIVERSE.name, b"\xff not JSON", {})
     *_, position = publish(bus, computed[50:61])
-    got = BusHistory(bus).features_before(computed[60], position, UNIVERSE, SET, 40)
+    got = BusHistory(bus).features_before(to_us(computed[60].time), position, UNIVERSE, SET, 40)
     assert list(got) == computed[20:60]
 
 
@@ -153,9 +153,9 @@ def test_what_has_expired_is_computed_from_bars_to_the_last_bit(
     positions = publish(bus, computed[:1000])
     first = 990
     bus.drop_before(positions[0].partition, positions[first - kept].offset)
-    got = BusHistory(bus, bars).features_before(computed[first], positions[first], UNIVERSE, SET, 31)
+    got = BusHistory(bus, bars).features_before(to_us(computed[first].time), positions[first], UNIVERSE, SET, 31)
     assert [one.encode() for one in got] == [one.encode() for one in computed[first - 31 : first]]
-    without = BusHistory(bus).features_before(computed[first], positions[first], UNIVERSE, SET, 31)
+    without = BusHistory(bus).features_before(to_us(computed[first].time), positions[first], UNIVERSE, SET, 31)
     assert list(without) == computed[first - kept : first]
 
 
@@ -163,5 +163,5 @@ def test_a_log_that_is_whole_is_not_filled_up_from_bars(
     bus: MemoryBus, bars: MemoryBarStore, computed: list[FeaturesComputed]
 ) -> None:
     positions = publish(bus, computed[100:120])
-    got = BusHistory(bus, bars).features_before(computed[110], positions[10], UNIVERSE, SET, 31)
+    got = BusHistory(bus, bars).features_before(to_us(computed[110].time), positions[10], UNIVERSE, SET, 31)
     assert list(got) == computed[100:110]

@@ -77,7 +77,12 @@ class TradedPortfolio:
     """
 
     def __init__(
-        self, portfolio: Portfolio, strategy: Strategy, venue: Venue, read_frames: ReadOn[BarFrame], around: Surroundings
+        self,
+        portfolio: Portfolio,
+        strategy: Strategy,
+        venue: Venue,
+        read_frames: ReadOn[BarFrame],
+        around: Surroundings,
     ) -> None:
         self.portfolio = portfolio
         self._around, self._pending = around, around.pending
@@ -372,7 +377,10 @@ class TradedPortfolio:
         waiting = self._signals.get(time_us)
         if book.quarantined(time_us):
             orders, verdicts = book.settle_without()
-            go.add(derived_id("settled", self.portfolio.name, time_us), Effects(orders=orders, outputs=[*verdicts, *orders]))
+            go.add(
+                derived_id("settled", self.portfolio.name, time_us),
+                Effects(orders=orders, outputs=[*verdicts, *orders]),
+            )
         elif missed or (waiting is None and (missed := self._why_missed(go))):
             event = book.event(time_us, "decision_missed", missed)
             orders, verdicts = book.settle_without()
@@ -504,7 +512,9 @@ class TradedPortfolio:
             go.frames += 1
         elif book.awaits_decision:
             if not book.quarantine:
-                self._change(go, derived_id("failed", self.portfolio.name, book.marked_us), "quarantined", book.marked_us, cause)
+                self._change(
+                    go, derived_id("failed", self.portfolio.name, book.marked_us), "quarantined", book.marked_us, cause
+                )
             event = book.event(book.marked_us, "decision_missed", cause)
             go.decided.append(book.marked_us)
             book.abandon_decision()
