@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
 from tests.servers import RealServer, fresh_database
-from tests.tiers import execute
+from tests.tiers import execute, read_only
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message, OrderFilled, PortfolioMarked
 from tradeloop.common.messages.topics import topic_of
@@ -359,3 +360,57 @@ def test_a_ledger_waits_for_the_migration(plain_database: str) -> None:
     migrate(plain_database, SCHEMA)
     assert book_of(ledger, "p") == BookRecord()
     ledger.close()
+
+
+def test_M7_a_read_only_database_is_unavailable(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    effects = {"in-1": Effects(orders=[ORDERS[1]], fills=[FILLS[1]], outputs=[sample_mark(1.0)])}
+    with closing(SqlLedger(plain_database)) as ledger:
+        ledger.check()
+        with read_only(plain_database):
+            with pytest.raises(LedgerUnavailable, match="administrator command"):
+                ledger.load(["p"])
+            assert book_of(ledger, "p") == BookRecord()
+            with pytest.raises(LedgerUnavailable, match=r"ledger postgresql.*it takes no writes"):
+                ledger.check()
+            for _ in range(2):
+                with pytest.raises(LedgerUnavailable, match=r"ledger postgresql.*read-only transaction"):
+                    ledger.record([Change("p", BookRecord(), RECORD, effects)])
+                with pytest.raises(LedgerUnavailable, match="read-only transaction"):
+                    ledger.acknowledge([("p", "in-1")], {Partition("t", 0): 1})
+        ledger.check()
+        ledger.record([Change("p", BookRecord(), RECORD, effects)])
+        assert same_record(book_of(ledger, "p"), RECORD)
+
+
+def test_M7_a_user_that_may_not_write_is_unavailable(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    user = f"reader_{secrets.token_hex(4)}"
+    execute(plain_database, f"CREATE ROLE {user} LOGIN PASSWORD 'x'", f"GRANT pg_read_all_data TO {user}")
+    url = make_url(plain_database).set(username=user, password="x").render_as_string(hide_password=False)
+    try:
+        with closing(SqlLedger(url)) as ledger:
+            assert book_of(ledger, "p") == BookRecord()
+            with pytest.raises(LedgerUnavailable, match="may not write: GRANT INSERT ON execution_books; GRANT UPDATE"):
+                ledger.check()
+            with pytest.raises(LedgerUnavailable, match="permission denied for table execution_books"):
+                ledger.record([Change("p", BookRecord(), RECORD, {})])
+            execute(plain_database, f"GRANT pg_write_all_data TO {user}")
+            ledger.check()
+            ledger.record([Change("p", BookRecord(), RECORD, {})])
+            execute(plain_database, f"ALTER ROLE {user} CONNECTION LIMIT 0")
+            with pytest.raises(LedgerUnavailable, match="too many connections"), closing(SqlLedger(url)) as another:
+                another.load(["p"])
+    finally:
+        execute(plain_database, f"DROP ROLE {user}")
+
+
+def test_M7_a_file_that_takes_no_writes_is_unavailable(tmp_path: Path) -> None:
+    with closing(SqlLedger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.record([Change("p", BookRecord(), RECORD, {})])
+    with closing(SqlLedger(f"sqlite:///file:{tmp_path}/ledger.db?mode=ro&uri=true")) as ledger:
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable, match="readonly database"):
+                ledger.check()
+            with pytest.raises(LedgerUnavailable, match="readonly database"):
+                ledger.record([Change("p", RECORD, replace(RECORD, revision=2), {})])

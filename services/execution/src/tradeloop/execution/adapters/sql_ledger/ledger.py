@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
-from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine
+from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
 from tradeloop.execution.adapters.sql_ledger.rows import (
     Row,
     fills_of,
@@ -22,6 +22,7 @@ from tradeloop.execution.adapters.sql_ledger.rows import (
     state_of,
 )
 from tradeloop.execution.adapters.sql_ledger.statements import BookMoved, Postgresql, Sqlite, Statements
+from tradeloop.execution.adapters.sql_ledger.tables import PRIVILEGES
 from tradeloop.execution.ports import Change, LedgerConflict, LedgerUnavailable, check_revision
 from tradeloop.execution.record import BookRecord
 
@@ -91,36 +92,39 @@ class SqlLedger:
         return {Partition(topic, number): offset for topic, number, offset in self._select(self._sql.offsets)}
 
     def check(self) -> None:
-        with self._driver() as driver:
-            if lacking := self._database.check(driver):
-                self._disconnect()
-                raise self._unavailable(lacking)
+        with self._connected() as connection, connection.begin():
+            lacking = refuses_writes(connection, PRIVILEGES)
+        if lacking:
+            self._disconnect()
+            raise self._unavailable(lacking)
 
     def close(self) -> None:
         self._disconnect()
         self._engine.dispose()
 
     def _select(self, sql: str, *parameters: object) -> list[Any]:
-        with self._driver() as driver:
-            found: list[Any] = driver.execute(sql, parameters).fetchall()
+        with self._connected() as connection:
+            found: list[Any] = _driver(connection).execute(sql, parameters).fetchall()
             return found
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        with self._driver() as driver, self._database.transaction(driver) as cursor:
+        with self._connected() as connection, self._database.transaction(_driver(connection)) as cursor:
             yield cursor
 
     @contextmanager
-    def _driver(self) -> Iterator[Any]:
-        """The driver's connection, with the tables there. What it refuses for its data is not the ledger's absence."""
+    def _connected(self) -> Iterator[Connection]:
+        """The connection, with the tables there. What a database refuses for its data is not the ledger's absence."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             if not self._ready:
-                if lacking := self._database.find_tables(self._connection):
+                with self._connection.begin():
+                    lacking = self._database.find_tables(self._connection)
+                if lacking:
                     raise self._unavailable(lacking)
                 self._ready = True
-            yield self._connection.connection.driver_connection
+            yield self._connection
         except (DBAPIError, self._database.error) as error:
             if is_about_data(error):
                 raise
@@ -136,6 +140,11 @@ class SqlLedger:
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's own connection."""
+    return connection.connection.driver_connection
 
 
 def _run(cursor: Any, sql: str, rows: Sequence[Row]) -> None:

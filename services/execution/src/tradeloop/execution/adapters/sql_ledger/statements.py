@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from tradeloop.common.sql.engine import complaint
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.sql_ledger.rows import Row
-from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables, metadata
+from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables
 
 _STANDS = "revision = ? AND marked_us = ? AND decided_us = ?"
 
@@ -48,10 +48,6 @@ class Sqlite:
         with self.transaction(driver):
             make_tables(connection)
         return None
-
-    def check(self, driver: Any) -> str | None:
-        with self.transaction(driver):
-            return None
 
     @contextmanager
     def transaction(self, driver: Any) -> Iterator[Any]:
@@ -88,19 +84,6 @@ class Postgresql:
 
     def find_tables(self, connection: Connection) -> str | None:
         return complaint(connection, SCHEMA)
-
-    def check(self, driver: Any) -> str | None:
-        """Why nothing could be written now."""
-        lacking = ", ".join(
-            f"has_table_privilege('{table.name}', 'SELECT') AND has_table_privilege('{table.name}', 'INSERT')"
-            f" AND has_table_privilege('{table.name}', 'UPDATE')"
-            for table in metadata.sorted_tables
-        )
-        read_only, *granted = driver.execute(f"SELECT current_setting('transaction_read_only'), {lacking}").fetchone()
-        if read_only == "on":
-            return "it is read-only: it is a replica, or was told to take no writes"
-        tables = [table.name for table, yes in zip(metadata.sorted_tables, granted, strict=True) if not yes]
-        return f"its user may not read and write {', '.join(tables)}: GRANT it" if tables else None
 
     @contextmanager
     def transaction(self, driver: Any) -> Iterator[Any]:
