@@ -16,8 +16,9 @@ from tradeloop.execution.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
-    """The service, with a paper venue for each portfolio. It needs nothing of the bus but what its runner does."""
-    return Execution(settings.read_portfolios(), load, PaperVenue, SqlLedger(settings.ledger_url.get_secret_value()))
+    """The service, with a paper venue for each portfolio. It asks the bus only which log each of its topics is."""
+    ledger = SqlLedger(settings.ledger_url.get_secret_value(), bus.identity)
+    return Execution(settings.read_portfolios(), load, PaperVenue, ledger)
 
 
 def main() -> None:

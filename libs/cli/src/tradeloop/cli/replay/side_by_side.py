@@ -267,7 +267,7 @@ def _services(
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
-        Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),
+        Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url, bus.identity)),
     ]
     with ExitStack() as started:
         runners = []

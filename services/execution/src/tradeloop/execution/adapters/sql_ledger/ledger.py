@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
 from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
+from tradeloop.execution.adapters.logs import nameless, offsets_that_count
 from tradeloop.execution.adapters.sql_ledger.rows import (
     Row,
     fills_of,
@@ -34,15 +35,19 @@ class SqlLedger:
 
     It connects on first use. SQLite gets its tables when they are missing; a PostgreSQL that is not migrated is
     `LedgerUnavailable`. Raises `UserError` for a URL that names no known database.
+
+    `identity` says which log a topic is, as `Bus.identity` does, and may raise what that raises.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, identity: Callable[[str], str] = nameless) -> None:
         # Transactions are begun and ended here: what SQLAlchemy would do about them costs as much as the writing.
         self._engine = open_engine(url, "ledger").execution_options(isolation_level="AUTOCOMMIT")
         self._database = Sqlite() if self._engine.dialect.name == "sqlite" else Postgresql()
         self._sql = Statements(self._database)
         self._connection: Connection | None = None
         self._ready = False
+        self._identity = identity
+        self._logs: dict[str, str] = {}
 
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         rows = self._select(self._sql.load, self._database.names(portfolios))
@@ -84,12 +89,15 @@ class SqlLedger:
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         if not inputs and not offsets:
             return
+        rows = [(topic, number, self._log_of(topic), offset) for (topic, number), offset in offsets.items()]
         with self._transaction() as cursor:
             _run(cursor, self._sql.drop_outputs, inputs)
-            _run(cursor, self._sql.upsert_offset, [(*partition, offset) for partition, offset in offsets.items()])
+            _run(cursor, self._sql.upsert_offset, rows)
 
     def offsets(self) -> Mapping[Partition, int]:
-        return {Partition(topic, number): offset for topic, number, offset in self._select(self._sql.offsets)}
+        self._logs.clear()  # a topic may have been made anew since
+        rows = self._select(self._sql.offsets)
+        return offsets_that_count(((Partition(topic, n), log, offset) for topic, n, log, offset in rows), self._log_of)
 
     def check(self) -> None:
         with self._connected() as connection, connection.begin():
@@ -101,6 +109,11 @@ class SqlLedger:
     def close(self) -> None:
         self._disconnect()
         self._engine.dispose()
+
+    def _log_of(self, topic: str) -> str:
+        if topic not in self._logs:
+            self._logs[topic] = self._identity(topic)
+        return self._logs[topic]
 
     def _select(self, sql: str, *parameters: object) -> list[Any]:
         with self._connected() as connection:

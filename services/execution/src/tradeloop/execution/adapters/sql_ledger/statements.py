@@ -139,9 +139,12 @@ class Statements:
             "INSERT INTO execution_fills (fill_id, order_id, portfolio, account, time_us, instrument, side, quantity,"
             " price, fee) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
-        self.offsets = f'SELECT topic, "partition", next_offset FROM {log_positions.name}'
+        self.offsets = f'SELECT topic, "partition", log, next_offset FROM {log_positions.name}'
+        # An offset of another log says nothing about this one; earlier releases did not store which log it was.
         self.upsert_offset = words(
-            f'INSERT INTO {log_positions.name} AS old (topic, "partition", next_offset) VALUES (?, ?, ?)'
-            ' ON CONFLICT (topic, "partition") DO UPDATE SET next_offset = excluded.next_offset'
-            " WHERE old.next_offset < excluded.next_offset"
+            f'INSERT INTO {log_positions.name} AS old (topic, "partition", log, next_offset) VALUES (?, ?, ?, ?)'
+            ' ON CONFLICT (topic, "partition") DO UPDATE SET'
+            " next_offset = CASE WHEN old.next_offset > excluded.next_offset AND"
+            " (old.log IN ('', excluded.log) OR excluded.log = '') THEN old.next_offset ELSE excluded.next_offset END,"
+            " log = CASE WHEN excluded.log = '' THEN old.log ELSE excluded.log END"
         )
