@@ -18,12 +18,22 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from tests.servers import RealServer, fresh_database
 from tests.tiers import execute, read_only
 from tradeloop.common.bus.port import Partition
-from tradeloop.common.messages import Message, OrderFilled, PortfolioMarked
+from tradeloop.common.market import from_us
+from tradeloop.common.messages import Message, OrderFilled, OrderStatus, OrderUpdated, PortfolioMarked
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
-from tradeloop.execution.adapters.sql_ledger import SqlLedger, books, fills, metadata, orders, outbox
+from tradeloop.execution.adapters.sql_ledger import (
+    PRIVILEGES,
+    Pruned,
+    SqlLedger,
+    books,
+    fills,
+    metadata,
+    orders,
+    outbox,
+)
 from tradeloop.execution.contracts import (
     LEDGER_CHECKS,
     MakeLedger,
@@ -429,3 +439,73 @@ def test_M7_a_file_that_takes_no_writes_is_unavailable(tmp_path: Path) -> None:
                 ledger.check()
             with pytest.raises(LedgerUnavailable, match="readonly database"):
                 ledger.record([Change("p", RECORD, replace(RECORD, revision=2), {})])
+
+
+def grant(url: str, user: str) -> str:
+    """Make a user of PostgreSQL that has the privileges that the service is said to need, and no others; its URL."""
+    granted = [f"GRANT {', '.join(privileges)} ON {table} TO {user}" for table, privileges in PRIVILEGES.items()]
+    execute(url, f"CREATE ROLE {user} LOGIN PASSWORD 'x'", f"GRANT SELECT ON ledger_version TO {user}", *granted)
+    return make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
+
+
+def test_the_privileges_that_are_named_are_enough(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    user = f"execution_{secrets.token_hex(4)}"
+    url = grant(plain_database, user)
+    try:
+        check_ledger(partial(SqlLedger, url))
+        with pytest.raises(LedgerUnavailable, match="permission denied"), closing(SqlLedger(url)) as ledger:
+            ledger.prune(0)
+    finally:
+        execute(plain_database, f"DROP OWNED BY {user}", f"DROP ROLE {user}")
+
+
+def test_H7_an_order_may_have_several_fills_and_be_sent_until_it_is_acknowledged(url: str) -> None:
+    order = sample_order()
+    parts = [sample_fill(order).model_copy(update={"quantity": quantity}) for quantity in (0.5, 1.0)]
+    sent = BookRecord(revision=1, working=(order,))
+    known = replace(sent, revision=2, acknowledged=(order.order_id,))
+    with closing(SqlLedger(url)) as ledger:
+        ledger.record([Change("p", BookRecord(), sent, {"in-1": Effects(orders=[order])})])
+        assert book_of(ledger, "p").acknowledged == (), "an order that nobody acknowledged has to be sent again"
+        ledger.record([Change("p", sent, known, {})])
+        assert book_of(ledger, "p").acknowledged == (order.order_id,)
+        effects = {f"in-{n}": Effects(fills=[part]) for n, part in enumerate(parts, 2)}
+        ledger.record([Change("p", known, replace(known, revision=3), effects)])
+    with connected(url) as connection:
+        rows = connection.execute(fills.select().where(fills.c.order_id == order.order_id)).mappings().all()
+    assert sorted((row["fill_id"], row["quantity"]) for row in rows) == sorted((p.fill_id, p.quantity) for p in parts)
+
+
+DAY_US = 86_400_000_000
+
+
+def test_pruning_deletes_what_is_old_and_closed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradeloop.execution.adapters.sql_ledger.pruning._AT_ONCE", 2)
+
+    def made(day: int, status: OrderStatus, portfolio: str) -> tuple[OrderUpdated, OrderFilled]:
+        order = sample_order()
+        time = from_us(day * DAY_US)
+        order = order.model_copy(update={"decision_time": time, "status": status, "portfolio": portfolio})
+        return order, sample_fill(order).model_copy(update={"time": time, "portfolio": portfolio})
+
+    rows = {(name, day): made(day, "filled", name) for name in ("p", "stopped") for day in range(10)}
+    rows |= {("p", 10): made(0, "working", "p"), ("p", 11): made(1, "partially_filled", "p")}
+    rows |= {("no book", 0): made(0, "filled", "no book")}
+    listed = rows["p", 11][0]
+    effects = {"in": Effects(orders=[order for order, _ in rows.values()], fills=[fill for _, fill in rows.values()])}
+    last = {"p": BookRecord(revision=1, marked_us=9 * DAY_US, working=(listed,))}
+    last["stopped"] = BookRecord(revision=1, marked_us=4 * DAY_US)
+    with closing(SqlLedger(url)) as ledger:
+        ledger.record([Change(name, BookRecord(), book, effects if name == "p" else {}) for name, book in last.items()])
+        books_before = ledger.load(["p", "stopped"])
+        assert ledger.prune(2 * DAY_US) == [Pruned("p", 7 * DAY_US, 7, 7), Pruned("stopped", 2 * DAY_US, 2, 2)]
+        assert ledger.prune(2 * DAY_US) == [Pruned("p", 7 * DAY_US, 0, 0), Pruned("stopped", 2 * DAY_US, 0, 0)]
+        assert ledger.load(["p", "stopped"]) == books_before
+        ledger.record([Change("p", books_before["p"], replace(books_before["p"], revision=2), {})])
+    gone = {("p", day) for day in range(7)} | {("stopped", 0), ("stopped", 1)}
+    with connected(url) as connection:
+        kept = {row.order_id for row in connection.execute(orders.select())}
+        assert kept == {order.order_id for key, (order, _) in rows.items() if key not in gone}
+        kept = {row.fill_id for row in connection.execute(fills.select())}
+        assert kept == {fill.fill_id for key, (_, fill) in rows.items() if key not in gone}

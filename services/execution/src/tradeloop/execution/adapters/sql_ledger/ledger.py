@@ -13,6 +13,7 @@ from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
 from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
 from tradeloop.execution.adapters.logs import nameless, offsets_that_count
+from tradeloop.execution.adapters.sql_ledger.pruning import Pruned, prune
 from tradeloop.execution.adapters.sql_ledger.rows import (
     Row,
     fills_of,
@@ -105,6 +106,11 @@ class SqlLedger:
         if lacking:
             self._disconnect()
             raise self._unavailable(lacking)
+
+    def prune(self, older_than_us: int) -> Sequence[Pruned]:
+        """Delete old orders and fills, as `pruning.prune` does. Needs the privilege, which the service does not."""
+        with self._connected() as connection:
+            return prune(_driver(connection), self._database, older_than_us)
 
     def close(self) -> None:
         self._disconnect()
