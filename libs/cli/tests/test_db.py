@@ -56,6 +56,8 @@ def test_what_cannot_be_migrated_is_said_in_one_line(
 
 def test_the_ledger_is_pruned_by_the_time_of_its_own_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
+    with closing(SqlLedger(url)) as ledger:
+        ledger.check()
     assert main(["db", "prune", "--ledger-url", url, "--older-than", "400d"]) == 0
     assert capsys.readouterr().out.splitlines() == ["the ledger has no books: nothing was deleted"]
     order = sample_order().model_copy(update={"status": "expired"})
@@ -74,6 +76,10 @@ def test_the_ledger_is_pruned_by_the_time_of_its_own_bars(tmp_path: Path, capsys
     [
         (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "400"], "--older-than 400: give a number"),
         (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "0d"], "--older-than 0d: give a number"),
+        (
+            ["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "1d"],
+            "there is no file no/such/folder/x.db",
+        ),
         (["--ledger-url", "ledger", "--older-than", "1d"], "give sqlite:///FILE or postgresql+psycopg://"),
     ],
 )

@@ -46,7 +46,7 @@ from tradeloop.execution.contracts import (
     sample_order,
     sample_record,
 )
-from tradeloop.execution.ports import Change, Effects, LedgerConflict, LedgerUnavailable
+from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict, LedgerUnavailable
 from tradeloop.execution.record import BookRecord
 
 REFUSED = (sqlite3.IntegrityError, psycopg.IntegrityError)
@@ -217,6 +217,23 @@ def test_the_contract_finds_defects(defect: type[MemoryLedger]) -> None:
 def test_the_contract_finds_a_ledger_that_forgets() -> None:
     with pytest.raises(AssertionError):
         check_ledger(MemoryLedger)
+
+
+def test_M3_outputs_that_did_not_leave_are_with_the_next_process(make_ledger: MakeLedger) -> None:
+    """A process dies after it recorded, and before its outputs left; what led to them does not come again."""
+    mark, later = sample_mark(1.0), sample_mark(2.0)
+    first, second = sample_record(), replace(sample_record(), revision=2)
+
+    def unsent(ledger: Ledger) -> list[tuple[str, list[Message]]]:
+        return [(input_id, list(outputs)) for input_id, outputs in ledger.unsent(["p"])["p"]]
+
+    with closing(make_ledger()) as dies:
+        dies.record([Change("p", BookRecord(), first, {"in-2": Effects(outputs=[mark])})])
+        dies.record([Change("p", first, second, {"in-1": Effects(outputs=[later, mark])})])
+    with closing(make_ledger()) as heir:
+        assert unsent(heir) == [("in-2", [mark]), ("in-1", [later, mark])]
+        heir.acknowledge([("p", "in-2")], {})
+        assert unsent(heir) == [("in-1", [later, mark])]
 
 
 # Only SQL

@@ -87,6 +87,8 @@ def prune(
     if not (days := re.fullmatch(r"([1-9][0-9]{0,4})d", older_than)):
         raise UserError(f"--older-than {older_than}: give a number of days, from 1d to 99999d")
     with closing(SqlLedger(ledger_url)) as ledger:
+        if (file := ledger.file) is not None and not file.exists():
+            raise UserError(f"--ledger-url: there is no file {file}")
         pruned = ledger.prune(int(days[1]) * 86_400_000_000)
     for each in pruned:
         before = f"{from_us(max(each.before_us, 0)):%Y-%m-%d %H:%M} UTC"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -28,6 +28,8 @@ from tradeloop.execution.adapters.sql_ledger.tables import PRIVILEGES
 from tradeloop.execution.ports import Change, LedgerConflict, LedgerUnavailable, check_revision
 from tradeloop.execution.record import BookRecord
 
+T = TypeVar("T")
+
 _NEW = BookRecord()
 
 
@@ -50,6 +52,12 @@ class SqlLedger:
         self._identity = identity
         self._logs: dict[str, str] = {}
 
+    @property
+    def file(self) -> Path | None:
+        """The file that it is in; None for a server, and for one in memory."""
+        name = self._engine.url.database
+        return Path(name) if self._engine.dialect.name == "sqlite" and name else None
+
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         rows = self._select(self._sql.load, self._database.names(portfolios))
         found = {portfolio: record_of(*columns) for portfolio, *columns in rows}
@@ -60,15 +68,18 @@ class SqlLedger:
             check_revision(change)
         sql, move = self._sql, self._database.move
         new, same_signal, other_signal = _books_of(changes)
+
+        def write(cursor: Any) -> None:
+            move(cursor, sql.begin, new)
+            move(cursor, sql.go_on, same_signal)
+            move(cursor, sql.go_on_with_signal, other_signal)
+            _run(cursor, sql.upsert_order, orders_of(changes))
+            _run(cursor, sql.insert_fill, fills_of(changes))
+            _run(cursor, sql.insert_outputs, outputs_of(changes))
+            _run(cursor, sql.drop_outputs, acknowledged)
+
         try:
-            with self._transaction() as cursor:
-                move(cursor, sql.begin, new)
-                move(cursor, sql.go_on, same_signal)
-                move(cursor, sql.go_on_with_signal, other_signal)
-                _run(cursor, sql.upsert_order, orders_of(changes))
-                _run(cursor, sql.insert_fill, fills_of(changes))
-                _run(cursor, sql.insert_outputs, outputs_of(changes))
-                _run(cursor, sql.drop_outputs, acknowledged)
+            self._transact(write)
         except BookMoved as error:
             found = self.load([change.portfolio for change in changes])
             moved = [change.portfolio for change in changes if not found[change.portfolio].stands_at(change.before)]
@@ -91,9 +102,12 @@ class SqlLedger:
         if not inputs and not offsets:
             return
         rows = [(topic, number, self._log_of(topic), offset) for (topic, number), offset in offsets.items()]
-        with self._transaction() as cursor:
+
+        def write(cursor: Any) -> None:
             _run(cursor, self._sql.drop_outputs, inputs)
             _run(cursor, self._sql.upsert_offset, rows)
+
+        self._transact(write)
 
     def offsets(self) -> Mapping[Partition, int]:
         self._logs.clear()  # a topic may have been made anew since
@@ -101,16 +115,17 @@ class SqlLedger:
         return offsets_that_count(((Partition(topic, n), log, offset) for topic, n, log, offset in rows), self._log_of)
 
     def check(self) -> None:
-        with self._connected() as connection, connection.begin():
-            lacking = refuses_writes(connection, PRIVILEGES)
-        if lacking:
+        def ask(connection: Connection) -> str | None:
+            with connection.begin():
+                return refuses_writes(connection, PRIVILEGES)
+
+        if lacking := self._through(ask):
             self._disconnect()
             raise self._unavailable(lacking)
 
     def prune(self, older_than_us: int) -> Sequence[Pruned]:
         """Delete old orders and fills, as `pruning.prune` does. Needs the privilege, which the service does not."""
-        with self._connected() as connection:
-            return prune(_driver(connection), self._database, older_than_us)
+        return self._through(lambda connection: prune(_driver(connection), self._database, older_than_us))
 
     def close(self) -> None:
         self._disconnect()
@@ -122,18 +137,17 @@ class SqlLedger:
         return self._logs[topic]
 
     def _select(self, sql: str, *parameters: object) -> list[Any]:
-        with self._connected() as connection:
-            found: list[Any] = _driver(connection).execute(sql, parameters).fetchall()
-            return found
+        found: list[Any] = self._through(lambda connection: _driver(connection).execute(sql, parameters).fetchall())
+        return found
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with self._connected() as connection, self._database.transaction(_driver(connection)) as cursor:
-            yield cursor
+    def _transact(self, work: Callable[[Any], None]) -> None:
+        self._through(lambda connection: self._database.transact(_driver(connection), work))
 
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        """The connection, with the tables there. What a database refuses for its data is not the ledger's absence."""
+    def _through(self, call: Callable[[Connection], T]) -> T:
+        """A call with the connection, and the tables there. What is refused for its data is not the ledger's absence.
+
+        It is a function and no context: entering and leaving those costs a tenth of a record.
+        """
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
@@ -143,7 +157,7 @@ class SqlLedger:
                 if lacking:
                     raise self._unavailable(lacking)
                 self._ready = True
-            yield self._connection
+            return call(self._connection)
         except (DBAPIError, self._database.error) as error:
             if is_about_data(error):
                 raise

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -45,16 +44,14 @@ class Sqlite:
 
     def find_tables(self, connection: Connection) -> str | None:
         driver: Any = connection.connection.driver_connection
-        with self.transaction(driver):
-            make_tables(connection)
+        self.transact(driver, lambda _: make_tables(connection))
         return None
 
-    @contextmanager
-    def transaction(self, driver: Any) -> Iterator[Any]:
+    def transact(self, driver: Any, work: Callable[[Any], None]) -> None:
         cursor = driver.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            yield cursor
+            work(cursor)
             cursor.execute("COMMIT")
         except BaseException:
             if driver.in_transaction:
@@ -85,12 +82,11 @@ class Postgresql:
     def find_tables(self, connection: Connection) -> str | None:
         return complaint(connection, SCHEMA)
 
-    @contextmanager
-    def transaction(self, driver: Any) -> Iterator[Any]:
+    def transact(self, driver: Any, work: Callable[[Any], None]) -> None:
         # One transaction without BEGIN and COMMIT, since the connection is told to begin none by itself.
         try:
             with driver.pipeline(), driver.cursor() as cursor:
-                yield cursor
+                work(cursor)
         except psycopg.errors.DivisionByZero as error:
             raise BookMoved from error
 
