@@ -14,7 +14,7 @@ _AT_ONCE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was deleted of one portfolio."""
+    """The rows of one portfolio that were deleted."""
 
     portfolio: str
     before_us: int
