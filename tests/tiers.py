@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from deploy.native.postgres import driver_url
 from tests.servers import fresh_database, tier_of
@@ -37,3 +38,16 @@ def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
         for statement in statements:
             cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """A database that takes no writes of new connections, as after a failover; those that are there are closed."""
+    name = make_url(url).database
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    others += " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    execute(url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on', others)
+    try:
+        yield
+    finally:
+        execute(url, "SET default_transaction_read_only = off", f'ALTER DATABASE "{name}" RESET ALL')

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from tests.servers import tier_of
 from tradeloop.cli.main import main
+from tradeloop.common.market import to_us
+from tradeloop.execution.adapters.sql_ledger import SqlLedger
+from tradeloop.execution.contracts import sample_order
+from tradeloop.execution.ports import Change, Effects
+from tradeloop.execution.record import BookRecord
 
 
 def test_both_databases_are_migrated_and_told_about(
@@ -16,10 +24,10 @@ def test_both_databases_are_migrated_and_told_about(
     assert main(["db", "status"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "bars: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
-        "ledger: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
+        "ledger: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
     ]
     bars = f"bars: version 0001 on timescaledb-{tier_of(database)}"
-    ledger = "ledger: version 0001 on postgresql"
+    ledger = "ledger: version 0002 on postgresql"
     assert main(["db", "migrate"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{bars}, new", f"{ledger}, new"]
     assert main(["db", "migrate"]) == 0
@@ -44,3 +52,40 @@ def test_what_cannot_be_migrated_is_said_in_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
     assert "swordfish" not in line
+
+
+def test_the_ledger_is_pruned_by_the_time_of_its_own_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with closing(SqlLedger(url)) as ledger:
+        ledger.check()
+    assert main(["db", "prune", "--ledger-url", url, "--older-than", "400d"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["the ledger has no books: nothing was deleted"]
+    order = sample_order().model_copy(update={"status": "expired"})
+    after = BookRecord(revision=1, marked_us=to_us(order.decision_time) + 2 * 86_400_000_000)
+    with closing(SqlLedger(url)) as ledger:
+        ledger.record([Change("p", BookRecord(), after, {"in-1": Effects(orders=[order])})])
+    for age, count in (("2d", 0), ("1d", 1), ("1d", 0)):
+        assert main(["db", "prune", "--ledger-url", url, "--older-than", age]) == 0
+        day = 3 - int(age[0])
+        said = f"p: {count} orders and 0 fills from before 2026-01-0{day} 01:00 UTC deleted"
+        assert capsys.readouterr().out.splitlines() == [said]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "400"], "--older-than 400: give a number"),
+        (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "0d"], "--older-than 0d: give a number"),
+        (
+            ["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "1d"],
+            "there is no file no/such/folder/x.db",
+        ),
+        (["--ledger-url", "ledger", "--older-than", "1d"], "give sqlite:///FILE or postgresql+psycopg://"),
+    ],
+)
+def test_what_cannot_be_pruned_is_said_in_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["db", "prune", *arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line

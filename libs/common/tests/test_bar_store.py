@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import IntegrityError
 
 from tests.servers import RealServer, fresh_database
-from tests.tiers import database_for, execute
+from tests.tiers import database_for, execute, read_only
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
 from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore, StorageTier
@@ -284,6 +284,22 @@ def test_a_server_that_dies_is_unavailable_and_comes_back(
         store.write(Timeframe.M1, bars({A: [1]}))
         assert store.read([A], Timeframe.M1, 0, EVER_US).open_us.tolist() == [0, MINUTE]
         store.close()
+
+
+def test_M7_bars_in_a_read_only_database_are_read_and_not_written(plain_database: str, clock: ManualClock) -> None:
+    migrate(plain_database, SCHEMA)
+    store = SqlBarStore(plain_database, clock)
+    store.write(Timeframe.M1, bars({A: [0]}))
+    with read_only(plain_database):
+        store.check()
+        assert len(store.read([A], Timeframe.M1, 0, EVER_US)) == 1
+        with pytest.raises(BarStoreUnavailable, match="it takes no writes"):
+            store.check(writes=True)
+        with pytest.raises(BarStoreUnavailable, match="read-only transaction"):
+            store.write(Timeframe.M1, bars({A: [1]}))
+    store.check(writes=True)
+    store.write(Timeframe.M1, bars({A: [1]}))
+    store.close()
 
 
 @pytest.mark.parametrize("count", [2, 2000])  # in one statement, and in bulk

@@ -59,6 +59,21 @@ def test_contract_of_retention_on_kafka(check: Callable[[Bus, Expire], None], ka
     check(kafka_bus, partial(delete_records, kafka))
 
 
+def test_M6_a_topic_made_anew_has_another_identity(kafka_bus: KafkaBus, kafka: str) -> None:
+    spec = TopicSpec(f"anew-{secrets.token_hex(4)}", 1)
+    kafka_bus.create_topics([spec])
+    before = kafka_bus.identity(spec.name)
+    with closing(KafkaBus(KafkaSettings(bootstrap_servers=kafka))) as another:
+        assert another.identity(spec.name) == before
+    kafka_bus.delete_topics([spec.name])
+    kafka_bus.create_topics([spec])
+    assert kafka_bus.identity(spec.name) != before
+    buses = [MemoryBus() for _ in range(2)]
+    for bus in buses:
+        bus.create_topics([spec])
+    assert buses[0].identity(spec.name) != buses[1].identity(spec.name)
+
+
 def test_check_bus_runs_every_check() -> None:
     made: list[MemoryBus] = []
 

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.bus.port import LogPosition, Partition
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import LogPosition, Partition, TopicSpec
 from tradeloop.common.clock import Clock, ManualClock
 from tradeloop.common.evaluation.backtest import run
 from tradeloop.common.market import Bar, BarArrays, Instrument, Timeframe, Universe, align, from_us
@@ -589,6 +590,24 @@ def test_a_ledger_older_than_what_was_committed_is_brought_up_to_date() -> None:
     lost = make(portfolio(), MemoryLedger())
     assert lost.assigned({frames: 41, signals: 39}, owns) == {frames: 0, signals: 0}
     assert lost.assigned({}, owns) == {}, "a group that is new begins where it wants"
+
+
+def test_M6_a_bus_made_anew_keeps_the_guard_against_an_old_ledger() -> None:
+    """A ledger of a bus with higher offsets, restored to what it was soon after the new bus began."""
+    frames = Partition(topic_of(BarFrame).name, 3)
+    old, new = MemoryBus(), MemoryBus()
+    for bus in (old, new):
+        bus.create_topics([TopicSpec(frames.topic)])
+    ledger = MemoryLedger(old.identity)
+    make(portfolio(), ledger).before_commit({frames: 60})
+    ledger.identity = new.identity
+    with capture_logs() as logs:
+        assert make(portfolio(), ledger).assigned({}, owns) == {}
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert (warning["topic"], warning["had_read"]) == (frames.topic, {3: 60})
+    assert "was made anew" in warning["event"]
+    make(portfolio(), ledger).before_commit({frames: 3})
+    assert make(portfolio(), ledger).assigned({frames: 10}, owns) == {frames: 3}, "7 messages are not in the ledger"
 
 
 def test_other_universes_timeframes_and_portfolios_are_ignored() -> None:

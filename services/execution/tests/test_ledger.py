@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,20 +13,31 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
 from tests.servers import RealServer, fresh_database
-from tests.tiers import execute
+from tests.tiers import execute, read_only
 from tradeloop.common.bus.port import Partition
-from tradeloop.common.messages import Message, OrderFilled, PortfolioMarked
+from tradeloop.common.market import from_us
+from tradeloop.common.messages import Message, OrderFilled, OrderStatus, OrderUpdated, PortfolioMarked
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
-from tradeloop.execution.adapters.sql_ledger import SqlLedger, books, fills, metadata, orders, outbox
+from tradeloop.execution.adapters.sql_ledger import (
+    PRIVILEGES,
+    Pruned,
+    SqlLedger,
+    books,
+    fills,
+    metadata,
+    orders,
+    outbox,
+)
 from tradeloop.execution.contracts import (
     LEDGER_CHECKS,
     MakeLedger,
+    any_log,
     book_of,
     check_ledger,
     same_record,
@@ -34,7 +46,7 @@ from tradeloop.execution.contracts import (
     sample_order,
     sample_record,
 )
-from tradeloop.execution.ports import Change, Effects, LedgerConflict, LedgerUnavailable
+from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict, LedgerUnavailable
 from tradeloop.execution.record import BookRecord
 
 REFUSED = (sqlite3.IntegrityError, psycopg.IntegrityError)
@@ -54,12 +66,21 @@ def postgresql(plain_postgres: str) -> str:
     return plain_postgres
 
 
+def opener(ledger: MemoryLedger) -> MakeLedger:
+    """Opens a ledger that is in memory."""
+
+    def make_ledger(identity: Callable[[str], str] = any_log) -> MemoryLedger:
+        ledger.identity = identity
+        return ledger
+
+    return make_ledger
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def make_ledger(request: pytest.FixtureRequest) -> MakeLedger:
     """Opens the same ledger anew, as a restarted process does; a ledger in memory stays what it is."""
     if request.param == "memory":
-        ledger = MemoryLedger()
-        return lambda: ledger
+        return opener(MemoryLedger())
     return partial(SqlLedger, request.getfixturevalue(request.param))
 
 
@@ -69,8 +90,7 @@ def test_contract(make_ledger: MakeLedger, check: Callable[[MakeLedger], None]) 
 
 
 def test_one_storage_takes_the_whole_contract() -> None:
-    ledger = MemoryLedger()
-    check_ledger(lambda: ledger)
+    check_ledger(opener(MemoryLedger()))
 
 
 class Unfenced(MemoryLedger):
@@ -96,7 +116,14 @@ class Retracting(MemoryLedger):
 
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         super().acknowledge(inputs, {})
-        self._offsets.update(offsets)
+        self._offsets.update((partition, (self.identity(partition.topic), o)) for partition, o in offsets.items())
+
+
+class Indifferent(MemoryLedger):
+    """Takes offsets of any log."""
+
+    def offsets(self) -> Mapping[Partition, int]:
+        return {partition: offset for partition, (_, offset) in self._offsets.items()}
 
 
 class Hoarding(MemoryLedger):
@@ -183,14 +210,30 @@ class LastOnly(MemoryLedger):
     ],
 )
 def test_the_contract_finds_defects(defect: type[MemoryLedger]) -> None:
-    ledger = defect()
     with pytest.raises(AssertionError):
-        check_ledger(lambda: ledger)
+        check_ledger(opener(defect()))
 
 
 def test_the_contract_finds_a_ledger_that_forgets() -> None:
     with pytest.raises(AssertionError):
         check_ledger(MemoryLedger)
+
+
+def test_M3_outputs_that_did_not_leave_are_with_the_next_process(make_ledger: MakeLedger) -> None:
+    """A process dies after it recorded, and before its outputs left; what led to them does not come again."""
+    mark, later = sample_mark(1.0), sample_mark(2.0)
+    first, second = sample_record(), replace(sample_record(), revision=2)
+
+    def unsent(ledger: Ledger) -> list[tuple[str, list[Message]]]:
+        return [(input_id, list(outputs)) for input_id, outputs in ledger.unsent(["p"])["p"]]
+
+    with closing(make_ledger()) as dies:
+        dies.record([Change("p", BookRecord(), first, {"in-2": Effects(outputs=[mark])})])
+        dies.record([Change("p", first, second, {"in-1": Effects(outputs=[later, mark])})])
+    with closing(make_ledger()) as heir:
+        assert unsent(heir) == [("in-2", [mark]), ("in-1", [later, mark])]
+        heir.acknowledge([("p", "in-2")], {})
+        assert unsent(heir) == [("in-1", [later, mark])]
 
 
 # Only SQL
@@ -359,3 +402,127 @@ def test_a_ledger_waits_for_the_migration(plain_database: str) -> None:
     migrate(plain_database, SCHEMA)
     assert book_of(ledger, "p") == BookRecord()
     ledger.close()
+
+
+def test_M7_a_read_only_database_is_unavailable(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    effects = {"in-1": Effects(orders=[ORDERS[1]], fills=[FILLS[1]], outputs=[sample_mark(1.0)])}
+    with closing(SqlLedger(plain_database)) as ledger:
+        ledger.check()
+        with read_only(plain_database):
+            with pytest.raises(LedgerUnavailable, match="administrator command"):
+                ledger.load(["p"])
+            assert book_of(ledger, "p") == BookRecord()
+            with pytest.raises(LedgerUnavailable, match=r"ledger postgresql.*it takes no writes"):
+                ledger.check()
+            for _ in range(2):
+                with pytest.raises(LedgerUnavailable, match=r"ledger postgresql.*read-only transaction"):
+                    ledger.record([Change("p", BookRecord(), RECORD, effects)])
+                with pytest.raises(LedgerUnavailable, match="read-only transaction"):
+                    ledger.acknowledge([("p", "in-1")], {Partition("t", 0): 1})
+        ledger.check()
+        ledger.record([Change("p", BookRecord(), RECORD, effects)])
+        assert same_record(book_of(ledger, "p"), RECORD)
+
+
+def test_M7_a_user_that_may_not_write_is_unavailable(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    user = f"reader_{secrets.token_hex(4)}"
+    execute(plain_database, f"CREATE ROLE {user} LOGIN PASSWORD 'x'", f"GRANT pg_read_all_data TO {user}")
+    url = make_url(plain_database).set(username=user, password="x").render_as_string(hide_password=False)
+    try:
+        with closing(SqlLedger(url)) as ledger:
+            assert book_of(ledger, "p") == BookRecord()
+            with pytest.raises(LedgerUnavailable, match="may not write: GRANT INSERT ON execution_books; GRANT UPDATE"):
+                ledger.check()
+            with pytest.raises(LedgerUnavailable, match="permission denied for table execution_books"):
+                ledger.record([Change("p", BookRecord(), RECORD, {})])
+            execute(plain_database, f"GRANT pg_write_all_data TO {user}")
+            ledger.check()
+            ledger.record([Change("p", BookRecord(), RECORD, {})])
+            execute(plain_database, f"ALTER ROLE {user} CONNECTION LIMIT 0")
+            with pytest.raises(LedgerUnavailable, match="too many connections"), closing(SqlLedger(url)) as another:
+                another.load(["p"])
+    finally:
+        execute(plain_database, f"DROP ROLE {user}")
+
+
+def test_M7_a_file_that_takes_no_writes_is_unavailable(tmp_path: Path) -> None:
+    with closing(SqlLedger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.record([Change("p", BookRecord(), RECORD, {})])
+    with closing(SqlLedger(f"sqlite:///file:{tmp_path}/ledger.db?mode=ro&uri=true")) as ledger:
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable, match="readonly database"):
+                ledger.check()
+            with pytest.raises(LedgerUnavailable, match="readonly database"):
+                ledger.record([Change("p", RECORD, replace(RECORD, revision=2), {})])
+
+
+def grant(url: str, user: str) -> str:
+    """Make a user of PostgreSQL that has the privileges that the service is said to need, and no others; its URL."""
+    granted = [f"GRANT {', '.join(privileges)} ON {table} TO {user}" for table, privileges in PRIVILEGES.items()]
+    execute(url, f"CREATE ROLE {user} LOGIN PASSWORD 'x'", f"GRANT SELECT ON ledger_version TO {user}", *granted)
+    return make_url(url).set(username=user, password="x").render_as_string(hide_password=False)
+
+
+def test_the_privileges_that_are_named_are_enough(plain_database: str) -> None:
+    migrate(plain_database, SCHEMA)
+    user = f"execution_{secrets.token_hex(4)}"
+    url = grant(plain_database, user)
+    try:
+        check_ledger(partial(SqlLedger, url))
+        with pytest.raises(LedgerUnavailable, match="permission denied"), closing(SqlLedger(url)) as ledger:
+            ledger.prune(0)
+    finally:
+        execute(plain_database, f"DROP OWNED BY {user}", f"DROP ROLE {user}")
+
+
+def test_H7_an_order_may_have_several_fills_and_be_sent_until_it_is_acknowledged(url: str) -> None:
+    order = sample_order()
+    parts = [sample_fill(order).model_copy(update={"quantity": quantity}) for quantity in (0.5, 1.0)]
+    sent = BookRecord(revision=1, working=(order,))
+    known = replace(sent, revision=2, acknowledged=(order.order_id,))
+    with closing(SqlLedger(url)) as ledger:
+        ledger.record([Change("p", BookRecord(), sent, {"in-1": Effects(orders=[order])})])
+        assert book_of(ledger, "p").acknowledged == (), "an order that nobody acknowledged has to be sent again"
+        ledger.record([Change("p", sent, known, {})])
+        assert book_of(ledger, "p").acknowledged == (order.order_id,)
+        effects = {f"in-{n}": Effects(fills=[part]) for n, part in enumerate(parts, 2)}
+        ledger.record([Change("p", known, replace(known, revision=3), effects)])
+    with connected(url) as connection:
+        rows = connection.execute(fills.select().where(fills.c.order_id == order.order_id)).mappings().all()
+    assert sorted((row["fill_id"], row["quantity"]) for row in rows) == sorted((p.fill_id, p.quantity) for p in parts)
+
+
+DAY_US = 86_400_000_000
+
+
+def test_pruning_deletes_what_is_old_and_closed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradeloop.execution.adapters.sql_ledger.pruning._AT_ONCE", 2)
+
+    def made(day: int, status: OrderStatus, portfolio: str) -> tuple[OrderUpdated, OrderFilled]:
+        order = sample_order()
+        time = from_us(day * DAY_US)
+        order = order.model_copy(update={"decision_time": time, "status": status, "portfolio": portfolio})
+        return order, sample_fill(order).model_copy(update={"time": time, "portfolio": portfolio})
+
+    rows = {(name, day): made(day, "filled", name) for name in ("p", "stopped") for day in range(10)}
+    rows |= {("p", 10): made(0, "working", "p"), ("p", 11): made(1, "partially_filled", "p")}
+    rows |= {("no book", 0): made(0, "filled", "no book")}
+    listed = rows["p", 11][0]
+    effects = {"in": Effects(orders=[order for order, _ in rows.values()], fills=[fill for _, fill in rows.values()])}
+    last = {"p": BookRecord(revision=1, marked_us=9 * DAY_US, working=(listed,))}
+    last["stopped"] = BookRecord(revision=1, marked_us=4 * DAY_US)
+    with closing(SqlLedger(url)) as ledger:
+        ledger.record([Change(name, BookRecord(), book, effects if name == "p" else {}) for name, book in last.items()])
+        books_before = ledger.load(["p", "stopped"])
+        assert ledger.prune(2 * DAY_US) == [Pruned("p", 7 * DAY_US, 7, 7), Pruned("stopped", 2 * DAY_US, 2, 2)]
+        assert ledger.prune(2 * DAY_US) == [Pruned("p", 7 * DAY_US, 0, 0), Pruned("stopped", 2 * DAY_US, 0, 0)]
+        assert ledger.load(["p", "stopped"]) == books_before
+        ledger.record([Change("p", books_before["p"], replace(books_before["p"], revision=2), {})])
+    gone = {("p", day) for day in range(7)} | {("stopped", 0), ("stopped", 1)}
+    with connected(url) as connection:
+        kept = {row.order_id for row in connection.execute(orders.select())}
+        assert kept == {order.order_id for key, (order, _) in rows.items() if key not in gone}
+        kept = {row.fill_id for row in connection.execute(fills.select())}
+        assert kept == {fill.fill_id for key, (_, fill) in rows.items() if key not in gone}

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Protocol
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.contracts.steps import fresh, refused
@@ -15,8 +16,19 @@ from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked
 from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict
 from tradeloop.execution.record import BookRecord, Quarantine
 
-MakeLedger = Callable[[], Ledger]
-"""Opens the same storage at every call, as another process does; one that lives in an object gives that object."""
+
+def any_log(topic: str) -> str:
+    """The identity of a topic that nobody can tell from another."""
+    return ""
+
+
+class MakeLedger(Protocol):
+    """Opens the same storage at every call, as another process does; one that lives in an object gives that object."""
+
+    def __call__(self, identity: Callable[[str], str] = any_log, /) -> Ledger:
+        """The ledger, for topics that are the logs that `identity` says."""
+        ...
+
 
 _T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -233,6 +245,28 @@ def offsets_never_go_back(make_ledger: MakeLedger) -> None:
         assert found == {first: 5, second: 8}, f"offsets are not the highest that were acknowledged: {found}"
 
 
+def offsets_count_in_the_log_that_they_were_read_from(make_ledger: MakeLedger) -> None:
+    topic = fresh("topic")
+    partition = Partition(topic, 0)
+
+    def read(log: str, offset: int | None = None) -> int | None:
+        with closing(make_ledger(lambda _: log)) as ledger:
+            if offset is not None:
+                ledger.acknowledge([], {partition: offset})
+            return ledger.offsets().get(partition)
+
+    assert read("", 60) == 60, "an offset of a log without a name is not there"
+    assert read("old") == 60, "an offset does not count that was stored before logs had names"
+    assert read("old", 50) == 60, "an offset went back"
+    assert read("new") is None, "an offset of a log that was made anew counts"
+    assert read("old") == 60, "asking for the offsets of another log changed them"
+    assert read("new", 3) == 3, "the offset of a log that was made anew is not the one that was acknowledged"
+    assert read("new", 2) == 3, "an offset went back"
+    assert read("old") is None, "an offset of the new log counts in the old one"
+    assert read("", 1) == 3, "an offset went back"
+    assert read("other") is None, "a log lost its name"
+
+
 def a_ledger_that_is_there_says_so(make_ledger: MakeLedger) -> None:
     with closing(make_ledger()) as ledger:
         ledger.check()
@@ -253,6 +287,7 @@ LEDGER_CHECKS: Sequence[Callable[[MakeLedger], None]] = (
     acknowledging_again_changes_nothing,
     a_book_that_another_process_went_on_with_is_not_written,
     offsets_never_go_back,
+    offsets_count_in_the_log_that_they_were_read_from,
     a_ledger_that_is_there_says_so,
 )
 """The contract of a ledger, promise by promise: for test runners that want to name each one."""

@@ -18,7 +18,7 @@ from tradeloop.execution.config import Settings
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
     """The service, with a paper venue for each portfolio."""
-    ledger = SqlLedger(settings.ledger_url.get_secret_value())
+    ledger = SqlLedger(settings.ledger_url.get_secret_value(), bus.identity)
     return Execution(settings.read_portfolios(), load, PaperVenue, ledger, BusHistory(bus), clock)
 
 

@@ -68,7 +68,7 @@ class Ingest(ServiceDefaults):
         self._replays.clear()
 
     def not_ready(self) -> Iterable[str]:
-        self._store.check()
+        self._store.check(writes=True)
         return ()
 
     def close(self) -> None:

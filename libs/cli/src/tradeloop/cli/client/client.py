@@ -147,8 +147,7 @@ class Client:
 
     def count_dead_letters(self) -> int:
         """How many messages the services have ever given up on."""
-        topics = (topic for topic in dead_letter_topics() if self.bus.partitions(topic))
-        return sum(end for topic in topics for end in self.bus.end_offsets(topic).values())
+        return count_dead_letters(self.bus)
 
     def close(self) -> None:
         """Release the producer."""
@@ -166,6 +165,12 @@ class Client:
 def dead_letter_topics() -> list[str]:
     """Where the services put what they give up on."""
     return [dead_letter_topic(topic, service) for service, topics in SERVICE_TOPICS.items() for topic in topics]
+
+
+def count_dead_letters(bus: Bus) -> int:
+    """How many messages the services have ever given up on."""
+    topics = (topic for topic in dead_letter_topics() if bus.partitions(topic))
+    return sum(end for topic in topics for end in bus.end_offsets(topic).values())
 
 
 def given_up(service: str, record: Record) -> UserError | Failed:

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tradeloop.cli.client.client import Client, given_up
+from tradeloop.cli.client.client import Client, Failed, given_up
 from tradeloop.cli.client.deployment import Deployment
 from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import Partition
 from tradeloop.common.clock import Clock, SystemClock
-from tradeloop.common.messages import Message
+from tradeloop.common.messages import Message, PortfolioEvent
 from tradeloop.common.messages.topics import dead_letter_topic, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import ModelStore
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
-from tradeloop.common.runtime.readback import Messages, all_records
+from tradeloop.common.runtime.readback import Messages, all_records, of_kind
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import Service
 from tradeloop.execution.config import Settings as ExecutionSettings
@@ -59,6 +60,8 @@ class EmbeddedStack:
         )
         told = deployment.settings
         self._stop = threading.Event()
+        self._looked_at: Mapping[Partition, int] = {}
+        """How far the events on record were looked at."""
         services: list[Service] = [
             build_ingest(IngestSettings(**told("ingest")), self.bus, clock),
             build_preprocess(PreprocessSettings(**told("preprocess")), self.bus, clock),
@@ -124,13 +127,27 @@ class EmbeddedStack:
         self._check()
 
     def _check(self) -> None:
-        """Raise what a service gave up on."""
+        """Raise what a service gave up on, and what a portfolio failed at for good: nobody is there to release it."""
+        for event in self._failures():
+            raise Failed(
+                f"portfolio {event.portfolio} failed at the bar of {event.time.isoformat()}, and its decisions are no "
+                f"longer taken: {event.reason}"
+            )
         if not self.dead_letters:
             return
         for runner in (*self.runners, self._training):
             for kind in runner.service.consumes:
                 for record in all_records(self.bus, dead_letter_topic(topic_of(kind).name, runner.service.name)):
                     raise given_up(runner.service.name, record)
+
+    def _failures(self) -> Iterator[PortfolioEvent]:
+        """What put a portfolio into quarantine, as far as it is new."""
+        topic = topic_of(PortfolioEvent).name
+        ends = self.bus.end_offsets(topic)
+        for partition, end in ends.items():
+            records = self.bus.read(partition, self._looked_at.get(partition, 0), end)
+            yield from (event for event in of_kind(records, PortfolioEvent) if event.kind == "quarantined")
+        self._looked_at = ends
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""`tradeloop db`: the tables of bars and ledger in PostgreSQL."""
+"""`tradeloop db`: the tables of bars and ledger."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     from tradeloop.common.sql.engine import Schema
     from tradeloop.common.sql.migrations import State
 
-app = typer.Typer(help="Bring the databases to the version that this release needs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Bring the databases to the version that this release needs, and keep them small.", no_args_is_help=True
+)
 
 Bars = Annotated[
     str | None,
@@ -56,6 +60,41 @@ def status(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
         typer.echo(f"{schema.name}: {_described(found)}{remedy}")
     if behind:
         raise typer.Exit(1)
+
+
+@app.command("prune")
+def prune(
+    ledger_url: Annotated[
+        str,
+        typer.Option(
+            "--ledger-url",
+            envvar="TRADELOOP_LEDGER_URL",
+            help="The database of orders and fills, in SQLite or PostgreSQL.",
+        ),
+    ],
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="Age at the last bar of the portfolio's own book, in days: 400d.")
+    ],
+) -> None:
+    """Delete old orders and fills of the ledger, for good. Positions, cash and open orders stay as they are.
+
+    A book is kept as it is and never made from its fills again. Services may run meanwhile. Whoever needs the orders
+    for the tax office makes a backup before.
+    """
+    from tradeloop.common.market import from_us
+    from tradeloop.execution.adapters.sql_ledger import SqlLedger
+
+    if not (days := re.fullmatch(r"([1-9][0-9]{0,4})d", older_than)):
+        raise UserError(f"--older-than {older_than}: give a number of days, from 1d to 99999d")
+    with closing(SqlLedger(ledger_url)) as ledger:
+        if (file := ledger.file) is not None and not file.exists():
+            raise UserError(f"--ledger-url: there is no file {file}")
+        pruned = ledger.prune(int(days[1]) * 86_400_000_000)
+    for each in pruned:
+        before = f"{from_us(max(each.before_us, 0)):%Y-%m-%d %H:%M} UTC"
+        typer.echo(f"{each.portfolio}: {each.orders} orders and {each.fills} fills from before {before} deleted")
+    if not pruned:
+        typer.echo("the ledger has no books: nothing was deleted")
 
 
 def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[str, Schema]]:

@@ -279,7 +279,9 @@ def _services(
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus)), clock),
-        Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url), ExecutionHistory(bus, live), clock),
+        Execution(
+            portfolios, load, PaperVenue, SqlLedger(ledger_url, bus.identity), ExecutionHistory(bus, live), clock
+        ),
     ]
     with ExitStack() as started:
         runners = []

@@ -51,7 +51,7 @@ class MemoryBarStore:
         histories = [self._history(instrument, timeframe, end_us, as_known_us) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
 
-    def check(self) -> None:
+    def check(self, *, writes: bool = False) -> None:
         """It is always there."""
 
     def close(self) -> None:

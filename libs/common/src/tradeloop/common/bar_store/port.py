@@ -37,8 +37,11 @@ class BarStore(Protocol):
         """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
         ...
 
-    def check(self) -> None:
-        """Find out whether it can be used now: reachable, its tables there. Raises `BarStoreUnavailable`."""
+    def check(self, *, writes: bool = False) -> None:
+        """Find out whether it can be read now, or written to: reachable, its tables there.
+
+        Raises `BarStoreUnavailable`.
+        """
         ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class MemoryBus:
         self._logs: dict[str, list[_Log]] = {}
         self._groups: dict[str, _Group] = {}
         self._max_message_bytes = max_message_bytes
+        self._name = f"memory-{secrets.token_hex(8)}"
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         with self._lock:
@@ -33,6 +35,11 @@ class MemoryBus:
 
     def partitions(self, topic: str) -> int:
         return len(self._logs.get(topic, ()))
+
+    def identity(self, topic: str) -> str:
+        with self._lock:
+            self._topic(topic)
+            return f"{self._name}/{list(self._logs).index(topic)}"
 
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
         with self._lock:

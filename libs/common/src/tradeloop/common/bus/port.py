@@ -161,6 +161,14 @@ class Bus(Protocol):
         """How many partitions a topic has; 0 when it does not exist. Raises `BusUnavailable`."""
         ...
 
+    def identity(self, topic: str) -> str:
+        """Names the topic for ever: one that is made anew under the same name, here or in another bus, has another.
+
+        At most 120 characters. Offsets of one mean nothing in the other. Raises `BusUnavailable`, or `BusError` for
+        a topic that does not exist.
+        """
+        ...
+
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
         """The offset that the next message of each partition will get.
 

@@ -41,6 +41,7 @@ def another_opening_finds_everything(make_store: MakeBarStore) -> None:
     whole = bars_at({a: [0, 1]})
     with closing(make_store()) as one, closing(make_store()) as two:
         two.check()
+        two.check(writes=True)
         one.write(Timeframe.M1, whole.slice(0, 1))
         two.write(Timeframe.M1, whole.slice(1, 2))
         _same(one.read([a], Timeframe.M1, 0, EVER_US), whole, "what another opening wrote is not there")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,27 @@ def is_about_data(error: Exception) -> bool:
     # Without one it comes from the driver, before or instead of an answer. The standard gives every driver these.
     names = {kind.__name__ for kind in type(reason).__mro__}
     return not names.isdisjoint({"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"})
+
+
+def refuses_writes(connection: Connection, needs: Mapping[str, Sequence[str]]) -> str | None:
+    """Why nothing could be written now, and the remedy; None when it can. Nothing is written.
+
+    A server that only reads answers every question as if it were well: this is the one that it cannot. `needs` are
+    the privileges that the store cannot do without, by table.
+    """
+    if connection.dialect.name == "sqlite":
+        for table in needs:
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE 0")  # a write, of nothing: raises where none may be
+        return None
+    wanted = [(table, privilege) for table, privileges in needs.items() for privilege in privileges]
+    asked = ", ".join(f"has_table_privilege('{table}', '{privilege}')" for table, privilege in wanted)
+    read_only, *granted = connection.exec_driver_sql(f"SELECT current_setting('transaction_read_only'), {asked}").one()
+    if read_only == "on":
+        return "it takes no writes: it is a replica, or was set to read-only"
+    lacking = [
+        f"GRANT {privilege} ON {table}" for (table, privilege), yes in zip(wanted, granted, strict=True) if not yes
+    ]
+    return f"its user may not write: {'; '.join(lacking)}" if lacking else None
 
 
 def version(connection: Connection, schema: Schema) -> str | None:

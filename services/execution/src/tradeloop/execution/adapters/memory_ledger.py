@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
+from tradeloop.execution.adapters.logs import is_same_log, nameless, offsets_that_count
 from tradeloop.execution.ports import Change, LedgerConflict, check_revision
 from tradeloop.execution.record import BookRecord
 
 
 class MemoryLedger:
-    """A ledger in dictionaries. `orders` and `fills` are by their ids."""
+    """A ledger in dictionaries. `orders` and `fills` are by their ids.
 
-    def __init__(self) -> None:
+    `identity` says which log a topic is, as `Bus.identity` does.
+    """
+
+    def __init__(self, identity: Callable[[str], str] = nameless) -> None:
+        self.identity = identity
         self.orders: dict[str, OrderUpdated] = {}
         self.fills: dict[str, OrderFilled] = {}
         self._books: dict[str, BookRecord] = {}
         self._outputs: dict[tuple[str, str], Sequence[Message]] = {}
-        self._offsets: dict[Partition, int] = {}
+        self._offsets: dict[Partition, tuple[str, int]] = {}
+        """How far each partition was read, and the log that this is about."""
 
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         return {portfolio: self._books.get(portfolio, BookRecord()) for portfolio in portfolios}
@@ -51,10 +57,13 @@ class MemoryLedger:
         for one in inputs:
             self._outputs.pop(one, None)
         for partition, offset in offsets.items():
-            self._offsets[partition] = max(offset, self._offsets.get(partition, 0))
+            log = self.identity(partition.topic)
+            stored, before = self._offsets.get(partition, ("", 0))
+            self._offsets[partition] = log or stored, max(offset, before) if is_same_log(stored, log) else offset
 
     def offsets(self) -> Mapping[Partition, int]:
-        return dict(self._offsets)
+        found = ((partition, log, offset) for partition, (log, offset) in self._offsets.items())
+        return offsets_that_count(found, self.identity)
 
     def check(self) -> None:
         """It is always there."""

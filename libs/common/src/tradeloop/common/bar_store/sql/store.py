@@ -7,17 +7,18 @@ from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.rows import before, between
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
+from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
-from tradeloop.common.sql.engine import address, cause, open_engine
+from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
 
 log = structlog.get_logger(__name__)
 
@@ -75,9 +76,12 @@ class SqlBarStore:
             histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
         return before(instruments, timeframe, histories, end_us, frames)
 
-    def check(self) -> None:
+    def check(self, *, writes: bool = False) -> None:
         with self._transaction() as connection:
             connection.scalar(select(1))  # a pooled connection may have died unnoticed
+            lacking = refuses_writes(connection, {BARS.name: ("SELECT", "INSERT")}) if writes else None
+        if lacking:
+            raise self._unavailable(lacking)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -93,7 +97,12 @@ class SqlBarStore:
                     log.info("bar store", database=address(self._engine.url), storage=tier_of(connection).value)
                 yield connection
             self._ready = True
-        except (IntegrityError, DataError, driver.IntegrityError, driver.DataError):
-            raise
         except (DBAPIError, PoolTimeout, driver.Error) as error:
-            raise BarStoreUnavailable(f"bar store {address(self._engine.url)}: {cause(error)}") from error
+            if is_about_data(error):
+                raise
+            raise self._unavailable(cause(error)) from error
+
+    def _unavailable(self, why: str) -> BarStoreUnavailable:
+        # After a failover, a connection that is kept still leads to a server that takes no writes.
+        self._engine.dispose()
+        return BarStoreUnavailable(f"bar store {address(self._engine.url)}: {why}")

@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -140,6 +140,16 @@ class KafkaBus:
 
     def partitions(self, topic: str) -> int:
         return self._topics().get(topic, 0)
+
+    def identity(self, topic: str) -> str:
+        self._all_of(topic)
+        with translated(f"cannot describe topic {topic}"):
+            wait = self._settings.request_timeout_s
+            cluster = self._admin.describe_cluster(request_timeout=wait).result()
+            [found] = self._admin.describe_topics(
+                TopicCollection([self._names.outer(topic)]), request_timeout=wait
+            ).values()
+            return f"{cluster.cluster_id}/{found.result().topic_id}"
 
     def end_offsets(self, topic: str) -> Mapping[Partition, int]:
         return self._bounds(self._all_of(topic))

@@ -48,6 +48,7 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     groups.a_failed_assignment_is_tried_again,
     topics.a_missing_topic_is_an_error,
     topics.topics_are_created_once,
+    topics.a_topic_has_an_identity_of_its_own,
     delivery.a_message_too_large_spares_the_others,
     delivery.what_is_hastened_needs_no_flush,
     topics.the_end_is_the_next_offset,

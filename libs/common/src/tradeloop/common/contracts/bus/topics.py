@@ -36,3 +36,13 @@ def the_end_is_the_next_offset(bus: Bus) -> None:
     send(bus, topic, "a", "b", key=key_in(1, 2))
     assert bus.end_offsets(topic) == {Partition(topic, 0): 0, Partition(topic, 1): 2}, "the end is not the next offset"
     assert bus.begin_offsets(topic) == {Partition(topic, 0): 0, Partition(topic, 1): 0}, "writing moved the begin"
+
+
+def a_topic_has_an_identity_of_its_own(bus: Bus) -> None:
+    one, other = new_topic(bus), new_topic(bus)
+    names = [bus.identity(topic) for topic in (one, other)]
+    send(bus, one, "a")
+    assert [bus.identity(topic) for topic in (one, other)] == names, "the identity of a topic is another now"
+    assert names[0] != names[1], "two topics have one identity"
+    assert all(0 < len(name) <= 120 for name in names), f"an identity is empty or too long: {names}"
+    refuses(lambda: bus.identity(fresh("missing")), "the identity of a missing topic")

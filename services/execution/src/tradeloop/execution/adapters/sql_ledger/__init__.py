@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tradeloop.execution.adapters.sql_ledger.ledger import SqlLedger
-from tradeloop.execution.adapters.sql_ledger.tables import books, fills, metadata, orders, outbox
+from tradeloop.execution.adapters.sql_ledger.pruning import Pruned
+from tradeloop.execution.adapters.sql_ledger.tables import PRIVILEGES, books, fills, metadata, orders, outbox
 
-__all__ = ["SqlLedger", "books", "fills", "metadata", "orders", "outbox"]
+__all__ = ["PRIVILEGES", "Pruned", "SqlLedger", "books", "fills", "metadata", "orders", "outbox"]

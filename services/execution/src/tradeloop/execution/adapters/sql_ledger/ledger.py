@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
-from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine
+from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
+from tradeloop.execution.adapters.logs import nameless, offsets_that_count
+from tradeloop.execution.adapters.sql_ledger.pruning import Pruned, prune
 from tradeloop.execution.adapters.sql_ledger.rows import (
     Row,
     fills_of,
@@ -22,8 +24,11 @@ from tradeloop.execution.adapters.sql_ledger.rows import (
     state_of,
 )
 from tradeloop.execution.adapters.sql_ledger.statements import BookMoved, Postgresql, Sqlite, Statements
+from tradeloop.execution.adapters.sql_ledger.tables import PRIVILEGES
 from tradeloop.execution.ports import Change, LedgerConflict, LedgerUnavailable, check_revision
 from tradeloop.execution.record import BookRecord
+
+T = TypeVar("T")
 
 _NEW = BookRecord()
 
@@ -33,15 +38,25 @@ class SqlLedger:
 
     It connects on first use. SQLite gets its tables when they are missing; a PostgreSQL that is not migrated is
     `LedgerUnavailable`. Raises `UserError` for a URL that names no known database.
+
+    `identity` says which log a topic is, as `Bus.identity` does, and may raise what that raises.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, identity: Callable[[str], str] = nameless) -> None:
         # Transactions are begun and ended here: what SQLAlchemy would do about them costs as much as the writing.
         self._engine = open_engine(url, "ledger").execution_options(isolation_level="AUTOCOMMIT")
         self._database = Sqlite() if self._engine.dialect.name == "sqlite" else Postgresql()
         self._sql = Statements(self._database)
         self._connection: Connection | None = None
         self._ready = False
+        self._identity = identity
+        self._logs: dict[str, str] = {}
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it is in; None for a server, and for one in memory."""
+        name = self._engine.url.database
+        return Path(name) if self._engine.dialect.name == "sqlite" and name else None
 
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         rows = self._select(self._sql.load, self._database.names(portfolios))
@@ -53,15 +68,18 @@ class SqlLedger:
             check_revision(change)
         sql, move = self._sql, self._database.move
         new, same_signal, other_signal = _books_of(changes)
+
+        def write(cursor: Any) -> None:
+            move(cursor, sql.begin, new)
+            move(cursor, sql.go_on, same_signal)
+            move(cursor, sql.go_on_with_signal, other_signal)
+            _run(cursor, sql.upsert_order, orders_of(changes))
+            _run(cursor, sql.insert_fill, fills_of(changes))
+            _run(cursor, sql.insert_outputs, outputs_of(changes))
+            _run(cursor, sql.drop_outputs, acknowledged)
+
         try:
-            with self._transaction() as cursor:
-                move(cursor, sql.begin, new)
-                move(cursor, sql.go_on, same_signal)
-                move(cursor, sql.go_on_with_signal, other_signal)
-                _run(cursor, sql.upsert_order, orders_of(changes))
-                _run(cursor, sql.insert_fill, fills_of(changes))
-                _run(cursor, sql.insert_outputs, outputs_of(changes))
-                _run(cursor, sql.drop_outputs, acknowledged)
+            self._transact(write)
         except BookMoved as error:
             found = self.load([change.portfolio for change in changes])
             moved = [change.portfolio for change in changes if not found[change.portfolio].stands_at(change.before)]
@@ -83,44 +101,63 @@ class SqlLedger:
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         if not inputs and not offsets:
             return
-        with self._transaction() as cursor:
+        rows = [(topic, number, self._log_of(topic), offset) for (topic, number), offset in offsets.items()]
+
+        def write(cursor: Any) -> None:
             _run(cursor, self._sql.drop_outputs, inputs)
-            _run(cursor, self._sql.upsert_offset, [(*partition, offset) for partition, offset in offsets.items()])
+            _run(cursor, self._sql.upsert_offset, rows)
+
+        self._transact(write)
 
     def offsets(self) -> Mapping[Partition, int]:
-        return {Partition(topic, number): offset for topic, number, offset in self._select(self._sql.offsets)}
+        self._logs.clear()  # a topic may have been made anew since
+        rows = self._select(self._sql.offsets)
+        return offsets_that_count(((Partition(topic, n), log, offset) for topic, n, log, offset in rows), self._log_of)
 
     def check(self) -> None:
-        with self._driver() as driver:
-            if lacking := self._database.check(driver):
-                self._disconnect()
-                raise self._unavailable(lacking)
+        def ask(connection: Connection) -> str | None:
+            with connection.begin():
+                return refuses_writes(connection, PRIVILEGES)
+
+        if lacking := self._through(ask):
+            self._disconnect()
+            raise self._unavailable(lacking)
+
+    def prune(self, older_than_us: int) -> Sequence[Pruned]:
+        """Delete old orders and fills, as `pruning.prune` does. Needs the privilege, which the service does not."""
+        return self._through(lambda connection: prune(_driver(connection), self._database, older_than_us))
 
     def close(self) -> None:
         self._disconnect()
         self._engine.dispose()
 
+    def _log_of(self, topic: str) -> str:
+        if topic not in self._logs:
+            self._logs[topic] = self._identity(topic)
+        return self._logs[topic]
+
     def _select(self, sql: str, *parameters: object) -> list[Any]:
-        with self._driver() as driver:
-            found: list[Any] = driver.execute(sql, parameters).fetchall()
-            return found
+        found: list[Any] = self._through(lambda connection: _driver(connection).execute(sql, parameters).fetchall())
+        return found
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with self._driver() as driver, self._database.transaction(driver) as cursor:
-            yield cursor
+    def _transact(self, work: Callable[[Any], None]) -> None:
+        self._through(lambda connection: self._database.transact(_driver(connection), work))
 
-    @contextmanager
-    def _driver(self) -> Iterator[Any]:
-        """The driver's connection, with the tables there. What it refuses for its data is not the ledger's absence."""
+    def _through(self, call: Callable[[Connection], T]) -> T:
+        """A call with the connection, and the tables there. What is refused for its data is not the ledger's absence.
+
+        It is a function and no context: entering and leaving those costs a tenth of a record.
+        """
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             if not self._ready:
-                if lacking := self._database.find_tables(self._connection):
+                with self._connection.begin():
+                    lacking = self._database.find_tables(self._connection)
+                if lacking:
                     raise self._unavailable(lacking)
                 self._ready = True
-            yield self._connection.connection.driver_connection
+            return call(self._connection)
         except (DBAPIError, self._database.error) as error:
             if is_about_data(error):
                 raise
@@ -136,6 +173,11 @@ class SqlLedger:
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's own connection."""
+    return connection.connection.driver_connection
 
 
 def _run(cursor: Any, sql: str, rows: Sequence[Row]) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from sqlalchemy import Connection
 from tradeloop.common.sql.engine import complaint
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.sql_ledger.rows import Row
-from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables, metadata
+from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables
 
 _STANDS = "revision = ? AND marked_us = ? AND decided_us = ?"
 
@@ -45,20 +44,14 @@ class Sqlite:
 
     def find_tables(self, connection: Connection) -> str | None:
         driver: Any = connection.connection.driver_connection
-        with self.transaction(driver):
-            make_tables(connection)
+        self.transact(driver, lambda _: make_tables(connection))
         return None
 
-    def check(self, driver: Any) -> str | None:
-        with self.transaction(driver):
-            return None
-
-    @contextmanager
-    def transaction(self, driver: Any) -> Iterator[Any]:
+    def transact(self, driver: Any, work: Callable[[Any], None]) -> None:
         cursor = driver.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            yield cursor
+            work(cursor)
             cursor.execute("COMMIT")
         except BaseException:
             if driver.in_transaction:
@@ -89,25 +82,11 @@ class Postgresql:
     def find_tables(self, connection: Connection) -> str | None:
         return complaint(connection, SCHEMA)
 
-    def check(self, driver: Any) -> str | None:
-        """Why nothing could be written now."""
-        lacking = ", ".join(
-            f"has_table_privilege('{table.name}', 'SELECT') AND has_table_privilege('{table.name}', 'INSERT')"
-            f" AND has_table_privilege('{table.name}', 'UPDATE')"
-            for table in metadata.sorted_tables
-        )
-        read_only, *granted = driver.execute(f"SELECT current_setting('transaction_read_only'), {lacking}").fetchone()
-        if read_only == "on":
-            return "it is read-only: it is a replica, or was told to take no writes"
-        tables = [table.name for table, yes in zip(metadata.sorted_tables, granted, strict=True) if not yes]
-        return f"its user may not read and write {', '.join(tables)}: GRANT it" if tables else None
-
-    @contextmanager
-    def transaction(self, driver: Any) -> Iterator[Any]:
+    def transact(self, driver: Any, work: Callable[[Any], None]) -> None:
         # One transaction without BEGIN and COMMIT, since the connection is told to begin none by itself.
         try:
             with driver.pipeline(), driver.cursor() as cursor:
-                yield cursor
+                work(cursor)
         except psycopg.errors.DivisionByZero as error:
             raise BookMoved from error
 
@@ -156,9 +135,12 @@ class Statements:
             "INSERT INTO execution_fills (fill_id, order_id, portfolio, account, time_us, instrument, side, quantity,"
             " price, fee) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
-        self.offsets = f'SELECT topic, "partition", next_offset FROM {log_positions.name}'
+        self.offsets = f'SELECT topic, "partition", log, next_offset FROM {log_positions.name}'
+        # An offset of another log says nothing about this one; earlier releases did not store which log it was.
         self.upsert_offset = words(
-            f'INSERT INTO {log_positions.name} AS old (topic, "partition", next_offset) VALUES (?, ?, ?)'
-            ' ON CONFLICT (topic, "partition") DO UPDATE SET next_offset = excluded.next_offset'
-            " WHERE old.next_offset < excluded.next_offset"
+            f'INSERT INTO {log_positions.name} AS old (topic, "partition", log, next_offset) VALUES (?, ?, ?, ?)'
+            ' ON CONFLICT (topic, "partition") DO UPDATE SET'
+            " next_offset = CASE WHEN old.next_offset > excluded.next_offset AND"
+            " (old.log IN ('', excluded.log) OR excluded.log = '') THEN old.next_offset ELSE excluded.next_offset END,"
+            " log = CASE WHEN excluded.log = '' THEN old.log ELSE excluded.log END"
         )

@@ -65,6 +65,16 @@ log_positions = Table(
 )
 
 
+PRIVILEGES = {
+    books.name: ("SELECT", "INSERT", "UPDATE"),
+    orders.name: ("SELECT", "INSERT", "UPDATE"),
+    fills.name: ("INSERT",),
+    outbox.name: ("SELECT", "INSERT", "DELETE"),
+    log_positions.name: ("SELECT", "INSERT", "UPDATE"),
+}
+"""The privileges that the service needs in PostgreSQL."""
+
+
 def make_tables(connection: Connection) -> None:
     """Create what an SQLite file lacks: tables, and columns of tables that an earlier release made."""
     metadata.create_all(connection)

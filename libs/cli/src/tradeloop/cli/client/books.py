@@ -1,0 +1,110 @@
+"""How far each portfolio is, as its messages on the bus tell: without asking the services, which may be away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from tradeloop.common.bus.port import Bus, Partition, Record
+from tradeloop.common.market import from_us
+from tradeloop.common.messages import PortfolioEvent, PortfolioMarked, SignalGenerated
+from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.runtime.readback import all_records, blocks_backwards, decoded, of_kind
+
+_LOOKED_AT = 20_000
+"""Records of each partition in which the last mark and the last decision of a portfolio are looked for."""
+
+
+@dataclass(slots=True)
+class BookState:
+    """What is known of one portfolio."""
+
+    portfolio: str
+    universe: str = ""
+    mark: PortfolioMarked | None = None
+    marked_at: datetime | None = None
+    """When the last mark was published, by the bus's clock."""
+    decided: datetime | None = None
+    """Close of the last bar whose decision is published, or on record as missed."""
+    quarantine: PortfolioEvent | None = None
+    """The event that its decisions are not taken since; None when they are."""
+    events: dict[str, int] = field(default_factory=dict)
+    """How many events of each kind are on record."""
+
+    @property
+    def awaits(self) -> datetime | None:
+        """The close of the bar whose decision is open; None where none is."""
+        if self.mark is None or self.quarantine is not None:
+            return None
+        return self.mark.time if self.decided is None or self.decided < self.mark.time else None
+
+    @property
+    def words(self) -> str:
+        """What it waits for or suffers from; `active` or `halted` where it goes on."""
+        if self.quarantine is not None:
+            return f"quarantined since the bar of {_minute(self.quarantine.time)}: {self.quarantine.reason}"
+        if self.awaits is not None:
+            since = f", for {_ago(self.marked_at)}" if self.marked_at is not None else ""
+            return f"awaits the decision on the bar of {_minute(self.awaits)}{since}"
+        return "never marked" if self.mark is None else self.mark.state
+
+
+def book_states(bus: Bus) -> dict[str, BookState]:
+    """Every portfolio of which the bus knows something, by name. Raises `BusUnavailable`."""
+    found: dict[str, BookState] = {}
+
+    def state(name: str, universe: str) -> BookState:
+        book = found.setdefault(name, BookState(name))
+        book.universe = universe
+        return book
+
+    for record in _last(bus, topic_of(PortfolioMarked).name):
+        mark = decoded(record, PortfolioMarked)
+        if mark is not None:
+            book = state(mark.portfolio, mark.universe)
+            if book.mark is None or mark.time > book.mark.time:
+                book.mark = mark
+                book.marked_at = from_us(record.timestamp_ms * 1000) if record.timestamp_ms else None
+    for record in _last(bus, topic_of(SignalGenerated).name):
+        signal = decoded(record, SignalGenerated)
+        if signal is not None:
+            book = state(signal.portfolio, signal.universe)
+            book.decided = max(book.decided or signal.time, signal.time)
+    seen: set[str] = set()
+    for event in of_kind(all_records(bus, topic_of(PortfolioEvent).name), PortfolioEvent):
+        if event.identity in seen:
+            continue
+        seen.add(event.identity)
+        book = state(event.portfolio, event.universe)
+        book.events[event.kind] = book.events.get(event.kind, 0) + 1
+        if event.kind == "decision_missed":
+            book.decided = max(book.decided or event.time, event.time)
+        elif event.kind == "quarantined":
+            book.quarantine = event
+        elif event.kind == "released":
+            book.quarantine = None
+    return dict(sorted(found.items()))
+
+
+def _last(bus: Bus, topic: str) -> Iterator[Record]:
+    """The last records of each partition of a topic."""
+    for number in range(bus.partitions(topic)):
+        left = _LOOKED_AT
+        for block in blocks_backwards(bus, Partition(topic, number)):
+            yield from block
+            left -= len(block)
+            if left <= 0:
+                break
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _ago(time: datetime) -> str:
+    seconds = max((datetime.now(UTC) - time).total_seconds(), 0.0)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,158 @@
+"""`tradeloop book` and `tradeloop status`: how far each portfolio is, and an operator's word to one that stands still."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import closing
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tradeloop.cli.commands.topics import Servers
+from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.cli.client.books import BookState
+
+app = typer.Typer(help="Look at portfolios, and let one that stands still go on.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the portfolio.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is recorded.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
+
+_ANSWER_S = 15.0
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="Name of a portfolio; all without it.")] = None,
+    as_json: Json = False,
+    bootstrap_servers: Servers = None,
+) -> None:
+    """Show how far portfolios are: what was marked and decided last, what is awaited, what is in quarantine and why."""
+    from tradeloop.cli.client.books import book_states
+    from tradeloop.cli.client.settings import kafka_bus
+
+    with kafka_bus(bootstrap_servers) as bus:
+        books = book_states(bus)
+    if name is not None:
+        books = {name: _known(books, name)}
+    for book in books.values():
+        typer.echo(json.dumps(_described(book)) if as_json else _line(book))
+    if not books and not as_json:
+        typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
+
+
+@app.command()
+def skip(name: Name, reason: Reason, bootstrap_servers: Servers = None) -> None:
+    """Go on without the decision that a portfolio waits for: it is recorded as missed, and nothing is ordered."""
+    _command("skip", name, reason, bootstrap_servers)
+
+
+@app.command()
+def release(name: Name, reason: Reason, bootstrap_servers: Servers = None) -> None:
+    """Take a portfolio's decisions again, which something that failed put into quarantine."""
+    _command("release", name, reason, bootstrap_servers)
+
+
+def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
+    """Show how far each portfolio is and what the services gave up on. Exit 1 when anything stands still."""
+    from tradeloop.cli.client.books import book_states
+    from tradeloop.cli.client.client import count_dead_letters
+    from tradeloop.cli.client.settings import kafka_bus
+
+    with kafka_bus(bootstrap_servers) as bus:
+        books, letters = book_states(bus), count_dead_letters(bus)
+    for book in books.values():
+        typer.echo(json.dumps(_described(book)) if as_json else _line(book))
+    if as_json:
+        typer.echo(json.dumps({"dead_letters": letters}))
+    else:
+        if not books:
+            typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
+        typer.echo(f"{letters} dead letters{': see `tradeloop dlq list`' if letters else ''}")
+    if any(book.quarantine is not None for book in books.values()):
+        raise typer.Exit(1)
+
+
+def _command(command: Literal["skip", "release"], name: str, reason: str, servers: str | None) -> None:
+    """Send a command about what a portfolio waits for now, and print what execution recorded of it."""
+    from tradeloop.cli.client.books import book_states
+    from tradeloop.cli.client.client import Client
+    from tradeloop.cli.client.settings import kafka_bus
+    from tradeloop.common.clock import SystemClock
+    from tradeloop.common.messages import PortfolioCommanded, PortfolioEvent
+    from tradeloop.common.messages.topics import topic_of
+    from tradeloop.common.runtime.readback import Tail, of_kind
+
+    if not reason.strip():
+        raise UserError("--reason is empty: say why, since it is recorded")
+    with kafka_bus(servers) as bus, closing(Client(bus, SystemClock(), lambda _: None)) as client:
+        book = _known(book_states(bus), name)
+        time = _about(command, book)
+        with closing(Tail(bus, {topic_of(PortfolioEvent).name: book.universe})) as tail:
+            client.send(
+                PortfolioCommanded(
+                    universe=book.universe,
+                    request_id=str(uuid.uuid4()),
+                    portfolio=name,
+                    command=command,
+                    time=time,
+                    reason=reason,
+                )
+            )
+            until_s = client.clock.monotonic() + _ANSWER_S
+            while client.clock.monotonic() < until_s:
+                for event in of_kind(tail.new(), PortfolioEvent):
+                    if event.portfolio == name and reason in event.reason:
+                        typer.echo(f"{name}: {event.kind} at the bar of {event.time.isoformat()}: {event.reason}")
+                        return
+                client.wait(0.1)
+    typer.echo(f"{name}: execution has recorded nothing within {_ANSWER_S:.0f} s; it obeys when it runs", err=True)
+    raise typer.Exit(1)
+
+
+def _about(command: str, book: BookState) -> datetime:
+    """The bar that a command is about. Raises `UserError` where there is nothing to command."""
+    if command == "skip":
+        if book.awaits is None:
+            raise UserError(f"portfolio {book.portfolio} waits for no decision: it is {book.words}")
+        return book.awaits
+    if book.quarantine is None:
+        raise UserError(f"portfolio {book.portfolio} is not in quarantine: it is {book.words}")
+    return book.quarantine.time
+
+
+def _known(books: dict[str, BookState], name: str) -> BookState:
+    if name not in books:
+        there = ", ".join(books) or "none at all"
+        raise UserError(f"no portfolio {name} is known to Kafka; there is {there}")
+    return books[name]
+
+
+def _line(book: BookState) -> str:
+    mark = book.mark
+    told = f"{book.portfolio} ({book.universe}): {book.words}"
+    if mark is not None:
+        held = sum(position.quantity != 0.0 for position in mark.positions)
+        told += f"; marked {mark.time:%Y-%m-%d %H:%M} UTC, equity {mark.equity:,.2f}, {held} positions open"
+    counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(book.events.items()))
+    return f"{told}; on record: {counted}" if counted else told
+
+
+def _described(book: BookState) -> dict[str, object]:
+    mark, quarantine = book.mark, book.quarantine
+    return {
+        "portfolio": book.portfolio,
+        "universe": book.universe,
+        "state": mark.state if mark else None,
+        "equity": mark.equity if mark else None,
+        "marked": mark.time.isoformat() if mark else None,
+        "decided": book.decided.isoformat() if book.decided else None,
+        "awaits": book.awaits.isoformat() if book.awaits else None,
+        "quarantined_since": quarantine.time.isoformat() if quarantine else None,
+        "cause": quarantine.reason if quarantine else None,
+        "events": book.events,
+    }
