@@ -21,7 +21,6 @@ from tradeloop.common.messages import (
     Message,
     OrderFilled,
     OrderUpdated,
-    PortfolioCommanded,
     PortfolioEvent,
     PortfolioMarked,
     RiskVerdict,

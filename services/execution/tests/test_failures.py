@@ -215,7 +215,7 @@ def test_C2_a_ruin_that_breaks_the_reward_is_marked_and_halted_all_the_same() ->
     short, flat = of(PortfolioMarked, world.of("short")), of(PortfolioMarked, world.of("flat"))
     assert len(short) == len(flat) == 40, "both go on, to the last bar"
     assert short[2].equity < 0.0
-    assert [one.code for one in of(RiskVerdict, world.of("short"))][0] == "margin_call"
+    assert next(one.code for one in of(RiskVerdict, world.of("short"))) == "margin_call"
     assert all(position.quantity == 0.0 for position in short[-1].positions)
     assert not world.execution.pending()
 

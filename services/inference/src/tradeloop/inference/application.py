@@ -274,7 +274,7 @@ class Inference(ServiceDefaults):
             self._preparing.passed()
 
     def _promote(self, ready: ModelReady, position: LogPosition) -> None:
-        """Announce a model to all desks that it is for; what is wrong with it for one of them is no matter of others."""
+        """Announce a model to all desks that it is for; what is wrong with it for one is no matter of others."""
         wrong: Exception | None = None
         for portfolio in self._by_universe.get(ready.universe, ()):
             try:
@@ -287,6 +287,6 @@ class Inference(ServiceDefaults):
 
 def _another(name: str, version: str, found: str, wanted: str) -> str:
     return (
-        f"version {version} of model {name} is another policy ({found[:12]}) than the one that was activated or announced "
+        f"version {version} of model {name} is another policy ({found[:12]}) than the one that was announced "
         f"({wanted[:12]}): the registry was made anew; train or promote again"
     )

@@ -149,8 +149,7 @@ class Desk:
                 self._attempts.passed()
         except Unavailable as error:
             self._attempts.held_up(error)
-        except Exception as error:
-            # Whatever a model or a strategy does, it is the failure of this portfolio alone.
+        except Exception as error:  # noqa: BLE001  whatever a model or a strategy does is its own failure
             messages += self._fail(error)
         else:
             self._attempts.passed()

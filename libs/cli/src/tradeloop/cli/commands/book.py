@@ -1,4 +1,4 @@
-"""`tradeloop book` and `tradeloop status`: how far each portfolio is, and an operator's word to one that stands still."""
+"""`tradeloop book` and `tradeloop status`: how far portfolios are, and an operator's word to one that stands still."""
 
 from __future__ import annotations
 

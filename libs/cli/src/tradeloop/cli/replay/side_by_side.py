@@ -275,13 +275,12 @@ def _services(
     clock, (url, ledger_url) = SystemClock(), urls
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in portfolios]
     models = MlflowModelStore(settings.mlflow_tracking_uri)
+    ledger = SqlLedger(ledger_url, bus.identity)
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus)), clock),
-        Execution(
-            portfolios, load, PaperVenue, SqlLedger(ledger_url, bus.identity), ExecutionHistory(bus, live), clock
-        ),
+        Execution(portfolios, load, PaperVenue, ledger, ExecutionHistory(bus, live), clock),
     ]
     with ExitStack() as started:
         runners = []

@@ -10,8 +10,8 @@ from pydantic import AwareDatetime
 from tradeloop.common.market import Name
 from tradeloop.common.messages.base import UniverseMessage
 
-
 HoldReason = Literal["warming_up", "no_model", "no_features", "error"]
+"""Why a decision is to leave every position as it is."""
 
 
 class ModelActivated(UniverseMessage):
@@ -50,7 +50,7 @@ class SignalGenerated(UniverseMessage):
     """True: leave every position as it is; `targets` then repeats the present weights."""
     reason: HoldReason | Literal["policy"] = "policy"
     error: str = ""
-    """Why nothing could be decided, where the reason is `error`; what is wrong with the model where it is `no_model`."""
+    """Why nothing could be decided, where the reason is `error`; what is wrong with the model, for `no_model`."""
     model: str = ""
     model_version: str = ""
     model_id: str = ""
