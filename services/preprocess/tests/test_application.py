@@ -156,7 +156,7 @@ class CountingBarStore(MemoryBarStore):
             raise BarStoreUnavailable("it is away")
         return super().read_before(instruments, timeframe, end_us, frames, as_known_us=as_known_us)
 
-    def check(self) -> None:
+    def check(self, *, writes: bool = False) -> None:
         if self.away:
             raise BarStoreUnavailable("it is away")
 
