@@ -124,22 +124,23 @@ def several_books_are_recorded_and_loaded_at_once(make_ledger: MakeLedger) -> No
 
 
 def of_several_books_all_are_written_or_none(make_ledger: MakeLedger) -> None:
-    names = [fresh("portfolio") for _ in range(3)]
+    names = [fresh("portfolio") for _ in range(4)]
     first, kept = sample_record(), (sample_mark(1.0),)
     late, order = replace(first, revision=2), sample_order()
     with closing(make_ledger()) as slow, closing(make_ledger()) as quick:
         for name in names:
             quick.record([Change(name, BookRecord(), first, {"in-1": Effects(outputs=kept)})])
-        quick.record([Change(names[1], first, replace(late, marked_us=11), {})])
+        for moved in names[1:3]:
+            quick.record([Change(moved, first, replace(late, marked_us=11), {})])
         effects = {"in-2": Effects(orders=[order], fills=[sample_fill(order)], outputs=[sample_mark(2.0)])}
         changes = [Change(name, first, late, effects) for name in names]
         refused(
             LedgerConflict,
             lambda: slow.record(changes, acknowledged=[(names[0], "in-1")]),
-            "a record of books of which another process has gone on with one",
-            f"portfolio {names[1]}",
+            "a record of books of which another process has gone on with two",
+            f"portfolio {names[1]}, {names[2]}",
         )
-        assert all(same_record(slow.load(names)[name], first) for name in (names[0], names[2])), (
+        assert all(same_record(slow.load(names)[name], first) for name in (names[0], names[3])), (
             "a record that was refused for one book changed another"
         )
         unsent = {name: [one for one, _ in inputs] for name, inputs in slow.unsent(names).items()}

@@ -22,7 +22,12 @@ class LedgerUnavailable(Unavailable):
 
 
 class LedgerConflict(Unavailable):
-    """Another process has gone on with this book. Nothing was written; load the book and look again."""
+    """Another process has gone on with some books. Nothing was written; load these books and look again."""
+
+    def __init__(self, *portfolios: str) -> None:
+        super().__init__(f"portfolio {', '.join(portfolios)}: another process has gone on with its book")
+        self.portfolios = portfolios
+        """The portfolios whose books do not stand where they were said to."""
 
 
 class History(Protocol):

@@ -32,8 +32,9 @@ class MemoryLedger:
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
         for change in changes:
             check_revision(change)
-            if not self._books.get(change.portfolio, BookRecord()).stands_at(change.before):
-                raise LedgerConflict(f"portfolio {change.portfolio}: another process has gone on with its book")
+        found = self.load([change.portfolio for change in changes])
+        if moved := [change.portfolio for change in changes if not found[change.portfolio].stands_at(change.before)]:
+            raise LedgerConflict(*moved)
         for change in changes:
             self._books[change.portfolio] = change.after
             for input_id, each in change.effects.items():

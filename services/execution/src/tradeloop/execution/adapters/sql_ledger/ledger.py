@@ -64,6 +64,9 @@ class SqlLedger:
         return {portfolio: found.get(portfolio, _NEW) for portfolio in portfolios}
 
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
+        if not changes:
+            self.acknowledge(acknowledged, {})
+            return
         for change in changes:
             check_revision(change)
         sql, move = self._sql, self._database.move
@@ -83,7 +86,7 @@ class SqlLedger:
         except BookMoved as error:
             found = self.load([change.portfolio for change in changes])
             moved = [change.portfolio for change in changes if not found[change.portfolio].stands_at(change.before)]
-            raise LedgerConflict(f"portfolio {', '.join(moved)}: another process has gone on with its book") from error
+            raise LedgerConflict(*moved) from error
 
     def unsent(self, portfolios: Sequence[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
         found: dict[str, list[tuple[str, Sequence[Message]]]] = {}

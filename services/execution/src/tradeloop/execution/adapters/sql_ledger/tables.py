@@ -72,7 +72,7 @@ PRIVILEGES = {
     outbox.name: ("SELECT", "INSERT", "DELETE"),
     log_positions.name: ("SELECT", "INSERT", "UPDATE"),
 }
-"""The privileges that the service needs in PostgreSQL."""
+"""The privileges that the service needs in PostgreSQL, beside SELECT on `ledger_version`."""
 
 
 def make_tables(connection: Connection) -> None:
