@@ -231,10 +231,11 @@ class Execution(ServiceDefaults):
         try:
             self._ledger.record(changes)
             return list(changes)
-        except LedgerConflict:
-            if len(changes) == 1:
-                self._give_back(changes[0])
-                return []
+        except LedgerConflict as conflict:
+            moved = [change for change in changes if change.portfolio in conflict.portfolios]
+            for change in moved:
+                self._give_back(change)
+            return self._recorded([change for change in changes if change not in moved])
         except Unavailable:
             for change in changes:
                 self._traded[change.portfolio].undo()
