@@ -34,8 +34,9 @@ from tradeloop.execution.application import Execution
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
 TRADED = 200
@@ -59,8 +60,8 @@ def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore)
     pairs = [(world.universe, world.portfolio.strategy)]
     ledger = SqlLedger(f"sqlite:///{folder / 'ledger.db'}")
     services: list[Service] = [
-        Ingest(SqlBarStore(bars, clock), read_bars, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore()),
+        Ingest(SqlBarStore(bars, clock), read_blocks, BusFrames(bus), clock),
+        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore(), clock, BusSent(bus, clock)),
         Inference(books, load, models, OnnxPolicy, BusHistory(bus), clock),
         Execution(books, load, PaperVenue, ledger, ExecutionHistory(bus), clock),
     ]

@@ -142,7 +142,7 @@ def make(
     clock: Clock | None = None,
     history: History | None = None,
 ) -> Execution:
-    clock = clock or ManualClock(from_us(1_700_000_000_000_000))
+    clock = clock or ManualClock(from_us(1_800_000_000_000_000))
     patience = Patience(attempts=2, delay_s=1.0)
     return Execution([book], lambda _: strategy, venue, ledger, history or NoHistory(), clock, patience)
 
@@ -613,5 +613,10 @@ def test_other_universes_timeframes_and_portfolios_are_ignored() -> None:
     bars = walk(1)
     execution = make(portfolio(), MemoryLedger())
     assert give(execution, frame(bars, 0).model_copy(update={"universe": "other"}), at(0)) == []
-    assert give(execution, frame(bars, 0).model_copy(update={"timeframe": Timeframe.H1}), at(0)) == []
+    hour: dict[str, Any] = {
+        "timeframe": Timeframe.H1,
+        "open_time": from_us(1_700_000_000_000_000 // Timeframe.H1.us * Timeframe.H1.us),
+    }
+    hour["close_time"] = hour["open_time"] + Timeframe.H1.delta
+    assert give(execution, frame(bars, 0).model_copy(update=hour), at(0)) == []
     assert give(execution, signal(bars, 0, (0.0, 0.0)).model_copy(update={"portfolio": "x"}), at(0)) == []

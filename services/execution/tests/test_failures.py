@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
-from tradeloop.common.errors import Unavailable
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Bar, Instrument, Timeframe, Universe, from_us, to_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -115,6 +115,7 @@ class World:
         for message in messages:
             where = LogPosition(Partition(topic_of(type(message)).name, 0), 0)
             if isinstance(message, BarFrame):
+                self.clock.advance(max((message.close_time - self.clock.now()).total_seconds(), 0.0))
                 self.past.came.append(message)
                 where = at(len(self.past.came) - 1)
             assert not list(self.execution.handle(message, where))
@@ -627,6 +628,18 @@ def test_H7_an_order_that_was_recorded_and_never_sent_is_sent_after_a_restart() 
     again.give(frame(1))
     assert len(set(DistantVenue.got)) == 2
     assert len(of(OrderFilled, again.out)) == 2
+
+
+def test_M8_a_frame_or_a_signal_from_the_future_is_refused_and_changes_nothing() -> None:
+    world, whole = World(), World()
+    for t in range(4):
+        for each in (world, whole):
+            each.give(frame(t), signal(t, 0.3, 0.1 * t))
+        for ahead in (frame(52_000_000), signal(52_000_000, 0.3, 0.3)):
+            with pytest.raises(UserError, match="2122"):
+                world.execution.handle(ahead, at(99))
+    assert world.out == whole.out
+    assert not world.execution.pending()
 
 
 # --- changes of configuration

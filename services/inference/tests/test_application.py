@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import ManualClock
+from tradeloop.common.errors import UserError
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
 from tradeloop.common.messages import (
@@ -157,7 +158,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-CLOCK = ManualClock(START)
+CLOCK = ManualClock(START + timedelta(days=300))
 PATIENCE = Patience(attempts=3, delay_s=1.0)
 
 
@@ -861,6 +862,22 @@ def test_H1_a_mark_that_another_process_read_and_did_not_know_is_decided_on() ->
     again = make(Shelf(policy(1.0)), history=Remembered(out, rows, [mark(5)]))
     again.assigned({}, lambda _: True)
     assert list(again.advance()) == [], "it is decided"
+
+
+@pytest.mark.parametrize("kind", [features, mark])
+def test_M8_what_is_about_a_time_that_has_not_come_is_refused(kind: Callable[[int], Message]) -> None:
+    inference = make(Shelf(policy(1.0)))
+    with pytest.raises(UserError, match="2124"):
+        give(inference, kind(52_000_000))
+    assert reasons(give(inference, *bars(0, 1, 2))) == ["warming_up", "warming_up", "policy"]
+    assert not inference.pending()
+
+
+def test_features_that_failed_are_a_decision_to_hold_with_their_reason() -> None:
+    inference = make(Shelf(policy(1.0)))
+    failed = features(3, known=False).model_copy(update={"error": "ZeroDivisionError: of a feature"})
+    out = signals(give(inference, *bars(0, 1, 2), failed, mark(3)))
+    assert (out[-1].reason, out[-1].error) == ("error", "ZeroDivisionError: of a feature")
 
 
 def test_features_that_pile_up_stay_on_the_bus() -> None:

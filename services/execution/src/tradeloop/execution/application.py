@@ -11,6 +11,7 @@ import structlog
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.market import check_not_ahead
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
@@ -79,11 +80,14 @@ class Execution(ServiceDefaults):
         """Portfolios whose books cannot be traded as they are configured, and why."""
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        """Raises `UserError` for what is about a time that has not come yet."""
         if isinstance(message, BarFrame):
+            message.check(self._clock)
             for portfolio in self._by_universe.get(message.universe, ()):
                 if message.timeframe is portfolio.universe.timeframe:
                     self._of(portfolio.name).put_frame(message, position)
         elif isinstance(message, SignalGenerated) and message.portfolio in self._portfolios:
+            check_not_ahead(message.time, self._clock, f"the signal for {message.portfolio}")
             self._of(message.portfolio).put_signal(message, position)
         elif isinstance(message, PortfolioCommanded) and message.portfolio in self._portfolios:
             self._of(message.portfolio).put_command(message, position)

@@ -10,6 +10,7 @@ import structlog
 from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.market import check_not_ahead
 from tradeloop.common.messages import (
     FeaturesComputed,
     Message,
@@ -166,7 +167,10 @@ class Inference(ServiceDefaults):
         self._begin()
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
-        """Raises `Unavailable` when an announced model cannot be loaded now, `ModelUnfit` when it does not fit."""
+        """Raises `Unavailable` when an announced model cannot be loaded now, `ModelUnfit` when it does not fit, and
+        `UserError` for what is about a time that has not come yet."""
+        if message.occurred is not None:
+            check_not_ahead(message.occurred, self._clock, f"the {type(message).__name__} of {message.key}")
         if isinstance(message, FeaturesComputed):
             for portfolio in self._by_universe.get(message.universe, ()):
                 if self._strategies[portfolio.strategy].feature_set.id == message.feature_set:

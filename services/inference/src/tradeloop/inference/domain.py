@@ -273,6 +273,8 @@ class Desk:
     def _decide(
         self, features: FeaturesComputed, mark: PortfolioMarked, model: ActiveModel | NoModel | None
     ) -> SignalGenerated:
+        if features.error:
+            return self._hold(mark, "error", features.error)
         if not isinstance(model, ActiveModel):
             return self._hold(mark, "no_model", model.why if model else "")
         if not self._builder.ready:

@@ -54,8 +54,9 @@ from tradeloop.execution.application import Execution
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
 _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05, commit_interval_s=30.0)
@@ -277,8 +278,8 @@ def _services(
     models = MlflowModelStore(settings.mlflow_tracking_uri)
     ledger = SqlLedger(ledger_url, bus.identity)
     services: list[Service] = [
-        Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
+        Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),
+        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore(), clock, BusSent(bus, clock)),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus)), clock),
         Execution(portfolios, load, PaperVenue, ledger, ExecutionHistory(bus, live), clock),
     ]

@@ -40,6 +40,8 @@ class FeaturesComputed(UniverseMessage):
     instruments: tuple[str, ...]
     names: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
+    error: str = ""
+    """Why no value is known, where a feature failed."""
 
     @classmethod
     def of(
