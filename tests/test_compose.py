@@ -175,7 +175,7 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
             check_database(settings.feature_registry["path"], "features")
             assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
         if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
-            host = settings.mlflow_tracking_uri.removeprefix("http://")
+            host = settings.mlflow_tracking_uri.get_secret_value().removeprefix("http://")
             options = dict(option.split("=", 1) for option in SERVICES["mlflow"]["command"][1:])
             assert host == f"mlflow:{options['--port']}"
             assert host in options["--allowed-hosts"].split(",")

@@ -59,9 +59,11 @@ def status(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
 
 
 def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[str, Schema]]:
+    from tradeloop.cli.client.settings import load_settings
     from tradeloop.common.bar_store.sql import SCHEMA as BARS
     from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
+    load_settings()  # a misspelt variable would leave out a database
     if not bars_url and not ledger_url:
         raise UserError(
             "no database is named: give --bars-url or TRADELOOP_DATABASE_URL, --ledger-url or TRADELOOP_LEDGER_URL"

@@ -262,7 +262,7 @@ def _services(
     """Ingest, preprocess, inference and execution, to be stepped. `urls` are those of bars and ledger."""
     clock, (url, ledger_url) = SystemClock(), urls
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in portfolios]
-    models = MlflowModelStore(settings.mlflow_tracking_uri)
+    models = MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value())
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
