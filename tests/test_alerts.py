@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import yaml
 
 from deploy.native.server import need
 from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.messages import BarFrame
+from tradeloop.common.messages import BarFrame, Message
 from tradeloop.common.messages.topics import SERVICE_TOPICS
 from tradeloop.common.runtime.health import Health, HttpSettings
 from tradeloop.common.runtime.runner import Runner
@@ -26,7 +28,8 @@ TESTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "tests.yml").read_text())
 AWAITED = {
     "tradeloop_events_total",
     "tradeloop_messages_dropped_total",
-    "tradeloop_messages_lost_total",
+    "tradeloop_dead_letters",
+    "tradeloop_messages_lost",
     "tradeloop_portfolio_awaiting_since_timestamp_seconds",
     "tradeloop_portfolio_marked_timestamp_seconds",
     "tradeloop_portfolio_quarantined",
@@ -71,6 +74,9 @@ def test_each_service_is_missed() -> None:
 class Idle(ServiceDefaults):
     name = "idle"
     consumes = (BarFrame,)
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        return ()
 
 
 def exposed() -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common import settings
@@ -34,6 +34,10 @@ class Settings(settings.EnvironmentSettings):
     """SQLAlchemy URL of the order ledger."""
     mlflow_tracking_uri: SecretStr = SecretStr("sqlite:///mlflow.db")
     """Address of the model registry."""
+    admin_url: SecretStr | None = None
+    """SQLAlchemy URL of PostgreSQL for a superuser, who makes databases and roles."""
+    roles: dict[str, SecretStr] = Field(default={})
+    """Passwords of the services' roles, by role."""
 
 
 def load_settings() -> Settings:
