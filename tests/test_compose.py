@@ -246,8 +246,6 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (str(getattr(settings, "feature_root", None)) in mounted) == hasattr(settings, "feature_root")
         assert (str(getattr(settings, "portfolio_folder", None)) in mounted) == hasattr(settings, "portfolio_folder")
     assert "NUMBA_CACHE_DIR=/var/cache/numba" in DOCKERFILE
-    caches = {service: mounts(service)["/var/cache/numba"] for service in OURS if "/var/cache/numba" in mounts(service)}
-    assert caches == {service: f"numba-{service}" for service in ("training", "execution")}
     assert "--artifacts-destination=/var/lib/tradeloop/mlflow" in SERVICES["mlflow"]["command"]
     assert mounts("mlflow")["/var/lib/tradeloop/mlflow"] == "mlflow"
     assert SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounts("kafka")
@@ -255,6 +253,25 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         for source in mounts(service).values():
             if source.startswith("./") and source != "./bars":  # made by the engine, for files of one's own
                 assert (DEPLOY / source).exists()
+
+
+def test_M9_what_one_service_compiled_no_other_runs() -> None:
+    """Numba runs what lies in its folder: whoever may write there is whoever runs it."""
+    caches = {service: mounts(service)["/var/cache/numba"] for service in OURS if "/var/cache/numba" in mounts(service)}
+    assert caches == {service: f"numba-{service}" for service in ("training", "execution")}
+    everywhere = [source for service in SERVICES for source in mounts(service).values()]
+    assert all(everywhere.count(cache) == 1 for cache in caches.values())
+
+
+def test_M11_features_are_written_by_whoever_computes_them() -> None:
+    writers = [
+        service
+        for service in SERVICES
+        for each in SERVICES[service].get("volumes", ())
+        if each.startswith("features:")
+        if not each.endswith(":ro")
+    ]
+    assert writers == ["preprocess"]
 
 
 def test_nothing_is_open_or_privileged() -> None:
