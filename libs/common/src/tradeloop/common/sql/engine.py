@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from tradeloop.common.addresses import address
+from tradeloop.common.addresses import address as address  # every store says where it is
 from tradeloop.common.errors import UserError
 
 _POSTGRESQL = "postgresql+psycopg"

@@ -30,12 +30,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from tradeloop.common.addresses import address
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.messages.topics import CATALOGUE, topic_of
-from tradeloop.common.sql.engine import cause, complaint, open_engine
+from tradeloop.common.sql.engine import address, cause, complaint, open_engine
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.domain import BookRecord
 from tradeloop.execution.ports import Effects, LedgerConflict, LedgerUnavailable

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, event, text
 
-from tradeloop.common.addresses import address
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.rows import columns_of, rows_of
 from tradeloop.common.bar_store.sql.versions import SCHEMA
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe
-from tradeloop.common.sql.engine import complaint
+from tradeloop.common.sql.engine import address, complaint
 
 _SETTINGS = {
     # For the short queries here compiling takes longer than running, and skipping duplicates longer than reading them.

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tradeloop.common.addresses import address
 from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.rows import before, between
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
@@ -18,7 +17,7 @@ from tradeloop.common.bar_store.sql.sqlite import SqliteBars
 from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
-from tradeloop.common.sql.engine import cause, open_engine
+from tradeloop.common.sql.engine import address, cause, open_engine
 
 log = structlog.get_logger(__name__)
 

@@ -21,9 +21,8 @@ from zlib import crc32
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from tradeloop.common.addresses import address
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.sql.engine import Schema, cause, open_engine, version
+from tradeloop.common.sql.engine import Schema, address, cause, open_engine, version
 
 
 class MigrationFailed(Unavailable):
