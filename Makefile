@@ -16,7 +16,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up down up-native down-native test soak images test-compose check audit bench format sync clean
+.PHONY: help demo up passwords down up-native down-native test soak images test-compose check audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -30,7 +30,7 @@ demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo S
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: deploy/.env ## Build and start the whole stack in Docker, and wait until it is ready
+up: passwords ## Build and start the whole stack in Docker, and wait until it is ready
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
 	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
@@ -45,6 +45,14 @@ deploy/.env:
 	    *) printf '%s\n' "$$line" ;; \
 	esac; done < deploy/.env.example > $@.new && mv $@.new $@
 	@echo "Wrote $@ from deploy/.env.example, with new passwords"
+
+# One from before knows fewer passwords.
+passwords: deploy/.env
+	@sed -n 's/^\([A-Z_]*_PASSWORD\)=$$/\1/p' deploy/.env.example | while read -r name; do \
+	    grep -q "^$$name=." deploy/.env && continue; \
+	    echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >> deploy/.env; \
+	    echo "Added $$name to deploy/.env"; \
+	done
 
 up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS=deploy/portfolios
 	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)')

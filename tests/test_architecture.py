@@ -76,6 +76,7 @@ COMMON: dict[str, set[str]] = {
     "runtime.logs": {"structlog"},
     "runtime.readback": {"structlog"},
     "runtime.runner": {"structlog"},
+    "settings": {"pydantic_settings"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 
 from tests.containers import IMAGES
 from tradeloop.cli.client.deployment import Deployment
 from tradeloop.cli.main import main as tradeloop
+from tradeloop.common.settings import variables
+from tradeloop.common.sql.roles import GRANTS, ROLES
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 PASSWORD = "not-a-secret"
+PASSWORDS = ("POSTGRES", "KAFKA", "MLFLOW", "REDIS", "INGEST", "PREPROCESS", "TRAINING", "INFERENCE", "EXECUTION")
 OURS = sorted(folder.name for folder in (ROOT / "services").iterdir())
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:?[-?])(?P<rest>[^}]*))?\}")
+
+
+def secret(name: str) -> str:
+    """The password of a user; the superuser of PostgreSQL has the product's name."""
+    return f"{PASSWORD}-{name.lower().replace('tradeloop', 'postgres')}"
 
 
 def interpolated(text: str) -> str:
     """As Compose fills it in, where nothing is set but the passwords."""
 
     def value(match: re.Match[str]) -> str:
-        return match["rest"] if match["kind"] in ("-", ":-") else PASSWORD
+        return match["rest"] if match["kind"] in ("-", ":-") else secret(match["name"].removesuffix("_PASSWORD"))
 
     return _VARIABLE.sub(value, text).replace("$$", "$")
 
@@ -53,14 +61,6 @@ def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return kind()
 
 
-def paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The variables that a settings class reads, without its prefix."""
-    for name, field in kind.model_fields.items():
-        yield f"{prefix}{name}".upper()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from paths(field.annotation, f"{prefix}{name}__")
-
-
 def mounts(service: str) -> Mapping[str, str]:
     """What is mounted where: source by path in the container."""
     return {target: source for source, target, *_ in (each.split(":") for each in SERVICES[service].get("volumes", ()))}
@@ -70,8 +70,9 @@ def mounts(service: str) -> Mapping[str, str]:
 def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = settings_class(service)
     prefix = kind.model_config["env_prefix"]
-    readable = {f"{prefix}{path}" for path in paths(kind)}
-    assert set(SERVICES[service]["environment"]) <= readable
+    readable = dict(variables(kind, prefix))
+    for name in SERVICES[service]["environment"]:
+        assert name in readable or readable.get(name.rpartition("__")[0]), f"{name} is read by nobody"
     settings_of(service, monkeypatch)
 
 
@@ -86,7 +87,9 @@ def test_every_service_is_told_what_a_deployment_tells_it(service: str) -> None:
         feature_registry={},
         feature_online_store={},
         portfolio_folder=Path("portfolios"),
-        kafka={"bootstrap_servers": "kafka"},
+        kafka=dict.fromkeys(
+            ("bootstrap_servers", "security_protocol", "sasl_mechanism", "sasl_username", "sasl_password"), "kafka"
+        ),
     )
     here = {f"{service.upper()}_HTTP__HOST", f"{service.upper()}_HTTP__PORT"}
     assert set(SERVICES[service]["environment"]) == set(whole.environment(service)) | here
@@ -154,32 +157,82 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
     assert f"/dev/tcp/localhost{listening['INSIDE'].replace(':', '/')}" in SERVICES["kafka"]["healthcheck"]["test"][-1]
 
     postgres = SERVICES["timescaledb"]["environment"]
-    script = (DEPLOY / "timescaledb" / "databases.sql").read_text()
-    databases = {postgres["POSTGRES_DB"], *re.findall(r"^CREATE DATABASE (\w+);$", script, re.MULTILINE)}
 
-    def check_database(url: str, name: str) -> None:
+    def check_database(url: str, name: str, role: str) -> None:
         parts = make_url(url)
         assert (parts.drivername, parts.host, parts.port) == ("postgresql+psycopg", "timescaledb", 5432)
-        assert (parts.username, parts.password, parts.database) == (postgres["POSTGRES_USER"], PASSWORD, name)
-        assert name in databases
+        assert (parts.username, parts.password, parts.database) == (role, secret(role), name)
+        assert role == postgres["POSTGRES_USER"] or (name, role) in {(one.database, one.role) for one in GRANTS}
 
     redis = f"redis:6379,password={SERVICES['redis']['environment']['REDIS_PASSWORD']}"
     for service in (*OURS, "init"):
         settings = settings_of(service, monkeypatch)
         assert settings.kafka.bootstrap_servers == advertised["INSIDE"]
+        role = postgres["POSTGRES_USER"] if service == "init" else service
         if hasattr(settings, "database_url"):
-            check_database(settings.database_url.get_secret_value(), "bars")
+            check_database(settings.database_url.get_secret_value(), "bars", role)
         if hasattr(settings, "ledger_url"):
-            check_database(settings.ledger_url.get_secret_value(), "ledger")
+            check_database(settings.ledger_url.get_secret_value(), "ledger", role)
         if hasattr(settings, "feature_registry"):
-            check_database(settings.feature_registry["path"], "features")
+            check_database(settings.feature_registry["path"], "features", role)
             assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
         if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
-            host = settings.mlflow_tracking_uri.removeprefix("http://")
+            user = f"http://tradeloop:{secret('mlflow')}@"
+            host = settings.mlflow_tracking_uri.get_secret_value().removeprefix(user)
             options = dict(option.split("=", 1) for option in SERVICES["mlflow"]["command"][1:])
             assert host == f"mlflow:{options['--port']}"
             assert host in options["--allowed-hosts"].split(",")
-    check_database(SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"], "mlflow")
+    check_database(SERVICES["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"], "mlflow", "mlflow")
+
+
+def test_M11_each_service_signs_in_to_kafka_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = SERVICES["kafka"]["environment"]
+    protocols = dict(each.split(":") for each in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert protocols == {"INSIDE": "SASL_PLAINTEXT", "OUTSIDE": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+    assert "CONTROLLER://localhost:" in kafka["KAFKA_LISTENERS"], "nobody else may speak to the controller"
+    users = kafka["KAFKA_LISTENER_NAME_INSIDE_PLAIN_SASL_JAAS_CONFIG"]
+    assert kafka["KAFKA_LISTENER_NAME_OUTSIDE_PLAIN_SASL_JAAS_CONFIG"] == users
+    known = dict(re.findall(r' user_(\w+)="([^"]*)"', users))
+    assert known == {name: secret(name) for name in (*OURS, "tradeloop")} | {"tradeloop": secret("kafka")}
+    for service in (*OURS, "init"):
+        settings = settings_of(service, monkeypatch).kafka
+        name = "tradeloop" if service == "init" else service
+        assert (settings.security_protocol, settings.sasl_mechanism) == ("SASL_PLAINTEXT", "PLAIN")
+        assert (settings.sasl_username, settings.sasl_password.get_secret_value()) == (name, known[name])
+
+
+def test_M11_a_password_is_known_to_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {role.lower() for role in settings_of("init", monkeypatch).roles} == set(ROLES)
+    allowed = {
+        **{service: {service} for service in OURS},
+        "timescaledb": {"postgres"},
+        "redis": {"redis"},
+        "mlflow": {"mlflow"},
+    }
+    for service in ("preprocess", "training"):
+        allowed[service] = allowed[service] | {"redis"}
+    for service in ("training", "inference"):
+        allowed[service] = allowed[service] | {"mlflow"}
+    for service, own in allowed.items():
+        told = " ".join(SERVICES[service]["environment"].values())
+        assert set(re.findall(r"not-a-secret-(\w+)", told)) == own
+
+
+def test_M11_mlflow_asks_who_it_is() -> None:
+    mlflow = SERVICES["mlflow"]
+    assert "--app-name=basic-auth" in mlflow["command"]
+    assert mlflow["environment"]["MLFLOW_AUTH_ADMIN_PASSWORD"] == secret("mlflow")
+    [place] = [path for path in mounts("mlflow") if path == mlflow["environment"]["MLFLOW_AUTH_CONFIG_PATH"]]
+    section = configparser.ConfigParser()
+    section.read(DEPLOY / mounts("mlflow")[place])
+    assert section["mlflow"]["admin_username"] == "tradeloop"
+    assert section["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    folder = section["mlflow"]["database_uri"].removeprefix("sqlite:///").rpartition("/")[0]
+    assert folder in mounts("mlflow"), "users would be gone after a restart"
+
+
+def test_L6_redis_makes_room() -> None:
+    assert "--maxmemory-policy allkeys-lru" in SERVICES["redis"]["command"][-1]
 
 
 def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,14 +246,32 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (str(getattr(settings, "feature_root", None)) in mounted) == hasattr(settings, "feature_root")
         assert (str(getattr(settings, "portfolio_folder", None)) in mounted) == hasattr(settings, "portfolio_folder")
     assert "NUMBA_CACHE_DIR=/var/cache/numba" in DOCKERFILE
-    assert {service for service in OURS if "/var/cache/numba" in mounts(service)} == {"training", "execution"}
     assert "--artifacts-destination=/var/lib/tradeloop/mlflow" in SERVICES["mlflow"]["command"]
-    assert mounts("mlflow") == {"/var/lib/tradeloop/mlflow": "mlflow"}
+    assert mounts("mlflow")["/var/lib/tradeloop/mlflow"] == "mlflow"
     assert SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounts("kafka")
     for service in SERVICES:
         for source in mounts(service).values():
             if source.startswith("./") and source != "./bars":  # made by the engine, for files of one's own
                 assert (DEPLOY / source).exists()
+
+
+def test_M9_what_one_service_compiled_no_other_runs() -> None:
+    """Numba runs what lies in its folder: whoever may write there is whoever runs it."""
+    caches = {service: mounts(service)["/var/cache/numba"] for service in OURS if "/var/cache/numba" in mounts(service)}
+    assert caches == {service: f"numba-{service}" for service in ("training", "execution")}
+    everywhere = [source for service in SERVICES for source in mounts(service).values()]
+    assert all(everywhere.count(cache) == 1 for cache in caches.values())
+
+
+def test_M11_features_are_written_by_whoever_computes_them() -> None:
+    writers = [
+        service
+        for service in SERVICES
+        for each in SERVICES[service].get("volumes", ())
+        if each.startswith("features:")
+        if not each.endswith(":ro")
+    ]
+    assert writers == ["preprocess"]
 
 
 def test_nothing_is_open_or_privileged() -> None:
@@ -229,7 +300,8 @@ def test_the_example_names_every_variable_with_its_default() -> None:
     required = {m["name"] for m in _VARIABLE.finditer(text) if m["kind"] == ":?"}
     assert {m["name"] for m in _VARIABLE.finditer(text)} == {*defaults, *required}
     example = (DEPLOY / ".env.example").read_text()
-    assert set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) == required == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+    assert set(re.findall(r"^(\w+)=$", example, re.MULTILINE)) == required
+    assert required == {f"{name}_PASSWORD" for name in PASSWORDS}
     # These two are told by `make`.
     own = {name: default for name, default in defaults.items() if name not in ("BASE_IMAGE", "COMMIT")}
     assert dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE)) == own

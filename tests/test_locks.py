@@ -87,6 +87,14 @@ def test_peers_hide_no_package_of_ours() -> None:
     assert not ours & peers
 
 
+def test_M12_no_peer_decides_a_version_of_ours() -> None:
+    """A peer pins Flask 2, which MLflow's server would be served by in one lock with it."""
+    ours, peers = dict(locked(ROOT)), dict(locked(ROOT / "benchmarks"))
+    assert "gym-trading-env" in peers
+    assert "gym-trading-env" not in ours
+    assert int(ours["flask"].partition(".")[0]) >= 3
+
+
 def test_all_that_is_locked_is_looked_up() -> None:
     database = Database()
     with serving(database) as service:

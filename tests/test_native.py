@@ -146,6 +146,18 @@ def test_what_does_not_start_tells_its_last_words(tmp_path: Path, port: int) -> 
     assert not server.running
 
 
+def test_L6_a_large_log_is_put_away_at_a_start(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.native.server.LOG_BYTES", 100)
+    logs = [server.log, *(server.log.with_name(f"listener.log.{n}") for n in range(1, 7))]
+    for said in ("a", "b", "c", "d", "e", "f"):
+        server.log.write_text(said * 100)
+        server.stop()
+        server.start()
+    server.stop()
+    server.start()  # of a small one
+    assert [log.read_text()[:1] for log in logs if log.exists()] == ["", "f", "e", "d", "c"]
+
+
 def test_what_never_answers_is_killed(tmp_path: Path) -> None:
     silent = Program("listener", ("sleep", "600"), "", lambda: False, start_timeout_s=0.2)
     server = Server(silent, tmp_path)
@@ -180,7 +192,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
             address = (home / "run" / f"{name}.address").read_text()
             with urllib.request.urlopen(f"{address}/ready", timeout=PATIENCE_S) as answer:
                 assert answer.status == 200
-        secrets = [home / "env", home / "postgres" / "password", home / "run" / "told"]
+        secrets = [home / "env", home / "postgres" / "password", home / "run" / "told", home / "run" / "passwords"]
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
         password = (home / "postgres" / "password").read_text()
         assert not [line for line in said if password in line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
 from deploy.compose_test.images import find_images
-from deploy.compose_test.trade import Ports, look, portfolio_of, trade
+from deploy.compose_test.trade import Ports, closed_to_strangers, look, portfolio_of, trade
 from deploy.native.server import free_ports
 from tradeloop.cli.client.client import Failed as RequestFailed
 from tradeloop.cli.client.deployment import SERVICES
@@ -68,6 +69,7 @@ def main() -> int:
                 return 0
             with _up(compose):
                 look(ports, environment["COMMIT"])
+                closed_to_strangers(ports)
                 bars_path = f"/bars/{source.path.name}"
                 trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
                 look(ports, environment["COMMIT"])
@@ -86,16 +88,17 @@ def _settings(folder: Path, source: Source) -> tuple[Ports, dict[str, str]]:
     shutil.copy(source.path, folder / "bars")
     names = ("KAFKA", "MLFLOW", "TIMESCALEDB", "REDIS", *(service.upper() for service in SERVICES))
     numbers = dict(zip(names, free_ports(len(names)), strict=True))
+    example = (ROOT / "deploy" / ".env.example").read_text()
+    passwords = {name: secrets.token_hex(16) for name in re.findall(r"^(\w+_PASSWORD)=$", example, re.MULTILINE)}
     environment = {
         **{f"{name}_PORT": str(number) for name, number in numbers.items()},
-        "POSTGRES_PASSWORD": secrets.token_hex(16),
-        "REDIS_PASSWORD": secrets.token_hex(16),
+        **passwords,
         "PORTFOLIO_FOLDER": str(folder / "portfolios"),
         "BARS_FOLDER": str(folder / "bars"),
         "COMMIT": run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip(),
     }
     http = {service: numbers[service.upper()] for service in SERVICES}
-    return Ports(numbers["KAFKA"], numbers["MLFLOW"], http), environment
+    return Ports(numbers["KAFKA"], numbers["MLFLOW"], http, passwords), environment
 
 
 def _build(compose: Compose) -> None:

@@ -7,14 +7,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import SecretStr
 
 from deploy.compose_test.engine import Failed, say
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.source import Source
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.errors import Unavailable
 from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
@@ -49,6 +52,24 @@ class Ports:
     mlflow: int
     http: Mapping[str, int]
     """The port of each service."""
+    passwords: Mapping[str, str] = field(repr=False)
+    """The passwords of deploy/.env, by its variables."""
+
+    @property
+    def bus(self) -> KafkaSettings:
+        """How a person signs in to Kafka."""
+        return KafkaSettings(
+            bootstrap_servers=f"localhost:{self.kafka}",
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            sasl_username="tradeloop",
+            sasl_password=SecretStr(self.passwords["KAFKA_PASSWORD"]),
+        )
+
+    @property
+    def models(self) -> str:
+        """MLflow's address, with what a person signs in with."""
+        return f"http://tradeloop:{self.passwords['MLFLOW_PASSWORD']}@127.0.0.1:{self.mlflow}"
 
 
 def eventually(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
@@ -88,6 +109,26 @@ def look(ports: Ports, commit: str) -> None:
         say(f"{service} is ready: {build}")
 
 
+def closed_to_strangers(ports: Ports) -> None:
+    """See that nobody gets in without a password. Raises `Failed`."""
+    stranger = MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}")
+    bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}", request_timeout_s=3.0))
+    asked: list[tuple[str, Callable[[], object]]] = [
+        ("MLflow", stranger.versions),
+        ("Kafka", lambda: bus.partitions("market.bars.v1")),
+    ]
+    try:
+        for name, ask in asked:
+            try:
+                ask()
+            except Unavailable as error:
+                say(f"{name} refuses a stranger: {error}")
+            else:
+                raise Failed(f"{name} answers without a password")
+    finally:
+        bus.close()
+
+
 def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
     """The portfolio of the test, with a model of random weights: it is sure to trade, a briefly trained one not."""
     return source.portfolio(strategy).model_copy(update={"model_alias": "proof"})
@@ -97,7 +138,7 @@ def trade(
     ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
 ) -> None:
     """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest."""
-    bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}"))
+    bus = KafkaBus(ports.bus)
     client = Client(bus, SystemClock(), say)
     try:
         universe, portfolio = source.universe, portfolio_of(source, strategy)
@@ -126,7 +167,7 @@ def trade(
         )
         ready = client.ask(training, ModelReady, timeout_s=420)
         say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
-        features, models = source.features(strategy), MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}")
+        features, models = source.features(strategy), MlflowModelStore(ports.models)
         policy = random_policy(strategy, universe.name, features[:first], gain=20.0)
         models.set_alias(
             ready.model, portfolio.model_alias, models.register(ready.model, policy, metrics={}, parameters={}).version

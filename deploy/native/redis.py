@@ -16,6 +16,7 @@ def redis(folder: Path, port: int) -> Program:
     """
     need(["redis-server"], ["redis-server"])
     options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
+    options += ["--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"]  # as in Compose
     return Program("redis", ("redis-server", *options), f"127.0.0.1:{port}", lambda: redis_answers("127.0.0.1", port))
 
 

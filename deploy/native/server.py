@@ -18,6 +18,9 @@ from typing import NamedTuple, Self
 CACHE = Path(__file__).parents[2] / ".servers"
 """Programs that the servers need and the system's packages do not have. Ignored by git."""
 
+LOG_BYTES = 20_000_000
+"""A log of this size is put away when its server is started."""
+KEPT_LOGS = 4
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -93,6 +96,7 @@ class Server:
         if self.running:
             return
         command = self.program.command
+        _rotate(self.log)
         with self.log.open("ab") as output:
             self._said_before = output.tell()
             # Not by `Popen`, which complains of a process that shall outlive it.
@@ -169,6 +173,16 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def _rotate(log: Path) -> None:
+    """Put a log away that has become large, and forget the oldest. A process writes on in the file that it has open."""
+    if not log.exists() or log.stat().st_size < LOG_BYTES:
+        return
+    for n in range(KEPT_LOGS, 0, -1):
+        older = log if n == 1 else log.with_name(f"{log.name}.{n - 1}")
+        if older.exists():
+            older.replace(log.with_name(f"{log.name}.{n}"))
 
 
 def _recorded(file: Path) -> Identity | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import secrets
 import shlex
 import shutil
 import signal
@@ -18,16 +19,15 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
-from psycopg import sql
 from sqlalchemy import make_url
 
 from deploy.native.kafka import kafka
 from deploy.native.mlflow import http_answers, mlflow
-from deploy.native.postgres import best_installation, driver_url, postgres, write_secret
+from deploy.native.postgres import best_installation, postgres, write_secret
 from deploy.native.redis import redis
 from deploy.native.server import Program, Server, ServerError, free_ports, listens, run
 from tradeloop.cli.client.deployment import SERVICES, Deployment
+from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
 PORTS = {
     "kafka": 9092,
@@ -38,7 +38,6 @@ PORTS = {
 }
 """Ports by server and service, in the order in which they start: each is taken unless something else listens there."""
 SERVERS = tuple(name for name in PORTS if name not in SERVICES)
-DATABASES = ("bars", "features", "ledger")
 
 _READY_TIMEOUT_S = 180.0
 
@@ -63,18 +62,22 @@ class Stack:
             raise ServerError(f"no portfolios in {portfolios}: put a YAML file for each one there")
         with self._alone(), self._all_or_nothing() as started:
             self._start_servers(started)
-            urls = self._databases()
+            server, passwords = self._address("postgres"), self._passwords()
+            create_roles(server, passwords)
+            owner = str(make_url(server).username), str(make_url(server).password)
             where = {
                 "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": self._address("kafka"),
-                "TRADELOOP_DATABASE_URL": urls["bars"],
-                "TRADELOOP_LEDGER_URL": urls["ledger"],
+                "TRADELOOP_DATABASE_URL": role_url(server, owner[0], "bars", owner[1]),
+                "TRADELOOP_LEDGER_URL": role_url(server, owner[0], "ledger", owner[1]),
                 "TRADELOOP_MLFLOW_TRACKING_URI": self._address("mlflow"),
             }
             for arguments in (("topics", "apply"), ("db", "migrate")):
                 self._say(f"tradeloop {' '.join(arguments)}")
                 run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
-            deployment = self._deployment(portfolios.resolve(), urls)
-            settings = {name: deployment.environment(name) for name in SERVICES}
+            settings = {
+                name: self._deployment(portfolios.resolve(), name, passwords[name]).environment(name)
+                for name in SERVICES
+            }
             self._stop_outdated(json.dumps([settings, books]))
             self._start_services(settings, started)
             exports = (f"export {name}={shlex.quote(value)}\n" for name, value in where.items())
@@ -111,25 +114,23 @@ class Stack:
         for server in started:
             server.wait()
 
-    def _databases(self) -> dict[str, str]:
-        """Their SQLAlchemy URLs by name; each is there afterwards."""
-        server = self._address("postgres")
-        with psycopg.connect(driver_url(server), autocommit=True) as admin:
-            there = {row[0] for row in admin.execute("SELECT datname FROM pg_database")}
-            for name in DATABASES:
-                if name not in there:
-                    admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        url = make_url(server)
-        return {name: url.set(database=name).render_as_string(hide_password=False) for name in DATABASES}
+    def _passwords(self) -> dict[str, str]:
+        """The passwords of PostgreSQL's roles, made once."""
+        file = self._run / "passwords"
+        known = json.loads(file.read_text()) if file.exists() else {}
+        passwords = {role: known.get(role) or secrets.token_hex(24) for role in ROLES}
+        write_secret(file, json.dumps(passwords))
+        return passwords
 
-    def _deployment(self, portfolios: Path, urls: Mapping[str, str]) -> Deployment:
-        """The settings of the services, as `deploy/docker-compose.yml` gives them."""
+    def _deployment(self, portfolios: Path, service: str, password: str) -> Deployment:
+        """The settings of a service, as `deploy/docker-compose.yml` gives them: it has a role of its own."""
+        url = partial(role_url, self._address("postgres"), service, password=password)
         return Deployment(
-            database_url=urls["bars"],
-            ledger_url=urls["ledger"],
+            database_url=url(database="bars"),
+            ledger_url=url(database="ledger"),
             mlflow_tracking_uri=self._address("mlflow"),
             feature_root=self._home / "features",
-            feature_registry={"registry_type": "sql", "path": urls["features"]},
+            feature_registry={"registry_type": "sql", "path": url(database="features")},
             feature_online_store={"type": "redis", "connection_string": self._address("redis")},
             portfolio_folder=portfolios,
             kafka={"bootstrap_servers": self._address("kafka")},

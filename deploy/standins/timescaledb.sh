@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes a cluster in a new volume, runs the scripts of docker-entrypoint-initdb.d on it, and starts the server.
+# Makes a cluster in a new volume, and starts the server.
 set -euo pipefail
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -11,7 +11,6 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     psql=(psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 "--username=$POSTGRES_USER")
     for database in postgres template1; do "${psql[@]}" "--dbname=$database" --command='CREATE EXTENSION timescaledb'; done
     "${psql[@]}" --dbname=postgres --command="CREATE DATABASE \"$POSTGRES_DB\""
-    for script in /docker-entrypoint-initdb.d/*.sql; do "${psql[@]}" "--dbname=$POSTGRES_DB" "--file=$script"; done
     pg_ctl --silent --wait --mode=fast stop
 fi
 exec "$@"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,33 @@ def test_arguments_and_environment_say_the_same(service: str, monkeypatch: pytes
     assert read.model_dump(exclude={"kafka"}) == given.model_dump(exclude={"kafka"})
     assert read.kafka.bootstrap_servers == "here:9092"
     assert (read.kafka.client_id, read.kafka.group_instance_id) == (f"tradeloop-{service}-1", f"{service}-1")
+
+
+def started(service: str, **environment: str) -> list[str]:
+    """The lines that a process of a service ends with, at once, for these variables beside those of a deployment."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(f"{service.upper()}_")}
+    told = {name: value for name, value in WHOLE.environment(service).items() if not name.endswith("_PORTFOLIOS")}
+    done = subprocess.run(
+        [sys.executable, "-m", f"tradeloop.{service}.main"],
+        env={**own, **told, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_H1_each_service_refuses_a_variable_that_it_does_not_know(service: str) -> None:
+    prefix = service.upper()
+    [line] = started(service, **{f"{prefix}_KAFKA__SASL_PASSWRD": "hunter2"})
+    assert f"{prefix}_KAFKA__SASL_PASSWRD is unknown: the nearest known one is {prefix}_KAFKA__SASL_PASSWORD" in line
+
+
+def test_H1_a_service_in_an_empty_folder_says_so(tmp_path: Path) -> None:
+    [line] = started("execution", EXECUTION_PORTFOLIO_FOLDER=str(tmp_path), EXECUTION_LEDGER_URL="sqlite://")
+    assert f"no portfolios in {tmp_path}: put a YAML file for each one there" in line
 
 
 def test_no_password_is_shown() -> None:

@@ -136,7 +136,6 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, obje
         "an instrument that is not in the file": ([f"{long}#C"], {}, "names 2 instruments (A, B): C is none of them"),
         "an instrument that is sparse": ([long], {}, "1h, 4h, 1d (column tic names 2 instruments: A, B)"),
         "a wrong name": ([hours], {"name": "Gold!"}, "--name Gold!: a name is lower-case"),
-        "a name too long for its model": ([hours], {"name": "a" * 60}, "give a shorter --name"),
         "a strategy of a shorter timeframe": (
             [days], {"strategy": SLOW}, "slow has features on 4h, and days.csv has bars of 1d: they must be longer"
         ),
@@ -147,7 +146,7 @@ CASES = [
     "no file", "nothing behind the name", "a named folder", "an empty folder", "a file twice", "a name twice",
     "the same bars twice", "two timeframes", "no common bar", "one name for several instruments",
     "an instrument that is not in the file", "an instrument that is sparse", "a wrong name",
-    "a name too long for its model", "a strategy of a shorter timeframe",
+    "a strategy of a shorter timeframe",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.model_store import sample_policy
+from tradeloop.common.market import Instrument, Timeframe, Universe
 from tradeloop.common.model_store.port import ModelUnfit, PolicyManifest
 from tradeloop.common.strategy import RewardContext, Strategy, log_return, reward
 from tradeloop.common.strategy.fit import check_fit
@@ -54,3 +55,32 @@ def test_what_differs_is_named(field: str, value: object) -> None:
     with pytest.raises(ModelUnfit, match=f"model m was trained with {field} {value}, portfolio p has ") as raised:
         check_fit(manifest(**{field: value}), STRATEGY, 2, "model m", "portfolio p")
     assert isinstance(raised.value, ValueError), "a service that cannot use a model catches this"
+
+
+GOLD, OIL = Instrument(id="x:GOLD"), Instrument(id="x:OIL")
+UNIVERSE = Universe(name="metals", instruments=(GOLD, OIL), timeframe=Timeframe.H1)
+OWN = {"strategy": "edge", "universe": "metals", "timeframe": "1h", "instrument_ids": UNIVERSE.ids}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("strategy", "other"),
+        ("universe", "other"),
+        ("timeframe", "1d"),
+        ("instrument_ids", ("x:OIL", "x:GOLD")),
+        ("instrument_ids", ("x:GOLD", "x:TIN")),
+    ],
+)
+def test_M1_whoever_trades_takes_a_policy_of_its_own_strategy_and_instruments(field: str, value: object) -> None:
+    mine = manifest(**OWN)
+    check_fit(mine, STRATEGY, 2, "model m", "portfolio p", UNIVERSE)
+    other = mine.model_copy(update={field: value})
+    check_fit(other, STRATEGY, 2, "model m", "portfolio p")  # to try it on other bars is no mistake
+    with pytest.raises(ModelUnfit) as raised:
+        check_fit(other, STRATEGY, 2, "model m", "portfolio p", UNIVERSE)
+    assert str(raised.value).startswith(f"model m was trained with {field} {value}, portfolio p has {OWN[field]}")
+
+
+def test_a_manifest_from_before_says_less_and_fits() -> None:
+    check_fit(manifest(strategy="edge", universe="metals"), STRATEGY, 2, "model m", "portfolio p", UNIVERSE)

@@ -6,19 +6,24 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S
 from tradeloop.common.contracts.model_store import MakeModelStore
 from tradeloop.common.contracts.model_store import sample_policy as policy
+from tradeloop.common.market import ModelName
 from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.port import (
     ModelNotFound,
@@ -26,6 +31,7 @@ from tradeloop.common.model_store.port import (
     ModelStoreUnavailable,
     Policy,
     RegisteredPolicy,
+    model_name,
     read_policy,
     write_policy,
 )
@@ -157,7 +163,78 @@ def test_a_manifest_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None
         read_policy(tmp_path)
 
 
+def test_M1_each_strategy_and_universe_has_a_name_of_its_own() -> None:
+    assert model_name("mean", "rev-fx") != model_name("mean-rev", "fx")
+    longest = TypeAdapter(ModelName).validate_python(model_name("a" * 63, "b" * 63))
+    assert register(MemoryModelStore(), longest) == "1"
+
+
 # Only MLflow
+
+
+def test_M1_a_version_is_the_graph_that_was_registered_as_it(tmp_path: Path) -> None:
+    """A folder that was copied over another's has a manifest that fits its graph."""
+    store = mlflow_file(tmp_path)
+    assert register(store) == "1"
+    assert store.load("example", "1").model_id == policy().model_id
+    [graph] = tmp_path.rglob("policy.onnx")
+    write_policy(graph.parent, policy(b"b graph"))
+    with pytest.raises(ValueError, match=f"version 1 is damaged: it was registered with the graph {policy().model_id}"):
+        mlflow_file(tmp_path).load("example", "1")
+
+
+def test_M1_a_rebuilt_registry_gives_its_first_version_another_id(tmp_path: Path) -> None:
+    before, after = mlflow_file(tmp_path / "before"), mlflow_file(tmp_path / "after")
+    register(before)
+    register(after, onnx=b"b graph")
+    one, other = before.load("example", "1"), after.load("example", "1")
+    assert (one.name, one.version) == (other.name, other.version)
+    assert one.model_id != other.model_id
+
+
+def test_a_model_under_its_former_name_is_named_with_the_remedy(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    store, name, former = mlflow_file(tmp_path), model_name("edge", "gold"), "edge-gold"
+    register(store, former)
+    store.set_alias(former, "champion", "1")
+    for reference in ("champion", "1"):
+        with pytest.raises(ModelNotFound, match=r"model edge\.gold is still called edge-gold: rename it in MLflow"):
+            store.load(name, reference)
+    MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").rename_registered_model(former, name)
+    assert store.load(name, "champion").policy == policy()
+
+
+def test_M10_no_password_is_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = on_server("http://user:hunter2@127.0.0.1:9")
+    for call in (store.check, store.versions, lambda: store.load("example", "1"), lambda: register(store)):
+        with pytest.raises(ModelStoreUnavailable) as caught:
+            call()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "MLflow at http://user:***@127.0.0.1:9: " in told
+        assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_M7_a_password_that_is_wrong_is_waited_for(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(ModelStoreUnavailable, match=str(status)):
+                on_server(f"http://127.0.0.1:{server.server_port}").check()
+        finally:
+            server.shutdown()
 
 
 def test_a_graph_changed_in_the_store_is_not_loaded(tmp_path: Path) -> None:

@@ -37,14 +37,71 @@ def test_a_portfolio_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_a_service_has_those_of_its_variable_and_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(portfolio_yaml(book("b")))
     (tmp_path / "a.yaml").write_text(portfolio_yaml(book("a")))
-    (tmp_path / "readme.txt").write_text("not a portfolio")
     settings = PortfolioSettings(portfolios=(book("z"),), portfolio_folder=tmp_path)
     assert [portfolio.name for portfolio in settings.read_portfolios()] == ["z", "a", "b"]
     twice = PortfolioSettings(portfolios=(book("a"),), portfolio_folder=tmp_path)
     with pytest.raises(UserError, match="portfolio a is there twice"):
         twice.read_portfolios()
-    with pytest.raises(UserError, match="no such folder"):
-        PortfolioSettings(portfolio_folder=tmp_path / "missing").read_portfolios()
+    assert PortfolioSettings(portfolios=()).read_portfolios() == (), "none is meant"
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [(None, "no portfolios: name a folder"), ("missing", "no such folder"), ("empty", "no portfolios in ")],
+)
+def test_H1_a_service_without_portfolios_does_not_start(tmp_path: Path, folder: str | None, says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".hidden.yaml").write_text("")
+    with pytest.raises(UserError, match=says):
+        PortfolioSettings(portfolio_folder=tmp_path / folder if folder else None).read_portfolios()
+
+
+@pytest.mark.parametrize("name", ["book.yml", "book.YAML"])
+def test_H1_a_file_that_would_be_passed_over_is_refused(tmp_path: Path, name: str) -> None:
+    for each in ("a.yaml", name):
+        (tmp_path / each).write_text(portfolio_yaml(book()))
+    with pytest.raises(UserError, match=rf"{name} would not be read: name it book\.yaml"):
+        PortfolioSettings(portfolio_folder=tmp_path).read_portfolios()
+
+
+def test_H1_other_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.yaml", "a.yaml.bak", "readme.txt", ".hidden"):
+        (tmp_path / name).write_text(portfolio_yaml(book()))
+    assert len(PortfolioSettings(portfolio_folder=tmp_path).read_portfolios()) == 1
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == f"{tmp_path}: not read, as no portfolio: a.yaml.bak, readme.txt"
+
+
+BITCOIN, ETHER = UNIVERSE.instruments
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"timeframe": Timeframe.M5, "higher_timeframes": (Timeframe.H1,)}, "timeframe 1m and 5m"),
+        ({"higher_timeframes": ()}, "higher_timeframes 5m 1h and none"),
+        (
+            {"instruments": (ETHER, BITCOIN)},
+            "instruments, in this order, binance:BTC/USDT binance:ETH/USDT and binance:ETH/USDT binance:BTC/USDT",
+        ),
+        ({"instruments": (BITCOIN,)}, "instruments, in this order, binance:BTC/USDT binance:ETH/USDT and binance:BTC"),
+        (
+            {"instruments": (BITCOIN, ETHER.model_copy(update={"tick_size": 0.5}))},
+            "tick_size of binance:ETH/USDT 0.0 and 0.5",
+        ),
+        (
+            {"instruments": (BITCOIN.model_copy(update={"calendar": "weekdays"}), ETHER)},
+            "calendar of binance:BTC/USDT continuous and weekdays",
+        ),
+    ],
+)
+def test_H1_two_definitions_of_one_universe_are_refused(changed: dict[str, object], difference: str) -> None:
+    other = book("other").model_copy(update={"universe": UNIVERSE.model_copy(update=changed)})
+    elsewhere = book("elsewhere").model_copy(update={"universe": UNIVERSE.model_copy(update={"name": "minors"})})
+    assert PortfolioSettings(portfolios=(book(), elsewhere, book("same"))).read_portfolios()
+    with pytest.raises(UserError) as caught:
+        PortfolioSettings(portfolios=(book(), elsewhere, other)).read_portfolios()
+    assert str(caught.value).startswith(f"portfolios book and other define universe majors differently: {difference}")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from tradeloop.common.model_store.port import (
     Policy,
     PolicyManifest,
     RegisteredPolicy,
+    model_name,
 )
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience
@@ -51,7 +52,7 @@ from tradeloop.inference.application import Inference
 from tradeloop.inference.ports import History
 
 WINDOW = 3
-MODEL = "test-pair"
+MODEL = model_name("test", "pair")
 START = datetime(2026, 1, 5, tzinfo=UTC)
 UNIVERSE = Universe(name="pair", instruments=(Instrument(id="x:A"), Instrument(id="x:B")), timeframe=Timeframe.M1)
 UNKNOWN: tuple[tuple[float | None, ...], ...] = ((None,), (0.5,))
@@ -530,6 +531,8 @@ def test_features_of_other_sets_and_marks_of_other_portfolios_are_ignored() -> N
         ("window", 5, "3"),
         ("instruments", 4, "2"),
         ("action_scheme", "discrete(-1.0,1.0;0.05)", STRATEGY.actions.name),
+        ("strategy", "tes", "test"),
+        ("universe", "t-pair", "pair"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(field: str, trained: object, expected: str) -> None:

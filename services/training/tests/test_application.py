@@ -28,6 +28,7 @@ from tradeloop.common.model_store.port import ModelNotFound, ModelStoreUnavailab
 from tradeloop.common.portfolio import Costs
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import load_settings
 from tradeloop.common.strategy import RewardContext, Strategy, reward
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
@@ -276,9 +277,11 @@ def test_it_is_ready_when_bars_and_models_can_be_reached(house: House, monkeypat
 
 
 def test_a_busy_service_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "FEATURE_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(f"TRAINING_{name}", "somewhere")
     monkeypatch.setenv("TRAINING_KAFKA__BOOTSTRAP_SERVERS", "kafka:19092")
     monkeypatch.setenv("TRAINING_HTTP__PORT", "8080")
-    settings = Settings()
+    settings = load_settings(Settings)
     assert (settings.kafka.bootstrap_servers, settings.http.port) == ("kafka:19092", 8080)
     assert settings.kafka.longest_step_s == settings.http.live_within_s == 86_400
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.naming import listed
+from tradeloop.common.addresses import address
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION
 from tradeloop.common.model_store.port import (
@@ -36,7 +37,8 @@ def running_store() -> tuple[ModelStore, str]:
     settings = load_settings()
     if "mlflow_tracking_uri" not in settings.model_fields_set:
         raise UserError("say where the running stack's models are: set TRADELOOP_MLFLOW_TRACKING_URI")
-    return _mlflow(settings.mlflow_tracking_uri), settings.mlflow_tracking_uri
+    uri = settings.mlflow_tracking_uri.get_secret_value()
+    return _mlflow(uri), address(uri)
 
 
 def find(reference: str, home: Path, default: str) -> RegisteredPolicy:

@@ -23,7 +23,6 @@ from tradeloop.common.market import (
     from_us,
     resample,
 )
-from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
@@ -34,7 +33,6 @@ _PACKAGE, _FILE = "gym-anytrading", "FOREX_EURUSD_1H_ASK.csv"
 _DAY_US = 86_400_000_000
 _SATURDAY = 2
 """The number of a Saturday, in days since the epoch, which was a Thursday, modulo 7."""
-_LONGEST_MODEL = 63
 EVERYTHING: Span = (None, None)
 
 
@@ -263,17 +261,12 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _check(strategy: Strategy, universe: Universe, label: str) -> None:
-    """Raise `UserError` where a strategy cannot work on a universe, or its model cannot have a name."""
+    """Raise `UserError` where a strategy cannot work on a universe."""
     _check_timeframes(strategy, universe.timeframe, label)
     if missing := [t for t in strategy.feature_set.timeframes if t not in universe.higher_timeframes]:
         raise UserError(
             f"strategy {strategy.name} needs {', '.join(missing)} bars, which universe {universe.name} does not have: "
             "add them to its higher_timeframes"
-        )
-    if len(model := model_name(strategy.name, universe.name)) > _LONGEST_MODEL:
-        raise UserError(
-            f"strategy {strategy.name} and universe {universe.name} make a model's name of {len(model)} characters, "
-            f"and it can have {_LONGEST_MODEL}: give a shorter --name"
         )
 
 

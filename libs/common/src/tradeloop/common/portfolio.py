@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tradeloop.common.arrays import Bools
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Name, Universe
+
+log = logging.getLogger(__name__)
 
 
 class Costs(BaseModel):
@@ -106,24 +110,69 @@ class Portfolio(BaseModel):
 class PortfolioSettings(BaseModel):
     """The portfolios of a service, as part of its settings."""
 
-    portfolios: tuple[Portfolio, ...] = ()
-    """Portfolios, as JSON."""
+    portfolios: tuple[Portfolio, ...] | None = None
+    """Portfolios, as JSON; `[]` where none is meant."""
     portfolio_folder: Path | None = None
     """A folder of more portfolios, one YAML file each."""
 
     def read_portfolios(self) -> tuple[Portfolio, ...]:
-        """All portfolios: the given ones, then those of the folder by file name. Raises `UserError`."""
-        found = list(self.portfolios)
-        if self.portfolio_folder is not None:
-            if not self.portfolio_folder.is_dir():
-                raise UserError(
-                    f"{self.portfolio_folder}: no such folder: make it, with a YAML file for each portfolio"
-                )
-            found += [read_portfolio(path) for path in sorted(self.portfolio_folder.glob("*.yaml"))]
+        """All portfolios: the given ones, then those of the folder by file name.
+
+        Raises `UserError` for a folder without any, where none are given, and where two contradict each other: a
+        service without its portfolios would take their messages for settled.
+        """
+        if self.portfolios is None and self.portfolio_folder is None:
+            raise UserError("no portfolios: name a folder that has a YAML file for each one in ..._PORTFOLIO_FOLDER")
+        found = [*(self.portfolios or ()), *(_in_folder(self.portfolio_folder) if self.portfolio_folder else ())]
         twice = [name for name, count in Counter(portfolio.name for portfolio in found).items() if count > 1]
         if twice:
             raise UserError(f"portfolio {twice[0]} is there twice: give each portfolio a name of its own")
+        _refuse_two_definitions(found)
         return tuple(found)
+
+
+def _in_folder(folder: Path) -> list[Portfolio]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: make it, with a YAML file for each portfolio")
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    for path in entries:
+        if path.suffix != ".yaml" and path.suffix.lower() in (".yaml", ".yml"):
+            raise UserError(f"{path} would not be read: name it {path.stem}.yaml")
+    files = [path for path in entries if path.suffix == ".yaml"]
+    if ignored := [path.name for path in entries if path not in files]:
+        log.warning("%s: not read, as no portfolio: %s", folder, ", ".join(ignored))
+    if not files:
+        raise UserError(f"no portfolios in {folder}: put a YAML file for each one there")
+    return [read_portfolio(path) for path in files]
+
+
+def _refuse_two_definitions(portfolios: Sequence[Portfolio]) -> None:
+    """One universe is one key of messages: two portfolios that trade it mean the same bars."""
+    first: dict[str, Portfolio] = {}
+    for portfolio in portfolios:
+        other = first.setdefault(portfolio.universe.name, portfolio)
+        if difference := _difference(other.universe, portfolio.universe):
+            raise UserError(
+                f"portfolios {other.name} and {portfolio.name} define universe {portfolio.universe.name} differently: "
+                f"{difference}; let them agree, or give one of the universes another name"
+            )
+
+
+def _difference(one: Universe, other: Universe) -> str:
+    """The first thing in which two definitions of a universe differ, in words; empty where they do not."""
+    for what, a, b in (
+        ("timeframe", one.timeframe, other.timeframe),
+        ("higher_timeframes", " ".join(one.higher_timeframes), " ".join(other.higher_timeframes)),
+        ("instruments, in this order,", " ".join(one.ids), " ".join(other.ids)),
+    ):
+        if a != b:
+            return f"{what} {a or 'none'} and {b or 'none'}"
+    for a_rules, b_rules in zip(one.instruments, other.instruments, strict=True):
+        for field in type(a_rules).model_fields:
+            a, b = getattr(a_rules, field), getattr(b_rules, field)
+            if a != b:
+                return f"{field} of {a_rules.id} {a} and {b}"
+    return ""
 
 
 def read_portfolio(path: Path) -> Portfolio:

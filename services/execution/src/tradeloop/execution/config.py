@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 from tradeloop.common.runtime.health import HttpSettings
+from tradeloop.common.settings import EnvironmentSettings
 
 
-class Settings(PortfolioSettings, BaseSettings):
+class Settings(PortfolioSettings, EnvironmentSettings):
     """Environment variables start with `EXECUTION_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="EXECUTION_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="EXECUTION_")
 
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
 
-    ledger_url: SecretStr = SecretStr("sqlite:///ledger.db")
+    ledger_url: SecretStr
     """SQLAlchemy URL of the order ledger."""

@@ -8,6 +8,7 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.common.strategy import load
 from tradeloop.execution.adapters.bus_history import BusHistory
 from tradeloop.execution.adapters.paper import PaperVenue
@@ -25,9 +26,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Execution:
 def main() -> None:
     """Run against Kafka until SIGTERM."""
     configure_logging()
-    settings, clock = Settings(), SystemClock()
-    bus = KafkaBus(settings.kafka)
-    serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+    with in_one_line():
+        settings, clock = load_settings(Settings), SystemClock()
+        bus = KafkaBus(settings.kafka)
+        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

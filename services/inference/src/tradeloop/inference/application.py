@@ -123,6 +123,7 @@ class DeskMemory:
             len(self._portfolio.universe.instruments),
             f"model {registered.name} version {registered.version}",
             f"portfolio {self._portfolio.name}",
+            self._portfolio.universe,
         )
         log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
         self._loaded = ActiveModel(

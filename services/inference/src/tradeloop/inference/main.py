@@ -10,6 +10,7 @@ from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.common.strategy import load
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
@@ -20,17 +21,18 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
     """The service, with its model registry and its memory of what was published."""
     from tradeloop.common.model_store.mlflow import MlflowModelStore  # importing MLflow takes seconds
 
-    bars = SqlBarStore(settings.database_url.get_secret_value(), clock) if settings.database_url else None
-    models = MlflowModelStore(settings.mlflow_tracking_uri)
+    bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
+    models = MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value())
     return Inference(settings.read_portfolios(), load, models, OnnxPolicy, BusHistory(bus, bars), clock)
 
 
 def main() -> None:
     """Run against Kafka until SIGTERM."""
     configure_logging()
-    settings, clock = Settings(), SystemClock()
-    bus = KafkaBus(settings.kafka)
-    serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+    with in_one_line():
+        settings, clock = load_settings(Settings), SystemClock()
+        bus = KafkaBus(settings.kafka)
+        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.runtime.health import HttpSettings
+from tradeloop.common.settings import EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """Environment variables start with `INGEST_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="INGEST_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="INGEST_")
 
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
-    database_url: SecretStr = SecretStr("sqlite:///bars.db")
+    database_url: SecretStr
     """SQLAlchemy URL of the bar store."""
     min_rows: int = Field(default=10, ge=2)
     """A file with fewer bars is refused."""

@@ -11,6 +11,7 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
@@ -33,9 +34,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
 def main() -> None:
     """Run against Kafka until SIGTERM."""
     configure_logging()
-    settings, clock = Settings(), SystemClock()
-    bus = KafkaBus(settings.kafka)
-    serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+    with in_one_line():
+        settings, clock = load_settings(Settings), SystemClock()
+        bus = KafkaBus(settings.kafka)
+        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

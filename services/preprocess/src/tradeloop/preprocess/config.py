@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 from tradeloop.common.runtime.health import HttpSettings
+from tradeloop.common.settings import EnvironmentSettings
 
 
-class Settings(PortfolioSettings, BaseSettings):
+class Settings(PortfolioSettings, EnvironmentSettings):
     """Environment variables start with `PREPROCESS_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="PREPROCESS_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="PREPROCESS_")
 
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
-    database_url: SecretStr = SecretStr("sqlite:///bars.db")
+    database_url: SecretStr
     """SQLAlchemy URL of the bar store."""
-    feature_root: Path = Path("features")
+    feature_root: Path
     """Folder of the offline features, and of registry and online store unless these are set."""
     feature_registry: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's registry section, as JSON, for a registry in SQL."""

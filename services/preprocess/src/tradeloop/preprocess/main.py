@@ -9,6 +9,7 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.common.strategy import load
 from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
@@ -33,9 +34,10 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
 def main() -> None:
     """Run against Kafka until SIGTERM."""
     configure_logging()
-    settings, clock = Settings(), SystemClock()
-    bus = KafkaBus(settings.kafka)
-    serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+    with in_one_line():
+        settings, clock = load_settings(Settings), SystemClock()
+        bus = KafkaBus(settings.kafka)
+        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
 
 
 if __name__ == "__main__":

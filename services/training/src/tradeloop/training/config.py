@@ -6,37 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.runtime.health import HttpSettings
+from tradeloop.common.settings import EnvironmentSettings
 
 LONGEST_RUN_S = 86_400.0
 """How long one training may keep the service from all else. It neither polls nor steps meanwhile."""
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """Environment variables start with `TRAINING_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TRAINING_",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-        frozen=True,
-        extra="forbid",
-    )
+    model_config = SettingsConfigDict(env_prefix="TRAINING_", nested_model_default_partial_update=True)
 
     kafka: KafkaSettings = KafkaSettings(longest_step_s=LONGEST_RUN_S)
     http: HttpSettings = HttpSettings(live_within_s=LONGEST_RUN_S)
-    database_url: SecretStr = SecretStr("sqlite:///bars.db")
+    database_url: SecretStr
     """SQLAlchemy URL of the bar store."""
-    feature_root: Path = Path("features")
+    feature_root: Path
     """Folder of the offline features, and of registry and online store unless these are set."""
     feature_registry: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's registry section, as JSON, for a registry in SQL."""
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's online_store section, as JSON, for an online store in Redis."""
-    mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    mlflow_tracking_uri: SecretStr
+    """Address of the model registry: `http://USER:PASSWORD@HOST:PORT` or `sqlite:///FILE`."""
     threads: int = Field(default=1, ge=1)
     """Threads of PyTorch. Part of what makes a run repeatable: another number gives another policy. Networks this
     small gain little from a second one, and lose most of their speed to it when the cores are not idle."""

@@ -14,6 +14,7 @@ from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.common.strategy import load
 from tradeloop.training.application import Training
 from tradeloop.training.config import Settings
@@ -35,7 +36,7 @@ def build(settings: Settings, bus: Bus, clock: Clock, stop: threading.Event | No
             registry=settings.feature_registry,
             online_store=settings.feature_online_store,
         ),
-        models=MlflowModelStore(settings.mlflow_tracking_uri),
+        models=MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value()),
         trainer=Sb3OnDemand(clock, settings.threads),
         make_actor=OnnxPolicy,
         publish=publisher(bus),
@@ -69,9 +70,10 @@ def publisher(bus: Bus) -> Publish:
 def main() -> None:
     """Run against Kafka until SIGTERM."""
     configure_logging()
-    settings, clock, stop = Settings(), SystemClock(), threading.Event()
-    bus = KafkaBus(settings.kafka)
-    serve(lambda: Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
+    with in_one_line():
+        settings, clock, stop = load_settings(Settings), SystemClock(), threading.Event()
+        bus = KafkaBus(settings.kafka)
+        serve(lambda: Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class EmbeddedStack:
             build_execution(ExecutionSettings(**told("execution")), self.bus, clock),
         ]
         training_settings = TrainingSettings(**told("training"))
-        self.models: ModelStore = MlflowModelStore(training_settings.mlflow_tracking_uri)
+        self.models: ModelStore = MlflowModelStore(training_settings.mlflow_tracking_uri.get_secret_value())
         training = build_training(training_settings, self.bus, clock, self._stop)
         self.runners = [Runner(service, self.bus, clock, _POLICY) for service in services]
         self._training = Runner(training, self.bus, clock, _POLICY)

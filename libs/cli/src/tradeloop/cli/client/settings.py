@@ -5,35 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
-from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
+from tradeloop.common import settings
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import BusUnavailable
 from tradeloop.common.errors import UserError
 
+_READ_ELSEWHERE = (
+    "TRADELOOP_COMMIT",
+    "TRADELOOP_DEBUG",
+    "TRADELOOP_HOME",
+    "TRADELOOP_PORTFOLIO_FOLDER",
+    "TRADELOOP_TEST_",
+)
 
-class Settings(BaseSettings):
+
+class Settings(settings.EnvironmentSettings):
     """Environment variables start with `TRADELOOP_`; those of a nested setting join with `__`."""
 
-    model_config = SettingsConfigDict(env_prefix="TRADELOOP_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TRADELOOP_")
 
     kafka: KafkaSettings = KafkaSettings()
     database_url: SecretStr = SecretStr("sqlite:///bars.db")
     """SQLAlchemy URL of the bar store."""
     ledger_url: SecretStr = SecretStr("sqlite:///ledger.db")
     """SQLAlchemy URL of the order ledger."""
-    mlflow_tracking_uri: str = "sqlite:///mlflow.db"
+    mlflow_tracking_uri: SecretStr = SecretStr("sqlite:///mlflow.db")
+    """Address of the model registry."""
+    admin_url: SecretStr | None = None
+    """SQLAlchemy URL of PostgreSQL for a superuser, who makes databases and roles."""
+    roles: dict[str, SecretStr] = Field(default={})
+    """Passwords of the services' roles, by role."""
 
 
 def load_settings() -> Settings:
     """The settings of the environment. Raises `UserError` for a variable that is not understood."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = error.errors(include_input=False)[0]  # an input may be a password
-        variable = "TRADELOOP_" + "__".join(str(part).upper() for part in wrong["loc"])
-        raise UserError(f"environment variable {variable}: {wrong['msg']}") from None
+    return settings.load_settings(Settings, _READ_ELSEWHERE)
 
 
 @contextmanager
@@ -42,13 +51,13 @@ def kafka_bus(bootstrap_servers: str | None = None, extra: Mapping[str, str] | N
 
     Raises `UserError`, with what to set, where it cannot be reached meanwhile.
     """
-    settings = load_settings().kafka
+    kafka = load_settings().kafka
     if bootstrap_servers is not None:
-        settings = settings.model_copy(update={"bootstrap_servers": bootstrap_servers})
+        kafka = kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
     if extra is not None:
-        settings = settings.model_copy(update={"extra": {**extra, **settings.extra}})
+        kafka = kafka.model_copy(update={"extra": {**extra, **kafka.extra}})
     try:
-        with closing(KafkaBus(settings)) as bus:
+        with closing(KafkaBus(kafka)) as bus:
             yield bus
     except BusUnavailable as error:
         raise UserError(

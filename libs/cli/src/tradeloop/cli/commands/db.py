@@ -1,4 +1,4 @@
-"""`tradeloop db`: the tables of bars and ledger."""
+"""`tradeloop db`: the tables of bars and ledger, and who may do what with them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,24 @@ Bars = Annotated[
 Ledger = Annotated[
     str | None, typer.Option("--ledger-url", envvar="TRADELOOP_LEDGER_URL", help="The database of orders and fills.")
 ]
+
+
+@app.command("roles")
+def roles() -> None:
+    """Create the databases, and a role of PostgreSQL for each service with the rights that it needs.
+
+    TRADELOOP_ADMIN_URL is a superuser's URL, TRADELOOP_ROLES__INGEST and so on are the passwords. Does what is missing,
+    and sets the passwords anew; run it before `migrate`, by the same user.
+    """
+    from tradeloop.cli.client.settings import load_settings
+    from tradeloop.common.sql.roles import DATABASES, create_roles
+
+    settings = load_settings()
+    if settings.admin_url is None:
+        raise UserError("say where PostgreSQL is: set TRADELOOP_ADMIN_URL to a superuser's URL")
+    passwords = {role.lower(): password.get_secret_value() for role, password in settings.roles.items()}
+    create_roles(settings.admin_url.get_secret_value(), passwords)
+    typer.echo(f"databases {', '.join(DATABASES)}; roles {', '.join(passwords)}")
 
 
 @app.command("migrate")
@@ -98,9 +116,11 @@ def prune(
 
 
 def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[str, Schema]]:
+    from tradeloop.cli.client.settings import load_settings
     from tradeloop.common.bar_store.sql import SCHEMA as BARS
     from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
 
+    load_settings()  # a misspelt variable would leave out a database
     if not bars_url and not ledger_url:
         raise UserError(
             "no database is named: give --bars-url or TRADELOOP_DATABASE_URL, --ledger-url or TRADELOOP_LEDGER_URL"

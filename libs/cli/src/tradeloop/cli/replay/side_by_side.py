@@ -275,7 +275,7 @@ def _services(
     """Ingest, preprocess, inference and execution, to be stepped. `urls` are those of bars and ledger."""
     clock, (url, ledger_url) = SystemClock(), urls
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in portfolios]
-    models = MlflowModelStore(settings.mlflow_tracking_uri)
+    models = MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value())
     ledger = SqlLedger(ledger_url, bus.identity)
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align, joined
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, to_us
-from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, Name, Timeframe, Universe
+from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.resample import resample
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Calendar",
     "Instrument",
     "InstrumentId",
+    "ModelName",
     "Name",
     "Series",
     "TimeRange",

@@ -14,6 +14,10 @@ InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,62}$")]
 """A name that is safe in topics, paths, tables and URLs: lower case, digits, `-` and `_`."""
 
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.\-]{0,126}$")]
+"""The name of the models that a strategy trains on a universe: the two names, joined by a `.`, which neither can hold.
+Models from before have another name, without it."""
+
 
 class Timeframe(StrEnum):
     """The length of a bar."""

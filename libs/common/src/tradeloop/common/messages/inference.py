@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime
 
-from tradeloop.common.market import Name
+from tradeloop.common.market import ModelName, Name
 from tradeloop.common.messages.base import UniverseMessage
 
 HoldReason = Literal["warming_up", "no_model", "no_features", "error"]
@@ -19,7 +19,7 @@ class ModelActivated(UniverseMessage):
 
     portfolio: Name
     time: AwareDatetime
-    model: Name
+    model: ModelName
     version: str
     model_id: str
     cause: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tradeloop.common.market import Name, TimeRange, Universe
+from tradeloop.common.market import ModelName, Name, TimeRange, Universe
 from tradeloop.common.messages.base import Message
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -74,7 +74,7 @@ class ModelReady(Message):
     request_id: str
     strategy: Name
     universe: Name
-    model: Name
+    model: ModelName
     version: str
     alias: Name
     model_id: str

@@ -36,6 +36,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import plugins
 from mlflow.version import VERSION
 
+from tradeloop.common.addresses import address
 from tradeloop.common.model_store.port import (
     ModelNotFound,
     ModelStoreUnavailable,
@@ -44,6 +45,7 @@ from tradeloop.common.model_store.port import (
     PolicyManifest,
     RegisteredPolicy,
     check_alias,
+    former_name,
     read_policy,
     write_policy,
 )
@@ -66,11 +68,14 @@ _REMEMBERED = 32
 """Policies kept in memory: a few per universe that a replica serves."""
 _PASSING = {
     "ABORTED",
+    "CUSTOMER_UNAUTHORIZED",  # so that somebody may set the password right
     "DEADLINE_EXCEEDED",
     "INTERNAL_ERROR",  # what an unreachable server or database comes as
+    "PERMISSION_DENIED",
     "REQUEST_LIMIT_EXCEEDED",
     "RESOURCE_EXHAUSTED",
     "TEMPORARILY_UNAVAILABLE",
+    "UNAUTHENTICATED",
 }
 
 
@@ -138,9 +143,18 @@ class MlflowModelStore:
                     found = self._client.get_model_version_by_alias(name, reference)
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":  # how MLflow says that there is no such alias
-                    raise ModelNotFound(f"model {name} has no alias {reference}") from error
+                    raise ModelNotFound(f"model {name} has no alias {reference}") from None
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self._has(former_name(name)):
+                    former = former_name(name)
+                    raise ModelNotFound(f"model {name} is still called {former}: rename it in MLflow") from None
                 raise
-            return RegisteredPolicy(name, str(found.version), self._download(found.source))
+            loaded = RegisteredPolicy(name, str(found.version), self._download(found.source))
+        if (registered := found.tags.get("model_id", loaded.model_id)) != loaded.model_id:
+            raise ValueError(
+                f"model {name} version {loaded.version} is damaged: it was registered with the graph {registered}, and "
+                f"has {loaded.model_id}; register it again from a good copy"
+            )
+        return loaded
 
     def versions(self) -> Sequence[ModelVersion]:
         found = []
@@ -178,6 +192,15 @@ class MlflowModelStore:
                 raise
             return str(made.experiment_id)
 
+    def _has(self, name: str) -> bool:
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
     def _create_model(self, name: str) -> None:
         try:
             self._client.create_registered_model(name)
@@ -190,16 +213,20 @@ class MlflowModelStore:
         """MLflow's failures, and those of the network and the disk below it, as the port names them."""
         try:
             yield
+        # None goes on as the cause of another: MLflow quotes the address, whose password a traceback would show.
         except OSError as error:
-            raise ModelStoreUnavailable(f"MLflow at {self._uri}: {error}") from error
+            raise ModelStoreUnavailable(self._told(error)) from None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                raise ModelNotFound(f"MLflow at {self._uri}: {error.message}") from error
+                raise ModelNotFound(self._told(error.message)) from None
             if error.error_code == "INVALID_PARAMETER_VALUE":
-                raise ValueError(f"MLflow at {self._uri}: {error.message}") from error
+                raise ValueError(self._told(error.message)) from None
             if error.error_code in _PASSING:
-                raise ModelStoreUnavailable(f"MLflow at {self._uri}: {error.message}") from error
+                raise ModelStoreUnavailable(self._told(error.message)) from None
             raise
+
+    def _told(self, what: object) -> str:
+        return address(f"MLflow at {self._uri}: {what}")
 
 
 def _pages(search: Callable[..., Any]) -> Iterator[Any]:

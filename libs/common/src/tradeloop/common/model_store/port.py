@@ -85,6 +85,11 @@ class RegisteredPolicy:
     version: str
     policy: Policy
 
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of the graph. A registry that was made anew counts versions from 1 again: compare this too."""
+        return self.policy.model_id
+
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
@@ -190,5 +195,10 @@ def check_alias(alias: str) -> None:
 
 
 def model_name(strategy: str, universe: str) -> str:
-    """The registered name of the policies that a strategy trains on a universe."""
-    return f"{strategy}-{universe}"
+    """The registered name of the policies that a strategy trains on a universe: each pair has its own."""
+    return f"{strategy}.{universe}"
+
+
+def former_name(name: str) -> str:
+    """The name that the same pair had before. Others had it too: a-b with c, and a with b-c."""
+    return name.replace(".", "-")

@@ -9,11 +9,14 @@ from typing import Literal
 
 import structlog
 
+from tradeloop.common.addresses import address
+
 
 def configure_logging(style: Literal["json", "plain"] = "json", level: int = logging.INFO) -> None:
     """Set up structlog and the standard library's logging alike. Times are UTC, ISO 8601.
 
-    In JSON, what ends the process is also a line of the log, with its traceback.
+    No line has the credentials of a URL, whoever wrote it. In JSON, what ends the process is also a line of the log,
+    with its traceback.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -22,6 +25,7 @@ def configure_logging(style: Literal["json", "plain"] = "json", level: int = log
     ]
     rendered: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
+        _without_credentials,
         structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False),
     ]
     structlog.configure(
@@ -40,6 +44,12 @@ def configure_logging(style: Literal["json", "plain"] = "json", level: int = log
     logging.basicConfig(handlers=[handler], level=level, force=True)
     if style == "json":
         sys.excepthook = _log_the_end
+
+
+def _without_credentials(
+    logger: structlog.typing.WrappedLogger, method: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {name: address(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
 def _log_the_end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

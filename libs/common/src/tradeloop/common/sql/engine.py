@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from tradeloop.common.addresses import address as address  # every store says where it is
 from tradeloop.common.errors import UserError
 
 _POSTGRESQL = "postgresql+psycopg"
@@ -60,8 +61,8 @@ def open_engine(url: str, what: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise UserError(f"{what}: {error}: {_REMEDY}") from error
+    except (ArgumentError, ValueError):  # the latter of a port, which may be a part of the password
+        raise UserError(f"{what}: no URL of a database: {_REMEDY}, with `/`, `:` and `@` encoded") from None
     if parsed.drivername not in ("sqlite", _POSTGRESQL):
         raise UserError(f"{what}: {address(parsed)} is no address for it: {_REMEDY}")
     waits = {name: value for name, value in _WAITS.items() if name not in parsed.query}
@@ -90,11 +91,6 @@ def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
-
-
-def address(url: URL) -> str:
-    """The part of an address that may be logged: neither its password nor its options."""
-    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def cause(error: Exception) -> str:

@@ -32,6 +32,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from tradeloop.common.addresses import address
 from tradeloop.common.clock import Clock
 from tradeloop.common.feature_store.feast.offline import PolarsOfflineStoreConfig
 from tradeloop.common.feature_store.port import (
@@ -346,4 +347,4 @@ def _reaching(root: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, RedisError, DBAPIError, PoolTimeout) as error:
-        raise FeatureStoreUnavailable(f"feature store {root}: {cause(error)}") from error
+        raise FeatureStoreUnavailable(f"feature store {root}: {address(cause(error))}") from error

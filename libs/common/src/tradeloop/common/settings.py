@@ -1,0 +1,128 @@
+"""How a process reads its settings: from the environment variables of one prefix, each of which is understood.
+
+No message holds a value: a password in the wrong variable is still a password.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from tradeloop.common.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_JOINT = "__"
+_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
+"""Variables that Kubernetes gives every container for a Service of the same name as ours."""
+_LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+
+class EnvironmentSettings(BaseSettings):
+    """Settings that come from environment variables of one prefix; those of a nested setting join with `__`."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter=_JOINT,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+S = TypeVar("S", bound=EnvironmentSettings)
+
+
+def load_settings(kind: type[S], others: Collection[str] = ()) -> S:
+    """The settings of this process's environment.
+
+    `others` are variables of the same prefix that are read elsewhere; one that ends with `_` stands for all that begin
+    with it. Raises `UserError` in one line, which names the
+    variable and never a value: for one of the prefix that is unknown, for one that is needed and not set, and for one
+    that says something wrong.
+    """
+    prefix = kind.model_config["env_prefix"]
+    _refuse_unknown(kind, prefix, others)
+    try:
+        return kind()
+    except SettingsError:  # which names the field of the outermost class alone
+        broken = " or ".join(_no_json(kind, prefix)) or f"one of {prefix}*"
+        raise UserError(f"environment variable {broken}: this is no valid JSON") from None
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False, include_context=False)
+        if missing := [_variable(kind, prefix, one["loc"]) for one in wrong if one["type"] == "missing"]:
+            raise UserError(f"{' and '.join(missing)} must be set") from None
+        raise UserError(f"environment variable {_variable(kind, prefix, wrong[0]['loc'])}: {wrong[0]['msg']}") from None
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the process with status 2 and one line in the log for a `UserError`: a traceback helps nobody there."""
+    try:
+        yield
+    except UserError as error:
+        log.critical("ends: %s", error)
+        raise SystemExit(2) from None
+
+
+def variables(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
+    """The variables that a class of settings reads, and whether any name may follow one: it is a mapping."""
+    for name, field in kind.model_fields.items():
+        variable = f"{prefix}{name}".upper()
+        yield variable, _is_mapping(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from variables(field.annotation, f"{variable}{_JOINT}")
+
+
+def _refuse_unknown(kind: type[BaseModel], prefix: str, others: Collection[str]) -> None:
+    known = {**dict(variables(kind, prefix)), **{name: False for name in others if not name.endswith("_")}}
+    beginnings = (
+        *(f"{name}{_JOINT}" for name, is_mapping in known.items() if is_mapping),
+        *(name for name in others if name.endswith("_")),
+    )
+    for given, value in sorted(os.environ.items()):
+        name = given.upper()  # as pydantic reads them
+        if not name.startswith(prefix) or name in known or name.startswith(beginnings):
+            continue
+        rest = name.removeprefix(prefix)
+        if _LINK.fullmatch(rest) and (rest != "PORT" or _LINK_PORT.match(value)):
+            continue
+        [nearest] = difflib.get_close_matches(name, known, 1, 0.0)
+        raise UserError(f"environment variable {given} is unknown: the nearest known one is {nearest}")
+
+
+def _no_json(kind: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The variables that hold more than one value and cannot be read."""
+    known = dict(variables(kind, prefix))
+    for name, is_mapping in known.items():
+        nested = any(other.startswith(f"{name}{_JOINT}") for other in known)
+        value = next((value for given, value in os.environ.items() if given.upper() == name), None)
+        if value is None or not (is_mapping or nested):
+            continue
+        try:
+            json.loads(value)
+        except ValueError:
+            yield name
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(get_origin(each) is dict for each in get_args(annotation))
+
+
+def _variable(kind: type[BaseModel], prefix: str, place: tuple[int | str, ...]) -> str:
+    """The variable at a place in the settings, and what is below it, by dots."""
+    name, rest = f"{prefix}{place[0]}".upper(), place[1:]
+    while rest and f"{name}{_JOINT}{rest[0]}".upper() in dict(variables(kind, prefix)):
+        name, rest = f"{name}{_JOINT}{rest[0]}".upper(), rest[1:]
+    field = kind.model_fields.get(str(place[0]))
+    told = f" ({field.description.splitlines()[0].rstrip('.')})" if field and field.description and not rest else ""
+    return ".".join([name, *map(str, rest)]) + told

@@ -1,0 +1,97 @@
+"""The alert rules of deploy/prometheus: when each one fires, and that what it looks at is there to be seen."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.native.server import need
+from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import LogPosition
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.messages import BarFrame, Message
+from tradeloop.common.messages.topics import SERVICE_TOPICS
+from tradeloop.common.runtime.health import Health, HttpSettings
+from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.service import ServiceDefaults
+
+FOLDER = Path(__file__).parent.parent / "deploy" / "prometheus"
+RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+TESTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "tests.yml").read_text())["tests"]
+
+AWAITED = {
+    "tradeloop_events_total",
+    "tradeloop_messages_dropped_total",
+    "tradeloop_dead_letters",
+    "tradeloop_messages_lost",
+    "tradeloop_portfolio_awaiting_since_timestamp_seconds",
+    "tradeloop_portfolio_marked_timestamp_seconds",
+    "tradeloop_portfolio_quarantined",
+}
+"""Metrics that no service exposes yet."""
+
+
+def promtool(*arguments: str) -> str:
+    need(["promtool"], ["prometheus"])
+    done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_rules_are_rules() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", "rules.yml")
+
+
+def test_H6_each_alert_fires_when_it_should() -> None:
+    assert "SUCCESS" in promtool("test", "rules", "tests.yml")
+
+
+def test_H6_each_alert_has_a_series_that_fires_and_one_that_does_not() -> None:
+    tried = {(one["alertname"], bool(one["exp_alerts"])) for test in TESTS for one in test.get("alert_rule_test", ())}
+    assert tried == {(rule["alert"], fires) for rule in RULES for fires in (True, False)}
+
+
+def test_each_alert_says_what_to_do() -> None:
+    for rule in RULES:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert set(rule["annotations"]) == {"summary", "action"}
+
+
+def test_each_service_is_missed() -> None:
+    missed = [rule["labels"]["service"] for rule in RULES if rule["alert"] == "ServiceAbsent"]
+    assert missed == list(SERVICE_TOPICS)
+    for rule in RULES:
+        if service := rule["labels"].get("service"):
+            assert rule["expr"] == f'absent(tradeloop_build_info{{service="{service}"}})'
+
+
+class Idle(ServiceDefaults):
+    name = "idle"
+    consumes = (BarFrame,)
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        return ()
+
+
+def exposed() -> set[str]:
+    """The names of all metrics of a service."""
+    runner = Runner(Idle(), MemoryBus(), SystemClock())
+    try:
+        text = Health(runner, HttpSettings(), threading.Event()).metrics().body.decode()
+    finally:
+        runner.close()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
+    return {*kinds, *(f"{name}_total" for name, kind in kinds.items() if kind == "counter")}
+
+
+def test_H6_each_metric_of_a_rule_is_one_that_a_service_has() -> None:
+    named = {name for rule in RULES for name in re.findall(r"\b(?:tradeloop|process)_\w+", rule["expr"])}
+    assert named - exposed() == AWAITED, "take out of AWAITED what services expose by now"
+    told = " ".join(" ".join(rule["annotations"].values()) for rule in RULES)
+    assert set(re.findall(r"\btradeloop_\w+", told)) <= exposed()
