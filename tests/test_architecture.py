@@ -98,6 +98,7 @@ WITHOUT_CONTRACT = {
     "tradeloop.common.bus.port.Producer": "It is made by a bus, and held by the contract of the bus.",
     "tradeloop.common.bus.port.Reader": "It is made by a bus, and held by the contract of the bus.",
     "tradeloop.common.model_store.port.PolicySource": "It is the half of a model store that only reads.",
+    "tradeloop.execution.ports.History": "Its one adapter reads topics back.",
     "tradeloop.execution.ports.Venue": "It has the shape of the paper simulator, and is to be designed anew.",
     "tradeloop.ingest.ports.Published": "Its one adapter asks a bus for times that only a real server keeps.",
     "tradeloop.ingest.ports.Marks": "It is made by what was published, and its one adapter follows a topic.",

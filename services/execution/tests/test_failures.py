@@ -38,7 +38,7 @@ from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, l
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
-from tradeloop.execution.inputs import VenueFill
+from tradeloop.execution.domain.inputs import VenueFill
 from tradeloop.execution.ports import Change, Venue
 
 START_US = 1_700_000_040_000_000

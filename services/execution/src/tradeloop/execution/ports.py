@@ -13,7 +13,7 @@ from tradeloop.common.messages import BarFrame, Message, OrderFilled, OrderUpdat
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.simulation import Market
-from tradeloop.execution.inputs import VenueFill
+from tradeloop.execution.domain.inputs import VenueFill
 from tradeloop.execution.record import BookRecord
 
 

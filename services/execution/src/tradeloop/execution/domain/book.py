@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import structlog
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
@@ -35,10 +34,8 @@ from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
-from tradeloop.execution.inputs import DecisionFeatures, VenueFill
+from tradeloop.execution.domain.inputs import DecisionFeatures, VenueFill
 from tradeloop.execution.record import BookRecord, Quarantine
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +88,21 @@ class Book:
         quarantine = self.quarantine
         return quarantine.cause if quarantine is not None and quarantine.since_us <= time_us else ""
 
-    def restore(self, record: BookRecord) -> bool:
-        """Go on from where the ledger stands; False where the reward remembers something else now, and begins anew."""
+    def restore(self, record: BookRecord) -> Sequence[str]:
+        """Go on from where the ledger stands; says what is not as it was recorded, in words.
+
+        Raises `BookMismatch` where the book holds what is not traded any more.
+        """
         self.marked_us, self.decided_us, self.working = record.marked_us, record.decided_us, record.working
         self.quarantine, self._revision, self.left_out_us = record.quarantine, record.revision, record.left_out_us
         self._simulator.restore(_of_instruments(record.book, self._instruments, self._new))
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
-        return self._reward.restore(record.reward_state) or not record.book
+        remarks = []
+        if not self._reward.restore(record.reward_state) and record.book:
+            remarks.append("the reward remembers something else now, and begins anew")
+        if tuple(record.book.get("instruments", self._instruments)) != self._instruments:
+            remarks.append("the instruments of the universe changed; positions stay with theirs")
+        return remarks
 
     def record(self) -> BookRecord:
         """The state that the ledger must remember next."""
@@ -391,7 +396,6 @@ def _of_instruments(book: Mapping[str, Any], instruments: Sequence[str], new: Ma
             f"the book holds {', '.join(held)}, which its portfolio no longer trades: put it back into the universe, "
             "close the position, then take it out"
         )
-    log.warning("the instruments of a book changed", before=before, now=tuple(instruments))
     place = {instrument: a for a, instrument in enumerate(before)}
 
     def moved(name: str, values: Sequence[Any]) -> list[Any]:

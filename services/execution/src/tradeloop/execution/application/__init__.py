@@ -20,8 +20,8 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
+from tradeloop.execution.application.traded import Surroundings, TradedPortfolio
 from tradeloop.execution.ports import Change, History, Ledger, LedgerConflict, Venue
-from tradeloop.execution.traded import Surroundings, TradedPortfolio
 
 log = structlog.get_logger(__name__)
 
