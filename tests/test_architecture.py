@@ -45,6 +45,7 @@ LOADED = {
     "ingest.ports": INNER,
     "ingest.contracts": INNER,
     "ingest.application": INNER | {"structlog"},
+    "preprocess.ports": INNER,
     "preprocess.application": INNER | {"structlog", "talib"},
     "training.domain": INNER | {"numba", "talib", "yaml"},
     "training.ports": INNER | {"talib", "yaml"},

@@ -25,7 +25,7 @@ _LOOKED_AT = 20_000
 
 @dataclass(slots=True)
 class BookState:
-    """What is known of one portfolio."""
+    """The state of one portfolio, as far as it is known."""
 
     portfolio: str
     universe: str = ""
@@ -48,7 +48,7 @@ class BookState:
 
     @property
     def words(self) -> str:
-        """What it waits for or suffers from; `active` or `halted` where it goes on."""
+        """The thing that it waits for or suffers from; `active` or `halted` where it goes on."""
         if self.quarantine is not None:
             return f"quarantined since the bar of {_minute(self.quarantine.time)}: {self.quarantine.reason}"
         if self.awaits is not None:

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the portfolios of a service have in common."""
+    """The surroundings that the portfolios of a service share."""
 
     clock: Clock
     patience: Patience

@@ -100,7 +100,7 @@ class Desk:
 
     @property
     def trouble(self) -> str:
-        """What keeps it from deciding now, in words; empty where nothing does."""
+        """The thing that keeps it from deciding now, in words; empty where nothing does."""
         return self._attempts.error
 
     @property
@@ -155,7 +155,7 @@ class Desk:
         return messages
 
     def refused(self, signal: SignalGenerated, why: str) -> list[Message]:
-        """What to publish instead of a decision that the bus does not take."""
+        """The messages to publish instead of a decision that the bus does not take."""
         hold = signal.model_copy(
             update={"hold": True, "reason": "error", "error": why, "features": (), "observation": (), "action": ()}
         )
