@@ -630,6 +630,16 @@ def test_H7_an_order_that_was_recorded_and_never_sent_is_sent_after_a_restart() 
     assert len(of(OrderFilled, again.out)) == 2
 
 
+def test_a_correction_of_a_bar_is_no_bar() -> None:
+    world, whole = World(), World()
+    for t in range(5):
+        for each in (world, whole):
+            each.give(frame(t), signal(t, 0.3, 0.1 * t))
+        world.give(frame(t, 250.0).model_copy(update={"revision": 1}))
+    world.give(frame(5, 250.0).model_copy(update={"revision": 1}))
+    assert world.out == whole.out
+
+
 def test_M8_a_frame_or_a_signal_from_the_future_is_refused_and_changes_nothing() -> None:
     world, whole = World(), World()
     for t in range(4):

@@ -83,6 +83,8 @@ class Execution(ServiceDefaults):
         """Raises `UserError` for what is about a time that has not come yet."""
         if isinstance(message, BarFrame):
             message.check(self._clock)
+            if message.revision:
+                return ()  # a decision that was made is never re-made
             for portfolio in self._by_universe.get(message.universe, ()):
                 if message.timeframe is portfolio.universe.timeframe:
                     self._of(portfolio.name).put_frame(message, position)
