@@ -6,8 +6,9 @@ mid-run. No training: the policies are formulas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -26,9 +27,10 @@ from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.market import (
     BAR_COLUMNS,
-    EPOCH,
+    EVER_US,
     BarArrays,
     Instrument,
+    Series,
     Timeframe,
     TimeRange,
     Universe,
@@ -214,15 +216,17 @@ class Market:
         self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
 
     def read(
-        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None
-    ) -> tuple[BarArrays, FileReport]:
+        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+    ) -> Generator[Series, None, FileReport]:
         """One instrument's bars, as if from a file."""
         a = self.ids.index(instrument.id)
         rows = self.bars.present[:, a]
         names = BAR_COLUMNS
         series = {name: getattr(self.bars, name)[rows, a] for name in names}
-        part = align([instrument.id], BASE, [{"open_us": self.bars.open_us[rows], **series}])
-        return part, FileReport(path, {}, (), "", "", BASE, len(part), 0, EPOCH, EPOCH)
+        open_us = self.bars.open_us[rows]
+        yield {"open_us": open_us, **series}
+        first, last = from_us(open_us[0]), from_us(open_us[-1])
+        return FileReport(path, {}, (), "", "", BASE, len(open_us), 0, first, last)
 
     @property
     def features(self) -> Floats:
@@ -242,7 +246,7 @@ class Loop:
     ) -> None:
         self.market = market
         self.policies = tuple(policy(market.portfolio, gain, strategy) for gain in (150.0, -150.0))
-        self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US))
+        self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US) + timedelta(days=30))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
             "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),

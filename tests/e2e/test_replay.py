@@ -33,7 +33,7 @@ from tradeloop.execution.application import Execution
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
 from tradeloop.preprocess.application import Preprocess
 
@@ -57,7 +57,7 @@ def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore)
     bars = f"sqlite:///{folder / 'bars.db'}"
     pairs = [(world.universe, world.portfolio.strategy)]
     services: list[Service] = [
-        Ingest(SqlBarStore(bars, clock), read_bars, BusFrames(bus), clock),
+        Ingest(SqlBarStore(bars, clock), read_blocks, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore()),
         Inference(books, load, models, OnnxPolicy, BusHistory(bus)),
         Execution(books, load, PaperVenue, SqlLedger(f"sqlite:///{folder / 'ledger.db'}")),

@@ -20,7 +20,7 @@ from tradeloop.common.market import (
     to_us,
 )
 from tradeloop.common.messages import BarFrame
-from tradeloop.ingest.domain import Resampler, check, corrections, count_gaps, frames, together
+from tradeloop.ingest.domain import Gate, Resampler, corrections, count_gaps, frames, together
 
 MINUTE = Timeframe.M1.us
 HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15)
@@ -127,8 +127,10 @@ def test_a_restart_counts_no_bar_twice(bars: BarArrays, data: st.DataObject) -> 
 def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, start: int) -> None:
     good = dict(series(list(range(n))))
     good["open_us"] = (np.arange(n) + start) * timeframe.us
-    assert check(good, None, 10) == timeframe
-    assert check(good, timeframe, 10) == timeframe
+    for known in (None, timeframe):
+        gate = Gate(known, 10)
+        assert gate.take(good) == timeframe
+        assert gate.end() == timeframe
 
 
 # --- gaps -----------------------------------------------------------------------------------------

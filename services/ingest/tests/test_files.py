@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BarArrays, Instrument, Series, Timeframe, from_us, to_us
-from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
+from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Instrument, Series, Timeframe, from_us, to_us
+from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars, read_blocks
 from tradeloop.ingest.contracts import BAR_SOURCE_CHECKS, Write, check_bar_source
-from tradeloop.ingest.ports import BarSource, FileReport
+from tradeloop.ingest.ports import BarSource, FileReport, whole
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder ../shared/data is not here")
@@ -92,7 +92,22 @@ def write_bars(request: pytest.FixtureRequest, tmp_path: Path) -> Write:
 
 @pytest.mark.parametrize("check", BAR_SOURCE_CHECKS, ids=lambda check: check.__name__)
 def test_contract(write_bars: Write, check: Callable[[BarSource, Write], None]) -> None:
-    check(read_bars, write_bars)
+    check(read_blocks, write_bars)
+
+
+Whole = Callable[[str, Instrument, Timeframe | None], tuple[BarArrays, FileReport]]
+"""A source that gives all bars at once."""
+
+
+def in_one_block(read: Whole) -> BarSource:
+    def blocks(
+        path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+    ) -> Generator[Series, None, FileReport]:
+        bars, report = read(path, instrument, timeframe)
+        yield {"open_us": bars.open_us} | {name: getattr(bars, name)[:, 0] for name in BAR_COLUMNS}
+        return report
+
+    return blocks
 
 
 def rounding(path: str, instrument: Instrument, timeframe: Timeframe | None = None) -> tuple[BarArrays, FileReport]:
@@ -140,14 +155,14 @@ def lenient(path: str, instrument: Instrument, timeframe: Timeframe | None = Non
 
 
 @pytest.mark.parametrize("defect", [rounding, inventive, hasty, timeless, stubborn, curt, lenient])
-def test_the_contract_finds_defects(tmp_path: Path, defect: BarSource) -> None:
+def test_the_contract_finds_defects(tmp_path: Path, defect: Whole) -> None:
     count = itertools.count()
 
     def write_csv(bars: Series) -> str:
         return write(tmp_path, table_of(bars).write_csv(), f"{next(count)}.csv")
 
     with pytest.raises(AssertionError):
-        check_bar_source(defect, write_csv)
+        check_bar_source(in_one_block(defect), write_csv)
 
 
 # --- good files -----------------------------------------------------------------------------------
@@ -306,9 +321,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         (
             "a.csv",
             b"lorem ipsum dolor\nsit amet\n",
-            "no column for time, open, high, low, close among 'lorem ipsum dolor'",
+            "its first line is no header: name time, open, high, low, close in it",
         ),
-        ("a.csv", b"<html>\n<body>Not found</body>\n</html>\n", "no column for time"),
+        ("a.csv", b"<html>\n<body>Not found</body>\n</html>\n", "its first line is no header"),
         ("a.csv.gz", b"time,open,high,low,close\n", "is broken gzip"),
         ("a.csv.gz", gzip.compress(text([["x"] * 5] * 99).encode())[:-20], "is broken gzip"),
         ("a.csv.gz", gzip.compress(bytes(500))[:12] + b"\xff" * 30, "is broken gzip"),
@@ -326,7 +341,7 @@ def test_columns_that_are_missing_or_doubtful(tmp_path: Path) -> None:
     assert "no column for open, low among 'time', 'bid', 'high', 'x', 'close'" in refusal(
         write(tmp_path, text(table, "time,bid,high,x,close"))
     )
-    assert "no column for time" in refusal(write(tmp_path, "\n".join(",".join(row) for row in table)))
+    assert "its first line is no header" in refusal(write(tmp_path, "\n".join(",".join(row) for row in table)))
     assert "columns Date and Time could each be the time" in refusal(
         write(tmp_path, text([[row[0], *row] for row in table], "Date,Time,open,high,low,close"))
     )
@@ -516,7 +531,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
     pl.DataFrame({name: [] for name in ("time", "open", "high", "low", "close")}).write_parquet(tmp_path / "a.parquet")
     assert refusal(str(tmp_path / "a.parquet")) == ": has no rows: give a longer file"
     pl.DataFrame().write_parquet(tmp_path / "b.parquet")
-    assert refusal(str(tmp_path / "b.parquet")).startswith(": no column for time, open, high, low, close")
+    assert refusal(str(tmp_path / "b.parquet")).startswith(": its first line is no header: name time, open")
 
 
 def good_files() -> dict[str, bytes]:
@@ -547,10 +562,10 @@ def test_a_damaged_file_is_read_or_refused_by_one_line(
 
 
 def test_a_panic_of_the_parser_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def panic(_: bytes) -> pl.DataFrame:
+    def panic(_: Path, **options: object) -> pl.LazyFrame:
         raise pl.exceptions.PanicException("assertion failed")
 
-    monkeypatch.setattr(pl, "read_parquet", panic)
+    monkeypatch.setattr(pl, "scan_parquet", panic)
     assert refusal(write(tmp_path, b"PAR1", "a.parquet")).startswith(": is not a Parquet file: ")
 
 
@@ -601,3 +616,118 @@ def test_stocks_with_adjusted_closes() -> None:
 def test_stocks_whose_opens_are_zero(stock: str, rows: int) -> None:
     line = refusal(str(DATA / "dj30-daily" / f"{stock}.csv.gz"))
     assert line.startswith(f", line 2: open 0.0 is not positive ({rows} such rows): ")
+
+
+# --- files of any size ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_bytes", [100, 450, 1_000, 10_000])
+@pytest.mark.parametrize("name", ["bars.csv", "bars.csv.gz", "bars.parquet"])
+def test_a_file_in_blocks_is_the_file_at_once(tmp_path: Path, name: str, block_bytes: int) -> None:
+    table = [
+        [(START + timedelta(minutes=i + 30 * (i > 57))).isoformat(), f"{i % 7 + 1}.5", "9", "1", f"{i % 5 + 1}"]
+        for i in range(120)
+    ]
+    content = text(table, "time,open,high,low,close").rstrip().encode()
+    parquet = io.BytesIO()
+    pl.read_csv(content).write_parquet(parquet)
+    kinds = {"bars.csv": content, "bars.csv.gz": gzip.compress(content), "bars.parquet": parquet.getvalue()}
+    path = write(tmp_path, kinds[name], name)
+
+    bars, report = read_bars(path, INSTRUMENT)
+    parts: list[Series] = []
+
+    def counted() -> Generator[Series, None, FileReport]:
+        found = read_blocks(path, INSTRUMENT, block_bytes=block_bytes)
+        while True:
+            try:
+                parts.append(next(found))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            yield parts[-1]
+
+    in_blocks, the_same = whole(counted(), INSTRUMENT)
+    assert the_same == report
+    assert report.gaps == 1
+    for name in (*BAR_COLUMNS, "open_us", "present"):
+        np.testing.assert_array_equal(getattr(in_blocks, name), getattr(bars, name))
+    assert len(parts) > 1 or block_bytes == 10_000
+
+
+@pytest.mark.parametrize(
+    ("row", "cells", "message"),
+    [
+        (70, {1: "x"}, ", line 72: open 'x' cannot be parsed"),
+        (70, {1: "-1"}, ", line 72: open -1.0 is not positive"),
+        (70, {1: "1,5"}, ", line 72: 6 cells under a header of 5"),
+        (70, {0: "2022-01-03 00:00:00"}, ", line 72: 2022-01-03T00:00:00+00:00 comes after a later time"),
+        (110, {0: "2022-01-03 01:50:00Z"}, ", line "),
+    ],
+)
+def test_a_bad_row_of_a_later_block_is_named_by_its_line(
+    tmp_path: Path, row: int, cells: dict[int, str], message: str
+) -> None:
+    table = [[(START + timedelta(minutes=i)).strftime("%Y-%m-%d %H:%M:%S"), "2", "9", "1", "2"] for i in range(120)]
+    for column, cell in cells.items():
+        table[row][column] = cell
+    path = write(tmp_path, text(table))
+    with pytest.raises(UserError) as raised:
+        list(read_blocks(path, INSTRUMENT, block_bytes=700))
+    assert str(raised.value).removeprefix(path).startswith(message)
+
+
+def test_formats_that_change_from_block_to_block_are_refused(tmp_path: Path) -> None:
+    table = [[(START + timedelta(minutes=i)).isoformat(), "2", "9", "1", "2"] for i in range(120)]
+    for row in table[60:]:
+        row[0] = row[0].replace("+00:00", "+01:00")
+    with pytest.raises(UserError, match=r"the times change from ISO 8601 in UTC to .*01:00|the zone changes"):
+        list(read_blocks(write(tmp_path, text(table)), INSTRUMENT, block_bytes=300))
+
+
+def test_one_instrument_of_a_file_in_blocks(tmp_path: Path) -> None:
+    header = "timestamp,open,high,low,close,symbol"
+    table = [[*row, symbol] for symbol in ("A", "B") for row in rows()]
+    path = write(tmp_path, text(table, header))
+    found = whole(read_blocks(f"{path}#B", INSTRUMENT, block_bytes=150), INSTRUMENT)
+    assert found[1] == replace(read_bars(f"{path}#B", INSTRUMENT)[1])
+    assert found[0].close[:, 0].tolist() == [float(row[4]) for row in rows()]
+    with pytest.raises(SeveralInstruments) as raised:
+        list(read_blocks(path, INSTRUMENT, block_bytes=150))
+    assert raised.value.symbols == ("A", "B")
+
+
+def test_L4_a_file_outside_of_the_root_is_refused(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "bars", tmp_path / "secrets"
+    inside.mkdir()
+    outside.mkdir()
+    secret = write(outside, text(rows()))
+    (inside / "link.csv").symlink_to(secret)
+    good = write(inside, text(rows()))
+    for path in (secret, str(inside / "link.csv"), f"{inside}/../secrets/bars.csv", f"{secret}#A"):
+        with pytest.raises(
+            UserError, match=r"lies outside of .*/bars: put it there, or name its folder by INGEST_FILE"
+        ):
+            list(read_blocks(path, INSTRUMENT, root=inside))
+    assert len(list(read_blocks(good, INSTRUMENT, root=inside))) == 1
+
+
+def test_L4_a_gzip_bomb_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, gzip.compress(text(rows()).encode() + b"\n" * 5_000_000), "bomb.csv.gz")
+    with pytest.raises(UserError, match=r"bomb\.csv\.gz: holds more than 100,000 bytes when it is unpacked: split it"):
+        list(read_blocks(path, INSTRUMENT, block_bytes=10_000, unpacked_bytes=100_000))
+    path = write(tmp_path, gzip.compress(b"x" * 30_000_000), "line.csv.gz")
+    with pytest.raises(UserError, match=r"line\.csv\.gz: has [0-9,]+ bytes without a line of bars"):
+        list(read_blocks(path, INSTRUMENT))
+
+
+def test_L4_what_is_no_header_is_not_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, "root:x:0:0:root:/root:/bin/bash\nsecret\n")
+    assert refusal(path) == ": its first line is no header: name time, open, high, low, close in it"
+
+
+def test_M8_a_row_that_has_not_come_yet_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, text(rows()))
+    last_us = to_us(START + timedelta(minutes=ROWS - 1))
+    assert len(list(read_blocks(path, INSTRUMENT, until_us=last_us))) == 1
+    with pytest.raises(UserError, match=rf"line {ROWS + 1}: 2022-01-03T00:11:00\+00:00 has not come yet: correct its"):
+        list(read_blocks(path, INSTRUMENT, until_us=last_us - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -20,5 +22,9 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the bar store."""
     min_rows: int = Field(default=10, ge=2)
     """A file with fewer bars is refused."""
+    file_root: Path = Path("/")
+    """The folder that files of bars must lie under, links followed."""
     chunk_frames: int = Field(default=64, ge=1)
     """How many base frames a replay publishes at once."""
+    window_frames: int = Field(default=256, ge=1)
+    """How many base frames of a replay may be out that a portfolio of its universe has not marked."""

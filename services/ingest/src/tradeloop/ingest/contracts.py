@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, BarArrays, Instrument, Series, Timeframe, align, from_us
-from tradeloop.ingest.ports import BarSource
+from tradeloop.ingest.ports import BarSource, FileReport, whole
 
 Write = Callable[[Series], str]
 """Writes bars as they stand, broken ones too, in the form that the source reads, and gives the path."""
@@ -31,7 +31,7 @@ def check_bar_source(read: BarSource, write: Write) -> None:
 
 def bars_come_back_to_the_bit(read: BarSource, write: Write) -> None:
     sent = _bars(Timeframe.M1)
-    bars, _ = read(write(sent), _INSTRUMENT)
+    bars, _ = _read(read, write(sent), _INSTRUMENT)
     expected = align((_INSTRUMENT.id,), Timeframe.M1, [sent])
     for field in fields(BarArrays):
         found, wanted = getattr(bars, field.name), getattr(expected, field.name)
@@ -40,7 +40,7 @@ def bars_come_back_to_the_bit(read: BarSource, write: Write) -> None:
 
 def what_a_file_does_not_say_is_not_invented(read: BarSource, write: Write) -> None:
     sent = {name: column for name, column in _bars(Timeframe.M1).items() if name not in {"volume", "funding_rate"}}
-    bars, report = read(write(sent), _INSTRUMENT)
+    bars, report = _read(read, write(sent), _INSTRUMENT)
     assert np.isnan(bars.volume).all(), "bars without a volume have one"
     assert not bars.funding_rate.any(), "bars without a funding rate have one"
     assert not {"volume", "funding_rate"} & report.columns.keys(), "the report names columns that are not there"
@@ -49,7 +49,7 @@ def what_a_file_does_not_say_is_not_invented(read: BarSource, write: Write) -> N
 def the_report_says_what_was_found(read: BarSource, write: Write) -> None:
     sent = _bars(Timeframe.H1)
     path = write(sent)
-    _, report = read(path, _INSTRUMENT)
+    _, report = _read(read, path, _INSTRUMENT)
     assert report.path == path, f"the report of {path} names {report.path}"
     assert report.columns.keys() == {"time", *BAR_PRICES, "volume", "funding_rate"}, "the report lacks a column"
     assert (report.rows, report.gaps) == (_BARS, 0), f"of {_BARS} rows without a gap the report says otherwise"
@@ -59,7 +59,7 @@ def the_report_says_what_was_found(read: BarSource, write: Write) -> None:
 
 def the_timeframe_is_inferred(read: BarSource, write: Write) -> None:
     for timeframe in (Timeframe.M1, Timeframe.H1, Timeframe.D1):
-        bars, report = read(write(_bars(timeframe)), _INSTRUMENT)
+        bars, report = _read(read, write(_bars(timeframe)), _INSTRUMENT)
         assert report.timeframe is timeframe, f"bars of {timeframe} are taken for bars of {report.timeframe}"
         closes = bars.open_us + timeframe.us
         assert np.array_equal(bars.close_us, closes), f"bars of {timeframe} close at another time"
@@ -69,7 +69,7 @@ def a_given_timeframe_may_have_many_gaps(read: BarSource, write: Write) -> None:
     sent = _bars(Timeframe.M1)
     few = {name: column[np.arange(_BARS) % 8 < 2] for name, column in sent.items()}
     few["open_us"] = few["open_us"] + np.arange(len(few["open_us"])) // 2 * Timeframe.H1.us
-    bars, report = read(write(few), _INSTRUMENT, Timeframe.M1)
+    bars, report = _read(read, write(few), _INSTRUMENT, Timeframe.M1)
     assert report.timeframe is Timeframe.M1, "the timeframe that was given is not taken"
     assert np.array_equal(bars.open_us, few["open_us"]), "bars between gaps are lost, or come at other times"
     assert report.gaps == len(few["open_us"]) // 2 - 1, f"of the gaps {report.gaps} are counted"
@@ -85,7 +85,7 @@ def gaps_are_those_of_the_calendar(read: BarSource, write: Write) -> None:
     path = write(week)
     for calendar, gaps in (("continuous", 2), ("weekdays", 1)):
         instrument = Instrument.model_validate({"id": "check:A", "calendar": calendar})
-        found = read(path, instrument)[1].gaps
+        found = _read(read, path, instrument)[1].gaps
         assert found == gaps, f"by the calendar {calendar} there are {found} gaps, and not {gaps}"
 
 
@@ -119,6 +119,12 @@ BAR_SOURCE_CHECKS: Sequence[Callable[[BarSource, Write], None]] = (
     what_holds_no_bars_is_refused_in_one_line,
 )
 """The contract of a source of bars, promise by promise: for test runners that want to name each one."""
+
+
+def _read(
+    read: BarSource, path: str, instrument: Instrument, timeframe: Timeframe | None = None
+) -> tuple[BarArrays, FileReport]:
+    return whole(read(path, instrument, timeframe), instrument)
 
 
 def _bars(timeframe: Timeframe) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
@@ -170,7 +176,7 @@ def _refused(
     """Raise `AssertionError` unless a path is refused by one line that names it, the row and a remedy."""
     line: str | None = None
     try:
-        read(path, _INSTRUMENT, timeframe)
+        _read(read, path, _INSTRUMENT, timeframe)
     except UserError as error:
         line = str(error)
     assert line is not None, f"{what} is read"

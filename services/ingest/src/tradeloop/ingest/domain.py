@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tradeloop.common.market import (
     BAR_COLUMNS,
     BAR_PRICES,
+    EVER_US,
     Bar,
     BarArrays,
     Instrument,
@@ -38,31 +39,58 @@ class Refused(Exception):
         super().__init__(what)
         self.what, self.remedy, self.row, self.rows = what, remedy, row, rows
 
+    def among(self, rows: NDArray[np.intp]) -> Refused:
+        """The same of bars that are these rows of a greater whole."""
+        return Refused(self.what, self.remedy, None if self.row is None else int(rows[self.row]), self.rows)
 
-def check(bars: Series, timeframe: Timeframe | None, min_rows: int) -> Timeframe:
-    """The data gate. Returns the timeframe: the given one, or the most common distance between rows.
 
-    `bars` has `open_us`, the four prices, and maybe `volume` and `funding_rate`, as they stand in the source;
-    `min_rows` is at least 2. Raises `Refused` with the first rule that is broken, and the first row that breaks it.
-    """
-    open_us = bars["open_us"].astype(np.int64)
-    if len(open_us) < min_rows:
-        raise Refused(f"{len(open_us)} rows of bars, fewer than {min_rows}", "give a longer file")
-    for rule in _rules(bars, open_us):
-        _enforce(bars, *rule)
-    timeframe = timeframe or _infer_timeframe(open_us)
-    off_grid = open_us % timeframe.us != 0
-    _enforce(bars, off_grid, f"{{time}} is no open time of a {timeframe} bar", "give open times and their timeframe")
-    if not (np.diff(open_us) == timeframe.us).any():
-        raise Refused(f"no two rows are {timeframe} apart", "give the right timeframe")
-    return timeframe
+class Gate:
+    """The data gate, for bars that come in blocks."""
+
+    def __init__(self, timeframe: Timeframe | None, min_rows: int, until_us: int = EVER_US) -> None:
+        """The timeframe is the most common distance between rows of the first block, where none is given; `min_rows`,
+        at least 2, are in that block; no bar opens after `until_us`."""
+        self.min_rows = min_rows
+        self._timeframe, self._until_us = timeframe, until_us
+        self._last_us: int | None = None
+        self._adjacent = False
+        """Whether any two rows are one timeframe apart."""
+
+    def take(self, bars: Series) -> Timeframe:
+        """Check the next block; returns the timeframe.
+
+        `bars` has `open_us`, the four prices, and maybe `volume` and `funding_rate`, as they stand in the source.
+        Raises `Refused` with the first rule that is broken, and the first row of the block that breaks it.
+        """
+        open_us = bars["open_us"].astype(np.int64)
+        before_us = open_us[:1] - 1 if self._last_us is None else np.array([self._last_us])
+        steps = np.diff(open_us, prepend=before_us)
+        for rule in _rules(bars, steps):
+            _enforce(bars, *rule)
+        timeframe = self._timeframe or _infer_timeframe(open_us)
+        off_grid = open_us % timeframe.us != 0
+        _enforce(
+            bars, off_grid, f"{{time}} is no open time of a {timeframe} bar", "give open times and their timeframe"
+        )
+        ahead = open_us > self._until_us
+        _enforce(bars, ahead, "{time} has not come yet", "correct its year, its unit or its zone, or leave it out")
+        self._timeframe, self._last_us = timeframe, int(open_us[-1])
+        self._adjacent = self._adjacent or bool((steps == timeframe.us).any())
+        return timeframe
+
+    def end(self) -> Timeframe:
+        """Check what only the whole shows; returns the timeframe. Raises `Refused`."""
+        if self._timeframe is None or not self._adjacent:
+            raise Refused(f"no two rows are {self._timeframe} apart", "give the right timeframe")
+        return self._timeframe
 
 
 _Rule = tuple[NDArray[np.bool_], str, str]
 """The rows that break the rule, words for it with the row's values, and the remedy."""
 
 
-def _rules(bars: Series, open_us: NDArray[np.int64]) -> Iterator[_Rule]:
+def _rules(bars: Series, steps: NDArray[np.int64]) -> Iterator[_Rule]:
+    """`steps` is how long after the row before it each row comes."""
     for name in bars:
         yield ~np.isfinite(bars[name]), f"{name} is {{{name}}}", "give a finite number"
     for name in BAR_PRICES:
@@ -75,9 +103,8 @@ def _rules(bars: Series, open_us: NDArray[np.int64]) -> Iterator[_Rule]:
         yield outside, say, "take all four prices from one source, all raw or all adjusted"
     if "volume" in bars:
         yield bars["volume"] < 0, "volume {volume} is negative", "correct or remove it"
-    step = np.diff(open_us, prepend=open_us[:1] - 1)
-    yield step == 0, "{time} comes twice", "remove the duplicate"
-    yield step < 0, "{time} comes after a later time", "sort the rows by time"
+    yield steps == 0, "{time} comes twice", "remove the duplicate"
+    yield steps < 0, "{time} comes after a later time", "sort the rows by time"
 
 
 def _enforce(bars: Series, broken: NDArray[np.bool_], say: str, remedy: str) -> None:
@@ -121,16 +148,51 @@ def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:
     return align([part.instruments[0] for part in parts], timeframe, series)
 
 
+def additions(bars: BarArrays, stored: BarArrays) -> BarArrays:
+    """The bars that are not stored. `stored` has the same instruments."""
+    return _picked(bars, bars.present & ~_as_stored(bars, stored)["present"].astype(np.bool_))
+
+
 def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
-    """The bars that are stored with other values. `stored` has the same instruments and at least the same frames."""
-    rows = np.searchsorted(stored.open_us, bars.open_us)
+    """The bars that are stored with other values. `stored` has the same instruments."""
+    there = _as_stored(bars, stored)
     differs = np.zeros_like(bars.present)
     for name in BAR_COLUMNS:
-        new, old = getattr(bars, name), getattr(stored, name)[rows]
-        differs |= bars.present & (new != old) & ~(np.isnan(new) & np.isnan(old))
-    frames = differs.any(axis=1)
-    picked = {f.name: getattr(bars, f.name)[frames] for f in fields(bars) if f.name != "instruments"}
-    return replace(bars, **picked | {"present": differs[frames]})
+        new, old = getattr(bars, name), there[name]
+        differs |= (new != old) & ~(np.isnan(new) & np.isnan(old))
+    return _picked(bars, differs & bars.present & there["present"].astype(np.bool_))
+
+
+def _as_stored(bars: BarArrays, stored: BarArrays) -> dict[str, NDArray[np.float64]]:
+    """The columns of the stored bars on the grid of others, zero where there are none."""
+    rows = np.searchsorted(stored.open_us, bars.open_us)
+    found = np.append(stored.open_us, -1)[rows] == bars.open_us
+    columns = {}
+    for name in ("present", *BAR_COLUMNS):
+        columns[name] = np.zeros(bars.present.shape)
+        columns[name][found] = getattr(stored, name)[rows[found]]
+    return columns
+
+
+def _picked(bars: BarArrays, present: NDArray[np.bool_]) -> BarArrays:
+    """Those bars alone."""
+    kept = present.any(axis=1)
+    columns = {f.name: getattr(bars, f.name)[kept] for f in fields(bars) if f.name != "instruments"}
+    return replace(bars, **columns | {"present": present[kept]})
+
+
+def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterator[tuple[int, int]]:
+    """The first and last of times that closely follow each other, within so many bars' time at most."""
+    first_us = last_us = None
+    for time_us in sorted(times_us):
+        if first_us is None or last_us is None:
+            first_us = time_us
+        elif time_us - first_us >= longest * timeframe.us or time_us - last_us > 16 * timeframe.us:
+            yield first_us, last_us
+            first_us = time_us
+        last_us = time_us
+    if first_us is not None and last_us is not None:
+        yield first_us, last_us
 
 
 def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[BarFrame]:

@@ -12,7 +12,7 @@ from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
@@ -20,7 +20,14 @@ from tradeloop.ingest.config import Settings
 def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
     """The service, with its store, and the bus to see what it published."""
     store = SqlBarStore(settings.database_url.get_secret_value(), clock)
-    return Ingest(store, partial(read_bars, min_rows=settings.min_rows), BusFrames(bus), clock, settings.chunk_frames)
+    return Ingest(
+        store,
+        partial(read_blocks, min_rows=settings.min_rows, root=settings.file_root),
+        BusFrames(bus),
+        clock,
+        chunk_frames=settings.chunk_frames,
+        window_frames=settings.window_frames,
+    )
 
 
 def main() -> None:

@@ -256,7 +256,7 @@ class _Follower:
     def _awaited(self) -> str:
         """The service that must speak next, by the last bar that each spoke of."""
         name, base = self._universe.name, self._universe.timeframe
-        frame = self._stack.newest(BarFrame, name, lambda frame: frame.timeframe is base)
+        frame = self._stack.newest(BarFrame, name, lambda frame: frame.timeframe is base and not frame.revision)
         features = self._stack.newest(FeaturesComputed, name)
         marked_us = min(tally.marked_us for tally in self.tallies.values())
         if frame is None or to_us(frame.close_time) <= self._decided_us:

@@ -52,7 +52,7 @@ from tradeloop.execution.application import Execution
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
-from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
 from tradeloop.preprocess.application import Preprocess
 
@@ -264,7 +264,7 @@ def _services(
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in portfolios]
     models = MlflowModelStore(settings.mlflow_tracking_uri)
     services: list[Service] = [
-        Ingest(SqlBarStore(url, clock), read_bars, BusFrames(bus), clock),
+        Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
         Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),

@@ -6,8 +6,8 @@ A bar covers the half-open interval `[open_time, close_time)`.
 
 from __future__ import annotations
 
-from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align
-from tradeloop.common.market.instants import EPOCH, EVER_US, from_us, to_us
+from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align, joined
+from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, Name, Timeframe, Universe
 from tradeloop.common.market.resample import resample
 
@@ -16,6 +16,7 @@ __all__ = [
     "BAR_PRICES",
     "EPOCH",
     "EVER_US",
+    "GRACE",
     "Bar",
     "BarArrays",
     "Calendar",
@@ -27,7 +28,9 @@ __all__ = [
     "Timeframe",
     "Universe",
     "align",
+    "check_not_ahead",
     "from_us",
+    "joined",
     "resample",
     "to_us",
 ]

@@ -81,6 +81,11 @@ Series = Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
 `funding_rate`, all of one length."""
 
 
+def joined(parts: Sequence[Series]) -> Series:
+    """Series that follow each other, as one; there is at least one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def align(
     instruments: Sequence[str],
     timeframe: Timeframe,

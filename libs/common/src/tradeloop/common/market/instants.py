@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 EVER_US = 2**63 - 1
 """After all times."""
+
+GRACE = timedelta(minutes=5)
+"""How far another machine's clock may be ahead of this one's."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -20,3 +26,16 @@ def to_us(time: datetime) -> int:
 def from_us(time_us: int) -> datetime:
     """The UTC datetime of microseconds since the epoch."""
     return EPOCH + timedelta(microseconds=int(time_us))
+
+
+def check_not_ahead(time: datetime, clock: Clock, what: str) -> None:
+    """Raise `UserError` for a time that has not come yet: whoever took it for the newest would ignore all others.
+
+    `what` names the thing that bears the time.
+    """
+    now = clock.now()
+    if time > now + GRACE:
+        raise UserError(
+            f"{what} is of {time.isoformat()}, and it is {now.isoformat(timespec='seconds')}: correct its source, or "
+            "the clock of this machine"
+        )

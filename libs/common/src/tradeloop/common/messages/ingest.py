@@ -6,7 +6,9 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, Field
 
-from tradeloop.common.market import Bar, Timeframe, TimeRange
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, to_us
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -53,3 +55,14 @@ class BarFrame(UniverseMessage):
     @property
     def identity(self) -> str:
         return f"{self.universe}|{self.timeframe}|{self.open_time.isoformat()}|{self.revision}"
+
+    def check(self, clock: Clock) -> None:
+        """Raise `UserError` unless the frame is one of its timeframe's grid that has opened by now."""
+        what = f"the {self.timeframe} frame of {self.universe}"
+        open_us = to_us(self.open_time)
+        if open_us % self.timeframe.us or self.close_time - self.open_time != self.timeframe.delta:
+            raise UserError(
+                f"{what} from {self.open_time.isoformat()} to {self.close_time.isoformat()} is on no grid of "
+                f"{self.timeframe}: correct its source"
+            )
+        check_not_ahead(self.open_time, clock, what)

@@ -22,6 +22,11 @@ class Counters:
     handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
     """How many messages took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
 
+    @property
+    def messages(self) -> int:
+        """The messages that came in and went out, wherever to."""
+        return self.handled + self.published + self.retried + self.dead_letters
+
     def took(self, seconds: float) -> None:
         """Count one message."""
         self.handled += 1

@@ -39,7 +39,7 @@ from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.service import Service
+from tradeloop.common.runtime.service import RequestFailed, Service
 
 log = structlog.get_logger(__name__)
 
@@ -92,12 +92,13 @@ class Runner:
         return bool(self._backlog or self._delayed) or self.service.waiting()
 
     def step(self, timeout_s: float = 0.0) -> int:
-        """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out.
+        """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out, and
+        one more where the service is busy with a long request.
 
         Raises only what is nobody's message's fault: `BusError` from a misconfigured bus, programming errors of
         the runner itself.
         """
-        before = self.counters.handled + self.counters.published
+        before = self.counters.messages
         self.active = self.clock.monotonic()
         if self.active < self._blocked_until:
             return 0
@@ -118,7 +119,7 @@ class Runner:
             log.warning(
                 "unavailable", service=self.service.name, error=str(error), retry_s=self._policy.unavailable_delay_s
             )
-        return self.counters.handled + self.counters.published - before
+        return self.counters.messages - before + self.service.busy()
 
     def not_ready(self) -> Sequence[str]:
         """The obstacles to handling messages now, in words; none when it is ready."""
@@ -164,11 +165,26 @@ class Runner:
             self._rewind()
         self._requeue_due()
         if self._consumer is not None and not self._backlog:
+            timeout_s = 0.0 if self.service.busy() else timeout_s
             self._backlog.extend(self._consumer.poll(self._policy.max_records, timeout_s))
         while self._backlog:
             self._take(self._backlog[0])
             self._backlog.popleft()
-        self._publish(self.service.advance())
+        try:
+            self._publish(self.service.advance())
+        except RequestFailed as failed:
+            self._give_up(failed)
+
+    def _give_up(self, failed: RequestFailed) -> None:
+        """Set a message aside whose work failed in slices, after it was handled."""
+        (topic, number), offset = failed.position
+        cause = failed.__cause__ if isinstance(failed.__cause__, Exception) else failed
+        for record in self.bus.read(failed.position.partition, offset, offset + 1):
+            self._set_aside(self._origin_of.get(topic, topic), record, cause)
+            return
+        log.error(
+            "a request failed that the bus no longer holds", origin=f"{topic}/{number}/{offset}", error=str(cause)
+        )
 
     def _take(self, record: Record) -> None:
         partition = Partition(record.topic, record.partition)

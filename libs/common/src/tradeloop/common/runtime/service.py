@@ -12,6 +12,17 @@ from tradeloop.common.runtime.pending import Pending
 _NOTHING = Pending()
 
 
+class RequestFailed(Exception):
+    """Work that `Service.advance` did for a message failed for good; the cause is the exception's `__cause__`.
+
+    The service waits with that message no more: its runner sets it aside, as if `handle` had raised the cause.
+    """
+
+    def __init__(self, position: LogPosition) -> None:
+        super().__init__(f"the request at {position} failed")
+        self.position = position
+
+
 class Service(Protocol):
     """A service as its runner needs it. Handling the same message again must give the same outputs again."""
 
@@ -33,7 +44,15 @@ class Service(Protocol):
         ...
 
     def advance(self) -> Iterable[Message]:
-        """Work that no message starts, such as the next frame of a feed. Called once a step."""
+        """Work that no message starts, such as the next frame of a feed, or the next slice of a long request.
+
+        Called once a step, so a live message waits for as long as one call takes. Raises `RequestFailed` for a
+        request that failed for good.
+        """
+        ...
+
+    def busy(self) -> bool:
+        """Whether `advance` has work that it can go on with at once: its runner does not wait for messages then."""
         ...
 
     def waiting(self) -> bool:
@@ -84,6 +103,9 @@ class ServiceDefaults:
 
     def advance(self) -> Iterable[Message]:
         return ()
+
+    def busy(self) -> bool:
+        return False
 
     def waiting(self) -> bool:
         return False

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tradeloop.common.bus.port import Bus, LogPosition, Record
 from tradeloop.common.market import Universe, to_us
-from tradeloop.common.messages import BarFrame
+from tradeloop.common.messages import BarFrame, PortfolioMarked
 from tradeloop.common.messages.topics import topic_of
-from tradeloop.common.runtime.readback import blocks_backwards, decoded, partition_of
+from tradeloop.common.runtime.readback import Tail, blocks_backwards, decoded, of_kind, partition_of
+
+_BLOCK = 512
+"""Records of which those of a universe are decoded at once."""
 
 
 class BusFrames:
@@ -27,6 +32,31 @@ class BusFrames:
                 if (open_us := _base_open_us(record, universe)) is not None:
                     return open_us
         return None
+
+    def frames(self, universe: Universe, place: int) -> tuple[Sequence[BarFrame], int | None]:
+        partition = partition_of(self._bus, topic_of(BarFrame).name, universe.name)
+        start = max(place, self._bus.begin_offsets(partition.topic)[partition])
+        stop = min(start + _BLOCK, self._bus.end_offsets(partition.topic)[partition])
+        if start >= stop:
+            return (), None
+        mine = (record for record in self._bus.read(partition, start, stop) if record.key == universe.name)
+        return tuple(of_kind(mine, BarFrame)), stop
+
+    def marks(self, universe: Universe) -> BusMarks:
+        return BusMarks(self._bus, universe)
+
+
+class BusMarks:
+    """Marks from the topic of portfolios."""
+
+    def __init__(self, bus: Bus, universe: Universe) -> None:
+        self._tail = Tail(bus, {topic_of(PortfolioMarked).name: universe.name})
+
+    def new(self) -> Mapping[str, int]:
+        return {mark.portfolio: to_us(mark.time) for mark in of_kind(self._tail.new(), PortfolioMarked)}
+
+    def close(self) -> None:
+        self._tail.close()
 
 
 def _base_open_us(record: Record, universe: Universe) -> int | None:

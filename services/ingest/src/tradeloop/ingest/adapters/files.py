@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
-import zlib
-from collections.abc import Mapping
+import re
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_PRICES, BarArrays, Instrument, Series, Timeframe, align, from_us
-from tradeloop.ingest.domain import Refused, check, count_gaps
-from tradeloop.ingest.ports import FileReport
+from tradeloop.common.market import BAR_PRICES, EVER_US, BarArrays, Instrument, Series, Timeframe, from_us, joined
+from tradeloop.ingest.adapters.tables import BLOCK_BYTES, UNPACKED_BYTES, Columns, blocks
+from tradeloop.ingest.domain import Gate, Refused, count_gaps
+from tradeloop.ingest.ports import FileReport, whole
 
 _SYNONYMS: Mapping[str, frozenset[str]] = {
     "time": frozenset({"timestamp", "time", "date", "datetime", "open_time", "ts"}),
@@ -68,129 +67,213 @@ class SeveralInstruments(UserError):
         self.column, self.symbols = column, symbols
 
 
-_Columns = list[tuple[str, pl.Series]]
-"""Each with its name in the file; names may repeat."""
 _NO_ZONE = "none, read as UTC"
+_CALENDAR_DATES = frozenset({"ISO 8601", "DD.MM.YYYY", "date"})
+"""Formats that may take turns: a file may write its midnights without a time."""
+_LIKE_A_NAME = re.compile(r"[\w .:/%()\[\]<>-]{0,40}")
 
 
 def read_bars(
     path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, min_rows: int = 10
 ) -> tuple[BarArrays, FileReport]:
-    """All bars of a file that ends in `.csv`, `.csv.gz` or `.parquet`, one row a bar, stamped with its open time.
+    """All bars of a file at once, as `read_blocks` gives them."""
+    return whole(read_blocks(path, instrument, timeframe, min_rows=min_rows), instrument)
+
+
+def read_blocks(
+    path: str,
+    instrument: Instrument,
+    timeframe: Timeframe | None = None,
+    *,
+    until_us: int = EVER_US,
+    min_rows: int = 10,
+    root: Path | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    unpacked_bytes: int = UNPACKED_BYTES,
+) -> Generator[Series, None, FileReport]:
+    """The bars of a file that ends in `.csv`, `.csv.gz` or `.parquet`, one row a bar, stamped with its open time.
 
     Columns are found by name, in any case: `timestamp`, `time`, `date`, `datetime`, `open_time` or `ts`; `open`,
     `high`, `low`, `close` or their first letters; `volume`, `vol` or `v`; `funding_rate`, where an empty cell is 0.
-    Times are ISO 8601, with a zone or in UTC, or seconds, milli-, micro- or nanoseconds since the epoch. Of a file
-    that holds several instruments, `FILE#SYMBOL` is one.
+    Times are ISO 8601, with a zone or in UTC, or seconds, milli-, micro- or nanoseconds since the epoch, `until_us` at
+    the latest. Of a file that holds several instruments, `FILE#SYMBOL` is one. Where a `root` is given, files lie
+    under it, links followed. A timeframe that is not given is that of the first block.
 
     Raises `UserError`, one line that names the file, the first offending row (in CSV its line, the header being
     line 1) and the remedy; `SeveralInstruments` where the path does not say which one of the file.
     """
-    lines: NDArray[np.int64] | None = None
-    symbol_column: str | None = None
     file, mark, symbol = path.rpartition("#")
+    if not mark or os.path.exists(path):
+        file, symbol = path, ""
+    tables: Iterator[Columns] = iter(())
+    reading = _Reading(symbol, instrument, Gate(timeframe, min_rows, until_us))
     try:
-        columns = _load(Path(path if not mark or os.path.exists(path) else file))
-        chosen = _choose(columns)
-        if columns[0][1].is_empty():
-            raise Refused("has no rows", "give a longer file")
-        if (several := _several(columns, chosen)) is not None:
-            symbol_column, column = several
-            symbols = tuple(column.drop_nulls().unique(maintain_order=True).to_list())
-            shown = ", ".join(symbols[:5]) + (", ..." if len(symbols) > 5 else "")
-            what = f"column {symbol_column} names {len(symbols)} instruments ({shown:.200})"
-            if not mark:
-                raise SeveralInstruments(
-                    f"{path}: {what}: name one by FILE#SYMBOL, or give a file for each of them", symbol_column, symbols
-                )
-            if symbol not in symbols:
-                raise Refused(what, f"{symbol} is none of them")
-            lines = np.flatnonzero((column == symbol).fill_null(False).to_numpy())
-            columns = [(name, one.gather(lines)) for name, one in columns]
-        elif mark and not os.path.exists(path):
-            raise Refused(f"has no column of instruments, such as symbol, with a {symbol}", "leave #SYMBOL out")
-        open_us, time_format, zone = _times(columns[chosen["time"]][1])
-        bars: Series = {"open_us": open_us} | {
-            field: _numbers(field, columns[index][1]) for field, index in chosen.items() if field != "time"
-        }
-        timeframe = check(bars, timeframe, min_rows)
+        if root is not None and not Path(file).resolve().is_relative_to(root.resolve()):
+            raise Refused(f"lies outside of {root}", "put it there, or name its folder by INGEST_FILE_ROOT")
+        tables = blocks(Path(file), block_bytes, unpacked_bytes)
+        for columns in tables:
+            bars = reading.take(columns, tables)
+            if bars is not None:
+                yield bars
+        return reading.report(path)
+    except SeveralInstruments as error:
+        raise SeveralInstruments(f"{path}: {error}", error.column, error.symbols) from None
     except Refused as refused:
         place = what = ""
         if refused.row is not None:
-            row = refused.row if lines is None else int(lines[refused.row])
-            parquet = path.lower().partition("#")[0].endswith(".parquet")
-            place = f", row {row + 1}" if parquet else f", line {row + 2}"
-            what = f" ({refused.rows} such rows)" if refused.rows > 1 else ""
+            parquet = file.lower().endswith(".parquet")
+            place = f", row {refused.row + 1}" if parquet else f", line {refused.row + 2}"
+            so_far = " so far" if _goes_on(tables) else ""
+            what = f" ({refused.rows} such rows{so_far})" if refused.rows > 1 else ""
         raise UserError(f"{path}{place}: {refused.what}{what}: {refused.remedy}") from refused
-    report = FileReport(
-        path=path,
-        columns={field: columns[index][0] for field, index in chosen.items()},
-        ignored=tuple(
-            name for i, (name, _) in enumerate(columns) if i not in chosen.values() and name != symbol_column
-        ),
-        time_format=time_format,
-        zone=zone,
-        timeframe=timeframe,
-        rows=len(open_us),
-        gaps=count_gaps(open_us, timeframe, instrument),
-        first=from_us(open_us[0]),
-        last=from_us(open_us[-1]),
-    )
-    return align((instrument.id,), timeframe, [bars]), report
 
 
-def _load(path: Path) -> _Columns:
-    """The columns in their order."""
-    name = path.name.lower()
+def _goes_on(tables: Iterator[Columns]) -> bool:
     try:
-        if path.is_dir():
-            raise Refused("is a directory", "name one file")
-        if name.endswith(".parquet"):
-            return [(column.name, column) for column in pl.read_parquet(path.read_bytes())]
-        if name.endswith(".csv.gz"):
-            return _csv_columns(gzip.decompress(path.read_bytes()))
-        if name.endswith(".csv"):
-            return _csv_columns(path.read_bytes())
-    except FileNotFoundError:
-        raise Refused("there is no such file", "check the path") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise Refused(f"is broken gzip ({error})", "fetch or compress it again") from error
-    except OSError as error:
-        raise Refused(f"cannot be read ({error.strerror})", "check its permissions") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        # Polars panics at some damaged files, which is no `Exception` and would end the process.
-        raise Refused("is not a Parquet file", "write it again, or give CSV") from error
-    raise Refused("has an unknown ending", "give a .csv, .csv.gz or .parquet file")
+        return next(tables, None) is not None
+    except Refused:
+        return True
 
 
-def _csv_columns(content: bytes) -> _Columns:
-    """Every cell as text, so that what cannot be parsed can be named with its row."""
-    try:
-        header, _, body = content.decode("utf-8-sig").rstrip().partition("\n")
-        names = next(csv.reader([header], strict=True), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Refused("is not text", "give comma-separated values with a header line") from error
-    if "\0" in header:
-        raise Refused("is not text", "give comma-separated values with a header line")
-    if not names:
-        raise Refused("is empty, or its first line is", "give comma-separated values with a header line")
-    schema = {str(index): pl.String for index in range(len(names))}
-    try:
-        table = pl.read_csv(body.encode(), has_header=False, schema=schema)
-    except pl.exceptions.PolarsError as error:
-        widths = np.array([line.count(",") + 1 for line in body.split("\n")])
-        wrong = np.flatnonzero(widths != len(names))
-        if not len(wrong):
-            raise Refused("is not CSV", "give comma-separated values with a header line") from error
-        raise Refused(
-            f"{widths[wrong[0]]} cells under a header of {len(names)}", "correct them", int(wrong[0]), len(wrong)
-        ) from error
-    return list(zip(names, table.get_columns(), strict=True))
+class _Reading:
+    """A file that is being read: what its first block settled, and what of it was seen."""
+
+    def __init__(self, symbol: str, instrument: Instrument, gate: Gate) -> None:
+        self._symbol, self._instrument, self._gate = symbol, instrument, gate
+        self._names: list[str] = []
+        self._chosen: dict[str, int] = {}
+        self._symbols: dict[int, dict[str, None]] = {}
+        """The symbols that were seen in each column that may say which instrument a row is of."""
+        self._symbol_column: int | None = None
+        self._rows_read = self._rows = self._gaps = 0
+        self._held: list[tuple[Series, NDArray[np.intp]]] = []
+        """Bars that the gate has not seen, with their rows in the file: too few to know their timeframe."""
+        self._format: tuple[str, str] | None = None
+        self._first_us = self._last_us = 0
+
+    def take(self, columns: Columns, rest: Iterator[Columns]) -> Series | None:
+        """The bars of a block, checked; None where there are too few so far. Raises `Refused`."""
+        if not self._names:
+            self._names, self._chosen = [name for name, _ in columns], _choose(columns)
+            self._symbols = {
+                index: {}
+                for index, name in enumerate(self._names)
+                if self._is_spare(index) and _plain(name) in _SYMBOLS
+            }
+        count = len(columns[0][1])
+        rows = self._mine(columns, rest)
+        numbers = rows + self._rows_read
+        self._rows_read += count
+        if not len(rows):
+            return None
+        try:
+            bars = self._parsed([column if len(rows) == count else column.gather(rows) for _, column in columns])
+        except Refused as refused:
+            raise refused.among(numbers) from refused
+        self._held.append((bars, numbers))
+        if self._rows + sum(len(held) for _, held in self._held) < self._gate.min_rows:
+            return None
+        return self._checked()
+
+    def report(self, path: str) -> FileReport:
+        """The findings in the whole file. Raises `Refused` for what is wrong with it as a whole."""
+        if not self._rows_read:
+            raise Refused("has no rows", "give a longer file")
+        if self._symbol and self._symbol_column is None:
+            if not self._symbols:
+                raise Refused(
+                    f"has no column of instruments, such as symbol, with a {self._symbol}", "leave #SYMBOL out"
+                )
+            index, symbols = next(iter(self._symbols.items()))
+            raise Refused(_named(self._names[index], symbols), f"{self._symbol} is none of them")
+        if self._held:
+            found = self._rows + sum(len(held) for _, held in self._held)
+            raise Refused(f"{found} rows of bars, fewer than {self._gate.min_rows}", "give a longer file")
+        time_format, zone = self._format or ("", "")
+        return FileReport(
+            path=path,
+            columns={field: self._names[index] for field, index in self._chosen.items()},
+            ignored=tuple(
+                name for index, name in enumerate(self._names) if self._is_spare(index) and index != self._symbol_column
+            ),
+            time_format=time_format,
+            zone=zone,
+            timeframe=self._gate.end(),
+            rows=self._rows,
+            gaps=self._gaps,
+            first=from_us(self._first_us),
+            last=from_us(self._last_us),
+        )
+
+    def _is_spare(self, index: int) -> bool:
+        return index not in self._chosen.values()
+
+    def _mine(self, columns: Columns, rest: Iterator[Columns]) -> NDArray[np.intp]:
+        """The rows of the wanted instrument. Several are never one series, whatever order their rows have."""
+        texts = {index: columns[index][1].cast(pl.String, strict=False).str.strip_chars() for index in self._symbols}
+        for index, text in texts.items():
+            self._symbols[index].update(dict.fromkeys(text.drop_nulls().unique(maintain_order=True).to_list()))
+        if self._symbol:
+            for index, text in texts.items():
+                if self._symbol_column in (None, index) and self._symbol in self._symbols[index]:
+                    self._symbol_column = index
+                    return np.flatnonzero((text == self._symbol).fill_null(False).to_numpy())
+            return np.empty(0, np.intp)
+        for index, symbols in self._symbols.items():
+            if len(symbols) > 1:
+                for more in rest:
+                    text = more[index][1].cast(pl.String, strict=False).str.strip_chars()
+                    symbols.update(dict.fromkeys(text.drop_nulls().unique(maintain_order=True).to_list()))
+                what = _named(self._names[index], symbols)
+                raise SeveralInstruments(
+                    f"{what}: name one by FILE#SYMBOL, or give a file for each of them",
+                    self._names[index],
+                    tuple(symbols),
+                )
+        return np.arange(len(columns[0][1]))
+
+    def _parsed(self, columns: list[pl.Series]) -> Series:
+        open_us, time_format, zone = _times(columns[self._chosen["time"]])
+        before, self._format = self._format, (time_format, zone)
+        if before is not None and before != self._format:
+            if before[1] != zone or not {before[0], time_format} <= _CALENDAR_DATES:
+                what = f"the times change from {' in '.join(before)} to {time_format} in {zone}"
+                raise Refused(what, "give all times in one format and zone", 0)
+            self._format = max(before, self._format, key=lambda one: one[0] != "date")
+        return {"open_us": open_us} | {
+            field: _numbers(field, columns[index]) for field, index in self._chosen.items() if field != "time"
+        }
+
+    def _checked(self) -> Series:
+        """The bars that were held back, after the gate."""
+        numbers = np.concatenate([numbers for _, numbers in self._held])
+        bars = joined([bars for bars, _ in self._held])
+        self._held.clear()
+        try:
+            timeframe = self._gate.take(bars)
+        except Refused as refused:
+            raise refused.among(numbers) from refused
+        open_us = bars["open_us"].astype(np.int64)
+        before = [self._last_us] if self._rows else []
+        self._gaps += count_gaps(np.append(np.array(before, np.int64), open_us), timeframe, self._instrument)
+        if not self._rows:
+            self._first_us = int(open_us[0])
+        self._rows, self._last_us = self._rows + len(open_us), int(open_us[-1])
+        return bars
 
 
-def _choose(columns: _Columns) -> dict[str, int]:
+def _named(column: str, symbols: Mapping[str, None]) -> str:
+    shown = ", ".join([*symbols][:5]) + (", ..." if len(symbols) > 5 else "")
+    return f"column {column} names {len(symbols)} instruments ({shown:.200})"
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def _choose(columns: Columns) -> dict[str, int]:
     """The index of the column for each field that is there."""
-    plain = [name.strip().lower().replace(" ", "_") for name, _ in columns]
+    plain = [_plain(name) for name, _ in columns]
     chosen = {}
     for field, synonyms in _SYNONYMS.items():
         found = [index for index, name in enumerate(plain) if name in synonyms]
@@ -200,22 +283,12 @@ def _choose(columns: _Columns) -> dict[str, int]:
         if found:
             chosen[field] = found[0]
     if missing := [field for field in _REQUIRED if field not in chosen]:
+        # What does not look like a header may be anything, which is nobody's business but the file's owner's.
+        if not chosen or not all(_LIKE_A_NAME.fullmatch(name) for name, _ in columns):
+            raise Refused("its first line is no header", f"name {', '.join(missing)} in it")
         shown = ", ".join(repr(name) for name, _ in columns[:12])
         raise Refused(f"no column for {', '.join(missing)} among {shown:.300}", "name them in the header line")
     return chosen
-
-
-def _several(columns: _Columns, chosen: Mapping[str, int]) -> tuple[str, pl.Series] | None:
-    """The column that says which instrument a row is of, as text, where there are several.
-
-    They are never one series, whatever order their rows have.
-    """
-    for index, (name, column) in enumerate(columns):
-        if index not in chosen.values() and name.strip().lower().replace(" ", "_") in _SYMBOLS:
-            symbols = column.cast(pl.String, strict=False).str.strip_chars()
-            if symbols.drop_nulls().n_unique() > 1:
-                return name, symbols
-    return None
 
 
 def _numbers(field: str, column: pl.Series) -> NDArray[np.float64]:

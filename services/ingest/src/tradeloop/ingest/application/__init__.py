@@ -1,0 +1,127 @@
+"""Backfill: files into the store. Replay: from the store onto the bus, frame by frame. Both in slices."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import structlog
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import LogPosition
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import to_us
+from tradeloop.common.messages import BackfillRequested, Message, ReplayRequested
+from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.service import RequestFailed, ServiceDefaults
+from tradeloop.common.runtime.slices import Slices
+from tradeloop.ingest.application.backfill import Backfill
+from tradeloop.ingest.application.replay import Replay
+from tradeloop.ingest.ports import BarSource, Published
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest(ServiceDefaults):
+    """The ingest service."""
+
+    name = "ingest"
+    consumes: tuple[type[Message], ...] = (BackfillRequested, ReplayRequested)
+
+    def __init__(
+        self,
+        store: BarStore,
+        source: BarSource,
+        published: Published,
+        clock: Clock,
+        *,
+        chunk_frames: int = 64,
+        window_frames: int = 256,
+    ) -> None:
+        """`chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may
+        be out that a portfolio of its universe has not marked."""
+        self._store, self._source, self._published = store, source, published
+        self._clock, self._chunk_frames, self._window_frames = clock, chunk_frames, window_frames
+        self._backfills = Slices()
+        self._replays: dict[str, deque[Replay]] = {}
+        """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
+        self._behind: deque[tuple[ReplayRequested, LogPosition]] = deque()
+        """Requests for replays of universes that are being backfilled."""
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        if isinstance(message, BackfillRequested):
+            backfill = Backfill(self._store, self._source, self._published, self._clock, message)
+            self._backfills.begin(position, backfill, message.universe.name)
+        elif isinstance(message, ReplayRequested):
+            if message.universe.name in self._backfills.keys:
+                self._behind.append((message, position))
+            else:
+                self._request(message, position)
+        else:
+            raise TypeError(f"ingest does not read {type(message).__name__}")
+        return ()
+
+    def advance(self) -> Iterator[Message]:
+        """A chunk of each universe's replay, then a slice of a backfill."""
+        self._begin_behind()
+        for universe, waiting in list(self._replays.items()):
+            replay = waiting[0]
+            yield from replay.step(self._clock.monotonic(), self._chunk_frames)
+            if replay.finished:
+                log.info("replayed", universe=universe, request=replay.request.request_id)
+                replay.close()
+                waiting.popleft()
+                if not waiting:
+                    del self._replays[universe]
+        yield from self._backfills.advance()
+
+    def _begin_behind(self) -> None:
+        """Begin the replays whose backfills have ended."""
+        for request, position in list(self._behind):
+            if request.universe.name not in self._backfills.keys:
+                try:
+                    self._request(request, position)
+                except UserError as error:
+                    self._behind.remove((request, position))
+                    raise RequestFailed(position) from error
+                self._behind.remove((request, position))
+
+    def busy(self) -> bool:
+        return self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())
+
+    def waiting(self) -> bool:
+        return self._backfills.busy or bool(self._replays) or bool(self._behind)
+
+    def pending(self) -> Pending:
+        """A request is finished with its last slice or frame: a crash before that repeats it."""
+        replays = (replay.position for waiting in self._replays.values() for replay in waiting)
+        behind = (position for _, position in self._behind)
+        return Pending((*self._backfills.pending(), *replays, *behind))
+
+    def revoked(self) -> None:
+        """Work in progress ends; its requests come again to whoever gets their partitions."""
+        self._backfills.forget()
+        self._behind.clear()
+        for waiting in self._replays.values():
+            waiting[0].close()
+        self._replays.clear()
+
+    def not_ready(self) -> Iterable[str]:
+        self._store.check()
+        return ()
+
+    def close(self) -> None:
+        self.revoked()
+        self._store.close()
+
+    def _request(self, request: ReplayRequested, position: LogPosition) -> None:
+        universe, start_us, end_us = request.universe, to_us(request.range.start), to_us(request.range.end)
+        last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
+        if not len(last) or last.open_us[0] < start_us:
+            raise UserError(
+                f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
+                f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"
+            )
+        replay = Replay(self._store, self._published, request, position, self._window_frames)
+        self._replays.setdefault(universe.name, deque()).append(replay)

@@ -1,0 +1,195 @@
+"""Backfill: files into the store, in slices, and the news of what it corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+
+import structlog
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import (
+    EVER_US,
+    GRACE,
+    BarArrays,
+    Instrument,
+    Series,
+    Timeframe,
+    TimeRange,
+    Universe,
+    align,
+    from_us,
+    resample,
+    to_us,
+)
+from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message
+from tradeloop.ingest.domain import additions, corrections, frames, runs
+from tradeloop.ingest.ports import BarSource, FileReport, Published
+
+log = structlog.get_logger(__name__)
+
+_WINDOW_BARS = 8192
+"""Base bars of one instrument that are resampled at once, or those of one bucket where it is longer."""
+_REVISED_AT_ONCE = 64
+_RUN_FRAMES = 512
+"""Frames that went out which are compared with the store at once, unless fewer follow each other."""
+
+_Action = Callable[[], Iterable[Message]]
+"""A slice that is done again as it is when a store was away."""
+
+
+class Backfill:
+    """A backfill under way: every file is checked as a whole before anything of one is stored.
+
+    One that begins again after a crash reads what is stored already, and writes the rest.
+    """
+
+    def __init__(
+        self, store: BarStore, source: BarSource, published: Published, clock: Clock, request: BackfillRequested
+    ) -> None:
+        """Raises `UserError` for a request that does not name a file for each instrument."""
+        universe = request.universe
+        if set(request.files) != set(universe.ids):
+            wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
+            raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
+        self._store, self._source, self._published = store, source, published
+        self._request, self._universe = request, universe
+        self._until_us = to_us(clock.now() + GRACE)
+        self._first_us = self._closed_us = 0
+        """Where the first bucket begins that is resampled, and the close of the last stored base frame."""
+        self._place: int | None = 0
+        """The place from which on it looks for frames that went out; None at the end."""
+        self._corrected: dict[tuple[int, Timeframe], int] = {}
+        """The revision in which each frame went out that is stored otherwise, by close and timeframe."""
+        self._action: _Action | None = tuple
+        self._plan = self._slices()
+
+    @property
+    def finished(self) -> bool:
+        return self._action is None
+
+    def step(self) -> Iterator[Message]:
+        if self._action is not None:
+            yield from self._action()
+        self._action = next(self._plan, None)
+
+    def _slices(self) -> Iterator[_Action]:
+        universe, base = self._universe, self._universe.timeframe
+        reports = []
+        for instrument in universe.instruments:
+            reports.append((yield from self._checked(instrument)))
+        for instrument in universe.instruments:
+            for bars in self._read(instrument):
+                yield partial(_write, self._store, base, align((instrument.id,), base, [bars]))
+        start_us = to_us(min(report.first for report in reports))
+        end_us = to_us(max(report.last for report in reports)) + base.us
+        if universe.higher_timeframes:
+            longest_us = max(timeframe.us for timeframe in universe.higher_timeframes)
+            yield partial(self._look_around, start_us)
+            window_us = max(_WINDOW_BARS * base.us // longest_us, 1) * longest_us
+            past_us = -(-end_us // longest_us) * longest_us
+            for name in universe.ids:
+                for at_us in range(self._first_us, past_us, window_us):
+                    yield partial(self._write_higher, name, at_us, min(at_us + window_us, past_us))
+        while self._place is not None:
+            yield partial(self._compare, start_us, end_us)
+        revised = sorted(self._corrected.items())
+        for at in range(0, len(revised), _REVISED_AT_ONCE):
+            yield partial(self._revised, revised[at : at + _REVISED_AT_ONCE])
+        completed = BackfillCompleted(
+            request_id=self._request.request_id,
+            universe=universe,
+            range=TimeRange(start=from_us(start_us), end=from_us(end_us)),
+            bars=sum(report.rows for report in reports),
+            gaps=sum(report.gaps for report in reports),
+        )
+        yield lambda: (completed,)
+        log.info("backfilled", universe=universe.name, bars=completed.bars, gaps=completed.gaps, revised=len(revised))
+
+    def _read(self, instrument: Instrument) -> Generator[Series, None, FileReport]:
+        path, timeframe = self._request.files[instrument.id], self._universe.timeframe
+        return self._source(path, instrument, timeframe, until_us=self._until_us)
+
+    def _checked(self, instrument: Instrument) -> Generator[_Action, None, FileReport]:
+        blocks = self._read(instrument)
+        while True:
+            try:
+                next(blocks)
+            except StopIteration as end:
+                report: FileReport = end.value
+                return report
+            yield tuple
+
+    def _look_around(self, start_us: int) -> Iterable[Message]:
+        """See which buckets the new base bars touch, as other files may hold the rest of one."""
+        base = self._universe.timeframe
+        self._first_us = bucket_before(self._store, self._universe, start_us)
+        self._closed_us = int(self._store.read_before(self._universe.ids, base, EVER_US, 1).close_us[-1])
+        return ()
+
+    def _write_higher(self, instrument: str, start_us: int, end_us: int) -> Iterable[Message]:
+        """Resample all stored base bars of some whole buckets."""
+        base = self._universe.timeframe
+        bars = self._store.read([instrument], base, start_us, end_us)
+        for timeframe in self._universe.higher_timeframes:
+            _write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
+        return ()
+
+    def _compare(self, start_us: int, end_us: int) -> Iterable[Message]:
+        """Find frames of the backfilled range that went out otherwise than they are stored now."""
+        assert self._place is not None
+        sent, place = self._published.frames(self._universe, self._place)
+        for timeframe in (self._universe.timeframe, *self._universe.higher_timeframes):
+            touched = {
+                (to_us(one.open_time), one.revision): one
+                for one in sent
+                if one.timeframe is timeframe and to_us(one.open_time) < end_us and start_us < to_us(one.close_time)
+            }
+            for first_us, last_us in runs([open_us for open_us, _ in touched], timeframe, _RUN_FRAMES):
+                stored = self._frames(timeframe, first_us, last_us + 1)
+                for (open_us, revision), one in sorted(touched.items()):
+                    if (now := stored.get(open_us)) is not None and first_us <= open_us <= last_us:
+                        key = open_us + timeframe.us, timeframe
+                        if (now.bars, now.missing) == (one.bars, one.missing):
+                            self._corrected.pop(key, None)
+                        else:
+                            self._corrected[key] = revision
+        self._place = place
+        return ()
+
+    def _revised(self, corrected: Iterable[tuple[tuple[int, Timeframe], int]]) -> Iterator[Message]:
+        for (close_us, timeframe), revision in corrected:
+            open_us = close_us - timeframe.us
+            frame = self._frames(timeframe, open_us, open_us + 1)[open_us]
+            yield frame.model_copy(update={"revision": revision + 1})
+
+    def _frames(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
+        """Stored frames by their open."""
+        bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+
+
+def _write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
+    """Store bars; those that are stored with other values become their next revision."""
+    if not len(bars):
+        return ()
+    span = bars.instruments, timeframe, int(bars.open_us[0]), int(bars.close_us[-1])
+    stored = store.read(*span)
+    new, changed = additions(bars, stored), corrections(bars, stored)
+    if len(new):
+        store.write(timeframe, new)
+    revision = 1
+    while len(changed):
+        store.write(timeframe, changed, revision)
+        changed = corrections(changed, store.read(*span))
+        revision += 1
+    return ()
+
+
+def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
+    """Where the longest bucket begins that holds the last base frame before `at_us`, or `at_us` itself if earlier."""
+    longest_us = max(timeframe.us for timeframe in (universe.timeframe, *universe.higher_timeframes))
+    before = store.read_before(universe.ids, universe.timeframe, at_us, 1)
+    return (int(before.open_us[0]) if len(before) else at_us) // longest_us * longest_us
