@@ -99,6 +99,8 @@ WITHOUT_CONTRACT = {
     "tradeloop.common.model_store.port.PolicySource": "It is the half of a model store that only reads.",
     "tradeloop.execution.ports.Venue": "It has the shape of the paper simulator, and is to be designed anew.",
     "tradeloop.ingest.ports.Published": "Its one adapter asks a bus for times that only a real server keeps.",
+    "tradeloop.ingest.ports.Marks": "It is made by what was published, and its one adapter follows a topic.",
+    "tradeloop.preprocess.ports.Sent": "Its one adapter reads a topic back.",
     "tradeloop.common.model_store.port.Actor": "It is one method; the trainer's contract holds its graphs to it.",
 }
 """The protocols beside ports that have no contract, with the reason."""

@@ -82,6 +82,7 @@ from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.ports import FileReport
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
 M = TypeVar("M", bound=Message)
@@ -251,7 +252,12 @@ class Loop:
         self._makers: dict[str, Callable[[], Any]] = {
             "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),
             "preprocess": lambda: Preprocess(
-                [(market.universe, strategy.name)], lambda _: strategy, self._bars, self._features
+                [(market.universe, strategy.name)],
+                lambda _: strategy,
+                self._bars,
+                self._features,
+                self._clock,
+                BusSent(self.bus),
             ),
             "inference": lambda: Inference(
                 [market.portfolio], lambda _: strategy, Versions(*self.policies), make_actor, BusHistory(self.bus)

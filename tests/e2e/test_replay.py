@@ -35,6 +35,7 @@ from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
 TRADED = 200
@@ -58,7 +59,7 @@ def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore)
     pairs = [(world.universe, world.portfolio.strategy)]
     services: list[Service] = [
         Ingest(SqlBarStore(bars, clock), read_blocks, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore()),
+        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore(), clock, BusSent(bus)),
         Inference(books, load, models, OnnxPolicy, BusHistory(bus)),
         Execution(books, load, PaperVenue, SqlLedger(f"sqlite:///{folder / 'ledger.db'}")),
     ]

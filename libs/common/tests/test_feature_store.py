@@ -209,6 +209,28 @@ def test_small_writes_leave_few_files_and_lose_nothing(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_history_written_again_in_parts_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
+    store = feast(tmp_path)
+    store.define(SET, NAMES)
+    part = 20_000
+
+    def write(value: float, end: int) -> list[Path]:
+        for start in range(0, end, part):
+            minutes = range(start, min(start + part, end))
+            store.write_offline(SET, UNIVERSE, rows(list(minutes), value))
+        return sorted((tmp_path / "offline" / SET / UNIVERSE).iterdir())
+
+    first = write(1.0, 70_000)
+    assert len(first) == 4
+    second = write(2.0, 90_000)
+    assert (len(second), set(first) & set(second)) == (5, set())
+    assert scalars(read(store, [0, 69_999, 89_999])) == [2.0, 2.0, 2.0]
+    store.write_offline(SET, UNIVERSE, rows(list(range(20_000, 60_000, 2)), 3.0))
+    assert set(second) < set((tmp_path / "offline" / SET / UNIVERSE).iterdir()), "they have rows that it has not"
+    assert scalars(read(store, [20_000, 20_001, 59_999])) == [3.0, 2.0, 2.0]
+    store.close()
+
+
 def test_a_write_cut_short_is_not_seen(tmp_path: Path) -> None:
     store = feast(tmp_path)
     store.define(SET, NAMES)

@@ -76,17 +76,16 @@ def replay(of: Universe, minutes: int, first: int = 0) -> ReplayRequested:
 class Stand:
     """Ingest on a bus of its own, and a clock that is a year ahead of the bars."""
 
-    def __init__(
-        self, store: BarStore | None = None, source: BarSource = partial(read_blocks, block_bytes=2_000)
-    ) -> None:
+    def __init__(self, store: BarStore | None = None) -> None:
         self.bus, self.clock = MemoryBus(), ManualClock(START + timedelta(days=366))
-        self.store, self._source = store or MemoryBarStore(self.clock), source
+        self.store = store or MemoryBarStore(self.clock)
         self.start()
 
     def start(self) -> None:
         """A process that knows nothing of one before."""
         if members := self.bus._groups.get("ingest"):
             members.members.clear()
+        source, published = partial(read_blocks, block_bytes=2_000), BusFrames(self.bus)
         source, published = partial(read_blocks, block_bytes=2_000), BusFrames(self.bus)
         self.ingest = Ingest(self.store, source, published, self.clock, chunk_frames=64, window_frames=WINDOW)
         policy = RunPolicy(retry_delay_s=0.0, unavailable_delay_s=0.0, commit_interval_s=0.0)

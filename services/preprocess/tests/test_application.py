@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,11 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.messages import BarFrame, FeaturesComputed, PreprocessCompleted, PreprocessRequested
+from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.service import RequestFailed
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardContext, reward
 from tradeloop.preprocess.application import Preprocess
@@ -184,7 +186,24 @@ def service(
     bars: CountingBarStore, features: MemoryFeatureStore | None = None, strategies: Sequence[str] = ("s",)
 ) -> Preprocess:
     pairs = [(UNIVERSE, name) for name in strategies]
-    return Preprocess(pairs, STRATEGIES.__getitem__, bars, features or MemoryFeatureStore())
+    clock = ManualClock(from_us(START_US) + timedelta(days=365))
+    return Preprocess(pairs, STRATEGIES.__getitem__, bars, features or MemoryFeatureStore(), clock, NothingSent())
+
+
+class NothingSent:
+    """No frame went out before."""
+
+    def before(self, position: LogPosition, universe: Universe) -> int | None:
+        return None
+
+
+def answered(preprocess: Preprocess, asked: PreprocessRequested) -> list[Message]:
+    """What comes of a request, all its slices done."""
+    messages = list(preprocess.handle(asked, POSITION))
+    while preprocess.busy():
+        messages += preprocess.advance()
+    assert not preprocess.pending()
+    return messages
 
 
 def published(preprocess: Preprocess, frames: Iterable[BarFrame]) -> list[FeaturesComputed]:
@@ -360,7 +379,7 @@ def test_a_range_gives_the_rows_of_all_history(seed: int, one: int, other: int) 
     features = MemoryFeatureStore()
     asked = request(int(base.open_us[start]), int(base.open_us[stop - 1]) + 1)
     for _ in range(2):  # redelivery
-        (completed,) = service(stored(bars), features, strategies=()).handle(asked, POSITION)
+        (completed,) = answered(service(stored(bars), features, strategies=()), asked)
         assert completed == PreprocessCompleted(
             request_id="r", universe=UNIVERSE, strategy="s", feature_set=SET.id, range=asked.range, rows=stop - start
         )
@@ -372,8 +391,11 @@ def test_a_range_gives_the_rows_of_all_history(seed: int, one: int, other: int) 
 
 def test_a_range_without_bars_is_refused() -> None:
     bars = market(2, 10)
-    with pytest.raises(UserError, match=r"no 1m bars of u are stored from 1970-01-01T00:00:00\+00:00 to .*backfill"):
-        list(service(stored(bars)).handle(request(0, START_US), POSITION))
+    with pytest.raises(RequestFailed) as raised:
+        answered(service(stored(bars)), request(0, START_US))
+    assert isinstance(raised.value.__cause__, UserError)
+    line = r"no 1m bars of u are stored from 1970-01-01T00:00:00\+00:00 to .*: backfill them first"
+    assert re.fullmatch(line, str(raised.value.__cause__))
 
 
 def test_a_timeframe_that_the_universe_lacks_is_refused() -> None:
@@ -404,7 +426,7 @@ def test_the_composed_service_runs_on_a_bus(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PREPROCESS_PORTFOLIO_FOLDER", str(books))
     monkeypatch.setenv("PREPROCESS_DATABASE_URL", f"sqlite:///{tmp_path}/bars.db")
     monkeypatch.setenv("PREPROCESS_FEATURE_ROOT", str(tmp_path / "features"))
-    bus, clock = MemoryBus(), ManualClock(from_us(START_US))
+    bus, clock = MemoryBus(), ManualClock(from_us(START_US) + timedelta(days=365))
     preprocess = build(Settings(), bus, clock)
     store = SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)
     for timeframe, one in bars.items():

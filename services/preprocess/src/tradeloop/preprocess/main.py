@@ -10,12 +10,13 @@ from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import load
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 from tradeloop.preprocess.config import Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
-    """The service, with its stores. It needs nothing of the bus but what its runner does."""
+    """The service, with its stores, and the bus to see which frames went out."""
     from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
 
     features = FeastFeatureStore(
@@ -26,7 +27,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
     )
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in settings.read_portfolios()]
-    return Preprocess(pairs, load, bars, features)
+    return Preprocess(pairs, load, bars, features, clock, BusSent(bus))
 
 
 def main() -> None:

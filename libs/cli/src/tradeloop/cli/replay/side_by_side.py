@@ -54,6 +54,7 @@ from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
+from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
 _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05, commit_interval_s=30.0)
@@ -265,7 +266,7 @@ def _services(
     models = MlflowModelStore(settings.mlflow_tracking_uri)
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore()),
+        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore(), clock, BusSent(bus)),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
         Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),
     ]

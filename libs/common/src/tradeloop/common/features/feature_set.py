@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,15 +107,25 @@ class FeatureSet:
             for a, instrument in enumerate(grid.instruments):
                 open_us, columns, last = own_bars(source, a)
                 rows = np.where(visible >= 0, last[visible], -1) if len(source) else visible
-                blocks = _blocks(open_us, timeframe)
-                check_volume(self.of(timeframe), instrument, open_us, columns)
-                for place, feature in self.of(timeframe):
-                    own = feature.batch(columns, blocks)
-                    if len(infinite := np.flatnonzero(np.isinf(own))):
-                        raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
+                for place, own in self.own_values(timeframe, instrument, open_us, columns):
                     values[:, a, place] = np.append(own, np.nan)[rows]
         self.combine(values, grid.instruments)
         return FeatureRows(grid.instruments, self.names, grid.close_us, values)
+
+    def own_values(
+        self, timeframe: Timeframe, instrument: str, open_us: NDArray[np.int64], columns: Floats
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """The values of one timeframe's features at an instrument's own bars, (n,), each with its place in the set.
+
+        `columns` (6, n) are as `own_bars` gives them. Raises `FeatureError`.
+        """
+        blocks = _blocks(open_us, timeframe)
+        check_volume(self.of(timeframe), instrument, open_us, columns)
+        for place, feature in self.of(timeframe):
+            own = feature.batch(columns, blocks)
+            if len(infinite := np.flatnonzero(np.isinf(own))):
+                raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
+            yield place, own
 
     def combine(self, values: Floats, instruments: Sequence[str]) -> None:
         """Let the features that look at other instruments see the values (T, A, F) of all, in place."""

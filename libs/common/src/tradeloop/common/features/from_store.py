@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.features.feature_set import FeatureSet
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe, Universe, align, from_us
 
@@ -18,19 +22,62 @@ def compute_stored(
 
     Raises `UserError` when there are no such bars, `BarStoreUnavailable`.
     """
+    steps = compute_in_steps(store, feature_set, universe, start_us, end_us)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            rows: FeatureRows = end.value
+            if not len(rows.time_us):
+                raise no_bars(universe, start_us, end_us) from None
+            return rows
+
+
+def no_bars(universe: Universe, start_us: int, end_us: int) -> UserError:
+    """The error of a range in which nothing is stored."""
+    return UserError(
+        f"no {universe.timeframe} bars of {universe.name} are stored from {from_us(start_us).isoformat()} to "
+        f"{from_us(end_us).isoformat()}: backfill them first"
+    )
+
+
+def compute_in_steps(
+    store: BarStore, feature_set: FeatureSet, universe: Universe, start_us: int, end_us: int
+) -> Generator[None, None, FeatureRows]:
+    """As `compute_stored`, an instrument a step; zero rows when there are no such bars.
+
+    The rows of a part of a range are those of the whole, to the bit.
+    """
     base = universe.timeframe
-    bars = {base: bars_with_history(store, feature_set, universe, base, start_us, end_us)}
-    first = int(np.searchsorted(bars[base].open_us, start_us))
-    if first == len(bars[base]):
-        raise UserError(
-            f"no {base} bars of {universe.name} are stored from {from_us(start_us).isoformat()} to "
-            f"{from_us(end_us).isoformat()}: backfill them first"
-        )
-    for higher in feature_set.timeframes:
-        closed_us = start_us + base.us - higher.us + 1  # what opens before has closed at the first base close
-        bars[higher] = bars_with_history(store, feature_set, universe, higher, closed_us, max(closed_us, end_us))
-    computed = feature_set.compute(bars, base)
-    return FeatureRows(computed.instruments, computed.names, computed.time_us[first:], computed.values[first:])
+    feature_set.check_base(base)
+    feature_set.check_instruments(universe.ids)
+    opens: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    own: list[dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]] = []
+    for instrument in universe.ids:
+        values: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        for timeframe in (base, *feature_set.timeframes):
+            from_time_us, until_us = start_us, end_us
+            if timeframe is not base:  # what opens before has closed at the first base close
+                from_time_us = start_us + base.us - timeframe.us + 1
+                until_us = max(from_time_us, end_us)
+            history = feature_set.history(timeframe)
+            series = _series(store, instrument, timeframe, from_time_us, until_us, history)
+            open_us = series["open_us"].astype(np.int64)
+            close_us = open_us + timeframe.us
+            if timeframe is base:
+                opens.append(open_us[open_us >= start_us])
+            columns = np.array([*(series[field] for field in FIELDS), close_us / 1e6])
+            for place, one in feature_set.own_values(timeframe, instrument, open_us, columns):
+                values[place] = close_us, one
+        own.append(values)
+        yield
+    close_us = np.unique(np.concatenate(opens)) + base.us
+    rows = np.empty((len(close_us), len(universe.ids), len(feature_set.features)))
+    for a, values in enumerate(own):
+        for place, (known_us, one) in values.items():
+            rows[:, a, place] = np.append(one, np.nan)[np.searchsorted(known_us, close_us, side="right") - 1]
+    feature_set.combine(rows, universe.ids)
+    return FeatureRows(universe.ids, feature_set.names, close_us, rows)
 
 
 def bars_with_history(

@@ -57,6 +57,8 @@ _CLOSE = "_close_us"
 """The bar's close among the values: online stores keep event times in whole seconds, and SQLite's in local time."""
 _COLUMNS = (*_KEYS, _CLOSE, "event_timestamp", "created_timestamp")
 _TIME = pl.Datetime("us", "UTC")
+_LARGE_ROWS = 16_384
+"""Rows of which a file is left as it is."""
 
 
 class FeastFeatureStore:
@@ -292,23 +294,30 @@ def _schema(names: Sequence[str], *, created: bool = True) -> pl.Schema:
 def _append(directory: Path, rows: pl.DataFrame, now_us: int) -> None:
     """Add rows to a dataset, over older ones of the same key and time, in one file that appears at once.
 
-    Files are named by when they were written. The newest ones are merged into the new file while they hold no more
-    rows than it has so far, so that there are never more than a logarithm of all rows, and a row is rewritten no
-    oftener than that, however small the writes. A crash before the merged files are gone leaves duplicates, which
-    readers resolve by `created_timestamp`.
+    Files are named by when they were written and by the times that they cover. Of small ones, the newest are merged
+    into the new file while they hold no more rows than it has so far, so that there are never more than a logarithm of
+    all rows. Large ones, of a history that is written in parts, stay as they are, until a write has all of their rows:
+    so memory is bounded by one part, and a history that is written again takes the place of the older one. A crash
+    before older files are gone leaves duplicates, which readers resolve by `created_timestamp`.
     """
     files = sorted(directory.glob("*.parquet"))
-    created_us = max(now_us, int(files[-1].stem) + 1) if files else now_us
+    created_us = max(now_us, int(files[-1].stem.partition("-")[0]) + 1) if files else now_us
     created = pl.lit(created_us).cast(_TIME).alias("created_timestamp")
-    merged, frame = [], rows.with_columns(created)
-    while files and pq.read_metadata(files[-1]).num_rows <= len(frame):
-        merged.append(files.pop())
-        frame = pl.concat([pl.read_parquet(merged[-1]), frame])
+    gone, frame = [], rows.with_columns(created)
+    while files and pq.read_metadata(files[-1]).num_rows <= len(frame) < _LARGE_ROWS:
+        gone.append(files.pop())
+        frame = pl.concat([pl.read_parquet(gone[-1]), frame])
     identity = [*_KEYS, "event_timestamp"]
-    if merged or frame["instrument"].n_unique() > 1:  # else they are in order as they come, each once
+    if gone or frame["instrument"].n_unique() > 1:  # else they are in order as they come, each once
         frame = frame.sort([*identity, "created_timestamp"]).unique(identity, keep="last", maintain_order=True)
-    _write(directory / f"{created_us:020d}.parquet", frame)
-    for path in merged:
+    first_us, last_us = int(frame[_CLOSE].min()), int(frame[_CLOSE].max())  # type: ignore[arg-type]
+    for path in files:
+        _, *span = path.stem.split("-")
+        within = len(span) == 2 and first_us <= int(span[0]) and int(span[1]) <= last_us
+        if within and pl.read_parquet(path, columns=identity).join(frame, on=identity, how="anti").is_empty():
+            gone.append(path)
+    _write(directory / f"{created_us:020d}-{first_us}-{last_us}.parquet", frame)
+    for path in gone:
         path.unlink()
 
 

@@ -1,0 +1,115 @@
+"""Features of a range, in batch into the offline store; features of each closed frame, as messages and online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import LogPosition, Partition
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
+from tradeloop.common.feature_store.port import FeatureStore
+from tradeloop.common.features import FeatureSet
+from tradeloop.common.market import Universe
+from tradeloop.common.messages import BarFrame, Message, PreprocessRequested
+from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.service import ServiceDefaults
+from tradeloop.common.runtime.slices import Slices
+from tradeloop.common.strategy import Strategy
+from tradeloop.preprocess.application.batch import Batch
+from tradeloop.preprocess.application.feed import Feed
+from tradeloop.preprocess.ports import Sent
+
+
+class Preprocess(ServiceDefaults):
+    """The preprocess service."""
+
+    name = "preprocess"
+    consumes: tuple[type[Message], ...] = (PreprocessRequested, BarFrame)
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[Universe, str]],
+        strategies: Callable[[str], Strategy],
+        bars: BarStore,
+        features: FeatureStore,
+        clock: Clock,
+        sent: Sent,
+    ) -> None:
+        """`pairs` are the universes and strategies whose features are computed frame by frame; `strategies` gives a
+        strategy by name. Raises `UserError` when a strategy needs a timeframe or an instrument that its universe does
+        not have."""
+        self._strategies, self._bars, self._features, self._clock = strategies, bars, features, clock
+        self._batches = Slices()
+        self._defined: set[str] = set()
+        self._feeds: dict[str, dict[str, Feed]] = {}
+        """Streams by universe and feature set: strategies of equal features share them."""
+        for universe, strategy in pairs:
+            feature_set = self._feature_set(universe, strategy)
+            self._feeds.setdefault(universe.name, {})[feature_set.id] = Feed(universe, feature_set, bars, sent)
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        """Raises `Unavailable` when a store cannot be reached, `UserError` when bars cannot give the features."""
+        if isinstance(message, PreprocessRequested):
+            feature_set = self._feature_set(message.universe, message.strategy)
+            batch = Batch(self._bars, self._features, self._define, feature_set, message)
+            self._batches.begin(position, batch, message.universe.name)
+            return ()
+        if isinstance(message, BarFrame):
+            message.check(self._clock)
+            feeds = self._feeds.get(message.universe, {}).values()
+            return [computed for feed in feeds for computed in feed.take(message, position)]
+        raise TypeError(f"preprocess does not read {type(message).__name__}")
+
+    def advance(self) -> Iterator[Message]:
+        return self._batches.advance()
+
+    def busy(self) -> bool:
+        return self._batches.busy
+
+    def pending(self) -> Pending:
+        """A request is finished with its last slice: a crash before that begins it anew."""
+        return self._batches.pending()
+
+    def revoked(self) -> None:
+        """The streams read their bars anew: others may have gone on with them meanwhile."""
+        self._batches.forget()
+        for feeds in self._feeds.values():
+            for feed in feeds.values():
+                feed.forget()
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Write the newest features online: values in between were never current by the time they could be read."""
+        for universe, feeds in self._feeds.items():
+            for feature_set, feed in feeds.items():
+                newest = feed.newest
+                if newest is not None:
+                    self._define(feed.feature_set)
+                    self._features.write_online(feature_set, universe, newest)
+                    feed.forget_newest()
+
+    def not_ready(self) -> Iterable[str]:
+        self._bars.check()
+        self._features.check()
+        return ()
+
+    def close(self) -> None:
+        self._bars.close()
+        self._features.close()
+
+    def _feature_set(self, universe: Universe, strategy: str) -> FeatureSet:
+        feature_set = self._strategies(strategy).feature_set
+        feature_set.check_base(universe.timeframe)
+        feature_set.check_instruments(universe.ids)
+        for timeframe in feature_set.timeframes:
+            if timeframe not in universe.higher_timeframes:
+                raise UserError(
+                    f"strategy {strategy} needs {timeframe} bars, which universe {universe.name} does not have: "
+                    f"add {timeframe} to its higher_timeframes and backfill it"
+                )
+        return feature_set
+
+    def _define(self, feature_set: FeatureSet) -> None:
+        if feature_set.id not in self._defined:
+            self._features.define(feature_set.id, feature_set.names)
+            self._defined.add(feature_set.id)

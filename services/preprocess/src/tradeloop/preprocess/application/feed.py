@@ -1,0 +1,137 @@
+"""Features of each closed frame: a stream, carried forward or opened on stored bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import structlog
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bus.port import LogPosition
+from tradeloop.common.errors import UserError
+from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.features import BarValues, FeatureSet, FeatureStream, Values, bars_with_history
+from tradeloop.common.market import Timeframe, Universe, from_us, to_us
+from tradeloop.common.messages import BarFrame, FeaturesComputed
+from tradeloop.preprocess.ports import Sent
+
+log = structlog.get_logger(__name__)
+
+
+class Feed:
+    """The features of one universe, frame by frame.
+
+    The stream goes on only from the frame that it took last. After anything else (the first frame, one that comes
+    again, a replay, a partition that was with another consumer meanwhile, an error) it is opened on stored bars.
+    """
+
+    def __init__(self, universe: Universe, feature_set: FeatureSet, store: BarStore, sent: Sent) -> None:
+        self.feature_set = feature_set
+        self._universe, self._base, self._store, self._sent = universe, universe.timeframe, store, sent
+        self._stream = FeatureStream(feature_set, universe.timeframe, universe.ids)
+        self._last: tuple[int, int] | None = None
+        """Open and close of the base frame that the stream took last; None when the stream must be opened."""
+        self._higher: set[tuple[Timeframe, int]] = set()
+        """Higher frames that the stream took since then, by their open."""
+        self._newest: tuple[int, Values] | None = None
+        """Close and values of the newest base frame that is not yet forgotten."""
+
+    @property
+    def newest(self) -> FeatureRows | None:
+        """The newest features since they were forgotten."""
+        if self._newest is None:
+            return None
+        close_us, values = self._newest
+        return FeatureRows(self._universe.ids, self.feature_set.names, np.array([close_us]), np.array([values]))
+
+    def forget_newest(self) -> None:
+        self._newest = None
+
+    def forget(self) -> None:
+        """Begin as new."""
+        self._last = self._newest = None
+
+    def take(self, frame: BarFrame, position: LogPosition) -> Iterator[FeaturesComputed]:
+        """Features as of a base frame; nothing for a higher frame or a correction."""
+        open_us, close_us = to_us(frame.open_time), to_us(frame.close_time)
+        if frame.revision:
+            self._last = None  # what was published stands; later features come from corrected bars
+        elif frame.timeframe is self._base:
+            yield self._take_base(frame, position, open_us, close_us)
+        elif frame.timeframe in self.feature_set.timeframes and self._last is not None:
+            self._take_higher(frame, open_us, close_us)
+
+    def _take_higher(self, frame: BarFrame, open_us: int, close_us: int) -> None:
+        newest_us = self._stream.last_open_us(frame.timeframe)
+        if newest_us is None or newest_us < open_us:
+            last, self._last = self._last, None  # should the update fail
+            self._stream.update_higher(frame.timeframe, open_us, close_us, self._rows(frame))
+            self._last = last
+            self._higher.add((frame.timeframe, open_us))
+
+    def _take_base(self, frame: BarFrame, position: LogPosition, open_us: int, close_us: int) -> FeaturesComputed:
+        if not self._follows(open_us, close_us):
+            self._open(position, open_us, close_us)
+        self._last = None  # should the update fail
+        values = self._stream.update(open_us, close_us, self._rows(frame))
+        self._last = open_us, close_us
+        self._higher.clear()
+        if self._newest is None or self._newest[0] <= close_us:
+            self._newest = close_us, values
+        features = self.feature_set
+        return FeaturesComputed.of(self._universe, features.id, features.names, frame.close_time, values)
+
+    def _rows(self, frame: BarFrame) -> list[BarValues | None]:
+        rows: dict[str, BarValues] = {
+            bar.instrument: (bar.open, bar.high, bar.low, bar.close, math.nan if bar.volume is None else bar.volume)
+            for bar in frame.bars
+        }
+        return [rows.get(instrument) for instrument in self._universe.ids]
+
+    def _follows(self, open_us: int, close_us: int) -> bool:
+        """Whether the stream has taken all that precedes this base frame, and nothing else."""
+        if self._last is None or open_us < self._last[1]:
+            return False
+        last_open_us, last_close_us = self._last
+        if open_us > last_close_us:  # a gap in the market, or frames that this process did not see?
+            before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
+            if not len(before) or before.open_us[0] != last_open_us:
+                return False
+        # A bucket that closed since then holds the frame before, or this one: there were no others.
+        closed_since = {
+            (timeframe, bucket_us)
+            for timeframe in self.feature_set.timeframes
+            for bucket_us in (last_open_us // timeframe.us * timeframe.us, open_us // timeframe.us * timeframe.us)
+            if last_close_us < bucket_us + timeframe.us <= close_us
+        }
+        return self._higher == closed_since
+
+    def _open(self, position: LogPosition, open_us: int, close_us: int) -> None:
+        """Open the stream on stored bars: base bars before this frame, higher bars that it can see."""
+        self._last = None
+        self._higher.clear()
+        self._check_stored(position, open_us)
+        before_us = {self._base: open_us} | {t: close_us - t.us + 1 for t in self.feature_set.timeframes}
+        self._stream.open(
+            {
+                timeframe: bars_with_history(self._store, self.feature_set, self._universe, timeframe, end_us, end_us)
+                for timeframe, end_us in before_us.items()
+            }
+        )
+        log.info("opened", universe=self._universe.name, feature_set=self.feature_set.id, before=open_us)
+
+    def _check_stored(self, position: LogPosition, open_us: int) -> None:
+        """Refuse to compute over a hole: a store that was restored from a backup lacks frames that went out since."""
+        sent_us = self._sent.before(position, self._universe)
+        if sent_us is None or sent_us >= open_us:
+            return
+        before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
+        stored_us = int(before.open_us[0]) if len(before) else None
+        if stored_us is None or stored_us < sent_us:
+            ends = "hold none" if stored_us is None else f"end at {from_us(stored_us).isoformat()}"
+            raise UserError(
+                f"bars of {self._universe.name} went out until {from_us(sent_us).isoformat()}, but the stored ones "
+                f"{ends}: backfill what is missing, then `tradeloop dlq replay`"
+            )
