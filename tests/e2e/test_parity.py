@@ -257,7 +257,7 @@ class Loop:
                 self._bars,
                 self._features,
                 self._clock,
-                BusSent(self.bus),
+                BusSent(self.bus, self._clock),
             ),
             "inference": lambda: Inference(
                 [market.portfolio], lambda _: strategy, Versions(*self.policies), make_actor, BusHistory(self.bus)

@@ -59,7 +59,7 @@ def serving(bus: KafkaBus, world: World, folder: Path, models: MlflowModelStore)
     pairs = [(world.universe, world.portfolio.strategy)]
     services: list[Service] = [
         Ingest(SqlBarStore(bars, clock), read_blocks, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore(), clock, BusSent(bus)),
+        Preprocess(pairs, load, SqlBarStore(bars, clock), MemoryFeatureStore(), clock, BusSent(bus, clock)),
         Inference(books, load, models, OnnxPolicy, BusHistory(bus)),
         Execution(books, load, PaperVenue, SqlLedger(f"sqlite:///{folder / 'ledger.db'}")),
     ]

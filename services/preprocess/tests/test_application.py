@@ -193,7 +193,7 @@ def service(
 class NothingSent:
     """No frame went out before."""
 
-    def before(self, position: LogPosition, universe: Universe) -> int | None:
+    def before(self, position: LogPosition, universe: Universe, open_us: int) -> int | None:
         return None
 
 

@@ -266,7 +266,7 @@ def _services(
     models = MlflowModelStore(settings.mlflow_tracking_uri)
     services: list[Service] = [
         Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),
-        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore(), clock, BusSent(bus)),
+        Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore(), clock, BusSent(bus, clock)),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus))),
         Execution(portfolios, load, PaperVenue, SqlLedger(ledger_url)),
     ]

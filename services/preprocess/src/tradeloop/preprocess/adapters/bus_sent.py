@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from tradeloop.common.bus.port import Bus, LogPosition
+from tradeloop.common.clock import Clock
+from tradeloop.common.errors import UserError
 from tradeloop.common.market import Universe, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.messages.topics import topic_of
-from tradeloop.common.runtime.readback import blocks_backwards, of_kind
+from tradeloop.common.runtime.readback import blocks_backwards, of_kind, partition_of
 
 _BLOCKS = 6
 """Blocks of records that are looked through: some thirty thousand, the frames of hundreds of universes."""
 
 
 class BusSent:
-    """The frames on a bus."""
+    """The frames on a bus, but for those that are refused for their times."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        self._bus, self._clock = bus, clock
 
-    def before(self, position: LogPosition, universe: Universe) -> int | None:
-        partition, offset = position
-        if partition.topic != topic_of(BarFrame).name:
-            return None  # a frame that failed before: others went out since
-        for _, block in zip(range(_BLOCKS), blocks_backwards(self._bus, partition, offset), strict=False):
+    def before(self, position: LogPosition, universe: Universe, open_us: int) -> int | None:
+        topic = topic_of(BarFrame).name
+        passed = position.partition.topic == topic
+        partition = partition_of(self._bus, topic, universe.name)
+        end = position.offset if passed else None
+        for _, block in zip(range(_BLOCKS), blocks_backwards(self._bus, partition, end), strict=False):
             mine = (record for record in reversed(block) if record.key == universe.name)
             for frame in of_kind(mine, BarFrame):
-                if frame.timeframe is universe.timeframe and not frame.revision:
-                    return to_us(frame.open_time)
+                if frame.timeframe is universe.timeframe and not frame.revision and self._counts(frame):
+                    if passed:
+                        return to_us(frame.open_time)
+                    passed = to_us(frame.open_time) == open_us
         return None
+
+    def _counts(self, frame: BarFrame) -> bool:
+        try:
+            frame.check(self._clock)
+        except UserError:
+            return False
+        return True

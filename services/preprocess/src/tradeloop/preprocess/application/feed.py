@@ -124,7 +124,7 @@ class Feed:
 
     def _check_stored(self, position: LogPosition, open_us: int) -> None:
         """Refuse to compute over a hole: a store that was restored from a backup lacks frames that went out since."""
-        sent_us = self._sent.before(position, self._universe)
+        sent_us = self._sent.before(position, self._universe, open_us)
         if sent_us is None or sent_us >= open_us:
             return
         before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
