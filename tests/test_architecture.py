@@ -46,6 +46,7 @@ LOADED = {
     "ingest.contracts": INNER,
     "ingest.application": INNER | {"structlog"},
     "preprocess.application": INNER | {"structlog", "talib"},
+    "preprocess.ports": INNER,
     "training.domain": INNER | {"numba", "talib", "yaml"},
     "training.ports": INNER | {"talib", "yaml"},
     "training.contracts": INNER | {"talib", "yaml"},

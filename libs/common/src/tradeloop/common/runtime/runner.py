@@ -93,7 +93,7 @@ class Runner:
 
     def step(self, timeout_s: float = 0.0) -> int:
         """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out, and
-        one more where the service is busy with a long request.
+        one more while the service is busy.
 
         Raises only what is nobody's message's fault: `BusError` from a misconfigured bus, programming errors of
         the runner itself.
@@ -177,14 +177,12 @@ class Runner:
 
     def _give_up(self, failed: RequestFailed) -> None:
         """Set a message aside whose work failed in slices, after it was handled."""
-        (topic, number), offset = failed.position
-        cause = failed.__cause__ if isinstance(failed.__cause__, Exception) else failed
-        for record in self.bus.read(failed.position.partition, offset, offset + 1):
-            self._set_aside(self._origin_of.get(topic, topic), record, cause)
-            return
-        log.error(
-            "a request failed that the bus no longer holds", origin=f"{topic}/{number}/{offset}", error=str(cause)
-        )
+        partition, offset = failed.position
+        found = self.bus.read(partition, offset, offset + 1)
+        for record in found:
+            self._set_aside(self._origin_of.get(partition.topic, partition.topic), record, failed.cause)
+        if not found:
+            log.error("a request that is gone failed", position=failed.position, error=str(failed.cause))
 
     def _take(self, record: Record) -> None:
         partition = Partition(record.topic, record.partition)

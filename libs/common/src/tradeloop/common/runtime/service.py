@@ -13,14 +13,14 @@ _NOTHING = Pending()
 
 
 class RequestFailed(Exception):
-    """Work that `Service.advance` did for a message failed for good; the cause is the exception's `__cause__`.
+    """Work that `Service.advance` did for a message failed for good, for a cause.
 
     The service waits with that message no more: its runner sets it aside, as if `handle` had raised the cause.
     """
 
-    def __init__(self, position: LogPosition) -> None:
-        super().__init__(f"the request at {position} failed")
-        self.position = position
+    def __init__(self, position: LogPosition, cause: Exception) -> None:
+        super().__init__(f"the request at {position} failed: {cause}")
+        self.position, self.cause = position, cause
 
 
 class Service(Protocol):
