@@ -47,7 +47,6 @@ LOADED = {
     "ingest.application": INNER | {"structlog"},
     "preprocess.ports": INNER,
     "preprocess.application": INNER | {"structlog", "talib"},
-    "preprocess.ports": INNER,
     "training.domain": INNER | {"numba", "talib", "yaml"},
     "training.ports": INNER | {"talib", "yaml"},
     "training.contracts": INNER | {"talib", "yaml"},
