@@ -72,10 +72,8 @@ COMMON: dict[str, set[str]] = {
     "model_store.mlflow": {"mlflow"},
     "model_store.onnx_policy": {"onnxruntime"},
     "portfolio": {"yaml"},
-    "runtime.health": {"prometheus_client", "structlog"},
-    "runtime.logs": {"structlog"},
-    "runtime.readback": {"structlog"},
-    "runtime.runner": {"structlog"},
+    "runtime": {"structlog"},
+    "runtime.health": {"prometheus_client"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }

@@ -29,6 +29,7 @@ from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
+from tradeloop.common.runtime.standing import Standing
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE = topic_of(ModelActivated).name
@@ -48,12 +49,20 @@ class Counting(ServiceDefaults):
     def __init__(self) -> None:
         self.lacks: Sequence[str] = ()
         self.down = False
+        self.standing: list[Standing] = []
+        self.counted: dict[tuple[str, str], int] = {}
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, ModelActivated)
         if message.version == "13":
             raise ValueError("bad luck")
         return [TrainingProgressed(run_id="r", strategy="s", step=int(message.version), total=100)]
+
+    def standings(self) -> Iterable[Standing]:
+        return self.standing
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        return self.counted
 
     def not_ready(self) -> Iterable[str]:
         if self.down:
@@ -214,6 +223,36 @@ def test_metrics(stand: Stand) -> None:
     assert stand.metric("tradeloop_ready") == 1
     assert stand.metric("tradeloop_build_info", service="counting", version="unknown", commit="abc") == 1
     assert stand.metric("process_resident_memory_bytes") > 1_000_000
+
+
+def test_H6_every_portfolio_that_stands_still_is_named(stand: Stand) -> None:
+    later = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+    stand.service.standing = [
+        Standing("u", "goes on", T0, T0, None, None),
+        Standing("u", "waits", T0, None, later, None),
+        Standing("v", "set aside", T0, T0, None, later, "RewardError: not a number"),
+        Standing("v", "new", None, None, None, None),
+    ]
+    stand.service.counted = {("decision_missed", "waits"): 3}
+    stand.step()
+    stand.service.down = True
+    stand.step()
+    page = json.loads(stand.health.ready().body)
+    assert page["portfolios"] == {
+        "waits": f"waits for the decision on its bar of {T0.isoformat()} since {later.isoformat()}",
+        "set aside": f"in quarantine since its bar of {later.isoformat()}: RewardError: not a number",
+    }
+    assert page["reasons"] == ["the store is away"], "a portfolio that stands still makes nothing unready"
+    gauge = "tradeloop_portfolio_{}_timestamp_seconds"
+    assert stand.metric(gauge.format("marked"), universe="u", portfolio="goes on") == T0.timestamp()
+    assert stand.metric(gauge.format("decided"), universe="v", portfolio="set aside") == T0.timestamp()
+    assert stand.metric(gauge.format("awaiting_since")) == later.timestamp(), "only where something is awaited"
+    assert stand.metric("tradeloop_portfolio_quarantined", portfolio="waits") == 0
+    assert stand.metric("tradeloop_portfolio_quarantined", portfolio="set aside") == 1
+    assert stand.metric("tradeloop_events_total", event="decision_missed", portfolio="waits") == 3
+    stand.service.standing = []
+    stand.step()
+    assert json.loads(stand.health.ready().body)["portfolios"] == {}, "also while the store is away"
 
 
 def test_lag_counts_from_what_the_bus_still_holds(stand: Stand) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import pytest
 
 from tradeloop.common.bus.memory import MemoryBus, MemoryProducer
-from tradeloop.common.bus.port import BusError, BusUnavailable, LogPosition, Partition
+from tradeloop.common.bus.port import (
+    BusError,
+    BusUnavailable,
+    LogPosition,
+    MessageTooLarge,
+    Partition,
+    partition_for,
+)
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
@@ -352,6 +359,160 @@ def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: Manu
     assert headers[ORIGIN].startswith(SOURCE)
     assert headers[BODY] == headers[ORIGIN]
     assert headers[ERROR] == "ValueError: cannot stand 1"
+
+
+class Forgetful(Recorder):
+    """Takes a message as handled before it has handled it: a second attempt finds it done."""
+
+    name = "forgetful"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: set[int] = set()
+        self.silent = False
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        assert isinstance(message, TrainingProgressed)
+        if message.step in self.begun:
+            return ()
+        self.begun.add(message.step)
+        return super().handle(message, position)
+
+    def answers(self, message: Message) -> bool:
+        return not self.silent
+
+
+def after_its_retries(runner: Runner, clock: ManualClock) -> None:
+    runner.step()
+    for _ in range(4):
+        clock.advance(2.0)
+        runner.step()
+
+
+def test_C1_a_retry_that_does_nothing_is_a_failure(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Forgetful()
+    service.poison = {2}
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1), progress(2), progress(1))
+    after_its_retries(runner, clock)
+    [(value, headers)] = read(bus, dead_letter_topic(SOURCE, "forgetful"))
+    assert value == progress(2).encode()
+    assert headers[ERROR] == "NoEffect: the retry had no effect, although the attempt before it failed"
+    assert service.steps == [1], "the second message of step 1 was no retry"
+
+
+def test_a_retry_may_do_nothing_where_the_service_says_so_or_waits_with_it(bus: MemoryBus, clock: ManualClock) -> None:
+    class Waits(Forgetful):
+        name = "waits"
+        held = Pending()
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            outputs = super().handle(message, position)
+            if not outputs:
+                self.held.hold(position)
+            return outputs
+
+        def pending(self) -> Pending:
+            return self.held
+
+    silent, waits = Forgetful(), Waits()
+    silent.silent = True
+    for service in (silent, waits):
+        service.poison = {2}
+        runner = Runner(service, bus, clock, POLICY)
+        send(bus, progress(2))
+        after_its_retries(runner, clock)
+        assert runner.counters.dead_letters == 0
+        assert runner.counters.retried >= 1
+        runner.close()
+
+
+class Wordy(Recorder):
+    """Says more than a bus takes, as an answer or by itself; counts what was handed over."""
+
+    name = "wordy"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verbose: set[int] = set()
+        self.short = True
+        self.by_itself: list[int] = []
+        self.handed_over: list[int] = []
+
+    def handle(self, message: Message, position: LogPosition) -> Iterator[Message]:
+        assert isinstance(message, TrainingProgressed)
+        yield from self._say(message.step)
+
+    def advance(self) -> Iterator[Message]:
+        while self.by_itself:
+            yield from self._say(self.by_itself.pop(0))
+
+    def _say(self, step: int) -> Iterator[Message]:
+        why = "because " * 20_000 if step in self.verbose else ""
+        yield ModelActivated(
+            universe="u", portfolio="p", time=T0, model="m", version=str(step), model_id="x", cause=why
+        )
+        self.handed_over.append(step)
+
+    def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
+        assert isinstance(refused, ModelActivated)
+        return [refused.model_copy(update={"cause": str(error)})] if self.short else None
+
+
+def said(bus: MemoryBus) -> list[tuple[int, bool]]:
+    """The versions that were published, each with whether it has a cause."""
+    found = [ModelActivated.model_validate_json(value) for value, _ in read(bus, topic_of(ModelActivated).name)]
+    return [(int(each.version), bool(each.cause)) for each in found]
+
+
+def test_M3_what_the_bus_refuses_for_its_size_is_replaced(clock: ManualClock) -> None:
+    bus, service = MemoryBus(max_message_bytes=100_000), Wordy()
+    service.verbose = {2, 5}
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1), progress(2), progress(3))
+    service.by_itself = [4, 5, 6]
+    runner.step()
+    assert said(bus) == [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False)]
+    assert service.handed_over == [1, 2, 3, 4, 5, 6]
+    assert runner.counters.retried == runner.counters.dropped == 0
+
+
+def test_M3_without_a_substitute_the_message_is_given_up_on_or_the_output_counted(clock: ManualClock) -> None:
+    bus, service = MemoryBus(max_message_bytes=100_000), Wordy()
+    service.verbose, service.short = {2, 5}, False
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1), progress(2), progress(3))
+    service.by_itself = [4, 5]
+    after_its_retries(runner, clock)
+    assert said(bus) == [(1, False), (3, False), (4, False)]
+    assert service.handed_over == [1, 3, 4, 5], "an answer that was refused was not handed over"
+    assert runner.counters.dead_letters == runner.counters.dropped == 1
+    service.by_itself = [6]
+    runner.step()
+    assert service.handed_over[-1] == 6, "what comes by itself goes on"
+
+
+def test_a_service_is_told_which_keys_come_to_it(bus: MemoryBus, clock: ManualClock) -> None:
+    class Owner(Recorder):
+        name = "owner"
+        owns: Callable[[str], bool] | None = None
+
+        def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
+            self.owns = owns
+            return {}
+
+    services = Owner(), Owner()
+    runners = [Runner(service, bus, clock, POLICY) for service in services]
+    for _ in range(3):
+        for runner in runners:
+            runner.step()
+    keys = [f"run-{n}" for n in range(40)]
+    for key in keys:
+        owners = [service.owns is not None and service.owns(key) for service in services]
+        assert sum(owners) == 1
+        send(bus, progress(1, key))
+        partition = partition_for(key, bus.partitions(SOURCE))
+        assert Partition(SOURCE, partition) in (runners[owners.index(True)].assigned or ())
 
 
 class Holder(Recorder):

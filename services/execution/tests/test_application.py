@@ -528,17 +528,21 @@ def test_a_partition_that_was_with_another_process_goes_on_where_that_one_stood(
     assert out == whole
 
 
+def owns(key: str) -> bool:
+    return True
+
+
 def test_a_ledger_older_than_what_was_committed_is_brought_up_to_date() -> None:
     frames, signals = (Partition(topic_of(kind).name, 3) for kind in (BarFrame, SignalGenerated))
     ledger = MemoryLedger()
     execution = make(portfolio(), ledger)
     execution.before_commit({frames: 40, signals: 39})
-    assert execution.assigned({frames: 40, signals: 39}) == {}
-    assert execution.assigned({frames: 41, signals: 39}) == {frames: 40}
-    assert execution.assigned({frames: 7}) == {}, "the group stands before the ledger: messages come again"
+    assert execution.assigned({frames: 40, signals: 39}, owns) == {}
+    assert execution.assigned({frames: 41, signals: 39}, owns) == {frames: 40}
+    assert execution.assigned({frames: 7}, owns) == {}, "the group stands before the ledger: messages come again"
     lost = make(portfolio(), MemoryLedger())
-    assert lost.assigned({frames: 41, signals: 39}) == {frames: 0, signals: 0}
-    assert lost.assigned({}) == {}, "a group that is new begins where it wants"
+    assert lost.assigned({frames: 41, signals: 39}, owns) == {frames: 0, signals: 0}
+    assert lost.assigned({}, owns) == {}, "a group that is new begins where it wants"
 
 
 def test_other_universes_timeframes_and_portfolios_are_ignored() -> None:

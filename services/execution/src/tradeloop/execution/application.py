@@ -242,7 +242,7 @@ class Execution(ServiceDefaults):
     def pending(self) -> Pending:
         return self._pending
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
         """Messages that were committed and whose effects the ledger lacks are read again."""
         kept = self._ledger.offsets()
         return {p: kept.get(p, 0) for p, offset in committed.items() if p.topic in _INPUTS and kept.get(p, 0) < offset}

@@ -114,6 +114,10 @@ class Inference(ServiceDefaults):
         decided, self._decided = self._decided, []
         return decided
 
+    def answers(self, message: Message) -> bool:
+        """A model that is ready changes later decisions only."""
+        return not isinstance(message, ModelReady)
+
     def pending(self) -> Pending:
         return self._pending
 

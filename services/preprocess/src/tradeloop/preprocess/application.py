@@ -54,6 +54,13 @@ class Preprocess(ServiceDefaults):
             return [computed for feed in feeds for computed in feed.take(message)]
         raise TypeError(f"preprocess does not read {type(message).__name__}")
 
+    def answers(self, message: Message) -> bool:
+        """Corrections, and bars of higher timeframes, only change what later features are."""
+        if not isinstance(message, BarFrame):
+            return True
+        feeds = self._feeds.get(message.universe, {}).values()
+        return not message.revision and any(feed.is_base(message) for feed in feeds)
+
     def revoked(self) -> None:
         """The streams read their bars anew: others may have gone on with them meanwhile."""
         for feeds in self._feeds.values():
@@ -139,6 +146,10 @@ class _Feed:
             return None
         close_us, values = self._newest
         return FeatureRows(self._universe.ids, self.feature_set.names, np.array([close_us]), np.array([values]))
+
+    def is_base(self, frame: BarFrame) -> bool:
+        """Whether a frame is one of those that features are computed on."""
+        return frame.timeframe is self._base
 
     def forget_newest(self) -> None:
         self._newest = None

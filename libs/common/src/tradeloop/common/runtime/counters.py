@@ -17,6 +17,8 @@ class Counters:
     published: int = 0
     retried: int = 0
     dead_letters: int = 0
+    dropped: int = 0
+    """Outputs that the bus refused for their size and that no message could be given up on for."""
     handle_s: float = 0.0
     """Seconds spent in handling messages and publishing what came of it."""
     handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))

@@ -11,11 +11,12 @@ import os
 import signal
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from types import FrameType
 from typing import NamedTuple
 
@@ -29,10 +30,12 @@ from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.runtime.counters import LATENCIES_S
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.standing import Standing
 
 log = structlog.get_logger(__name__)
 
 _RESTART_S = 1.0
+_PORTFOLIO = ("universe", "portfolio")
 _OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -84,9 +87,14 @@ class Health:
         return _json(_OK if live else _UNAVAILABLE, {"live": live, "idle_s": round(idle_s, 3)})
 
     def ready(self) -> Page:
-        """Whether messages are handled now: 503 says what is in the way."""
+        """Whether messages are handled now: 503 says what is in the way.
+
+        A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it.
+        """
         reasons = self.not_ready()
-        return _json(_UNAVAILABLE if reasons else _OK, {"ready": not reasons, "reasons": reasons})
+        portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
+        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios}
+        return _json(_UNAVAILABLE if reasons else _OK, content)
 
     def metrics(self) -> Page:
         """All numbers, for Prometheus."""
@@ -160,6 +168,7 @@ class _Metrics(Collector):
             ("published", "Messages published.", counters.published),
             ("retried", "Messages put aside, to be tried again.", counters.retried),
             ("dead_lettered", "Messages given up on.", counters.dead_letters),
+            ("dropped", "Outputs refused for their size that no message was given up on for.", counters.dropped),
         ):
             yield CounterMetricFamily(f"tradeloop_messages_{name}", text, value=count)
         yield _latencies(list(counters.handled_within), counters.handle_s)
@@ -178,6 +187,11 @@ class _Metrics(Collector):
         if (message := runner.last_message) is not None and (occurred := message.occurred) is not None:
             text = "Event time of the last message handled."
             yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())
+        yield from _portfolios(runner.standings)
+        events = CounterMetricFamily("tradeloop_events", "What the service counted.", labels=["event", "portfolio"])
+        for (event, portfolio), count in runner.tallies.items():
+            events.add_metric([event, portfolio], count)
+        yield events
         build = GaugeMetricFamily("tradeloop_build_info", "What runs here.", labels=list(self._health.names))
         build.add_metric(list(self._health.names.values()), 1)
         yield build
@@ -293,6 +307,23 @@ def _nothing() -> Page:
 
 def _json(status: HTTPStatus, content: Mapping[str, object]) -> Page:
     return Page(status, "application/json", json.dumps(content).encode() + b"\n")
+
+
+def _portfolios(standings: Sequence[Standing]) -> Iterator[Metric]:
+    for name, text, time in (
+        ("marked", "Event time of the last bar that the book was valued at.", attrgetter("marked")),
+        ("decided", "Event time of the last bar decided on.", attrgetter("decided")),
+        ("awaiting_since", "Since when it waits for its decision.", attrgetter("awaiting_since")),
+    ):
+        family = GaugeMetricFamily(f"tradeloop_portfolio_{name}_timestamp_seconds", text, labels=_PORTFOLIO)
+        for each in standings:
+            if (at := time(each)) is not None:
+                family.add_metric([each.universe, each.portfolio], at.timestamp())
+        yield family
+    family = GaugeMetricFamily("tradeloop_portfolio_quarantined", "1 when it is in quarantine.", labels=_PORTFOLIO)
+    for each in standings:
+        family.add_metric([each.universe, each.portfolio], float(each.quarantined_since is not None))
+    yield family
 
 
 def _latencies(counts: list[int], seconds: float) -> Metric:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
@@ -30,6 +30,7 @@ from tradeloop.common.bus.port import (
     MessageTooLarge,
     Partition,
     Record,
+    partition_for,
 )
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
@@ -37,11 +38,16 @@ from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, specs, topic_of
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
+from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
-from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.service import Service
+from tradeloop.common.runtime.standing import Standing
 
 log = structlog.get_logger(__name__)
+
+
+class NoEffect(Exception):
+    """A retry did nothing, although the first attempt failed: the handler kept a part of what it had done."""
 
 
 class Runner:
@@ -59,6 +65,10 @@ class Runner:
         """The offset at which each assigned partition would be read again; one never committed is left out."""
         self.pending = 0
         """How many messages the service waits with."""
+        self.standings: Sequence[Standing] = ()
+        """Where the portfolios of this process stood at the last check."""
+        self.tallies: Mapping[tuple[str, str], int] = {}
+        """What the service had counted at the last check."""
         self.last_message: Message | None = None
         self._trouble: tuple[str, ...] = ("it has not started",)
         topics = [topic_of(message).name for message in service.consumes]
@@ -71,20 +81,19 @@ class Runner:
             self._consumer = bus.consumer(
                 service.name, self.topics, on_assigned=self._assigned, on_revoked=self._revoked
             )
-        self._producer = bus.producer()
+        self._out = Outgoing(service, bus, self.counters)
         self._backlog: deque[Record] = deque()
         self._delayed: list[tuple[int, Record]] = []
         self._next_offset: dict[Partition, int] = {}
         self._commit_due = 0.0
         self._check_due = 0.0
+        self._look_due = 0.0
         self._blocked_until = 0.0
         self._paused: set[Partition] = set()
         """Partitions that are paused because too many of their messages are pending."""
         self._idle: set[Partition] = set()
         """Partitions of the retry topics that hold nothing, half of all: paused, since a broker looks into each one
         that is read whenever any of them has news."""
-        self._outputs_lost = False
-        """Whether the bus gave up on something published: the messages that led to it must be handled again."""
 
     @property
     def waiting(self) -> bool:
@@ -99,13 +108,15 @@ class Runner:
         """
         before = self.counters.handled + self.counters.published
         self.active = self.clock.monotonic()
+        if self.active >= self._look_due:
+            self._look()
         if self.active < self._blocked_until:
             return 0
         try:
             try:
                 self._turn(timeout_s)
             finally:
-                self._hasten()  # whatever stops a message, what came of those before it does not wait
+                self._out.hasten()  # whatever stops a message, what came of those before it does not wait
             self._regulate()
             if self.clock.monotonic() >= self._commit_due:
                 self.commit()
@@ -131,9 +142,9 @@ class Runner:
         Raises `Unavailable`; then nothing is committed, and the next call tries again.
         """
         self._commit_due = self.clock.monotonic() + self._policy.commit_interval_s
-        if self._outputs_lost:
+        if self._out.lost:
             raise BusUnavailable(f"{self.service.name}: outputs were not stored, their messages are handled again")
-        self._flush()
+        self._out.flush()
         news = {p: offset for p, offset in self._finished().items() if self.committed.get(p) != offset}
         self.service.before_commit(news)
         if self._consumer is not None and news:
@@ -156,11 +167,11 @@ class Runner:
             log.warning("not committed at close", service=self.service.name, error=str(error))
         if self._consumer is not None:
             self._consumer.close()
-        self._producer.close()
+        self._out.close()
         self.service.close()
 
     def _turn(self, timeout_s: float) -> None:
-        if self._outputs_lost:
+        if self._out.lost:
             self._rewind()
         self._requeue_due()
         if self._consumer is not None and not self._backlog:
@@ -168,7 +179,8 @@ class Runner:
         while self._backlog:
             self._take(self._backlog[0])
             self._backlog.popleft()
-        self._publish(self.service.advance())
+        for message in self.service.advance():
+            self._out.offer(message)
 
     def _take(self, record: Record) -> None:
         partition = Partition(record.topic, record.partition)
@@ -180,8 +192,12 @@ class Runner:
         self.active = self.clock.monotonic()
         try:
             self.last_message = message = CATALOGUE[topic].message.model_validate_json(record.value)
-            outputs = list(self.service.handle(message, _position(record)))
-            self._publish(outputs)
+            outputs = 0
+            for output in self.service.handle(message, _position(record)):
+                self._out.answer(output)
+                outputs += 1
+            if topic != record.topic and not outputs and self._had_no_effect(message, _position(record)):
+                raise NoEffect("the retry had no effect, although the attempt before it failed")
         except Exception as error:
             # Whatever a message does to its handler, the partition goes on. What is the fault of no message stops it.
             if isinstance(error, (Unavailable, BusError)) and not isinstance(error, MessageTooLarge):
@@ -189,26 +205,8 @@ class Runner:
             self._set_aside(topic, record, error)
         self.counters.took(self.clock.monotonic() - self.active)
 
-    def _publish(self, outputs: Iterable[Message]) -> None:
-        for message in outputs:
-            self._out(publish, self._producer, message, self.service.name)
-            self.counters.published += 1
-
-    def _send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
-        self._out(self._producer.publish, topic, key, value, headers)
-
-    def _hasten(self) -> None:
-        self._out(self._producer.hasten)
-
-    def _flush(self) -> None:
-        self._out(self._producer.flush)
-
-    def _out(self, call: Callable[..., None], *what: object) -> None:
-        try:
-            call(*what)
-        except BusUnavailable:
-            self._outputs_lost = True
-            raise
+    def _had_no_effect(self, message: Message, position: LogPosition) -> bool:
+        return position not in self.service.pending() and self.service.answers(message)
 
     def _set_aside(self, topic: str, record: Record, error: Exception) -> None:
         retried = topic != record.topic  # who else writes such headers gives no orders here
@@ -228,15 +226,15 @@ class Runner:
             delay_s = self._policy.retry_delay_s * 2 ** (attempt - 1)
             headers[NOT_BEFORE] = str(int(self._now_ms() + delay_s * 1000))
         target = (retry_topic if again else dead_letter_topic)(topic, self.service.name)
-        self._flush()  # what it reports below is then about this message alone
+        self._out.flush()  # what it reports below is then about this message alone
         try:
-            self._send(target, record.key, record.value, headers)
-            self._flush()
+            self._out.send(target, record.key, record.value, headers)
+            self._out.flush()
         except MessageTooLarge:
             # With these headers, that is. There is no use in trying it without its body, which still stands elsewhere.
             again, target = False, dead_letter_topic(topic, self.service.name)
-            self._send(target, record.key, b"", {**headers, BODY: headers[ORIGIN]})
-            self._flush()
+            self._out.send(target, record.key, b"", {**headers, BODY: headers[ORIGIN]})
+            self._out.flush()
         if again:
             self.counters.retried += 1
             self._wake({partition for partition in self._idle if partition.topic == target})
@@ -265,6 +263,11 @@ class Runner:
         self._rest()
         self._trouble = tuple(self.service.not_ready())
         self._check_due = self.clock.monotonic() + self._policy.check_interval_s
+
+    def _look(self) -> None:
+        """See where the portfolios stand, whatever is unavailable."""
+        self._look_due = self.active + self._policy.check_interval_s
+        self.standings, self.tallies = tuple(self.service.standings()), dict(self.service.tallies())
 
     def _rest(self) -> None:
         """Pause the partitions of retry topics that hold nothing more, and go on with those that others wrote to."""
@@ -317,7 +320,7 @@ class Runner:
         if not partitions:
             return  # other members have them all
         committed = self._consumer.committed(partitions)
-        for partition, offset in self.service.assigned(committed).items():
+        for partition, offset in self.service.assigned(committed, self._owner(partitions)).items():
             log.warning(
                 "reads again what was committed: the store is older",
                 service=self.service.name,
@@ -327,6 +330,13 @@ class Runner:
             )
             self._consumer.seek(partition, offset)
         self.committed = committed
+
+    def _owner(self, partitions: Collection[Partition]) -> Callable[[str], bool]:
+        """Tells whether the messages of a key come to this process. Topics of equal keys have equal counts."""
+        topic = self.topics[0]
+        count = self.bus.partitions(topic)
+        numbers = frozenset(partition.number for partition in partitions if partition.topic == topic)
+        return lambda key: partition_for(key, count) in numbers
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Let go of everything: a rebalance revokes all that a member has, even what it is given again."""
@@ -355,7 +365,7 @@ class Runner:
             self._forget()
             if partitions:
                 self._assigned(partitions)
-        self._outputs_lost = False
+        self._out.lost = False
         log.warning("handles again what was not committed", service=self.service.name)
 
     def _forget(self) -> None:
@@ -364,7 +374,7 @@ class Runner:
         self._backlog.clear()
         self._delayed.clear()
         self._next_offset.clear()
-        self._outputs_lost = False
+        self._out.lost = False
 
 
 def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:

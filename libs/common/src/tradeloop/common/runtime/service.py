@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from tradeloop.common.bus.port import LogPosition, Partition
+from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.messages import Message
 from tradeloop.common.runtime.pending import Pending
+from tradeloop.common.runtime.standing import Standing
 
 _NOTHING = Pending()
 
@@ -26,14 +27,31 @@ class Service(Protocol):
         ...
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
-        """React to one message; what comes back is published, in order.
+        """React to one message; what comes back is published, in order, one by one: a generator goes on when what it
+        yielded was handed to the bus, and is closed when that failed.
 
         Raise `Unavailable` to be called again later with the same message and unchanged state.
         """
         ...
 
+    def answers(self, message: Message) -> bool:
+        """Whether handling this message always has outputs, or leaves its position pending.
+
+        A second attempt at such a message that does neither had no effect, and counts as failed.
+        """
+        ...
+
+    def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
+        """The messages to publish instead of an output that the bus refuses for its size, such as one that says so.
+
+        None makes it the failure of the message that is being handled; where none is, the output is dropped, counted
+        and logged. What is refused of the substitutes has no substitute.
+        """
+        ...
+
     def advance(self) -> Iterable[Message]:
-        """Work that no message starts, such as the next frame of a feed. Called once a step."""
+        """Work that no message starts, such as the next frame of a feed. Called once a step; published like outputs of
+        `handle`, but that a generator goes on behind what was dropped."""
         ...
 
     def waiting(self) -> bool:
@@ -44,8 +62,9 @@ class Service(Protocol):
         """Messages that were taken in but wait for others; their offsets are not committed."""
         ...
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Partitions arrive. `committed` has the position from which each goes on, where there is one.
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
+        """Partitions arrive. `committed` has the position from which each goes on, where there is one; `owns` tells
+        whether the messages of a key, such as a universe, come to this process. It holds until `revoked`.
 
         Gives back the positions that must be earlier, because what the service stores is older than what the
         group committed: a database restored from a backup. May raise `Unavailable`, to be asked again.
@@ -67,6 +86,14 @@ class Service(Protocol):
         """
         ...
 
+    def standings(self) -> Iterable[Standing]:
+        """Where each portfolio stands whose messages come to this process. From memory: asked every few seconds."""
+        ...
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        """What the service counted since it started, by event and portfolio, such as `("decision_missed", "p")`."""
+        ...
+
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Make every effect durable that the messages handled so far have; `offsets` are committed next.
 
@@ -82,6 +109,12 @@ class Service(Protocol):
 class ServiceDefaults:
     """A service without held messages, feeds or buffered effects: subclasses say `name`, `consumes`, `handle`."""
 
+    def answers(self, message: Message) -> bool:
+        return True
+
+    def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
+        return None
+
     def advance(self) -> Iterable[Message]:
         return ()
 
@@ -91,7 +124,7 @@ class ServiceDefaults:
     def pending(self) -> Pending:
         return _NOTHING
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
         return {}
 
     def revoked(self) -> None:
@@ -99,6 +132,12 @@ class ServiceDefaults:
 
     def not_ready(self) -> Iterable[str]:
         return ()
+
+    def standings(self) -> Iterable[Standing]:
+        return ()
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        return {}
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing is buffered."""
