@@ -69,6 +69,7 @@ class Health:
     def __init__(self, runner: Runner, settings: HttpSettings, stop: threading.Event) -> None:
         self._runner, self._settings, self._stop = runner, settings, stop
         self._lag: Mapping[Partition, int] = {}
+        self._dead_letters: Mapping[str, int] = {}
         self._bus_trouble = ""
         self._registry = CollectorRegistry()
         self._registry.register(_Metrics(self))
@@ -89,11 +90,13 @@ class Health:
     def ready(self) -> Page:
         """Whether messages are handled now: 503 says what is in the way.
 
-        A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it.
+        A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it. So are
+        messages that retention deleted before they were finished.
         """
         reasons = self.not_ready()
         portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
-        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios}
+        lost = {f"{partition.topic}/{partition.number}": count for partition, count in self._runner.lost.items()}
+        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "lost": lost}
         return _json(_UNAVAILABLE if reasons else _OK, content)
 
     def metrics(self) -> Page:
@@ -138,6 +141,7 @@ class Health:
         """Ask the bus how far its topics are. Waits while it does not answer."""
         try:
             self._lag = self._behind()
+            self._dead_letters = self._given_up_on()
             self._bus_trouble = ""
         except BusError as error:
             self._bus_trouble = str(error)
@@ -153,6 +157,13 @@ class Health:
             for partition in mine:
                 lag[partition] = max(ends[partition] - committed.get(partition, begins.get(partition, 0)), 0)
         return lag
+
+    def _given_up_on(self) -> dict[str, int]:
+        """How many messages each dead-letter topic of the service holds, replayed ones included."""
+        bus, held = self._runner.bus, {}
+        for topic in self._runner.dead_letter_topics:
+            held[topic] = sum(bus.end_offsets(topic).values()) - sum(bus.begin_offsets(topic).values())
+        return held
 
 
 class _Metrics(Collector):
@@ -184,6 +195,16 @@ class _Metrics(Collector):
         for partition, behind in self._health._lag.items():
             lag.add_metric([partition.topic, str(partition.number)], behind)
         yield lag
+        text = "Messages that the dead-letter topics hold, whoever put them there, replayed ones included."
+        letters = GaugeMetricFamily("tradeloop_dead_letters", text, labels=["topic"])
+        for topic, count in self._health._dead_letters.items():
+            letters.add_metric([topic], count)
+        yield letters
+        text = "Messages that retention deleted before they were finished, since this process started."
+        lost = GaugeMetricFamily("tradeloop_messages_lost", text, labels=["topic", "partition"])
+        for partition, count in runner.lost.items():
+            lost.add_metric([partition.topic, str(partition.number)], count)
+        yield lost
         if (message := runner.last_message) is not None and (occurred := message.occurred) is not None:
             text = "Event time of the last message handled."
             yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())

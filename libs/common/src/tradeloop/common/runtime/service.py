@@ -16,6 +16,10 @@ _NOTHING = Pending()
 class Service(Protocol):
     """A service as its runner needs it. Handling the same message again must give the same outputs again."""
 
+    beat: Callable[[], None]
+    """Set by the runner: to be called now and then within work that takes long, so that the process does not seem to
+    hang. From any thread."""
+
     @property
     def name(self) -> str:
         """Also the consumer group."""
@@ -106,8 +110,14 @@ class Service(Protocol):
         ...
 
 
+def _ignored() -> None:
+    """Nobody runs the service yet."""
+
+
 class ServiceDefaults:
     """A service without held messages, feeds or buffered effects: subclasses say `name`, `consumes`, `handle`."""
+
+    beat: Callable[[], None] = staticmethod(_ignored)
 
     def answers(self, message: Message) -> bool:
         return True

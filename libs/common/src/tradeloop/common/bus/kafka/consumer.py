@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tradeloop.common.bus.kafka.errors import NOT_A_MEMBER, RECOVERING, as_bus_error, log, translated
 from tradeloop.common.bus.kafka.settings import FETCHING, KafkaSettings
 from tradeloop.common.bus.kafka.wire import Names, record_of
-from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Record
+from tradeloop.common.bus.port import NO_NOTES, BusError, BusUnavailable, Partition, Record
 
 _Callback = Callable[[Collection[Partition]], None]
 _Begins = Callable[[Collection[Partition]], Mapping[Partition, int]]
@@ -79,7 +79,7 @@ class KafkaConsumer:
             raise as_bus_error(doing, trouble)
         return records
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         owned = {partition: offset for partition, offset in offsets.items() if partition in self._positions}
         if not owned:
             return
@@ -87,17 +87,24 @@ class KafkaConsumer:
         # waits for as long as the group's coordinator is gone.
         self.committed(owned)
         with translated("cannot commit", ignore=NOT_A_MEMBER, level=logging.WARNING):
-            for place in self._client.commit(offsets=self._names.offsets(owned), asynchronous=False):
+            for place in self._client.commit(offsets=self._names.offsets(owned, notes), asynchronous=False):
                 if place.error is not None:
                     raise KafkaException(place.error)
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return {self._names.partition(each): each.offset for each in self._stored(partitions)}
+
+    def notes(self, partitions: Collection[Partition]) -> Mapping[Partition, str]:
+        return {self._names.partition(each): each.metadata for each in self._stored(partitions) if each.metadata}
+
+    def _stored(self, partitions: Collection[Partition]) -> list[TopicPartition]:
+        """What the group committed, where it did."""
         with translated("cannot read committed offsets"):
             found = self._client.committed(self._names.places(partitions), timeout=self._settings.request_timeout_s)
             for place in found:
                 if place.error is not None:
                     raise KafkaException(place.error)
-        return {self._names.partition(each): each.offset for each in found if each.offset >= 0}
+        return [each for each in found if each.offset >= 0]
 
     def assignment(self) -> frozenset[Partition]:
         return frozenset(self._positions)
