@@ -193,13 +193,42 @@ def test_who_found_the_bus_away_is_ready_again_when_it_answers(stand: Stand, mon
 def test_alive_is_who_moves_on(stand: Stand) -> None:
     stand.step()
     assert stand.health.live().status == 200
-    stand.clock.advance(121.0)
+    stand.clock.advance(301.0)
     page = stand.health.live()
-    assert (page.status, json.loads(page.body)) == (503, {"live": False, "idle_s": 121.0})
+    assert (page.status, json.loads(page.body)) == (503, {"live": False, "idle_s": 301.0})
     stand.service.down = True  # what waits for others is no less alive
     for _ in range(5):
         stand.step(100.0)
         assert stand.health.live().status == 200
+
+
+def test_H3_a_long_message_is_alive_while_it_says_so_or_its_group_bears_it(stand: Stand) -> None:
+    lives: list[int] = []
+
+    class Long(Counting):
+        name = "long"
+        says = True
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            for _ in range(6):
+                stand.clock.advance(100.0)
+                lives.append(health.live().status)
+                if self.says:
+                    self.beat()
+            return ()
+
+    service = Long()
+    stand.send(1)
+    runner = Runner(service, stand.bus, stand.clock, POLICY)
+    health = Health(runner, HttpSettings(), stand.stop)
+    runner.step()
+    assert lives == [200] * 6
+    lives.clear()
+    service.says = False
+    stand.send(2)
+    runner.step()
+    assert lives == [200, 200, 200, 503, 503, 503], "as long as the group bears it, and no longer"
+    assert Health(runner, HttpSettings(live_within_s=1000.0), stand.stop).live().status == 200
 
 
 def test_metrics(stand: Stand) -> None:

@@ -18,6 +18,8 @@ _partition_of = lru_cache(maxsize=4096)(partition_for)
 class MemoryBus:
     """Topics in memory, kept for ever and packed. `max_message_bytes` refuses what Kafka would refuse."""
 
+    longest_step_s = 300.0
+
     def __init__(self, max_message_bytes: int = 1_000_000) -> None:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)

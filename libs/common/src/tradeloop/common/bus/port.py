@@ -171,6 +171,9 @@ class Bus(Protocol):
     A partition may lose its oldest records to retention; whoever stands there goes on behind them.
     """
 
+    longest_step_s: float
+    """How long a member of a group may go without a poll, before its partitions may go to others."""
+
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         """Create the topics that do not exist; those that exist stay as they are. Raises `BusUnavailable`."""
         ...

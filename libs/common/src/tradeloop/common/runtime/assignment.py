@@ -1,4 +1,4 @@
-"""What comes with partitions: whose keys they hold, and what retention took before it was read."""
+"""The questions that come with partitions: whose keys they hold, and what retention took before it was read."""
 
 from __future__ import annotations
 

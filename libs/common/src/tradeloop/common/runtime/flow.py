@@ -21,7 +21,7 @@ class Flow:
         """Partitions of the retry topics that hold nothing, half of all: paused, since a broker looks into each one
         that is read whenever any of them has news."""
         self._bytes: dict[LogPosition, int] = {}
-        """Of messages that were pending when they were handled; some of them may be finished."""
+        """The sizes of messages that were pending when they were handled; some of them may be finished."""
         self._held_bytes = 0
 
     def hold(self, record: Record) -> None:

@@ -47,8 +47,10 @@ class HttpSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=0, le=65535)
     """Nothing is served without one; 0 takes one that is free."""
-    live_within_s: float = Field(default=120.0, gt=0)
-    """How long one message, or one wait for something unavailable, may take before the process counts as stuck."""
+    live_within_s: float | None = Field(default=None, gt=0)
+    """How long the run loop may be silent before the process counts as stuck: in one message, unless its service says
+    that it goes on, or in one wait for something unavailable. By default as long as the group lets a step take,
+    `KAFKA__LONGEST_STEP_S`: a restart before that would only repeat the message."""
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often the bus is asked how far its topics are."""
     commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
@@ -84,7 +86,7 @@ class Health:
     def live(self) -> Page:
         """Whether the run loop moves on: 503 asks for a restart."""
         idle_s = self._runner.clock.monotonic() - self._runner.active
-        live = idle_s <= self._settings.live_within_s
+        live = idle_s <= (self._settings.live_within_s or self._runner.bus.longest_step_s)
         return _json(_OK if live else _UNAVAILABLE, {"live": live, "idle_s": round(idle_s, 3)})
 
     def ready(self) -> Page:

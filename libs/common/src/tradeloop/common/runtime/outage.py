@@ -12,7 +12,7 @@ _MOST_CAUSES = 10
 
 
 class Outage:
-    """What a service cannot reach at the moment."""
+    """The time in which a service cannot reach something."""
 
     def __init__(self, service: str, clock: Clock, reminder_s: float) -> None:
         self._service, self._clock, self._reminder_s = service, clock, reminder_s

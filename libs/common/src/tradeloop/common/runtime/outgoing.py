@@ -1,4 +1,4 @@
-"""What a runner sends: outputs with what replaces them, and whether any of it was lost on the way."""
+"""The way out of a runner: outputs, what replaces them, and whether any of it was lost on the way."""
 
 from __future__ import annotations
 

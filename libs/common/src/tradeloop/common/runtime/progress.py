@@ -20,7 +20,7 @@ _MOST_DEATHS = 8
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is left beside an offset by who is at work behind it."""
+    """The words that a member at work leaves beside an offset."""
 
     ahead: int = 0
     """How many records behind the offset it had handled by then, and lived."""
@@ -185,7 +185,7 @@ class Progress:
         self.uncommitted, self.stain = 0, None
 
     def without_stain(self, partition: Partition) -> tuple[Mapping[Partition, int], Mapping[Partition, str]]:
-        """What stands at a partition, but for the record that a note names."""
+        """The offset and note of a partition, but for the record that the note names."""
         offset = self.committed.get(partition, 0)
         return {partition: offset}, {partition: self._note(partition, offset)}
 
@@ -195,7 +195,7 @@ class Progress:
         self._notes.update(dict.fromkeys(firsts, EMPTY_NOTE))
 
     def go_out_alone(self) -> None:
-        """What was taken so far is handled again, and its outputs go out one by one."""
+        """Let the outputs of all that was taken go out one by one when it is handled again."""
         self._alone.update(self._next)
 
     def forget(self, everything: bool) -> None:

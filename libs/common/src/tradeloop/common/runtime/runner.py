@@ -62,7 +62,7 @@ class Runner:
         self.standings: Sequence[Standing] = ()
         """Where the portfolios of this process stood at the last check."""
         self.tallies: Mapping[tuple[str, str], int] = {}
-        """What the service had counted at the last check."""
+        """The counts of the service at the last check."""
         self.lost: Mapping[Partition, int] = {}
         """How many messages retention took before they were finished, since this process started."""
         self.last_message: Message | None = None

@@ -95,7 +95,7 @@ class Service(Protocol):
         ...
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
-        """What the service counted since it started, by event and portfolio, such as `("decision_missed", "p")`."""
+        """The counts of the service since it started, by event and portfolio, such as `("decision_missed", "p")`."""
         ...
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
