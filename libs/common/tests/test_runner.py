@@ -658,6 +658,30 @@ def test_L1_what_is_unavailable_keeps_no_processor_busy(bus: MemoryBus) -> None:
     assert steps <= 2 * service.tries + 1
 
 
+def test_L2_closing_asks_a_bus_that_is_away_once_and_not_for_long(clock: ManualClock) -> None:
+    """A container is killed after half a minute; what was not committed comes again to the next one."""
+    asked: list[float] = []
+
+    class Silent(MemoryProducer):
+        def flush(self, timeout_s: float = 30.0) -> None:
+            asked.append(timeout_s)
+            raise BusUnavailable("no answer")
+
+    class Away(MemoryBus):
+        def producer(self) -> MemoryProducer:
+            return Silent(self)
+
+    bus = Away()
+    bus.create_topics(specs({}))
+    runner = Runner(service := Recorder(), bus, clock, RunPolicy(commit_interval_s=1000.0))
+    MemoryProducer(bus).publish(SOURCE, "run", progress(1).encode(), {})
+    runner._commit_due = 1000.0
+    runner.step()
+    assert service.steps == [1]
+    runner.close()
+    assert asked == [5.0]
+
+
 def test_M7_many_failures_in_a_row_are_nobodys_fault(bus: MemoryBus, clock: ManualClock) -> None:
     service = Recorder()
     service.poison = set(range(2, 40))

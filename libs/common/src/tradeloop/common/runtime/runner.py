@@ -18,6 +18,7 @@ What happens to a record whose handling fails:
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -159,8 +160,12 @@ class Runner:
     def run(self, stop: threading.Event) -> None:
         """Step until told to stop, then finish what was taken, commit and leave."""
         log.info("started", service=self.service.name)
+        ready = False
         while not stop.is_set():
             self.step(timeout_s=0.1)
+            if not ready and not self.not_ready():
+                ready = True
+                gc.freeze()  # what is there by now stays, and need not be looked through for garbage again and again
             if (pause_s := self._blocked_until - self.clock.monotonic()) > 0:
                 stop.wait(min(pause_s, self._policy.unavailable_delay_s))
         self.close()
