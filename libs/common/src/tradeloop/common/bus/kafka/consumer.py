@@ -49,7 +49,7 @@ class KafkaConsumer:
         self._trouble: KafkaError | None = None
         self._fenced_at = -_FENCED_AGAIN_S
         self._too_long = False
-        """Whether a step took longer than the group allows, since the last records came."""
+        """Whether a step took longer than the group allows, since partitions came last."""
         static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
         session_s = settings.session_timeout_s or (_STATIC_SESSION_S if static else _SESSION_S)
         self._properties = settings.client(
@@ -77,8 +77,6 @@ class KafkaConsumer:
             first = self._client.poll(timeout_s)
             messages = [] if first is None else [first, *self._client.consume(max_records - 1, 0)]
         records = self._records(messages) if messages else []
-        if records:
-            self._too_long = False
         if self._trouble and not records:
             trouble, self._trouble = self._trouble, None
             if trouble.code() in _FENCED and self._settings.group_instance_id:
@@ -196,7 +194,7 @@ class KafkaConsumer:
             self._paused.clear()
             self._client.assign([])
             raise
-        self._arriving = []
+        self._arriving, self._too_long = [], False
         self._start()
 
     def _starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
