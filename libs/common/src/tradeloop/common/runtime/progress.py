@@ -94,7 +94,8 @@ class Progress:
             if note.at is not None:
                 deaths[note.at] = deaths.get(note.at, 0) + 1
                 start = min(start, note.at)
-            self._deaths[partition] = deaths
+            if deaths:
+                self._deaths[partition] = deaths
             if doubtful := range(start, min(start + self._in_doubt, ends[partition])):
                 self._doubtful[partition] = doubtful
         self._left_in_doubt = self._in_doubt if notes else 0
@@ -111,10 +112,13 @@ class Progress:
                 firsts.setdefault(partition, offset)
         return firsts
 
+    @property
+    def cautious(self) -> bool:
+        """Whether any record needs care: most of the time none does."""
+        return bool(self._doubtful or self._deaths or self._alone)
+
     def is_doubtful(self, position: LogPosition) -> bool:
         """Whether the process before may have died at a record."""
-        if not self._doubtful:
-            return False
         doubtful = self._doubtful.get(position.partition)
         return doubtful is not None and position.offset in doubtful
 
@@ -136,7 +140,10 @@ class Progress:
         if self._at is None:
             return
         partition, offset = self._at
-        self._deaths.get(partition, {}).pop(offset, None)
+        if deaths := self._deaths.get(partition):
+            deaths.pop(offset, None)
+            if not deaths:
+                del self._deaths[partition]
         self._at, self.stain = None, partition
         self._left_in_doubt -= 1
         if self._left_in_doubt <= 0:

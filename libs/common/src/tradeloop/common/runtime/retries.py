@@ -65,8 +65,8 @@ class Retries:
         return record.topic in self._origin_of
 
     def early(self, record: Record) -> bool:
-        """Whether a record's time has not come. It is kept until then."""
-        if not self.is_retry(record) or (not_before_ms := _number(record, NOT_BEFORE)) <= self._now_ms():
+        """Whether a retry's time has not come. It is kept until then."""
+        if (not_before_ms := _number(record, NOT_BEFORE)) <= self._now_ms():
             return False
         self.delayed.append((not_before_ms, record))
         return True

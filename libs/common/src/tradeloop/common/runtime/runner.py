@@ -26,7 +26,16 @@ from contextlib import suppress
 
 import structlog
 
-from tradeloop.common.bus.port import Bus, BusError, BusUnavailable, Consumer, MessageTooLarge, Partition, Record
+from tradeloop.common.bus.port import (
+    Bus,
+    BusError,
+    BusUnavailable,
+    Consumer,
+    LogPosition,
+    MessageTooLarge,
+    Partition,
+    Record,
+)
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
@@ -196,31 +205,34 @@ class Runner:
         while self._backlog:
             self._take(self._backlog[0])
             self._backlog.popleft()
+        self._out.alone = False
         for message in self.service.advance():
             self._out.offer(message)
 
     def _take(self, record: Record) -> None:
         position = record.position
-        if self._retries.early(record):
+        retried = self._retries.is_retry(record)
+        if retried and self._retries.early(record):
             self._progress.take(position)
             return
         self.active = self.clock.monotonic()
-        if (deaths := self._progress.deaths_at(position)) >= self._policy.deaths:
-            self._progress.take(position)
-            words = f"the process died at it, or took longer than its group allows, {deaths} times"
-            self._set_aside(record, Lethal(words), None)
-            return
-        doubtful = self._progress.is_doubtful(position)
-        if doubtful:
-            self._progress.at(position)
-            self.commit()
+        self._out.alone = retried
+        if self._progress.cautious:
+            if (deaths := self._progress.deaths_at(position)) >= self._policy.deaths:
+                self._progress.take(position)
+                words = f"the process died at it, or took longer than its group allows, {deaths} times"
+                self._set_aside(record, Lethal(words), None)
+                return
+            if doubtful := self._progress.is_doubtful(position):
+                self._progress.at(position)
+                self.commit()
+            self._out.alone = retried or doubtful or self._progress.is_alone(position)
         self._progress.take(position)
-        self._out.alone = doubtful or self._retries.is_retry(record) or self._progress.is_alone(position)
         message: Message | None = None
         try:
             message = CATALOGUE[self._retries.topic(record)].message.model_validate_json(record.value)
             self.last_message = message
-            self._handle(message, record)
+            self._handle(message, record, position, retried)
             self._breaker.passed()
         except Exception as error:
             # Whatever a message does to its handler, the partition goes on. What is the fault of no message stops it.
@@ -229,19 +241,18 @@ class Runner:
             self._breaker.failed(self._retries.origin(record), record, error)
             self._set_aside(record, error, message)
         finally:
-            self._out.alone = False
             self._progress.lived()
         self.counters.took(self.clock.monotonic() - self.active)
 
-    def _handle(self, message: Message, record: Record) -> None:
+    def _handle(self, message: Message, record: Record, position: LogPosition, retried: bool) -> None:
         outputs = 0
-        for output in self.service.handle(message, record.position):
+        for output in self.service.handle(message, position):
             self._out.answer(output)
             outputs += 1
-        held = record.position in self.service.pending()
+        held = position in self.service.pending()
         if held and self._flow is not None:
             self._flow.hold(record)
-        if self._retries.is_retry(record) and not (outputs or held) and self.service.answers(message):
+        if retried and not (outputs or held) and self.service.answers(message):
             raise NoEffect("the retry had no effect, although the attempt before it failed")
 
     def _set_aside(self, record: Record, error: Exception, message: Message | None) -> None:
