@@ -73,11 +73,9 @@ COMMON: dict[str, set[str]] = {
     "model_store.mlflow": {"mlflow"},
     "model_store.onnx_policy": {"onnxruntime"},
     "portfolio": {"yaml"},
-    "runtime.health": {"prometheus_client", "structlog"},
-    "runtime.logs": {"structlog"},
-    "runtime.readback": {"structlog"},
-    "runtime.runner": {"structlog"},
     "settings": {"pydantic_settings"},
+    "runtime": {"structlog"},
+    "runtime.health": {"prometheus_client"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }

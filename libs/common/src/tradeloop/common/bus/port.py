@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from tradeloop.common.errors import Unavailable
@@ -54,6 +55,14 @@ class Record:
     headers: Mapping[str, str] = field(default_factory=dict)
     timestamp_ms: int = 0
 
+    @property
+    def position(self) -> LogPosition:
+        """Where it stands."""
+        return LogPosition(Partition(self.topic, self.partition), self.offset)
+
+
+NO_NOTES: Mapping[Partition, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
@@ -71,19 +80,20 @@ class Producer(Protocol):
     def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
         """Hand a message over; the key alone chooses its partition. Delivery is certain only after `flush`.
 
-        One that closely follows another may wait for more, until `hasten` or `flush`. Raises `MessageTooLarge`, or
-        `BusError` for a topic that does not exist.
+        One that closely follows another may wait for more, until `hasten` or `flush`. Raises `MessageTooLarge` for
+        this message alone, or `BusError` for a topic that does not exist.
         """
         ...
 
     def hasten(self) -> None:
-        """Send what waits for more: nothing follows for now. Raises what `flush` raises, when it has to wait."""
+        """Send what waits for more: nothing follows for now. Raises `BusUnavailable`, when it has to wait."""
         ...
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything published so far is stored.
 
-        Raises `BusUnavailable` when that did not happen in time, `BusError` when a message was refused. A
+        Raises `BusUnavailable` when that did not happen in time, `BusError` when a message was refused;
+        `MessageTooLarge` where a server's own limit refused it, perhaps with small ones that went out with it. A
         failure is reported once; what was not stored must be published again.
         """
         ...
@@ -115,15 +125,23 @@ class Consumer(Protocol):
         """
         ...
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         """Store the offset from which the group would resume: the one *after* the last record that was handled.
 
+        A note, at most 1000 characters, is kept beside it until the next commit, whose note replaces it, or none does.
         Raises `BusUnavailable`; a commit for a partition that was lost meanwhile is dropped, its new owner repeats.
         """
         ...
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
-        """Committed positions; a partition without one is left out."""
+        """Committed positions; a partition without one is left out. Raises `BusUnavailable`."""
+        ...
+
+    def notes(self, partitions: Collection[Partition]) -> Mapping[Partition, str]:
+        """The notes of the last commits, whoever made them; a partition without one is left out.
+
+        Raises `BusUnavailable`.
+        """
         ...
 
     def assignment(self) -> frozenset[Partition]:
@@ -152,6 +170,9 @@ class Bus(Protocol):
 
     A partition may lose its oldest records to retention; whoever stands there goes on behind them.
     """
+
+    longest_step_s: float
+    """How long a member of a group may go without a poll, before its partitions may go to others."""
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         """Create the topics that do not exist; those that exist stay as they are. Raises `BusUnavailable`."""
