@@ -274,11 +274,9 @@ class Runner:
 
     def _mark(self) -> None:
         """Note at the group that partitions are worked on, before the first message of each."""
-        firsts = self._progress.unmarked(self._backlog)
-        if self._consumer is None or not firsts:
-            return
-        self._consumer.commit(firsts, dict.fromkeys(firsts, EMPTY_NOTE))
-        self._progress.marked(firsts)
+        if self._consumer is not None and (firsts := self._progress.unmarked(self._backlog)):
+            self._consumer.commit(firsts, dict.fromkeys(firsts, EMPTY_NOTE))
+            self._progress.marked(firsts)
 
     def _absolve(self) -> None:
         """Take the name of a message off that was handled alone and failed, but did no harm."""
