@@ -1,7 +1,7 @@
 """The run loop of every service: consume, handle, publish, flush, commit; retry, dead-letter, drain.
 
-The `Runner` steps a service: one call of `step` takes a batch in and sends its outputs out, so that a pump can step many
-services in turn in one process, and a process can step one for ever.
+The `Runner` steps a service: one call of `step` takes a batch in and sends its outputs out, so that a pump can step
+many services in turn in one process, and a process can step one for ever.
 
 What happens to a record whose handling fails:
 
