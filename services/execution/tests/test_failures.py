@@ -678,3 +678,15 @@ def test_H1_a_book_that_holds_what_is_no_longer_traded_is_refused_and_shown() ->
     assert not of(PortfolioMarked, again.out)
     assert "the book holds x:A, which its portfolio no longer trades" in again.standing.cause
     assert not again.execution.pending()
+
+
+def test_H1_a_book_whose_portfolio_is_gone_is_shown() -> None:
+    """Renamed, or its file was lost: what it holds is at the venue all the same."""
+    world = World("before", "flat")
+    world.give(frame(0), signal(0, 0.5, 0.0, portfolio="before"), signal(0, portfolio="flat"), frame(1))
+    renamed = World("after", ledger=world.ledger)
+    renamed.give(frame(2))
+    gone, present = renamed.execution.standings()
+    assert (gone.portfolio, gone.quarantined_since) == ("before", closes(1))
+    assert "no portfolio has its name" in gone.cause
+    assert (present.portfolio, present.marked) == ("after", closes(2))

@@ -98,6 +98,10 @@ class Ledger(Protocol):
         """The books as they were recorded last, in one round trip; a new one where there is none. Stores nothing."""
         ...
 
+    def portfolios(self) -> Sequence[str]:
+        """The names of all books, whether or not there is a portfolio of that name any more."""
+        ...
+
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
         """Store what inputs did to books, one change each, durably, all in one transaction.
 
