@@ -165,3 +165,11 @@ def test_a_log_that_is_whole_is_not_filled_up_from_bars(
     positions = publish(bus, computed[100:120])
     got = BusHistory(bus, bars).features_before(to_us(computed[110].time), positions[10], UNIVERSE, SET, 31)
     assert list(got) == computed[100:110]
+
+
+def test_M2_features_that_came_late_are_in_no_window(bus: MemoryBus, computed: list[FeaturesComputed]) -> None:
+    """Those of bar 50 were tried again and came after bar 54: a desk that ran dropped them, and so must a new one."""
+    publish(bus, [*computed[:50], *computed[51:55], computed[50], *computed[55:60]])
+    [position] = publish(bus, computed[60:61])
+    got = BusHistory(bus).features_before(to_us(computed[60].time), position, UNIVERSE, SET, 20)
+    assert list(got) == [*computed[39:50], *computed[51:60]][-20:]

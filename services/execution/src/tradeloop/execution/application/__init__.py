@@ -178,9 +178,7 @@ class Execution(ServiceDefaults):
         found = []
         for name, record in (self._ledger.load(names) if names else {}).items():
             if any(record.book.get("position", ())) or record.working:
-                cause = (
-                    "its book holds positions, and no portfolio has its name: put its file back, or close them"
-                )
+                cause = "its book holds positions, and no portfolio has its name: put its file back, or close them"
                 log.error("a book without a portfolio", portfolio=name, cause=cause)
                 marked = from_us(record.marked_us)
                 found.append(Standing("", name, marked, None, None, marked, cause))
