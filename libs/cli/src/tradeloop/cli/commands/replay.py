@@ -147,7 +147,7 @@ class Tally:
     verdicts: dict[str, str] = field(default_factory=dict)
     """The code of each verdict of the risk gate, denials and halts, by the verdict's identity."""
     events: dict[str, PortfolioEvent] = field(default_factory=dict)
-    """What failed, was missed or was commanded, by its identity."""
+    """Failures, missed decisions and effects of commands, each by its identity."""
     transitions: set[str] = field(default_factory=set)
     equity: float | None = None
     """The equity at the last mark."""
