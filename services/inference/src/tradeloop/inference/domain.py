@@ -157,9 +157,7 @@ class Desk:
 
     def refused(self, signal: SignalGenerated, why: str) -> list[Message]:
         """What to publish instead of a decision that the bus does not take."""
-        hold = signal.model_copy(
-            update={"hold": True, "reason": "error", "error": why, "features": (), "observation": (), "action": ()}
-        )
+        hold = signal.model_copy(update={"hold": True, "reason": "error", "error": why, "features": (), "action": ()})
         self._decision = [*(message for message in self._decision if message != signal), hold]
         self.failed += 1
         return [hold]
@@ -279,8 +277,7 @@ class Desk:
             return self._hold(mark, "no_model", model.why if model else "")
         if not self._builder.ready:
             return self._hold(mark, "warming_up")
-        observation = self._builder.build(account_of(mark))
-        action = model.actor.act(observation)
+        action = model.actor.act(self._builder.build(account_of(mark)))
         weights = self.strategy.actions.weights(action)
         return SignalGenerated(
             universe=mark.universe,
@@ -293,7 +290,6 @@ class Desk:
             model_id=model.model_id,
             feature_set=features.feature_set,
             features=tuple(tuple(value for value in row if value is not None) for row in features.values),
-            observation=tuple(observation[0].tolist()),
             action=tuple(action[0].tolist()),
         )
 
