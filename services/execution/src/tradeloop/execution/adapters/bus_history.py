@@ -23,12 +23,12 @@ class BusHistory:
     def events(self, portfolios: Sequence[Portfolio]) -> Mapping[str, Sequence[PortfolioEvent]]:
         """As `History.events`."""
         bus, topic = self._recorded, topic_of(PortfolioEvent).name
-        found: dict[str, list[PortfolioEvent]] = {portfolio.name: [] for portfolio in portfolios}
+        found: dict[str, dict[str, PortfolioEvent]] = {portfolio.name: {} for portfolio in portfolios}
         for partition in {partition_of(bus, topic, portfolio.universe.name) for portfolio in portfolios}:
             for event in of_kind(records_of(bus, partition), PortfolioEvent):
-                if event.portfolio in found and event not in found[event.portfolio]:
-                    found[event.portfolio].append(event)
-        return found
+                if event.portfolio in found:
+                    found[event.portfolio].setdefault(event.identity, event)
+        return {portfolio: list(events.values()) for portfolio, events in found.items()}
 
     def frames(self, universe: Universe) -> ReadOn[BarFrame]:
         """As `History.frames`."""
