@@ -23,7 +23,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
-from tradeloop.common.runtime.held import Queue, ReadOn
+from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import HOLDING_SCALE, ObservationBuilder
@@ -76,7 +76,8 @@ class Desk:
         patience: Patience,
     ) -> None:
         self.portfolio, self.strategy = portfolio, strategy
-        self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on())
+        count, features = len(portfolio.universe.instruments), len(strategy.feature_set.names)
+        self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on(), limit_of(count * features))
         self._marks: Queue[PortfolioMarked] = Queue(pending)
         self._pending, self._memory = pending, memory
         self._attempts = Attempts(clock, patience)
@@ -96,8 +97,7 @@ class Desk:
         self._decision: list[Message] = []
         self._again = False
         """Whether the last decision was asked for again."""
-        count = len(portfolio.universe.instruments)
-        self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
+        self._builder = ObservationBuilder(strategy.window, count, features)
 
     @property
     def trouble(self) -> str:

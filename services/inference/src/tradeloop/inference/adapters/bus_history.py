@@ -23,7 +23,7 @@ P = TypeVar("P", SignalGenerated, PortfolioMarked)
 
 _LOOKED_AT = 50_000
 """Records of a partition in which the last mark and the last decision of a portfolio are looked for."""
-_BLOCK = 512
+_BLOCK = 128
 """Records that are read at once to find the features of some bars."""
 _KEPT_BYTES = 16 << 20
 """Records of features that are kept for the desks that start next."""
