@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tradeloop.cli.report.transitions import write_transitions
+from tradeloop.cli.report.transitions import Joined, write_transitions
 from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult
@@ -134,7 +134,8 @@ def write_run(folder: Path, run: Run) -> list[Path]:
         written.append(folder / name)
         table.with_columns(pl.col(_TIME).dt.strftime(_ISO)).write_csv(written[-1])
     written.append(folder / "transitions.parquet")
-    write_transitions(run, written[-1])
+    joined = Joined(run.strategy, run.bars, run.features, run.signals, run.fills)
+    write_transitions(run.transitions, joined, written[-1])
     written.append(folder / "summary.json")
     text = json.dumps(dict(run.summary), indent=2, ensure_ascii=False, allow_nan=False)
     written[-1].write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,8 @@ from polars.io.plugins import register_io_source
 
 from tradeloop.common.arrays import Float32s, Floats
 from tradeloop.common.market import BarArrays, to_us
-from tradeloop.common.messages import FeaturesComputed, SignalGenerated, Transition
+from tradeloop.common.messages import FeaturesComputed, OrderFilled, SignalGenerated, Transition
 from tradeloop.common.strategy import Strategy
-
-if TYPE_CHECKING:
-    from tradeloop.cli.report.files import Run
 
 _TIME = pl.Datetime("us", "UTC")
 _BLOCK, _GROUP = 512, 16_384
@@ -48,17 +45,16 @@ def rows_of(bars: BarArrays, strategy: Strategy, published: Sequence[FeaturesCom
     return rows
 
 
-def write_transitions(run: Run, path: Path) -> None:
+def write_transitions(transitions: Sequence[Transition], joined: Joined, path: Path) -> None:
     """Write the table. A component of the reward is a column, null where the reward did not give it.
 
     Some rows at a time are in memory: with their observations all of them would be larger than all else.
     """
     components: dict[str, None] = {}
-    joined = _Joined(run)
     known = -1
     while known < len(components):  # again, where a component came first after the columns were settled
         known = len(components)
-        table = _streamed(_blocks(run.transitions, joined, components))
+        table = _streamed(_blocks(transitions, joined, components))
         table.sink_parquet(path, compression="zstd", compression_level=3, row_group_size=_GROUP)
 
 
@@ -68,7 +64,7 @@ def _streamed(blocks: Iterator[pl.DataFrame]) -> pl.LazyFrame:
     return register_io_source(lambda *_: rest, schema=first.schema)
 
 
-def _blocks(transitions: Sequence[Transition], joined: _Joined, components: dict[str, None]) -> Iterator[pl.DataFrame]:
+def _blocks(transitions: Sequence[Transition], joined: Joined, components: dict[str, None]) -> Iterator[pl.DataFrame]:
     """The table in blocks of rows, at least one; ends where `components` lacks one that the first block does not have.
 
     Those are added to it.
@@ -85,16 +81,24 @@ def _blocks(transitions: Sequence[Transition], joined: _Joined, components: dict
             return
 
 
-class _Joined:
+class Joined:
     """Transitions beside what else is known about their decisions."""
 
-    def __init__(self, run: Run) -> None:
-        self._strategy, self._close_us = run.strategy, run.bars.close_us
-        self._features: Float32s = run.features.reshape(len(run.bars), -1).astype(np.float32)
+    def __init__(
+        self,
+        strategy: Strategy,
+        bars: BarArrays,
+        features: Floats,
+        signals: Sequence[SignalGenerated],
+        fills: Sequence[OrderFilled],
+    ) -> None:
+        """`features` (T, A, F) are those at the closes of the bars."""
+        self._strategy, self._close_us = strategy, bars.close_us
+        self._features: Float32s = features.reshape(len(bars), -1).astype(np.float32)
         self._fills: dict[int, list[str]] = {}
-        for fill in run.fills:
+        for fill in fills:
             self._fills.setdefault(to_us(fill.decision_time), []).append(fill.fill_id)
-        self._since, self._models = _models(run.signals)
+        self._since, self._models = _models(signals)
 
     def table(self, transitions: Sequence[Transition], components: Sequence[str]) -> pl.DataFrame:
         """Some rows of the table."""
