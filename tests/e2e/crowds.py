@@ -52,8 +52,11 @@ class Replica:
         """Records by their partitions."""
         self.loaded: Counter[str] = Counter()
         """How often each universe's model was asked for."""
+        self.asked: Counter[str] = Counter()
+        """How often the bus was asked for each other thing, which Kafka answers from elsewhere."""
 
     def __getattr__(self, name: str) -> Any:
+        self.asked[name] += 1
         return getattr(self._bus, name)
 
     def read(self, partition: Partition, start: int, end: int) -> Sequence[Record]:
@@ -195,6 +198,7 @@ class Crowd:
         for replica in self.replicas:
             replica.loaded.clear()
             replica.reads.clear()
+            replica.asked.clear()
 
     @property
     def loaded(self) -> int:

@@ -66,6 +66,7 @@ def test_H5_a_thousand_portfolios_start_decide_and_move(crowd: Crowd) -> None:
     assert read(ModelActivated) == PORTFOLIOS * DAYS
     assert read(PortfolioEvent) == PORTFOLIOS * 3
     assert ledger.calls["load"] == ledger.calls["unsent"] == 16
+    assert crowd.replicas[0].asked.total() <= 9 * 12, "a few times for each partition, and not for each portfolio"
 
     # They decide: all of them in a few transactions, and nothing is read or loaded any more but the window, once.
     for n in range(1, 5):
@@ -77,6 +78,7 @@ def test_H5_a_thousand_portfolios_start_decide_and_move(crowd: Crowd) -> None:
         assert ledger.calls["record"] <= 4
         assert read(FeaturesComputed) == (UNIVERSES if n == 1 else 0)
         assert read(ModelActivated) == read(PortfolioEvent) == 0
+        assert crowd.replicas[0].asked.total() <= 12
     assert published(Transition) == 2 * PORTFOLIOS, "the window takes two bars, and a reward one more"
 
     # They move: two more processes of each service take over what they get. No process reads partitions or loads

@@ -37,12 +37,18 @@ class MissingTopic(BusError, UserError):
 
 def partition_of(bus: Bus, topic: str, key: str) -> Partition:
     """The partition in which the messages of a key stand. Raises `MissingTopic`."""
+    (partition,) = partitions_of(bus, topic, (key,)).values()
+    return partition
+
+
+def partitions_of(bus: Bus, topic: str, keys: Iterable[str]) -> Mapping[str, Partition]:
+    """The partition of each of some keys: the bus is asked once. Raises `MissingTopic`."""
     count = bus.partitions(topic)
     if not count:
         raise MissingTopic(
             f"topic {topic} does not exist: create the topics with `tradeloop topics apply`, then start the services"
         )
-    return Partition(topic, partition_for(key, count))
+    return {key: Partition(topic, partition_for(key, count)) for key in keys}
 
 
 def decoded(record: Record, kind: type[M]) -> M | None:

@@ -43,7 +43,9 @@ class BusHistory:
     def forget(self) -> None:
         """As `History.forget`."""
         self._counts: dict[str, int] = {}
-        self._begins: dict[str, Mapping[Partition, int]] = {}
+        self._bounds: dict[str, tuple[Mapping[Partition, int], Mapping[Partition, int]]] = {}
+        """Where the partitions of topics began and ended, as far as anybody had to know. Whoever takes partitions over
+        looks for what is before that; the rest comes."""
         self._blocks = _Blocks(self._bus)
         self._activations: dict[Partition, dict[str, list[bytes]]] = {}
         """The activations of each portfolio as they stand on the bus: a year of them for a thousand portfolios is
@@ -59,18 +61,17 @@ class BusHistory:
         Stored bars step in only where records have expired: a log that is whole shows that no more was published.
         """
         partition = self._partition(FeaturesComputed, universe)
-        if position is not None and position.partition == partition:
-            end = position.offset
-        else:
-            end = self._bus.end_offsets(partition.topic)[partition]
+        offset = position.offset if position is not None and position.partition == partition else None
+        begin, end = self._bounds_of(partition, -1 if offset is None else offset)
+        end = end if offset is None else offset
         read: list[FeaturesComputed] = []
         found: dict[int, FeaturesComputed] = {}
-        for block in self._blocks.backwards(partition, universe.name, self._begin(partition), end):
+        for block in self._blocks.backwards(partition, universe.name, begin, end):
             read[:0] = [one for one in of_kind(block, FeaturesComputed) if one.feature_set == feature_set.id]
             found = _in_time(read, time_us)
             if len(found) > rows:  # one more, which tells of the first of them that it did not come late
                 break
-        if len(found) < rows and self._bus.begin_offsets(partition.topic)[partition] > 0:
+        if len(found) < rows and begin > 0:
             for message in self._from_bars(universe, feature_set, time_us, rows):
                 found.setdefault(to_us(message.time), message)
         return [found[time] for time in sorted(found)[-rows:]] if rows else []
@@ -123,15 +124,17 @@ class BusHistory:
         """The partition of a universe. A bus is asked once how many there are: a thousand desks start together."""
         topic = topic_of(kind).name
         if topic not in self._counts:
-            partition_of(self._bus, topic, universe.name)  # raises where there is no such topic
+            partition_of(self._bus, topic, universe.name)  # it raises where there is no such topic
             self._counts[topic] = self._bus.partitions(topic)
         return Partition(topic, partition_for(universe.name, self._counts[topic]))
 
-    def _begin(self, partition: Partition) -> int:
-        """Where a partition begins, or where it began a while ago."""
-        if partition.topic not in self._begins:
-            self._begins[partition.topic] = self._bus.begin_offsets(partition.topic)
-        return self._begins[partition.topic][partition]
+    def _bounds_of(self, partition: Partition, offset: int) -> tuple[int, int]:
+        """Where a partition begins and ends, asked anew when somebody is beyond its end."""
+        topic = partition.topic
+        if topic not in self._bounds or self._bounds[topic][1][partition] <= offset:
+            self._bounds[topic] = self._bus.begin_offsets(topic), self._bus.end_offsets(topic)
+        begins, ends = self._bounds[topic]
+        return begins[partition], ends[partition]
 
     def _from_bars(
         self, universe: Universe, feature_set: FeatureSet, before_us: int, rows: int
