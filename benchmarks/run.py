@@ -25,6 +25,7 @@ SUBJECTS = {
     "toys": "Toy markets",
     "decision": "Deciding",
     "loop": "The embedded loop",
+    "crowd": "A crowd of portfolios",
     "store": "Storing bars",
     "bus": "Kafka",
     "processes": "Five processes",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Floats, shortest
 from tradeloop.common.evaluation import backtest
 from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.performance import drawdown
@@ -25,6 +25,7 @@ from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy, log_return
 from tradeloop.common.strategy.rewards import RewardContext, reward
+from tradeloop.inference.domain import account_of
 
 THREE = ("binance:BTC/USDT", "binance:ETH/USDT", "binance:ADA/USDT")
 START_US = 1_641_168_000_000_000  # 2022-01-03 00:00
@@ -103,6 +104,7 @@ def make_run(
         portfolio=portfolio,
         strategy=strategy,
         bars=bars,
+        features=features,
         signals=published["signals"],
         orders=published["orders"],
         fills=published["fills"],
@@ -169,21 +171,17 @@ def _messages(
             out["transitions"].append(
                 Transition(
                     **where,
-                    **model,
-                    strategy=strategy.name,
                     decision_time=decided,
                     time=time,
-                    observation=tuple(np.sin(np.arange(8.0) + t).astype(np.float32).tolist()),
+                    account=shortest(account_of(out["marks"][t - 1])),
                     action=tuple(result.weights[t - 1].tolist()),
                     executed=tuple(held[t].tolist()),
                     reward=float(result.rewards[t]),
                     components={name: float(part[t]) for name, part in result.components.items()},
                     terminated=False,
-                    feature_set=strategy.feature_set.id,
                     reward_id=strategy.reward_id,
                     equity_prev=float(result.equity[t - 1]),
                     equity=float(result.equity[t]),
-                    fills=tuple(fill.fill_id for fill in filled),
                 )
             )
         if halted[t] and not halted[t - 1]:

@@ -13,12 +13,16 @@ from datetime import timedelta, timezone
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import polars as pl
 import pytest
 
 from libs.cli.tests.runs import THREE, make_run
 from tradeloop.cli.report.files import Run, stage, write_run
+from tradeloop.cli.report.simulated import Recording
+from tradeloop.common.arrays import Float32s, Floats
 from tradeloop.common.errors import UserError
+from tradeloop.common.evaluation.backtest import backtest
 from tradeloop.common.messages import Transition
 
 HEADERS = {
@@ -131,11 +135,49 @@ def test_times_are_utc_whatever_their_zone(run: Run, tmp_path: Path) -> None:
 def test_transitions_come_back_as_they_were(run: Run, folder: Path) -> None:
     table = pl.read_parquet(folder / "transitions.parquet")
     assert len(table) == len(run.transitions)
+    models = {signal.time: (signal.model, signal.model_version, signal.model_id) for signal in run.signals}
     for row, transition in zip(table.iter_rows(named=True), run.transitions, strict=True):
-        fields = transition.model_dump(exclude={"components"})
+        fields = transition.model_dump(exclude={"components", "account"}, exclude_defaults=True)
         read = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in fields}
         assert read == fields
         assert {name: row[f"component_{name}"] for name in transition.components} == transition.components
+        assert row["fills"] == [fill.fill_id for fill in run.fills if fill.decision_time == transition.decision_time]
+        assert (row["model"], row["model_version"], row["model_id"]) == models[transition.decision_time]
+        assert (row["strategy"], row["feature_set"]) == (run.strategy.name, run.strategy.feature_set.id)
+
+
+class Watched:
+    """A policy that remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[Float32s] = []
+
+    def act(self, observation: Float32s) -> Floats:
+        self.seen.append(observation[0].copy())
+        return np.tanh(900.0 * observation[:, 15 * 3 : 16 * 3].astype(np.float64))
+
+
+def test_the_observation_is_to_the_bit_what_the_policy_saw(run: Run, tmp_path: Path) -> None:
+    features = run.features.copy()
+    features[200, 1, 0] = np.nan  # the window begins anew
+    actor, model = Watched(), {"model": "walker", "model_version": "3", "model_id": "c0ffee"}
+    recording = Recording(run.portfolio, run.strategy, run.bars, features, actor, model)
+    result = backtest(run.portfolio, run.strategy, run.bars, features, recording, recording.watch)
+    recorded = dataclasses.replace(
+        run,
+        features=features,
+        signals=recording.signals,
+        orders=recording.orders,
+        fills=recording.fills,
+        marks=recording.marks,
+        transitions=recording.transitions(result),
+    )
+    write_run(tmp_path, recorded)
+    observations = pl.read_parquet(tmp_path / "transitions.parquet")["observation"].to_list()
+    assert len(observations) == 600 - 16 - 16 - 1
+    assert len(recording.fills) > 100
+    np.testing.assert_array_equal(np.array(observations, dtype=np.float32), np.array(actor.seen[:-1]))
+    assert not any(signal.observation for signal in recording.signals)
 
 
 class Many(Sequence[Transition]):
@@ -157,8 +199,8 @@ class Many(Sequence[Transition]):
         if not 0 <= place < self._count:
             raise IndexError(place)
         parts = {"pnl": float(place)} | ({"late": 1.0} if place >= self._named_from else {})
-        observation = tuple(map(float, range(place, place + 64)))
-        return self._one.model_copy(update={"observation": observation, "components": parts, "reward": float(place)})
+        account = tuple(map(float, range(place, place + 4 * len(THREE) - 2)))
+        return self._one.model_copy(update={"account": account, "components": parts, "reward": float(place)})
 
 
 def test_a_component_that_comes_late_is_a_column_of_all_transitions(run: Run, tmp_path: Path) -> None:
@@ -166,7 +208,7 @@ def test_a_component_that_comes_late_is_a_column_of_all_transitions(run: Run, tm
     table = pl.read_parquet(tmp_path / "transitions.parquet")
     assert table["reward"].to_list() == table["component_pnl"].to_list() == list(map(float, range(5000)))
     assert table["component_late"].is_null().to_list() == [place < 4100 for place in range(5000)]
-    assert table["observation"][4999].to_list() == list(map(float, range(4999, 4999 + 64)))
+    assert table["observation"][4999].to_list()[-10:] == list(map(float, range(4999, 4999 + 10)))
 
 
 def test_writing_transitions_takes_no_more_memory_for_more_of_them(tmp_path: Path) -> None:

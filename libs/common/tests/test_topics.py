@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tradeloop.common import messages
-from tradeloop.common.messages import BackfillCompleted, Message, ModelActivated, OrderUpdated, TrainingProgressed
+from tradeloop.common.arrays import shortest
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    Message,
+    ModelActivated,
+    OrderUpdated,
+    TrainingProgressed,
+    Transition,
+)
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, derived_id, event_id, retry_topic, topic_of
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,6 +57,27 @@ def test_a_copy_of_a_message_does_not_keep_its_encoding() -> None:
     assert order.encode() is first
     assert order == OrderUpdated.model_validate_json(first), "an encoding is no part of what a message says"
     assert OrderUpdated.model_validate_json(first).encode() == first
+
+
+def test_H5_a_transition_says_only_what_follows_from_nothing_else() -> None:
+    """No older record is lost by it: what they have, they keep, and what is left out is at its default."""
+    fields: dict[str, Any] = {
+        "universe": "u", "portfolio": "p", "decision_time": T0, "time": T0, "action": (0.5,), "executed": (0.25,),
+        "reward": 0.1, "components": {"pnl": 0.1}, "terminated": False, "reward_id": "rw", "equity_prev": 1.0,
+        "equity": 1.1,
+    }  # fmt: skip
+    brief = Transition(**fields, account=shortest(np.array([0.25, 1 / 3, 0.1, 0.0])))
+    assert brief.encode().endswith(b'"equity_prev":1.0,"equity":1.1}')
+    assert b'"account":[0.25,0.33333334,0.1,0.0],' in brief.encode()
+    assert Transition.model_validate_json(brief.encode()) == brief
+    whole = brief.model_copy(update={"observation": (1.0,), "model": "m"})
+    assert Transition.model_validate_json(whole.encode()) == whole
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1))
+def test_the_shortest_decimals_are_the_same_float32(values: list[float]) -> None:
+    exact = np.array(values, dtype=np.float32)
+    assert (np.array(shortest(exact.astype(np.float64)), dtype=np.float32) == exact).all()
 
 
 def test_nan_is_refused_and_unknown_fields_are_ignored() -> None:

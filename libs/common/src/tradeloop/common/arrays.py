@@ -14,3 +14,14 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
 """Verdicts and halts of `tradeloop.common.risk`."""
+
+
+def shortest(values: Floats) -> tuple[float, ...]:
+    """Values rounded to float32, each as the shortest decimal that stands for it: half the text, and the same float32.
+
+    Raises OverflowError for what float32 cannot hold.
+    """
+    narrow = values.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise OverflowError("a value is not finite as float32")
+    return tuple(map(float, map(str, narrow)))

@@ -25,6 +25,7 @@ from tradeloop.cli.outcome import counts, print_evidence, print_outcome, print_w
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import figures, text, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
+from tradeloop.cli.report.transitions import rows_of
 from tradeloop.cli.source import Source, split
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import check_strategy
@@ -32,6 +33,7 @@ from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
 from tradeloop.common.messages import (
+    FeaturesComputed,
     ModelReady,
     OrderFilled,
     OrderUpdated,
@@ -49,8 +51,8 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.domain.material import rows_known, segment
 
-_GROUNDS = ("features", "observation", "action")
-"""The vectors of a signal that the report does not need: they are in the transitions, too."""
+_GROUNDS = ("features", "action")
+"""The vectors of a signal that the report does not need: features have a topic, and actions are in the transitions."""
 
 
 def run_demo(
@@ -143,6 +145,7 @@ class _Demo:
         read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
+        seen = rows_of(self._traded, self._strategy, read(FeaturesComputed))
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
         manifest = registered.policy.manifest
@@ -188,6 +191,7 @@ class _Demo:
             portfolio=self._portfolio,
             strategy=self._strategy,
             bars=self._traded,
+            features=seen,
             signals=signals,
             orders=orders,
             fills=fills,

@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from polars.io.plugins import register_io_source
 
+from tradeloop.cli.report.transitions import Joined, write_transitions
+from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.evaluation.significance import Significance
@@ -36,8 +36,6 @@ from tradeloop.common.strategy import Strategy
 
 _TIME = pl.Datetime("us", "UTC")
 _Schema = Mapping[str, pl.DataType | type[pl.DataType]]
-_BLOCK, _GROUP = 512, 16_384
-"""Rows of transitions that are in memory as messages, and rows of a row group of their file."""
 _ISO = "%Y-%m-%dT%H:%M:%S%.fZ"
 
 
@@ -55,6 +53,8 @@ class Run:
     strategy: Strategy
     bars: BarArrays
     """The traded range."""
+    features: Floats
+    """Features as of each bar's close, (T, A, F), NaN where one is not known: what the policy saw, beside the marks."""
     signals: Sequence[SignalGenerated]
     orders: Sequence[OrderUpdated]
     """Every update, in the order of publication."""
@@ -79,6 +79,8 @@ class Run:
     def __post_init__(self) -> None:
         if not len(self.bars) == len(self.marks) > 0:
             raise ValueError(f"a run needs one mark a bar, got {len(self.marks)} for {len(self.bars)} bars")
+        if len(self.features) != len(self.bars):
+            raise ValueError(f"a run needs features of each bar, got {len(self.features)} for {len(self.bars)} bars")
         for name, result in self.baselines.items():
             if len(result.equity) != len(self.bars):
                 raise ValueError(f"baseline {name} has {len(result.equity)} values for {len(self.bars)} bars")
@@ -132,7 +134,8 @@ def write_run(folder: Path, run: Run) -> list[Path]:
         written.append(folder / name)
         table.with_columns(pl.col(_TIME).dt.strftime(_ISO)).write_csv(written[-1])
     written.append(folder / "transitions.parquet")
-    _write_transitions(run.transitions, written[-1])
+    joined = Joined(run.strategy, run.bars, run.features, run.signals, run.fills)
+    write_transitions(run.transitions, joined, written[-1])
     written.append(folder / "summary.json")
     text = json.dumps(dict(run.summary), indent=2, ensure_ascii=False, allow_nan=False)
     written[-1].write_text(text + "\n", encoding="utf-8", newline="\n")
@@ -203,67 +206,5 @@ def _equity(marks: Sequence[PortfolioMarked]) -> pl.DataFrame:
     return _table(rows, {"time": _TIME, "cash": pl.Float64, "equity": pl.Float64})
 
 
-def _write_transitions(transitions: Sequence[Transition], path: Path) -> None:
-    """One row each. A component of the reward is a column, null where the reward did not give it.
-
-    Some rows at a time are in memory: with their observations all of them would be larger than all else.
-    """
-    components: dict[str, None] = {}
-    known = -1
-    while known < len(components):  # again, where a component came first after the columns were settled
-        known = len(components)
-        table = _streamed(_blocks(transitions, components))
-        table.sink_parquet(path, compression="zstd", compression_level=3, row_group_size=_GROUP)
-
-
-def _streamed(blocks: Iterator[pl.DataFrame]) -> pl.LazyFrame:
-    first = next(blocks)
-    rest = chain((first,), blocks)
-    return register_io_source(lambda *_: rest, schema=first.schema)
-
-
-def _blocks(transitions: Sequence[Transition], components: dict[str, None]) -> Iterator[pl.DataFrame]:
-    """The table in blocks of rows, at least one; ends where `components` lacks one that the first block does not have.
-
-    Those are added to it.
-    """
-    rows = iter(transitions)
-    block = list(islice(rows, _BLOCK))
-    components.update(dict.fromkeys(name for t in block for name in t.components))
-    names = tuple(components)
-    while True:
-        yield _transitions(block, names)
-        block = list(islice(rows, _BLOCK))
-        components.update(dict.fromkeys(name for t in block for name in t.components))
-        if not block or len(components) > len(names):
-            return
-
-
-def _transitions(transitions: Sequence[Transition], components: Sequence[str]) -> pl.DataFrame:
-    columns: dict[str, pl.Series] = {
-        "decision_time": pl.Series([to_us(t.decision_time) for t in transitions], dtype=_TIME),
-        "time": pl.Series([to_us(t.time) for t in transitions], dtype=_TIME),
-        "observation": _vectors([t.observation for t in transitions]).cast(pl.List(pl.Float32)),
-        "action": _vectors([t.action for t in transitions]),
-        "executed": _vectors([t.executed for t in transitions]),
-        "reward": pl.Series([t.reward for t in transitions], dtype=pl.Float64),
-    }
-    for name in components:
-        columns[f"component_{name}"] = pl.Series([t.components.get(name) for t in transitions], dtype=pl.Float64)
-    columns["terminated"] = pl.Series([t.terminated for t in transitions], dtype=pl.Boolean)
-    columns["equity_prev"] = pl.Series([t.equity_prev for t in transitions], dtype=pl.Float64)
-    columns["equity"] = pl.Series([t.equity for t in transitions], dtype=pl.Float64)
-    columns["fills"] = pl.Series([t.fills for t in transitions], dtype=pl.List(pl.String))
-    names = ("universe", "portfolio", "strategy", "model", "model_version", "model_id", "feature_set", "reward_id")
-    for name in names:
-        columns[name] = pl.Series([getattr(t, name) for t in transitions], dtype=pl.String)
-    return pl.DataFrame(columns)
-
-
 def _table(rows: Sequence[tuple[object, ...]], schema: _Schema) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(schema), orient="row")
-
-
-def _vectors(rows: Sequence[tuple[float, ...]]) -> pl.Series:
-    """Vectors of one length as a column of lists."""
-    return pl.Series(np.array(rows)).arr.to_list() if rows else pl.Series(dtype=pl.List(pl.Float64))

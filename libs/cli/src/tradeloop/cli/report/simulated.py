@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.common.arrays import Float32s, Floats
+from tradeloop.common.arrays import Float32s, Floats, shortest
 from tradeloop.common.evaluation.assessment import Assessment
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.market import BarArrays, from_us
@@ -32,6 +32,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Books
 from tradeloop.common.strategy import Strategy
+from tradeloop.inference.domain import account_of
 
 
 @dataclass
@@ -50,18 +51,16 @@ class Recording:
     fills: list[OrderFilled] = field(default_factory=list)
     marks: list[PortfolioMarked] = field(default_factory=list)
     verdicts: list[RiskVerdict] = field(default_factory=list)
-    filled: list[tuple[str, ...]] = field(default_factory=list)
-    """The ids of each bar's fills."""
     halted: list[bool] = field(default_factory=list)
     """The bars at whose close the book was halted."""
     _working: list[OrderUpdated] = field(default_factory=list)
-    _answered: tuple[Float32s, Floats] | None = None
+    _answered: Floats | None = None
     _halt: Halt = Halt.NONE
 
     def act(self, observation: Float32s) -> Floats:
         """Answer as the policy does, and remember it until the bar ends."""
         action = self.actor.act(observation)
-        self._answered = observation[0].copy(), action[0]
+        self._answered = action[0]
         return action
 
     def watch(self, t: int, books: Books) -> None:
@@ -97,21 +96,17 @@ class Recording:
             found.append(
                 Transition(
                     **self._where,
-                    **self.model,
-                    strategy=self.strategy.name,
                     decision_time=signal.time,
                     time=from_us(self.bars.close_us[t]),
-                    observation=signal.observation,
+                    account=shortest(account_of(self.marks[t - 1])),
                     action=signal.action,
                     executed=tuple(position.weight for position in self.marks[t].positions),
                     reward=float(result.rewards[t]),
                     components={name: float(part[t]) for name, part in result.components.items()},
                     terminated=self.halted[t],
-                    feature_set=self.strategy.feature_set.id,
                     reward_id=self.strategy.reward_id,
                     equity_prev=float(result.equity[t - 1]),
                     equity=float(result.equity[t]),
-                    fills=self.filled[t],
                 )
             )
         return found
@@ -121,19 +116,17 @@ class Recording:
         return {"universe": self.portfolio.universe.name, "portfolio": self.portfolio.name}
 
     def _signal(self, t: int, time: datetime) -> SignalGenerated:
-        answered, self._answered = self._answered, None
+        action, self._answered = self._answered, None
         common: dict[str, Any] = {**self._where, "time": time, "instruments": self.bars.instruments}
         common["feature_set"] = self.strategy.feature_set.id
-        if answered is None:
+        if action is None:
             targets = tuple(position.weight for position in self.marks[-1].positions)
             return SignalGenerated(**common, targets=targets, hold=True, reason="warming_up")
-        observation, action = answered
         return SignalGenerated(
             **common,
             **self.model,
             targets=tuple(self.strategy.actions.weights(action[None])[0].tolist()),
             features=tuple(map(tuple, self.features[t].tolist())),
-            observation=tuple(observation.tolist()),
             action=tuple(action.tolist()),
         )
 
@@ -152,7 +145,6 @@ class Recording:
 
     def _close_orders(self, opened: datetime, books: Books) -> None:
         """Each working order filled at the open, in whole or in part, or has expired."""
-        fills = []
         for order in self._working:
             a = self.bars.instruments.index(order.instrument)
             quantity = abs(float(books.fill_quantity[0, a]))
@@ -161,7 +153,7 @@ class Recording:
                 continue
             status = "filled" if quantity == order.quantity else "partially_filled"
             self.orders.append(order.model_copy(update={"status": status, "filled_quantity": quantity}))
-            fills.append(
+            self.fills.append(
                 OrderFilled(
                     **self._where,
                     account=order.account,
@@ -177,8 +169,6 @@ class Recording:
                     slippage=float(books.fill_slippage[0, a]),
                 )
             )
-        self.fills += fills
-        self.filled.append(tuple(fill.fill_id for fill in fills))
 
     def _mark(self, time: datetime, books: Books) -> PortfolioMarked:
         ids = self.bars.instruments
@@ -259,6 +249,7 @@ def run_of(
         portfolio=recording.portfolio,
         strategy=recording.strategy,
         bars=recording.bars,
+        features=recording.features,
         signals=recording.signals,
         orders=recording.orders,
         fills=recording.fills,

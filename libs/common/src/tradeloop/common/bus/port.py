@@ -71,7 +71,9 @@ class TopicSpec:
     name: str
     partitions: int = PARTITIONS
     retention_days: int | None = 7
-    """How long messages are kept at least; None is for ever."""
+    """How long messages are kept, if `retention_bytes` suffices for them; None is for ever."""
+    retention_bytes: int | None = None
+    """Bytes that a partition may take, as compressed, before its oldest messages go; None is without bound."""
 
 
 class Producer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,10 @@ class Message(BaseModel):
     """The base of all messages. NaN and infinities are refused in both directions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    sparse: ClassVar[bool] = False
+    """Whether fields at their defaults are left out on the wire: for messages of which there are many, and which are
+    kept long."""
 
     @property
     def key(self) -> str:
@@ -42,7 +46,7 @@ class Message(BaseModel):
         """The message as JSON, UTF-8. Floats keep full precision. Computed once: messages do not change."""
         encoded: bytes | None = self.__dict__.get(_ENCODED)
         if encoded is None:
-            encoded = self.__dict__[_ENCODED] = self.__pydantic_serializer__.to_json(self)
+            encoded = self.__dict__[_ENCODED] = self.__pydantic_serializer__.to_json(self, exclude_defaults=self.sparse)
         return encoded
 
     def __copy__(self) -> Self:

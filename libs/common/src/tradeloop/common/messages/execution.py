@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -132,16 +132,23 @@ class RiskVerdict(UniverseMessage):
 
 
 class Transition(UniverseMessage):
-    """The worth of a decision: observation and action at `decision_time`, reward at `time`, one bar later.
+    """The worth of a decision: account and action at `decision_time`, reward at `time`, one bar later.
 
-    The next observation is the observation of the next transition of the same portfolio.
+    The observation is the window of features up to `decision_time`, which are on their topic and can be computed again
+    from stored bars, and behind them `account`. Which model decided is on `inference.model_activated.v1`, and what it
+    was made for in its manifest. The next observation is that of the next transition of the same portfolio.
     """
 
+    sparse: ClassVar[bool] = True
+
     portfolio: Name
-    strategy: Name
+    strategy: str = ""
+    """Empty, as are all fields whose contents follow from other messages; older records have them."""
     decision_time: AwareDatetime
     time: AwareDatetime
-    observation: tuple[float, ...]
+    observation: tuple[float, ...] = ()
+    account: tuple[float, ...] = ()
+    """The account part of the observation, (3A + 1), float32: each value the shortest decimal that stands for it."""
     action: tuple[float, ...]
     """The action as proposed by the policy."""
     executed: tuple[float, ...]
@@ -149,15 +156,15 @@ class Transition(UniverseMessage):
     reward: float
     components: dict[str, float]
     terminated: bool
-    model: str
-    model_version: str
-    model_id: str
-    feature_set: str
+    model: str = ""
+    model_version: str = ""
+    model_id: str = ""
+    feature_set: str = ""
     reward_id: str
     equity_prev: float
     equity: float
     fills: tuple[str, ...] = ()
-    """Ids of the fills between the two marks."""
+    """Empty: the fills between the two marks are those with this `decision_time`."""
 
     @property
     def occurred(self) -> datetime:

@@ -37,8 +37,8 @@ class ModelActivated(UniverseMessage):
 class SignalGenerated(UniverseMessage):
     """The decision at a bar's close: target weights, or to hold. Exactly one per bar and portfolio.
 
-    Carries what decided (features, observation, action), so that the decision can be replayed and rewarded
-    from the log alone.
+    Carries what decided it, the last features and the action, so that the decision can be rewarded. The rest of the
+    observation follows from the features before, which are on their topic, and the mark.
     """
 
     portfolio: Name
@@ -58,7 +58,7 @@ class SignalGenerated(UniverseMessage):
     features: tuple[tuple[float, ...], ...] = ()
     """Features as of the decision, (A, F), unscaled."""
     observation: tuple[float, ...] = ()
-    """The input of the policy, float32 values."""
+    """Empty; older records have the input of the policy here."""
     action: tuple[float, ...] = ()
     """The answer of the policy, before the action scheme."""
 

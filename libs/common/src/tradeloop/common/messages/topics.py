@@ -16,6 +16,10 @@ from tradeloop.common.bus.port import PARTITIONS, TopicSpec
 
 M_co = TypeVar("M_co", bound=m.Message, covariant=True)
 
+_GIB = 1 << 30
+_LONG: Mapping[str, int] = {"retention_days": 365, "retention_bytes": 16 * _GIB}
+"""How long messages are kept that tell what was done, why, and what came of it."""
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events")
 
 
@@ -31,32 +35,51 @@ class Topic(Generic[M_co]):
     readers: tuple[str, ...]
     partitions: int = PARTITIONS
     retention_days: int | None = 7
+    retention_bytes: int | None = 2 * _GIB
+    """As `TopicSpec.retention_bytes`. Enough for 1,000 universes of minute bars, several times over; it is there so
+    that no disk is filled by something that nobody expected."""
 
     @property
     def spec(self) -> TopicSpec:
-        return TopicSpec(self.name, self.partitions, self.retention_days)
+        return TopicSpec(self.name, self.partitions, self.retention_days, self.retention_bytes)
 
 
 _ALL: tuple[Topic[m.Message], ...] = (
     Topic("ingest.backfill_requested.v1", m.BackfillRequested, "universe", ("cli",), ("ingest",)),
     Topic("ingest.backfill_completed.v1", m.BackfillCompleted, "universe", ("ingest",), ("cli",)),
     Topic("ingest.replay_requested.v1", m.ReplayRequested, "universe", ("cli",), ("ingest",)),
-    Topic("market.bars.v1", m.BarFrame, "universe", ("ingest",), ("preprocess", "execution"), retention_days=30),
+    Topic(
+        "market.bars.v1",
+        m.BarFrame,
+        "universe",
+        ("ingest",),
+        ("preprocess", "execution"),
+        retention_days=30,
+        retention_bytes=8 * _GIB,
+    ),
     Topic("preprocess.requested.v1", m.PreprocessRequested, "universe", ("cli",), ("preprocess",)),
     Topic("preprocess.completed.v1", m.PreprocessCompleted, "universe", ("preprocess",), ("cli",)),
     Topic("preprocess.features.v1", m.FeaturesComputed, "universe", ("preprocess",), ("inference",)),
     Topic("training.requested.v1", m.TrainingRequested, "strategy", ("cli",), ("training",)),
     Topic("training.progressed.v1", m.TrainingProgressed, "run id", ("training",), ("cli",)),
-    Topic("training.model_ready.v1", m.ModelReady, "universe", ("training",), ("inference", "cli"), retention_days=365),
+    Topic("training.model_ready.v1", m.ModelReady, "universe", ("training",), ("inference", "cli"), **_LONG),
     Topic("inference.signals.v1", m.SignalGenerated, "universe", ("inference",), ("execution", "cli")),
-    Topic("inference.model_activated.v1", m.ModelActivated, "universe", ("inference",), ("cli",), retention_days=None),
-    Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), retention_days=365),
-    Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic(
+        "inference.model_activated.v1",
+        m.ModelActivated,
+        "universe",
+        ("inference",),
+        ("cli",),
+        retention_days=None,
+        retention_bytes=None,
+    ),
+    Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), **_LONG),
+    Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
-    Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), retention_days=365),
-    Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), **_LONG),
+    Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), **_LONG),
     Topic("control.commands.v1", m.PortfolioCommanded, "universe", ("cli",), ("execution",), retention_days=30),
-    Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), retention_days=365),
+    Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), **_LONG),
 )
 
 CATALOGUE: Mapping[str, Topic[m.Message]] = {topic.name: topic for topic in _ALL}
@@ -111,8 +134,8 @@ def side_topics(topic: TopicSpec, group: str) -> tuple[TopicSpec, TopicSpec]:
     Both keep it as long, because the retry topic is also the record of which dead letters were replayed.
     """
     return (
-        TopicSpec(retry_topic(topic.name, group), topic.partitions, retention_days=365),
-        TopicSpec(dead_letter_topic(topic.name, group), topic.partitions, retention_days=365),
+        TopicSpec(retry_topic(topic.name, group), topic.partitions, **_LONG),
+        TopicSpec(dead_letter_topic(topic.name, group), topic.partitions, **_LONG),
     )
 
 

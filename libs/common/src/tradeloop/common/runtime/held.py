@@ -17,6 +17,13 @@ ReadOn = Callable[[LogPosition, int], Sequence[tuple[int, M, LogPosition]]]
 
 LIMIT = 256
 """Messages that one queue keeps in memory."""
+_LIMIT_VALUES, _FEWEST = 100_000, 8
+"""Numbers in the messages that one queue keeps, some megabytes; and messages that it keeps however large they are."""
+
+
+def limit_of(values: int) -> int:
+    """How many messages a queue keeps that have so many numbers each."""
+    return max(_FEWEST, min(LIMIT, _LIMIT_VALUES // values))
 
 
 class Queue(Generic[M]):

@@ -21,8 +21,10 @@ log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=Message)
 
 _FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-_FIRST_BLOCK, _BLOCK = 512, 2_048
-"""Records that are read at once: backwards at first, where the newest ones often suffice, and otherwise."""
+_FIRST_BLOCK, _BLOCK = 128, 2_048
+"""Records that are read at once: at first, where the newest ones often suffice, and at most."""
+_BLOCK_BYTES = 8 << 20
+"""Bytes that are read at once, as far as records tell how large the next ones are."""
 
 
 class Contradiction(BusError):
@@ -35,12 +37,18 @@ class MissingTopic(BusError, UserError):
 
 def partition_of(bus: Bus, topic: str, key: str) -> Partition:
     """The partition in which the messages of a key stand. Raises `MissingTopic`."""
+    (partition,) = partitions_of(bus, topic, (key,)).values()
+    return partition
+
+
+def partitions_of(bus: Bus, topic: str, keys: Iterable[str]) -> Mapping[str, Partition]:
+    """The partition of each of some keys: the bus is asked once. Raises `MissingTopic`."""
     count = bus.partitions(topic)
     if not count:
         raise MissingTopic(
             f"topic {topic} does not exist: create the topics with `tradeloop topics apply`, then start the services"
         )
-    return Partition(topic, partition_for(key, count))
+    return {key: Partition(topic, partition_for(key, count)) for key in keys}
 
 
 def decoded(record: Record, kind: type[M]) -> M | None:
@@ -73,8 +81,9 @@ def blocks_backwards(bus: Bus, partition: Partition, end: int | None = None) -> 
     block = _FIRST_BLOCK
     while end > begin:
         start = max(begin, end - block)
-        yield bus.read(partition, start, end)
-        end, block = start, 2 * block
+        records = bus.read(partition, start, end)
+        yield records
+        end, block = start, _next(block, records)
 
 
 def backwards(bus: Bus, kind: type[M], key: str) -> Iterator[M]:
@@ -94,19 +103,32 @@ def forwards(bus: Bus, kind: type[M], key: str) -> Iterator[tuple[Record, M]]:
 
 def records_of(bus: Bus, partition: Partition) -> Iterator[Record]:
     """Every record that a partition holds now, in order, a block in memory at a time."""
-    begin, end = bus.begin_offsets(partition.topic)[partition], bus.end_offsets(partition.topic)[partition]
-    for start in range(begin, end, _BLOCK):
-        yield from bus.read(partition, start, min(start + _BLOCK, end))
+    for block in _blocks(bus, partition, bus.begin_offsets(partition.topic)[partition]):
+        yield from block
 
 
 def read_on(bus: Bus, position: LogPosition, key: str) -> Iterator[tuple[Record, LogPosition]]:
     """The records of a key from a position on, as far as its partition goes now, each with where it stands."""
-    partition = position.partition
-    end = bus.end_offsets(partition.topic)[partition]
-    for start in range(position.offset, end, _FIRST_BLOCK):
-        for record in bus.read(partition, start, min(start + _FIRST_BLOCK, end)):
+    for block in _blocks(bus, position.partition, position.offset):
+        for record in block:
             if record.key == key:
-                yield record, LogPosition(partition, record.offset)
+                yield record, LogPosition(position.partition, record.offset)
+
+
+def _blocks(bus: Bus, partition: Partition, start: int) -> Iterator[Sequence[Record]]:
+    """The records of a partition from an offset on, as far as it goes now."""
+    end, block = bus.end_offsets(partition.topic)[partition], _FIRST_BLOCK
+    while start < end:
+        stop = min(start + block, end)
+        records = bus.read(partition, start, stop)
+        yield records
+        start, block = stop, _next(block, records)
+
+
+def _next(block: int, records: Sequence[Record]) -> int:
+    """How many records to read next: more and more, unless they are large."""
+    size = sum(len(record.value) for record in records)
+    return max(1, min(2 * block, _BLOCK, block * _BLOCK_BYTES // max(size, 1)))
 
 
 def all_records(bus: Bus, topic: str) -> Iterator[Record]:

@@ -10,7 +10,7 @@ from tradeloop.common.messages import BarFrame, PortfolioEvent
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.held import ReadOn
-from tradeloop.common.runtime.readback import decoded, of_kind, partition_of, read_on, records_of
+from tradeloop.common.runtime.readback import decoded, of_kind, partitions_of, read_on, records_of
 
 
 class BusHistory:
@@ -23,12 +23,13 @@ class BusHistory:
     def events(self, portfolios: Sequence[Portfolio]) -> Mapping[str, Sequence[PortfolioEvent]]:
         """As `History.events`."""
         bus, topic = self._recorded, topic_of(PortfolioEvent).name
-        found: dict[str, list[PortfolioEvent]] = {portfolio.name: [] for portfolio in portfolios}
-        for partition in {partition_of(bus, topic, portfolio.universe.name) for portfolio in portfolios}:
+        found: dict[str, dict[str, PortfolioEvent]] = {portfolio.name: {} for portfolio in portfolios}
+        universes = {portfolio.universe.name for portfolio in portfolios}
+        for partition in set(partitions_of(bus, topic, universes).values()):
             for event in of_kind(records_of(bus, partition), PortfolioEvent):
-                if event.portfolio in found and event not in found[event.portfolio]:
-                    found[event.portfolio].append(event)
-        return found
+                if event.portfolio in found:
+                    found[event.portfolio].setdefault(event.identity, event)
+        return {portfolio: list(events.values()) for portfolio, events in found.items()}
 
     def frames(self, universe: Universe) -> ReadOn[BarFrame]:
         """As `History.frames`."""

@@ -12,7 +12,7 @@ from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import check_not_ahead, from_us
-from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, SignalGenerated
+from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, PortfolioEvent, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience
@@ -70,6 +70,8 @@ class Execution(ServiceDefaults):
         self._traded: dict[str, TradedPortfolio] = {}
         self._unrestored: dict[str, None] = {}
         """Portfolios whose books are to be read from the ledger, in that order."""
+        self._events: dict[str, Sequence[PortfolioEvent]] = {}
+        """The events on record for those, as far as they were read."""
         self._ready: dict[str, None] = {}
         """Portfolios that may have something to do."""
         self._later: dict[str, None] = {}
@@ -114,6 +116,7 @@ class Execution(ServiceDefaults):
                 if change is not None:
                     changes.append(change)
             recorded = self._recorded(changes)
+            done = {change.portfolio for change in recorded}
             for name in ready:
                 self._ready.pop(name, None)
             outputs = [
@@ -121,7 +124,7 @@ class Execution(ServiceDefaults):
                 for change in recorded
                 for each in self._traded[change.portfolio].recorded(change)
             ]
-            self._ready |= {change.portfolio: None for change in changes if change not in recorded}
+            self._ready |= {change.portfolio: None for change in changes if change.portfolio not in done}
             for name in ready:
                 self._look_again(name)
             for portfolio, input_id, messages in outputs:
@@ -207,13 +210,14 @@ class Execution(ServiceDefaults):
         if not names:
             return
         books, unsent = self._ledger.load(names), self._ledger.unsent(names)
-        events = self._history.events([self._portfolios[name] for name in names])
+        if any(name not in self._events for name in names):  # of all at once: whole partitions are read for it
+            self._events = dict(self._history.events([self._portfolios[name] for name in self._unrestored]))
         for name in names:
             traded, left = self._traded[name], unsent.get(name, ())
             outputs = [output for _, messages in left for output in messages]
             del self._unrestored[name]
             try:
-                again = traded.restore(books[name], events.get(name, ()), outputs)
+                again = traded.restore(books[name], self._events.pop(name, ()), outputs)
             except UserError as error:
                 log.error("cannot be traded", portfolio=name, error=str(error))
                 self._refused[name] = str(error)
@@ -253,10 +257,11 @@ class Execution(ServiceDefaults):
             self._ledger.record(changes)
             return list(changes)
         except LedgerConflict as conflict:
-            moved = [change for change in changes if change.portfolio in conflict.portfolios]
-            for change in moved:
-                self._give_back(change)
-            return self._recorded([change for change in changes if change not in moved])
+            moved = frozenset(conflict.portfolios)
+            for change in changes:
+                if change.portfolio in moved:
+                    self._give_back(change)
+            return self._recorded([change for change in changes if change.portfolio not in moved])
         except Unavailable:
             for change in changes:
                 self._traded[change.portfolio].undo()

@@ -12,11 +12,11 @@ import structlog
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.market import EVER_US, from_us, to_us
+from tradeloop.common.market import BAR_COLUMNS, EVER_US, from_us, to_us
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, PortfolioEvent, SignalGenerated
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
-from tradeloop.common.runtime.held import Queue, ReadOn
+from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
@@ -63,7 +63,8 @@ class TradedPortfolio:
         self._book = Book(portfolio, strategy)
         self._reader = FrameReader(portfolio.universe.ids)
         self._venue = venue
-        self._waiting = Waiting(Queue(around.pending, read_frames), self._overdue)
+        values = len(portfolio.universe.instruments) * len(BAR_COLUMNS)
+        self._waiting = Waiting(Queue(around.pending, read_frames, limit_of(values)), self._overdue)
         self._live = False
         """Whether the last mark is that of a live frame."""
         self._record: BookRecord | None = None

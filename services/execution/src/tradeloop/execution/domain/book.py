@@ -12,7 +12,7 @@ from datetime import datetime
 
 import numpy as np
 
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Floats, shortest
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -49,6 +49,8 @@ class Booked:
     """Close of the frame before this one; -1 for none."""
     halted: bool
     """Whether this frame halted the portfolio."""
+    account: Floats
+    """The account as the decision before it saw it, (3A + 1)."""
 
 
 class Book:
@@ -173,7 +175,7 @@ class Book:
         books = self._simulator.books
         halted = Halt(int(books.halt[0]))
         self._take_fills(venue_fills)
-        before_us = self.marked_us
+        before_us, account = self.marked_us, books.account[0].copy()
         self._simulator.account(bar, self._rows)
         books.pending[:] = 0.0
         orders, fills = self._close_orders(frame.open_time, venue_fills)
@@ -181,7 +183,7 @@ class Book:
         newly_halted = halt is not Halt.NONE and halted is Halt.NONE
         self.marked_us, self.working = to_us(frame.close_time), ()
         verdicts = [self._halted(frame.close_time, halt)] if newly_halted else []
-        return Booked(self.mark(), orders, fills, verdicts, before_us, newly_halted)
+        return Booked(self.mark(), orders, fills, verdicts, before_us, newly_halted, account)
 
     def _take_fills(self, venue_fills: Sequence[VenueFill]) -> None:
         """The fills of each instrument as one: their sum, at their mean price."""
@@ -291,23 +293,17 @@ class Book:
         return Transition(
             universe=signal.universe,
             portfolio=signal.portfolio,
-            strategy=self._strategy.name,
             decision_time=from_us(booked.before_us),
             time=from_us(self.marked_us),
-            observation=signal.observation,
+            account=shortest(booked.account),
             action=signal.action,
             executed=tuple(books.account[0, : len(self._instruments)].tolist()),
             reward=float(total[0]),
             components={name: float(part[0]) for name, part in self._reward.components.items()},
             terminated=booked.halted,
-            model=signal.model,
-            model_version=signal.model_version,
-            model_id=signal.model_id,
-            feature_set=signal.feature_set,
             reward_id=self._strategy.reward_id,
             equity_prev=float(books.equity_prev[0]),
             equity=float(books.equity[0]),
-            fills=tuple(fill.fill_id for fill in booked.fills),
         )
 
     def mark(self) -> PortfolioMarked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -45,6 +46,33 @@ _PREPARED_AT_ONCE = 16
 """Desks that one step prepares for their first decision."""
 
 
+class Shelf:
+    """The policies of a turn: desks that share a model load it once, and share what answers for it."""
+
+    def __init__(self, models: PolicySource, make_actor: Callable[[Policy], Actor]) -> None:
+        self._models, self._make_actor = models, make_actor
+        self._loaded: dict[tuple[str, str], RegisteredPolicy] = {}
+        self._actors: WeakValueDictionary[tuple[str, str], Actor] = WeakValueDictionary()
+
+    def turn(self) -> None:
+        """Ask anew from now on: an alias may have moved."""
+        self._loaded.clear()
+
+    def load(self, name: str, reference: str) -> RegisteredPolicy:
+        """As `PolicySource.load`."""
+        if (name, reference) not in self._loaded:
+            self._loaded[name, reference] = self._models.load(name, reference)
+        return self._loaded[name, reference]
+
+    def actor(self, registered: RegisteredPolicy) -> Actor:
+        """What answers for a policy."""
+        key = registered.name, registered.policy.model_id
+        actor = self._actors.get(key)
+        if actor is None:
+            actor = self._actors[key] = self._make_actor(registered.policy)
+        return actor
+
+
 class DeskMemory:
     """The memory of one desk, from the history and the model store of the service."""
 
@@ -52,14 +80,15 @@ class DeskMemory:
         self,
         portfolio: Portfolio,
         strategy: Strategy,
-        models: PolicySource,
-        make_actor: Callable[[Policy], Actor],
+        models: Shelf,
         history: History,
     ) -> None:
         self._portfolio, self._strategy = portfolio, strategy
-        self._models, self._make_actor, self._history = models, make_actor, history
+        self._models, self._history = models, history
         self._loaded: ActiveModel | None = None
         """The model that was loaded last."""
+        self._activated: Sequence[ModelActivated] | None = None
+        """The activations that were read to prepare, for the first decision; then they are let go."""
 
     def features_before(self, time_us: int, position: LogPosition | None) -> Sequence[FeaturesComputed]:
         strategy, universe = self._strategy, self._portfolio.universe
@@ -71,7 +100,8 @@ class DeskMemory:
         return self._history.features_on(self._portfolio.universe, self._strategy.feature_set)
 
     def activations(self) -> Sequence[ModelActivated]:
-        return self._history.activations(self._portfolio.universe, self._portfolio.name)
+        found, self._activated = self._activated, None
+        return found if found is not None else self._history.activations(self._portfolio.universe, self._portfolio.name)
 
     def decided(self) -> SignalGenerated | None:
         return self._history.decided(self._portfolio.universe, self._portfolio.name)
@@ -81,7 +111,7 @@ class DeskMemory:
 
     def in_force(self) -> ActiveModel | NoModel | None:
         """The model that decides next, as far as is recorded: the one activated last, or else the champion."""
-        activated = self.activations()
+        activated = self._activated = self.activations()
         if not activated:
             return self.champion()
         return self.model(activated[-1].model, activated[-1].version, activated[-1].model_id)
@@ -127,7 +157,7 @@ class DeskMemory:
         )
         log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
         self._loaded = ActiveModel(
-            registered.name, registered.version, registered.policy.model_id, self._make_actor(registered.policy)
+            registered.name, registered.version, registered.policy.model_id, self._models.actor(registered)
         )
         return self._loaded
 
@@ -158,7 +188,7 @@ class Inference(ServiceDefaults):
     ) -> None:
         """`strategies` gives a strategy by name, `make_actor` makes a policy answer."""
         self._history, self._clock, self._patience = history, clock, patience or Patience()
-        self._models, self._make_actor = models, make_actor
+        self._models = Shelf(models, make_actor)
         self._strategies = {portfolio.strategy: strategies(portfolio.strategy) for portfolio in portfolios}
         self._portfolios = {portfolio.name: portfolio for portfolio in portfolios}
         self._by_universe: dict[str, list[Portfolio]] = {}
@@ -187,6 +217,7 @@ class Inference(ServiceDefaults):
 
     def advance(self) -> Iterator[Message]:
         """Let every desk decide that has something to decide on."""
+        self._models.turn()
         if self._preparing.due:
             self._prepare([*self._unprepared][:_PREPARED_AT_ONCE])
         for name in [name for name in self._later if self._desks[name].due]:
@@ -259,7 +290,7 @@ class Inference(ServiceDefaults):
         if desk is None:
             portfolio = self._portfolios[name]
             strategy = self._strategies[portfolio.strategy]
-            memory = DeskMemory(portfolio, strategy, self._models, self._make_actor, self._history)
+            memory = DeskMemory(portfolio, strategy, self._models, self._history)
             self._memories[name] = memory
             desk = self._desks[name] = Desk(portfolio, strategy, self._pending, memory, self._clock, self._patience)
             self._unprepared[name] = None
@@ -280,6 +311,7 @@ class Inference(ServiceDefaults):
 
     def _promote(self, ready: ModelReady, position: LogPosition) -> None:
         """Announce a model to all desks that it is for; what is wrong with it for one is no matter of others."""
+        self._models.turn()
         wrong: Exception | None = None
         for portfolio in self._by_universe.get(ready.universe, ()):
             try:

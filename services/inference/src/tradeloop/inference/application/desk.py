@@ -22,7 +22,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
-from tradeloop.common.runtime.held import Queue, ReadOn
+from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
@@ -75,7 +75,8 @@ class Desk:
         patience: Patience,
     ) -> None:
         self.portfolio, self.strategy = portfolio, strategy
-        self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on())
+        count, features = len(portfolio.universe.instruments), len(strategy.feature_set.names)
+        self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on(), limit_of(count * features))
         self._marks: Queue[PortfolioMarked] = Queue(pending)
         self._pending, self._memory = pending, memory
         self._attempts = Attempts(clock, patience)
@@ -95,8 +96,7 @@ class Desk:
         self._decision: list[Message] = []
         self._again = False
         """Whether the last decision was asked for again."""
-        count = len(portfolio.universe.instruments)
-        self._builder = ObservationBuilder(strategy.window, count, len(strategy.feature_set.names))
+        self._builder = ObservationBuilder(strategy.window, count, features)
 
     @property
     def trouble(self) -> str:
@@ -156,9 +156,7 @@ class Desk:
 
     def refused(self, signal: SignalGenerated, why: str) -> list[Message]:
         """The messages to publish instead of a decision that the bus does not take."""
-        hold = signal.model_copy(
-            update={"hold": True, "reason": "error", "error": why, "features": (), "observation": (), "action": ()}
-        )
+        hold = signal.model_copy(update={"hold": True, "reason": "error", "error": why, "features": (), "action": ()})
         self._decision = [*(message for message in self._decision if message != signal), hold]
         self.failed += 1
         return [hold]
@@ -278,8 +276,7 @@ class Desk:
             return self._hold(mark, "no_model", model.why if model else "")
         if not self._builder.ready:
             return self._hold(mark, "warming_up")
-        observation = self._builder.build(account_of(mark))
-        action = model.actor.act(observation)
+        action = model.actor.act(self._builder.build(account_of(mark)))
         weights = self.strategy.actions.weights(action)
         return SignalGenerated(
             universe=mark.universe,
@@ -292,7 +289,6 @@ class Desk:
             model_id=model.model_id,
             feature_set=features.feature_set,
             features=tuple(tuple(value for value in row if value is not None) for row in features.values),
-            observation=tuple(observation[0].tolist()),
             action=tuple(action[0].tolist()),
         )
 

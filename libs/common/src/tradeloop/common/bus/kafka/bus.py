@@ -259,6 +259,7 @@ def _configuration(spec: TopicSpec) -> dict[str, str]:
     return {
         "cleanup.policy": "delete",
         "retention.ms": "-1" if spec.retention_days is None else str(spec.retention_days * _DAY_MS),
+        "retention.bytes": str(-1 if spec.retention_bytes is None else spec.retention_bytes),
         # The bus's own clock, as the port promises, and not the producer's.
         "message.timestamp.type": "LogAppendTime",
     }

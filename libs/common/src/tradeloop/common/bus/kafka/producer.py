@@ -40,7 +40,8 @@ class KafkaProducer:
                 {
                     "enable.idempotence": True,  # includes acks=all
                     "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
-                    "compression.type": "lz4",
+                    # Half of what lz4 leaves, which takes hexadecimal ids as they are; both cost less than the request.
+                    "compression.type": "zstd",
                     "linger.ms": 0,  # what is queued while a request is under way makes the next batch
                     "queue.buffering.max.kbytes": 65_536,  # of the client's own 1 GB
                     "delivery.report.only.error": True,  # nobody counts what went well
