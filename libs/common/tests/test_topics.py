@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from tradeloop.common import messages
+from tradeloop.common.market import iso, spoken
 from tradeloop.common.messages import BackfillCompleted, Message, ModelActivated, OrderUpdated, TrainingProgressed
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, derived_id, event_id, retry_topic, topic_of
 
@@ -45,6 +46,23 @@ def test_a_copy_of_a_message_does_not_keep_its_encoding() -> None:
     assert order.encode() is first
     assert order == OrderUpdated.model_validate_json(first), "an encoding is no part of what a message says"
     assert OrderUpdated.model_validate_json(first).encode() == first
+
+
+def test_a_copy_of_a_message_does_not_keep_its_id() -> None:
+    message = TrainingProgressed(run_id="r", strategy="s", step=1, total=2)
+    first = event_id(message)
+    assert event_id(message) is first, "it is computed once"
+    assert event_id(message.model_copy(update={"step": 2})) != first
+    assert message == TrainingProgressed(run_id="r", strategy="s", step=1, total=2), "an id is no part of what it says"
+    assert b"event id" not in message.encode()
+
+
+def test_equal_times_of_different_zones_keep_their_own_words() -> None:
+    there = T0.astimezone(timezone(timedelta(hours=9)))
+    assert there == T0
+    for _ in range(2):
+        assert (iso(T0), iso(there)) == (T0.isoformat(), there.isoformat())
+        assert (spoken(T0), spoken(there)) == (str(T0), str(there))
 
 
 def test_nan_is_refused_and_unknown_fields_are_ignored() -> None:
