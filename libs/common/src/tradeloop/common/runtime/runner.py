@@ -40,6 +40,7 @@ from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
 from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.readback import message_of
 from tradeloop.common.runtime.service import RequestFailed, Service
 from tradeloop.common.runtime.standing import Standing
 
@@ -207,7 +208,7 @@ class Runner:
             return
         self.active = self.clock.monotonic()
         try:
-            self.last_message = message = CATALOGUE[topic].message.model_validate_json(record.value)
+            self.last_message = message = message_of(record, CATALOGUE[topic].message)
             outputs = 0
             for output in self.service.handle(message, _position(record)):
                 self._out.answer(output)
