@@ -58,6 +58,7 @@ from tradeloop.common.model_store.port import Actor, Policy, PolicyManifest, Reg
 from tradeloop.common.portfolio import Costs, Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.readback import all_records
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import (
     RewardContext,
@@ -244,11 +245,15 @@ class Loop:
     """Ingest, preprocess, inference and execution over one bus; what is durable survives a restart."""
 
     def __init__(
-        self, market: Market, strategy: Strategy = STRATEGY, make_actor: Callable[[Policy], Actor] = Formula
+        self,
+        market: Market,
+        strategy: Strategy = STRATEGY,
+        make_actor: Callable[[Policy], Actor] = Formula,
+        hands_over: bool = False,
     ) -> None:
         self.market = market
         self.policies = tuple(policy(market.portfolio, gain, strategy) for gain in (150.0, -150.0))
-        self.bus, self._clock = MemoryBus(), ManualClock(from_us(START_US) + timedelta(days=30))
+        self.bus, self._clock = MemoryBus(hands_over=hands_over), ManualClock(from_us(START_US) + timedelta(days=30))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
             "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),
@@ -435,6 +440,26 @@ def test_the_same_run_again_gives_the_same_bytes(whole: Loop) -> None:
     assert again == first
     assert {topic for topic in first if first[topic]} < set(CATALOGUE), "nothing was set aside"
     assert len(first["experience.transitions.v1"]) > 150
+
+
+def kinds(value: Any) -> Any:
+    """The types of all values within a value."""
+    if isinstance(value, Mapping):
+        return {name: kinds(part) for name, part in value.items()}
+    return [type(value), *map(kinds, value)] if isinstance(value, tuple | list) else type(value)
+
+
+def test_objects_that_are_handed_over_are_what_their_bytes_say(whole: Loop) -> None:
+    handing = Loop(whole.market, hands_over=True).run()
+    assert handing.records() == whole.records()
+    for topic, kind in ((topic.name, topic.message) for topic in CATALOGUE.values()):
+        handed = [record for record in all_records(handing.bus, topic) if record.message is not None]
+        for record in handed:
+            assert isinstance(record.message, kind)
+            decoded = kind.model_validate_json(record.value)
+            assert record.message == decoded
+            assert kinds(record.message.model_dump()) == kinds(decoded.model_dump())
+        assert bool(handed) == bool(whole.count(kind))
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])

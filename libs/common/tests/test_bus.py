@@ -43,10 +43,37 @@ def memory_bus() -> Iterator[MemoryBus]:
         yield bus
 
 
+@pytest.fixture
+def handing_bus() -> Iterator[MemoryBus]:
+    with closing(MemoryBus(hands_over=True)) as bus:
+        yield bus
+
+
 @pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("adapter", ["memory_bus", "kafka_bus"])
+@pytest.mark.parametrize("adapter", ["memory_bus", "handing_bus", "kafka_bus"])
 def test_contract(adapter: str, check: Callable[[Bus], None], request: pytest.FixtureRequest) -> None:
     check(request.getfixturevalue(adapter))
+
+
+def test_objects_are_handed_over_while_they_are_new_and_to_nobody_else(
+    memory_bus: MemoryBus, handing_bus: MemoryBus
+) -> None:
+    published = [SimpleNamespace(n=n) for n in range(600)]
+    for bus in (memory_bus, handing_bus):
+        bus.create_topics([TopicSpec("t", 1)])
+        for n, each in enumerate(published):
+            bus.producer().publish("t", "k", str(n).encode(), {}, each)
+        bus.producer().publish("t", "k", b"600", {})
+    plain, handed = (bus.read(Partition("t", 0), 0, 601) for bus in (memory_bus, handing_bus))
+    assert [record.value for record in plain] == [record.value for record in handed]
+    assert all(record.message is None for record in plain)
+    known = [record for record in handed if record.message is not None]
+    assert all(record.message is published[record.offset] for record in known)
+    assert [record.offset for record in known] == list(range(600 - len(known), 600))
+    assert len(known) > 10
+    handing_bus.drop_before(Partition("t", 0), 590)
+    left = handing_bus.read(Partition("t", 0), 0, 601)
+    assert [record.message for record in left] == [*published[590:], None]
 
 
 @pytest.mark.parametrize("check", RETENTION_CHECKS, ids=lambda check: check.__name__)

@@ -175,7 +175,9 @@ class LeakyProducer(MemoryProducer):
         self._leaky = bus
         self._pending: list[tuple[str, str, bytes, Mapping[str, str]]] = []
 
-    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
         self._pending.append((topic, key, value, headers))
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -299,10 +301,10 @@ class Flaky(MemoryBus):
 
     refusal: Exception | None = None
 
-    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None) -> None:
         if self.refusal and (".retry." in topic or ".dlq." in topic):
             raise self.refusal
-        super()._append(topic, key, value, headers)
+        super()._append(topic, key, value, headers, message)
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
@@ -346,12 +348,14 @@ def test_a_bus_that_refuses_for_good_is_not_the_messages_fault(clock: ManualCloc
 
 def test_a_message_that_its_headers_make_too_large_leaves_its_origin(clock: ManualClock) -> None:
     class Small(MemoryBus):
-        def _append(self, topic: str, key: str, value: bytes, headers: object) -> None:
+        def _append(
+            self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None
+        ) -> None:
             if ".dlq." in topic and value:
                 from tradeloop.common.bus.port import MessageTooLarge
 
                 raise MessageTooLarge(topic)
-            super()._append(topic, key, value, headers)  # type: ignore[arg-type]
+            super()._append(topic, key, value, headers, message)
 
     bus = Small()
     service = Recorder()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tradeloop.common import messages
 from tradeloop.common.arrays import shortest
+from tradeloop.common.market import iso, spoken
 from tradeloop.common.messages import (
     BackfillCompleted,
     Message,
@@ -78,6 +79,23 @@ def test_H5_a_transition_says_only_what_follows_from_nothing_else() -> None:
 def test_the_shortest_decimals_are_the_same_float32(values: list[float]) -> None:
     exact = np.array(values, dtype=np.float32)
     assert (np.array(shortest(exact.astype(np.float64)), dtype=np.float32) == exact).all()
+
+
+def test_a_copy_of_a_message_does_not_keep_its_id() -> None:
+    message = TrainingProgressed(run_id="r", strategy="s", step=1, total=2)
+    first = event_id(message)
+    assert event_id(message) is first, "it is computed once"
+    assert event_id(message.model_copy(update={"step": 2})) != first
+    assert message == TrainingProgressed(run_id="r", strategy="s", step=1, total=2), "an id is no part of what it says"
+    assert b"event id" not in message.encode()
+
+
+def test_equal_times_of_different_zones_keep_their_own_words() -> None:
+    there = T0.astimezone(timezone(timedelta(hours=9)))
+    assert there == T0
+    for _ in range(2):
+        assert (iso(T0), iso(there)) == (T0.isoformat(), there.isoformat())
+        assert (spoken(T0), spoken(there)) == (str(T0), str(there))
 
 
 def test_nan_is_refused_and_unknown_fields_are_ignored() -> None:

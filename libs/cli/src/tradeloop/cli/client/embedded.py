@@ -48,7 +48,7 @@ class EmbeddedStack:
     """The five services. Use `embedded(...)`, which also takes them down."""
 
     def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock, ledger: Path | None = None) -> None:
-        self.bus = MemoryBus(max_message_bytes=16_000_000)
+        self.bus = MemoryBus(max_message_bytes=16_000_000, hands_over=True)
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         deployment = Deployment(
@@ -89,7 +89,10 @@ class EmbeddedStack:
 
     def replay(self, request: Message, on_progress: Callable[[], None]) -> None:
         """Send a replay and run the stack until all is quiet; `on_progress` is called now and then."""
-        gc.collect()  # stores and training leave large arrays in cycles, and the loop makes few objects that stay
+        # Stores and training leave large arrays in cycles, and the loop makes few objects that stay: none of those
+        # that are there now need be looked at again.
+        gc.collect()
+        gc.freeze()
         self.client.send(request)
         turns = 0
         while self.step() or any(runner.waiting for runner in self.runners):
@@ -119,6 +122,7 @@ class EmbeddedStack:
         self._thread.join(timeout=30.0)
         for runner in self.runners:
             runner.close()
+        gc.unfreeze()
 
     def _work(self, pause_s: float) -> None:
         """Step the services while the client waits; rest where only training has something to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,25 +16,34 @@ from tradeloop.common.packed import Packed
 _Callback = Callable[[Collection[Partition]], None]
 _partition_of = lru_cache(maxsize=4096)(partition_for)
 
+_HANDED = 256
+"""How many records of a partition keep the object that was published, where objects are handed over."""
+
 
 class MemoryBus:
-    """Topics in memory, kept for ever and packed. `max_message_bytes` refuses what Kafka would refuse."""
+    """Topics in memory, kept for ever and packed. `max_message_bytes` refuses what Kafka would refuse.
+
+    One that hands over gives its readers the objects that were published, while they are new, beside their bytes.
+    """
 
     longest_step_s = 300.0
 
-    def __init__(self, max_message_bytes: int = 1_000_000) -> None:
+    def __init__(self, max_message_bytes: int = 1_000_000, hands_over: bool = False) -> None:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._logs: dict[str, list[_Log]] = {}
         self._groups: dict[str, _Group] = {}
         self._max_message_bytes = max_message_bytes
+        self._handed = _HANDED if hands_over else 0
         self._name = f"memory-{secrets.token_hex(8)}"
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         with self._lock:
             for spec in topics:
                 if spec.name not in self._logs:
-                    self._logs[spec.name] = [_Log(Partition(spec.name, n)) for n in range(spec.partitions)]
+                    self._logs[spec.name] = [
+                        _Log(Partition(spec.name, n), self._handed) for n in range(spec.partitions)
+                    ]
 
     def partitions(self, topic: str) -> int:
         return len(self._logs.get(topic, ()))
@@ -84,9 +94,8 @@ class MemoryBus:
             for topic in topics:
                 self._topic(topic)
             consumer = MemoryConsumer(self, group, tuple(topics), on_assigned, on_revoked)
-            members = self._groups.setdefault(group, _Group())
-            members.members.append(consumer)
-            members.generation += 1
+            consumer._group.members.append(consumer)
+            consumer._group.generation += 1
             self._arrived.notify_all()
             return consumer
 
@@ -105,43 +114,59 @@ class MemoryBus:
             raise BusError(f"{partition.topic} has no partition {partition.number}")
         return logs[partition.number]
 
-    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def _append(self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None) -> None:
         if len(value) > self._max_message_bytes:
             raise MessageTooLarge(f"{topic}: a message of {len(value)} bytes; the limit is {self._max_message_bytes}")
         with self._lock:
             logs = self._topic(topic)
             number = _partition_of(key, len(logs))
             log = logs[number]
-            log.append(key, value, headers)
-            if any([reader._has_news(topic, number) for reader in log.readers]):
+            log.append(key, value, headers, message)
+            waits = False
+            for reader in log.readers:
+                waits |= reader._has_news(log.partition)
+            if waits:
                 self._arrived.notify_all()
 
 
 class _Log:
     """A partition: the records it still holds, and who reads it."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, handed: int) -> None:
         self.begin = self.end = 0
+        self.partition = partition
         self.readers: list[MemoryConsumer | MemoryReader] = []
-        self._partition = partition
         self._stored: Packed[tuple[str, bytes, dict[str, str]]] = Packed()
         """The key, value and headers of each record from `begin` on."""
+        self._messages: deque[object | None] = deque(maxlen=handed)
+        """The objects of the newest records, as many as are handed over."""
 
     @property
     def held_bytes(self) -> int:
         return self._stored.held_bytes
 
-    def append(self, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def append(self, key: str, value: bytes, headers: Mapping[str, str], message: object | None) -> None:
         self._stored.append((key, value, dict(headers)))
+        self._messages.append(message)
         self.end += 1
 
     def slice(self, start: int, end: int) -> list[Record]:
         """The records with `start <= offset < end` that it holds."""
         first = max(start, self.begin)
-        topic, number = self._partition
+        topic, number = self.partition
         stored = self._stored[first - self.begin : max(end - self.begin, 0)]
+        messages, packed = self._messages, self.end - len(self._messages)
         return [
-            Record(topic, number, offset, key, value, MappingProxyType(headers))
+            Record(
+                topic,
+                number,
+                offset,
+                key,
+                value,
+                MappingProxyType(headers),
+                0,
+                messages[offset - packed] if offset >= packed else None,
+            )
             for offset, (key, value, headers) in enumerate(stored, first)
         ]
 
@@ -167,8 +192,10 @@ class MemoryProducer:
     def __init__(self, bus: MemoryBus) -> None:
         self._bus = bus
 
-    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
-        self._bus._append(topic, key, value, headers)
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
+        self._bus._append(topic, key, value, headers, message)
 
     def hasten(self) -> None:
         """Nothing waits."""
@@ -191,7 +218,7 @@ class MemoryReader:
         self._waits = False
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
-        with self._bus._arrived:
+        with self._bus._lock:
             records = self._next(max_records)
             if not records and timeout_s > 0:
                 self._waits = True
@@ -205,7 +232,7 @@ class MemoryReader:
                 log.readers.remove(self)
             self._logs.clear()
 
-    def _has_news(self, topic: str, number: int) -> bool:
+    def _has_news(self, partition: Partition) -> bool:
         return self._waits
 
     def _next(self, max_records: int) -> list[Record]:
@@ -229,8 +256,9 @@ class MemoryConsumer:
         on_assigned: _Callback | None,
         on_revoked: _Callback | None,
     ) -> None:
-        self._bus, self._group_name, self._topics = bus, group, topics
+        self._bus, self._topics = bus, topics
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
+        self._group = bus._groups.setdefault(group, _Group())
         self._generation = 0
         self._positions: dict[Partition, int] = {}
         self._logs: dict[Partition, _Log] = {}
@@ -240,7 +268,7 @@ class MemoryConsumer:
         self._waits = False
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
-        with self._bus._arrived:
+        with self._bus._lock:
             records = self._next(max_records)
             if not records and timeout_s > 0:
                 self._waits = True
@@ -285,22 +313,20 @@ class MemoryConsumer:
                 self._bus._arrived.notify_all()
                 self._revoke()
 
-    @property
-    def _group(self) -> _Group:
-        return self._bus._groups[self._group_name]
-
     def _next(self, max_records: int) -> list[Record]:
         self._rebalance()
         return self._take(max_records)
 
-    def _has_news(self, topic: str, number: int) -> bool:
+    def _has_news(self, partition: Partition) -> bool:
         """Note a new record; whether somebody waits for it."""
-        self._ready[Partition(topic, number)] = None
+        self._ready[partition] = None
         return self._waits
 
     def _take(self, max_records: int) -> list[Record]:
         """As many records as fit; a partition that has more to give goes to the end of the line."""
         taken: list[Record] = []
+        if not self._ready:
+            return taken
         for partition in list(self._ready):
             if partition in self._paused:
                 continue

@@ -7,7 +7,7 @@ Adapters: `memory.MemoryBus` (one process, deterministic) and `kafka.KafkaBus`. 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -43,8 +43,10 @@ class LogPosition(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Record(NamedTuple):
     """A message as the bus holds it. `timestamp_ms` is when the bus took it, milliseconds since the epoch."""
 
     topic: str
@@ -52,8 +54,10 @@ class Record:
     offset: int
     key: str
     value: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = _NO_HEADERS
     timestamp_ms: int = 0
+    message: object | None = None
+    """The object that `value` encodes, where the bus has it still and hands it over: it need not be decoded."""
 
     @property
     def position(self) -> LogPosition:
@@ -79,11 +83,14 @@ class TopicSpec:
 class Producer(Protocol):
     """Sends messages. Not shared between threads."""
 
-    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
         """Hand a message over; the key alone chooses its partition. Delivery is certain only after `flush`.
 
-        One that closely follows another may wait for more, until `hasten` or `flush`. Raises `MessageTooLarge` for
-        this message alone, or `BusError` for a topic that does not exist.
+        One that closely follows another may wait for more, until `hasten` or `flush`. `message` is the object that
+        `value` encodes, which never changes: a bus that does not leave the process may spare its readers the decoding.
+        Raises `MessageTooLarge` for this message alone, or `BusError` for a topic that does not exist.
         """
         ...
 

@@ -7,7 +7,7 @@ A bar covers the half-open interval `[open_time, close_time)`.
 from __future__ import annotations
 
 from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align, joined
-from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, to_us
+from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.resample import resample
 
@@ -31,7 +31,9 @@ __all__ = [
     "align",
     "check_not_ahead",
     "from_us",
+    "iso",
     "joined",
     "resample",
+    "spoken",
     "to_us",
 ]

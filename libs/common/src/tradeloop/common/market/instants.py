@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
@@ -26,6 +27,22 @@ def to_us(time: datetime) -> int:
 def from_us(time_us: int) -> datetime:
     """The UTC datetime of microseconds since the epoch."""
     return EPOCH + timedelta(microseconds=int(time_us))
+
+
+def iso(time: datetime) -> str:
+    """`time.isoformat()` of an aware datetime; remembered, since all messages about a bar say the same few times."""
+    return _texts(time, time.utcoffset())[0]
+
+
+def spoken(time: datetime) -> str:
+    """`str(time)` of an aware datetime; remembered, as above."""
+    return _texts(time, time.utcoffset())[1]
+
+
+@lru_cache(maxsize=4096)
+def _texts(time: datetime, _offset: timedelta | None) -> tuple[str, str]:
+    # Equal instants in different zones are equal, and read differently: so the offset is a part of the key.
+    return time.isoformat(), str(time)
 
 
 def check_not_ahead(time: datetime, clock: Clock, what: str) -> None:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from datetime import datetime
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from tradeloop.common.market import Name, Universe
+from tradeloop.common.market import Name, Universe, spoken
 
-_ENCODED = "encoded"
-"""Where a message keeps its own encoding; no field has this name."""
+_ENCODED, _EVENT_ID = "encoded", "event id"
+"""Where a message keeps its own encoding and its id; no field has these names."""
+
+
+_NAMESPACE = hashlib.sha1(uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events").bytes, usedforsecurity=False)
+"""The hash of what all names begin with."""
+
+
+def uuid5(name: str) -> str:
+    """The UUIDv5 of a name among Tradeloop's events, in a third of `uuid.uuid5`'s time: every message has one."""
+    hashed = _NAMESPACE.copy()
+    hashed.update(name.encode())
+    digest = bytearray(hashed.digest())
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:32]}"
 
 
 class Message(BaseModel):
@@ -49,9 +66,17 @@ class Message(BaseModel):
             encoded = self.__dict__[_ENCODED] = self.__pydantic_serializer__.to_json(self, exclude_defaults=self.sparse)
         return encoded
 
+    def event_id(self, topic: str) -> str:
+        """The UUIDv5 of the topic and the message's identity. Computed once: a message has one topic."""
+        known: str | None = self.__dict__.get(_EVENT_ID)
+        if known is None:
+            known = self.__dict__[_EVENT_ID] = uuid5(f"{topic}|{self.identity}")
+        return known
+
     def __copy__(self) -> Self:
         copy = super().__copy__()
         copy.__dict__.pop(_ENCODED, None)
+        copy.__dict__.pop(_EVENT_ID, None)
         return copy
 
 
@@ -66,7 +91,8 @@ class UniverseMessage(Message):
 
     @property
     def trace(self) -> str:
-        return f"{self.universe}|{self.occurred}"
+        occurred = self.occurred
+        return f"{self.universe}|{None if occurred is None else spoken(occurred)}"
 
 
 class UniverseRequest(Message):

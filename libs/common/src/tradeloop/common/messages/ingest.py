@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, to_us
+from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso, to_us
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -57,7 +57,7 @@ class BarFrame(UniverseMessage):
 
     @property
     def identity(self) -> str:
-        return f"{self.universe}|{self.timeframe}|{self.open_time.isoformat()}|{self.revision}"
+        return f"{self.universe}|{self.timeframe}|{iso(self.open_time)}|{self.revision}"
 
     def check(self, clock: Clock) -> None:
         """Raise `UserError` unless the frame is one of its timeframe's grid that has opened by now."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import AwareDatetime
 
-from tradeloop.common.market import Name, TimeRange, Universe
+from tradeloop.common.market import Name, TimeRange, Universe, iso
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -68,4 +68,4 @@ class FeaturesComputed(UniverseMessage):
 
     @property
     def identity(self) -> str:
-        return f"{self.universe}|{self.feature_set}|{self.time.isoformat()}"
+        return f"{self.universe}|{self.feature_set}|{iso(self.time)}"

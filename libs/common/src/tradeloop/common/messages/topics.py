@@ -5,22 +5,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tradeloop.common import messages as m
 from tradeloop.common.bus.port import PARTITIONS, TopicSpec
+from tradeloop.common.messages.base import uuid5
 
 M_co = TypeVar("M_co", bound=m.Message, covariant=True)
 
 _GIB = 1 << 30
 _LONG: Mapping[str, int] = {"retention_days": 365, "retention_bytes": 16 * _GIB}
 """How long messages are kept that tell what was done, why, and what came of it."""
-
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://tradeloop.dev/events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +98,12 @@ def topic_of(message: type[m.Message]) -> Topic[m.Message]:
 
 def event_id(message: m.Message) -> str:
     """The message's id: a UUIDv5 of its topic and identity."""
-    return _uuid5(f"{_BY_MESSAGE[type(message)].name}|{message.identity}")
+    return message.event_id(_BY_MESSAGE[type(message)].name)
 
 
 def derived_id(*parts: object) -> str:
     """A UUIDv5 of the given parts, for orders, fills and requests."""
-    return _uuid5("|".join(map(str, parts)))
-
-
-def _uuid5(name: str) -> str:
-    """`str(uuid.uuid5(_NAMESPACE, name))`, in a third of the time: there are a dozen of these for every bar."""
-    digest = bytearray(hashlib.sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return uuid5("|".join(map(str, parts)))
 
 
 def retry_topic(topic: str, group: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
+from tradeloop.common.market import iso
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import Topic, event_id
 
@@ -43,7 +44,7 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
         TRACE: f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
     }
     if (occurred := message.occurred) is not None:
-        headers["ce_time"] = occurred.isoformat()
+        headers["ce_time"] = iso(occurred)
     return headers
 
 

@@ -14,4 +14,4 @@ def publish(producer: Producer, message: Message, source: str) -> None:
     Raises what `Producer.publish` raises. Delivery is certain only after `Producer.flush`.
     """
     topic = topic_of(type(message))
-    producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, source))
+    producer.publish(topic.name, message.key, message.encode(), headers_of(message, topic, source), message)

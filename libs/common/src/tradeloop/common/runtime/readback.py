@@ -51,13 +51,19 @@ def partitions_of(bus: Bus, topic: str, keys: Iterable[str]) -> Mapping[str, Par
     return {key: Partition(topic, partition_for(key, count)) for key in keys}
 
 
+def message_of(record: Record, kind: type[M]) -> M:
+    """The message of a record: the object itself where the bus hands it over. Raises pydantic's `ValidationError`."""
+    handed = record.message
+    return handed if isinstance(handed, kind) else kind.model_validate_json(record.value)
+
+
 def decoded(record: Record, kind: type[M]) -> M | None:
     """The message of a record; None, with a line in the log, for one that is no message of this type.
 
     Its consumers dead-letter such a record, so nothing was decided on it.
     """
     try:
-        return kind.model_validate_json(record.value)
+        return message_of(record, kind)
     except ValidationError:
         log.warning("not readable", topic=record.topic, partition=record.partition, offset=record.offset)
         return None

@@ -47,6 +47,7 @@ from tradeloop.common.runtime.outage import Outage
 from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.progress import EMPTY_NOTE, Progress
+from tradeloop.common.runtime.readback import message_of
 from tradeloop.common.runtime.retries import Lethal, NoEffect, Retries
 from tradeloop.common.runtime.service import RequestFailed, Service
 from tradeloop.common.runtime.standing import Standing
@@ -237,7 +238,7 @@ class Runner:
         self._progress.take(position)
         message: Message | None = None
         try:
-            message = CATALOGUE[self._retries.topic(record)].message.model_validate_json(record.value)
+            message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
             self.last_message = message
             self._handle(message, record, position, retried)
             if self._progress.cautious:

@@ -95,9 +95,13 @@ class Ingest(ServiceDefaults):
 
     def pending(self) -> Pending:
         """A request is finished with its last slice or frame: a crash before that repeats it."""
-        replays = (replay.position for waiting in self._replays.values() for replay in waiting)
-        behind = (position for _, position in self._behind)
-        return Pending((*self._backfills.pending(), *replays, *behind))
+        pending = self._backfills.pending()
+        for waiting in self._replays.values():
+            for replay in waiting:
+                pending.hold(replay.position)
+        for _, position in self._behind:
+            pending.hold(position)
+        return pending
 
     def revoked(self) -> None:
         """Work in progress ends; its requests come again to whoever gets their partitions."""

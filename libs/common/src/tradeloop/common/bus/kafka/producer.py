@@ -51,7 +51,9 @@ class KafkaProducer:
             logger=log,
         )
 
-    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
         if topic not in self._known:
             # Asked once: the client itself would hold messages for half a minute before it says so.
             if not self._exists(topic):
