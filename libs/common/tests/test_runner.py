@@ -913,7 +913,9 @@ class StrictProducer(MemoryProducer):
         super().__init__(bus)
         self._batch: list[tuple[str, str, bytes, Mapping[str, str]]] = []
 
-    def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
         self._batch.append((topic, key, value, headers))
 
     def flush(self, timeout_s: float = 30.0) -> None:

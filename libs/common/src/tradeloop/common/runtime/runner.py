@@ -146,8 +146,7 @@ class Runner:
 
     def not_ready(self) -> Sequence[str]:
         """The obstacles to handling messages now, in words; none when it is ready."""
-        joining = ("waits for its partitions",) if self.assigned is None else ()
-        return (*joining, *self._trouble)
+        return (*(("waits for its partitions",) if self.assigned is None else ()), *self._trouble)
 
     def commit(self, leaving: bool = False) -> None:
         """Flush outputs, make effects durable, then commit the offsets of everything that is finished.
