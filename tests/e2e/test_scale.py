@@ -133,7 +133,7 @@ def test_H5_five_hundred_instruments_in_one_universe() -> None:
 def test_H5_what_waits_is_bounded_by_its_size_and_stays_on_the_bus() -> None:
     """A few of such large messages are in memory, not as many as of small ones; all of them are taken in the end."""
     crowd = Crowd(1, 1, instruments=500, features=8, window=2)
-    for _ in range(60):
+    for _ in range(45):
         crowd.bar()
     crowd.start()
     inference, execution = crowd.runners
@@ -142,6 +142,6 @@ def test_H5_what_waits_is_bounded_by_its_size_and_stays_on_the_bus() -> None:
     inference.step()
     assert 1 < len(inference.service.pending()) < 40
     crowd.run()
-    assert crowd.published(SignalGenerated) == crowd.published(PortfolioMarked) == 60
+    assert crowd.published(SignalGenerated) == crowd.published(PortfolioMarked) == 45
     assert not execution.service.pending()
     crowd.stop()

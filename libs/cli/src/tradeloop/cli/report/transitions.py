@@ -132,7 +132,7 @@ class Joined:
         return pl.DataFrame(columns)
 
     def _observations(self, transitions: Sequence[Transition], decided: Sequence[int]) -> pl.Series:
-        """What the policy saw: the window of features, oldest first, and the account."""
+        """The observations of the policy: the window of features, oldest first, and the account."""
         if not transitions:
             return _vectors([])
         window = self._strategy.window

@@ -65,7 +65,7 @@ class Shelf:
         return self._loaded[name, reference]
 
     def actor(self, registered: RegisteredPolicy) -> Actor:
-        """What answers for a policy."""
+        """The actor of a policy, shared by all who have it."""
         key = registered.name, registered.policy.model_id
         actor = self._actors.get(key)
         if actor is None:
