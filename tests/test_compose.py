@@ -92,6 +92,7 @@ def test_every_service_is_told_what_a_deployment_tells_it(service: str) -> None:
         ),
     )
     here = {f"{service.upper()}_HTTP__HOST", f"{service.upper()}_HTTP__PORT"}
+    here |= {"INGEST_FILE_ROOT"} if service == "ingest" else set()
     assert set(SERVICES[service]["environment"]) == set(whole.environment(service)) | here
     assert SERVICES[service]["environment"][f"{service.upper()}_KAFKA__CLIENT_ID"] == f"tradeloop-{service}"
 

@@ -393,7 +393,7 @@ def test_train_then_backtest_in_a_home(
     monkeypatch.setenv("COLUMNS", "120")
     chosen = ["--bars", str(bars), "--strategy", "busy", "--home", str(folder / "home")]
     assert main(["train", "--steps", "1", "--seed", "5", *chosen]) == 0
-    assert re.search(r"busy-hours-\w{6} version 1 is now candidate", capsys.readouterr().out)
+    assert re.search(r"busy.hours-\w{6} version 1 is now candidate", capsys.readouterr().out)
     said = []
     for reference in (["--model", "1"], []):
         assert main(["backtest", *chosen, *reference]) == 0
@@ -474,14 +474,14 @@ def test_the_models_of_a_demo_are_kept_and_listed(
     home = ["--home", str(pair.home)]
     assert main(["models", "list", *home]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"busy-aaa-bbb:5 +candidate +2026-01-15 +0", said)
-    assert said.count("busy-aaa-bbb:") == 5
-    assert main(["models", "show", "busy-aaa-bbb", *home]) == 0
+    assert re.search(r"busy.aaa-bbb:5 +candidate +2026-01-15 +0", said)
+    assert said.count("busy.aaa-bbb:") == 5
+    assert main(["models", "show", "busy.aaa-bbb", *home]) == 0
     said = capsys.readouterr().out
-    assert "busy-aaa-bbb:5  candidate" in said
+    assert "busy.aaa-bbb:5  candidate" in said
     assert re.search(r"timeframe +1h\n +instrument_ids +file:AAA, file:BBB", said)
-    assert main(["models", "show", "busy-none", *home]) == 2
-    assert "busy-aaa-bbb:5 (candidate)" in capsys.readouterr().err
+    assert main(["models", "show", "busy.none", *home]) == 2
+    assert "busy.aaa-bbb:5 (candidate)" in capsys.readouterr().err
     assert main(["models", "list", "--home", str(pair.home / "no")]) == 2
     assert "has no models" in capsys.readouterr().err
 
@@ -522,15 +522,15 @@ def test_a_model_of_another_symbol_by_name(
         "--bars",
         f"DDD={walk(folder / 'd.csv', 300, 6)}",
     ]
-    for reference in ("busy-aaa-bbb", "busy-aaa-bbb:5", "busy-aaa-bbb:candidate"):
+    for reference in ("busy.aaa-bbb", "busy.aaa-bbb:5", "busy.aaa-bbb:candidate"):
         assert main(["backtest", *other, "--model", reference]) == 0
         said = capsys.readouterr().out
-        assert "with model busy-aaa-bbb:5" in said
+        assert "with model busy.aaa-bbb:5" in said
         assert "trained on file:AAA, file:BBB (universe aaa-bbb), and these are file:CCC, file:DDD" in said
     assert main(["backtest", *other]) == 2
     said = capsys.readouterr().err
-    assert "has no model busy-ccc-ddd:candidate, nor candidate:candidate; it has busy-aaa-bbb:5 (candidate)" in said
-    assert main(["backtest", *home, "--bars", str(often.bars), "--model", "busy-aaa-bbb"]) == 2
+    assert "has no model busy.ccc-ddd:candidate, nor candidate:candidate; it has busy.aaa-bbb:5 (candidate)" in said
+    assert main(["backtest", *home, "--bars", str(often.bars), "--model", "busy.aaa-bbb"]) == 2
     assert "was trained with instruments 2, strategy busy on these bars has 1" in capsys.readouterr().err
 
 
@@ -567,7 +567,7 @@ def test_more_markets_are_learnt_from_and_another_is_traded(
     assert "Learnt from 3 markets: A (400 bars), B (400 bars), C (400 bars)" in capsys.readouterr().out
     fourth = walk(folder / "many" / "d.csv", 300, 40, first=20)
     assert (
-        main(["backtest", "--home", str(home), "--strategy", "busy", "--model", "busy-a", "--bars", str(fourth)]) == 0
+        main(["backtest", "--home", str(home), "--strategy", "busy", "--model", "busy.a", "--bars", str(fourth)]) == 0
     )
     said = capsys.readouterr().out
     assert "The model learnt from b, c too, beside" in said
@@ -607,7 +607,7 @@ def test_a_name_stands_for_one_history_which_may_grow(folder: Path, capsys: pyte
     home, file = folder / "named", walk(folder / "named.csv", 260, 1)
     assert trained(home, file, "--name", "gold") == 0
     assert trained(home, walk(folder / "longer.csv", 300, 1), "--name", "gold") == 0
-    assert "busy-gold version 2 is now candidate" in capsys.readouterr().out
+    assert "busy.gold version 2 is now candidate" in capsys.readouterr().out
     before = models_in(home)
     refusals = {
         walk(folder / "shorter.csv", 299, 1): "holds 300 1h bars of file:gold, and 1 of them are missing or different",

@@ -112,8 +112,10 @@ def live(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def register(models: MlflowModelStore, world: World, trained_on: World) -> None:
-    """Make the policy of one world the one that another one asks for."""
-    registered = models.register(world.model, trained_on.policy, metrics={}, parameters={})
+    """Make what another world's bars would teach the policy that a world asks for."""
+    manifest = trained_on.policy.manifest.model_copy(update={"universe": world.name})
+    policy = replace(trained_on.policy, manifest=manifest)
+    registered = models.register(world.model, policy, metrics={}, parameters={})
     models.set_alias(world.model, world.portfolio.model_alias, registered.version)
 
 

@@ -46,6 +46,9 @@ class Fussy(ServiceDefaults):
         self.seen.append(message.portfolio)
         return ()
 
+    def answers(self, message: Message) -> bool:
+        return False
+
 
 def signal(portfolio: str) -> bytes:
     return SignalGenerated(universe="u", portfolio=portfolio, time=T0, instruments=("x:Y",), targets=(0.5,)).encode()

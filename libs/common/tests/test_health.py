@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from tests.waiting import until
 from tradeloop.common.bus.memory import MemoryBus
@@ -23,7 +24,7 @@ from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, LogPosition, P
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
-from tradeloop.common.messages.topics import topic_of
+from tradeloop.common.messages.topics import dead_letter_topic, topic_of
 from tradeloop.common.runtime.health import Health, HttpSettings, listening, serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.policy import RunPolicy
@@ -192,13 +193,42 @@ def test_who_found_the_bus_away_is_ready_again_when_it_answers(stand: Stand, mon
 def test_alive_is_who_moves_on(stand: Stand) -> None:
     stand.step()
     assert stand.health.live().status == 200
-    stand.clock.advance(121.0)
+    stand.clock.advance(301.0)
     page = stand.health.live()
-    assert (page.status, json.loads(page.body)) == (503, {"live": False, "idle_s": 121.0})
+    assert (page.status, json.loads(page.body)) == (503, {"live": False, "idle_s": 301.0})
     stand.service.down = True  # what waits for others is no less alive
     for _ in range(5):
         stand.step(100.0)
         assert stand.health.live().status == 200
+
+
+def test_H3_a_long_message_is_alive_while_it_says_so_or_its_group_bears_it(stand: Stand) -> None:
+    lives: list[int] = []
+
+    class Long(Counting):
+        name = "long"
+        says = True
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            for _ in range(6):
+                stand.clock.advance(100.0)
+                lives.append(health.live().status)
+                if self.says:
+                    self.beat()
+            return ()
+
+    service = Long()
+    stand.send(1)
+    runner = Runner(service, stand.bus, stand.clock, POLICY)
+    health = Health(runner, HttpSettings(), stand.stop)
+    runner.step()
+    assert lives == [200] * 6
+    lives.clear()
+    service.says = False
+    stand.send(2)
+    runner.step()
+    assert lives == [200, 200, 200, 503, 503, 503], "as long as the group bears it, and no longer"
+    assert Health(runner, HttpSettings(live_within_s=1000.0), stand.stop).live().status == 200
 
 
 def test_metrics(stand: Stand) -> None:
@@ -253,6 +283,41 @@ def test_H6_every_portfolio_that_stands_still_is_named(stand: Stand) -> None:
     stand.service.standing = []
     stand.step()
     assert json.loads(stand.health.ready().body)["portfolios"] == {}, "also while the store is away"
+
+
+def test_H6_dead_letters_are_counted_where_they_are(stand: Stand) -> None:
+    stand.step()
+    stand.send(13, 13, 1)
+    stand.step()
+    again = Health(Runner(Counting(), stand.bus, stand.clock, POLICY), HttpSettings(), stand.stop)
+    again.sample()  # a new process, whose own counters begin anew
+    stand.health = again
+    topic = dead_letter_topic(SOURCE, "counting")
+    assert stand.metric("tradeloop_dead_letters", topic=topic) == 2
+    partition = next(p for p, end in stand.bus.end_offsets(topic).items() if end)
+    stand.bus.drop_before(partition, 1)
+    again.sample()
+    assert stand.metric("tradeloop_dead_letters", topic=topic) == 1
+
+
+def test_M4_what_retention_took_is_said_and_counted(stand: Stand) -> None:
+    stand.step()
+    stand.send(*range(3))
+    stand.step()
+    stand.runner.close()
+    stand.send(*range(20, 25))
+    partition = next(p for p, end in stand.bus.end_offsets(SOURCE).items() if end)
+    stand.bus.drop_before(partition, 7)
+    stand.runner = Runner(stand.service, stand.bus, stand.clock, POLICY)
+    stand.health = Health(stand.runner, HttpSettings(), stand.stop)
+    with capture_logs() as logs:
+        stand.step()
+    assert stand.reasons() == [], "a restart would bring nothing back"
+    assert json.loads(stand.health.ready().body)["lost"] == {f"{SOURCE}/{partition.number}": 4}
+    assert stand.metric("tradeloop_messages_lost", topic=SOURCE, partition=str(partition.number)) == 4
+    [line] = [each for each in logs if each["event"].startswith("lost")]
+    assert (line["log_level"], line["messages"], line["committed"]) == ("error", 4, 3)
+    assert stand.runner.counters.handled == 1
 
 
 def test_lag_counts_from_what_the_bus_still_holds(stand: Stand) -> None:

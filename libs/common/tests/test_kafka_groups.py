@@ -309,3 +309,41 @@ def test_a_prefix_keeps_worlds_apart(kafka: str) -> None:
         assert bus.begin_offsets(name)[place] == 1
     replay.delete_topics([name])
     assert (plain.partitions(name), replay.partitions(name)) == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["execution-0", None])
+def test_H3_a_step_that_took_too_long_is_called_so(
+    bus: KafkaBus, caplog: pytest.LogCaptureFixture, name: str | None
+) -> None:
+    """Kafka gives the partitions to others; with a static name, it takes the name away too. Nobody else has it."""
+    bus.create_topics([TopicSpec("bars")])
+    hasty = bus._settings.model_copy(
+        update={"group_instance_id": name, "longest_step_s": 6.0, "session_timeout_s": 6.0}
+    )
+    replica = Replica(KafkaBus(hasty), "g", ["bars"])
+
+    def owns() -> bool:
+        try:
+            replica.step()
+        except BusUnavailable:
+            return False
+        return len(replica.owned) == PARTITIONS
+
+    def said() -> int:
+        return sum("a step took longer than 6 s" in record.getMessage() for record in caplog.records)
+
+    def expelled_once_more() -> None:
+        until(owns)
+        changes, before = len(replica.changes), said()
+        with closing(bus.producer()) as producer:
+            producer.publish("bars", "u", b"1", {})
+            producer.flush()
+        handling = threading.Event()
+        handling.wait(9.0)  # a step that is too long is the test
+        until(lambda: (owns(), said() > before)[1])
+        until(lambda: owns() and len(replica.changes) > changes)
+
+    for _ in range(2):
+        expelled_once_more()
+    assert said() == 2
+    replica.close()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import secrets
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from tests.waiting import until
-from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.kafka import Difference, KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import LogPosition, Partition, Record
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
@@ -50,6 +54,7 @@ class Picky(ServiceDefaults):
     tried: list[tuple[int, float]] = field(default_factory=list)
     poison: int | None = None
     verbose: int | None = None
+    much: int = 1_200_000
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         assert isinstance(message, TrainingProgressed)
@@ -57,8 +62,16 @@ class Picky(ServiceDefaults):
         if message.step == self.poison:
             raise ValueError(f"cannot stand {message.step}")
         self.handled.append(message.step)
-        why = "because " * 150_000 if message.step == self.verbose else ""
-        return [ModelActivated(universe="u", portfolio="p", time=T0, model="m", version="1", model_id="x", cause=why)]
+        why = secrets.token_hex(self.much // 2) if message.step == self.verbose else ""
+        return [
+            ModelActivated(
+                universe="u", portfolio="p", time=T0, model="m", version=str(message.step), model_id="x", cause=why
+            )
+        ]
+
+
+def poll(runner: Runner) -> bool:
+    return runner.step(timeout_s=0.05) >= 0
 
 
 @contextmanager
@@ -184,3 +197,73 @@ def test_headers_of_others_are_no_commands(bus: KafkaBus) -> None:
     assert dead.headers[ORIGIN] == f"{SOURCE}/{place.number}/{offset}"
     assert service.handled == [1]
     assert runner.counters.retried == 2
+
+
+@contextmanager
+def limit(bus: KafkaBus, topic: str, size: int) -> Iterator[None]:
+    """A server's limit of a topic's messages, below the client's."""
+    bus.configure([Difference(topic, "max.message.bytes", str(size), None)])
+    try:
+        yield
+    finally:
+        bus.configure([Difference(topic, "max.message.bytes", "1048588", None)])
+
+
+def test_H3_a_servers_limit_spares_small_messages_and_the_process(bus: KafkaBus) -> None:
+    """The message that the server refuses is found and given up on; whatever went out beside it is stored."""
+    service = Picky(verbose=3, much=200_000)
+    with limit(bus, OUTPUT, 50_000), running(bus, service) as runner:
+        before = len(everything(bus, OUTPUT))
+        send(bus, *(progress(n).encode() for n in range(1, 7)))
+        until(lambda: poll(runner) and runner.counters.dead_letters and not runner.waiting)
+        until(lambda: poll(runner) and not runner.not_ready())
+        runner.commit()
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert dead.value == progress(3).encode()
+    assert dead.headers[ERROR].startswith("MessageTooLarge: ")
+    said = [ModelActivated.model_validate_json(each.value) for each in everything(bus, OUTPUT)[before:]]
+    assert {each.version for each in said} == {"1", "2", "4", "5", "6"}
+
+
+def live(settings: KafkaSettings, name: str, folder: Path) -> None:
+    """A life of a process that dies at the fourth message, as it would of a fault in a library."""
+
+    class Lethal(Picky):
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            assert isinstance(message, TrainingProgressed)
+            with (folder / "began").open("a") as file:
+                file.write(f"{message.step} ")
+            if message.step == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().handle(message, position)
+
+    mine = KafkaBus(settings)
+    with closing(Runner(Lethal(name=name), mine, CLOCK, POLICY)) as runner:
+        until(lambda: poll(runner) and runner.counters.handled and not runner.waiting and lag(mine, runner) == 0)
+
+
+def lag(bus: KafkaBus, runner: Runner) -> int:
+    return sum(end - runner.committed.get(place, 0) for place, end in bus.end_offsets(SOURCE).items())
+
+
+def test_H3_a_message_that_kills_the_process_is_set_aside(kafka: str, bus: KafkaBus, tmp_path: Path) -> None:
+    service = Picky()
+    with running(bus, service):
+        pass  # where the group begins
+    send(bus, *(progress(n).encode() for n in range(1, 9)))
+    settings = KafkaSettings(bootstrap_servers=kafka, prefix=PREFIX, session_timeout_s=6.0, extra=FAST)
+    codes: list[int | None] = []
+    while not codes or codes[-1] != 0:
+        process = multiprocessing.get_context("spawn").Process(target=live, args=(settings, service.name, tmp_path))
+        process.start()
+        process.join(120)
+        codes.append(process.exitcode)
+        assert len(codes) < 6, codes
+    assert codes == [-signal.SIGKILL] * 3 + [0], "in its batch, and twice alone"
+    [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
+    assert dead.value == progress(4).encode()
+    assert dead.headers[ERROR].startswith("Lethal: the process died at it")
+    began = [int(step) for step in (tmp_path / "began").read_text().split()]
+    assert began[:4] == [1, 2, 3, 4]
+    assert began[-4:] == [5, 6, 7, 8]
+    assert began.count(4) == 3

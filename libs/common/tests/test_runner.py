@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from tradeloop.common.bus.memory import MemoryBus, MemoryProducer
 from tradeloop.common.bus.port import (
@@ -15,13 +19,14 @@ from tradeloop.common.bus.port import (
     LogPosition,
     MessageTooLarge,
     Partition,
+    TopicSpec,
     partition_for,
 )
-from tradeloop.common.clock import ManualClock
-from tradeloop.common.errors import Unavailable
+from tradeloop.common.clock import ManualClock, SystemClock
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
-from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, ORIGIN
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, KIND, ORIGIN, trace_id
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
@@ -87,8 +92,8 @@ def send(bus: MemoryBus, *messages: Message) -> None:
 
 
 def read(bus: MemoryBus, topic: str) -> list[tuple[bytes, dict[str, str]]]:
-    consumer = bus.consumer(f"reader of {topic}", [topic])
-    return [(record.value, dict(record.headers)) for record in consumer.poll()]
+    with closing(bus.consumer(f"reader of {topic}", [topic])) as consumer:
+        return [(record.value, dict(record.headers)) for record in consumer.poll()]
 
 
 def test_handles_in_order_and_publishes_with_the_headers_of_an_event(bus: MemoryBus, clock: ManualClock) -> None:
@@ -314,7 +319,7 @@ def test_what_cannot_be_put_aside_stays_where_it_is(clock: ManualClock, attempts
         assert set(service.steps) == {1}, "nothing overtakes it"
         assert runner.not_ready() == ("no broker",)
         assert (runner.counters.retried, runner.counters.dead_letters) == (0, 0)
-        assert not runner.committed
+        assert not any(runner.committed.values())
     bus.refusal = None
     clock.advance(1.0)
     runner.step()
@@ -441,6 +446,7 @@ class Wordy(Recorder):
         self.verbose: set[int] = set()
         self.short = True
         self.by_itself: list[int] = []
+        self.uncommitted: list[int] = []
         self.handed_over: list[int] = []
 
     def handle(self, message: Message, position: LogPosition) -> Iterator[Message]:
@@ -449,7 +455,14 @@ class Wordy(Recorder):
 
     def advance(self) -> Iterator[Message]:
         while self.by_itself:
-            yield from self._say(self.by_itself.pop(0))
+            self.uncommitted.append(self.by_itself.pop(0))
+            yield from self._say(self.uncommitted[-1])
+
+    def before_commit(self, offsets: Mapping[Partition, int]) -> None:
+        self.uncommitted.clear()
+
+    def revoked(self) -> None:
+        self.by_itself[:0], self.uncommitted = self.uncommitted, []
 
     def _say(self, step: int) -> Iterator[Message]:
         why = "because " * 20_000 if step in self.verbose else ""
@@ -555,6 +568,362 @@ def test_held_messages_are_not_committed_and_too_many_pause_the_partition(bus: M
     again.name = "holder"
     Runner(again, bus, clock, POLICY).step()
     assert again.steps[0] == 3, "everything from the oldest held message on comes again"
+
+
+def test_bytes_that_wait_pause_a_partition_too(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Holder()
+    policy = RunPolicy(commit_interval_s=0.0, max_records=2, max_pending_bytes=4 * len(progress(0).encode()))
+    runner = Runner(service, bus, clock, policy)
+    send(bus, *(progress(i) for i in range(10)))
+    while runner.step():
+        pass
+    assert service.steps == [0, 1, 2, 3]
+    for position in service.positions[:2]:
+        service.taken.release(position)
+    for _ in range(4):
+        runner.step()
+    assert service.steps == [0, 1, 2, 3, 4, 5], "as much again as was finished"
+
+
+def test_H6_a_failure_says_which_universe_bar_and_trace_and_where_it_was_raised(
+    bus: MemoryBus, clock: ManualClock
+) -> None:
+    class Activated(Recorder):
+        name = "activated"
+        consumes = (ModelActivated,)
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            raise KeyError("lost")
+
+    runner = Runner(Activated(), bus, clock, POLICY)
+    message = ModelActivated(universe="u", portfolio="p", time=T0, model="m", version="1", model_id="x")
+    with capture_logs() as logs:
+        send(bus, message)
+        after_its_retries(runner, clock)
+    lines = [line for line in logs if line["event"] == "message failed"]
+    assert [line["attempt"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert (line["universe"], line["portfolio"], line["time"]) == ("u", "p", T0.isoformat())
+        assert line["trace_id"] == trace_id(message)
+        assert line["exc_info"].__traceback__.tb_next is not None, "the traceback reaches into the handler"
+        assert line["error"] == "KeyError: 'lost'"
+
+
+def test_M5_topics_of_different_partition_counts_are_refused(clock: ManualClock) -> None:
+    bus = MemoryBus()
+    bus.create_topics([TopicSpec(SOURCE, 3)])
+    with pytest.raises(UserError, match=rf"recorder cannot start: .*{SOURCE} 3, .*retry.recorder 12.*topics diff"):
+        Runner(Recorder(), bus, clock, POLICY)
+
+
+def test_L1_an_outage_is_logged_once_then_every_minute_and_when_it_is_over(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, progress(1))
+    service.down = True
+    with capture_logs() as logs:
+        for _ in range(150):
+            runner.step()
+            clock.advance(1.0)
+        service.down = False
+        runner.step()
+    about = [(line["event"], line.get("for_s", line.get("after_s"))) for line in logs]
+    assert about == [
+        ("unavailable", 0.0),
+        ("unavailable", 60.0),
+        ("unavailable", 120.0),
+        ("available again", 150.0),
+    ]
+
+
+def test_L1_what_is_unavailable_keeps_no_processor_busy(bus: MemoryBus) -> None:
+    class Stopping(Recorder):
+        tries = 0
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            self.tries += 1
+            if self.tries == 4:
+                stop.set()
+            raise Unavailable("the store is away")
+
+    stop, service = threading.Event(), Stopping()
+    runner = Runner(service, bus, SystemClock(), RunPolicy(unavailable_delay_s=0.05))
+    steps = 0
+    step = runner.step
+
+    def counted(timeout_s: float = 0.0) -> int:
+        nonlocal steps
+        steps += 1
+        return step(timeout_s)
+
+    runner.step = counted  # type: ignore[method-assign]
+    send(bus, progress(1))
+    runner.run(stop)
+    assert steps <= 2 * service.tries + 1
+
+
+def test_L2_closing_asks_a_bus_that_is_away_once_and_not_for_long(clock: ManualClock) -> None:
+    """A container is killed after half a minute; what was not committed comes again to the next one."""
+    asked: list[float] = []
+
+    class Silent(MemoryProducer):
+        def flush(self, timeout_s: float = 30.0) -> None:
+            asked.append(timeout_s)
+            raise BusUnavailable("no answer")
+
+    class Away(MemoryBus):
+        def producer(self) -> MemoryProducer:
+            return Silent(self)
+
+    bus = Away()
+    bus.create_topics(specs({}))
+    runner = Runner(service := Recorder(), bus, clock, RunPolicy(commit_interval_s=1000.0))
+    MemoryProducer(bus).publish(SOURCE, "run", progress(1).encode(), {})
+    runner._commit_due = 1000.0
+    runner.step()
+    assert service.steps == [1]
+    runner.close()
+    assert asked == [5.0]
+
+
+def test_M7_many_failures_in_a_row_are_nobodys_fault(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    service.poison = set(range(2, 40))
+    runner = Runner(service, bus, clock, POLICY)
+    send(bus, *(progress(i) for i in range(40)))
+    with capture_logs() as logs:
+        for _ in range(20):
+            runner.step()
+            clock.advance(1.0)
+    assert service.steps == [0, 1]
+    assert runner.counters.retried == 4
+    assert runner.counters.dead_letters == 0, "not even those that failed first"
+    [reason] = runner.not_ready()
+    assert reason == "5 messages in a row failed with ValueError, the last one with: cannot stand 6"
+    assert len([line for line in logs if line["event"].startswith("every message fails")]) == 1
+    service.poison = set()
+    for _ in range(4):
+        clock.advance(1.0)
+        runner.step()
+    assert sorted(service.steps) == list(range(40))
+    assert runner.counters.dead_letters == 0
+    assert runner.not_ready() == ()
+
+
+def test_M7_a_row_of_bad_messages_ends_all_the_same(bus: MemoryBus, clock: ManualClock) -> None:
+    service = Recorder()
+    service.poison = set(range(7))
+    runner = Runner(service, bus, clock, RunPolicy(commit_interval_s=0.0, attempts=1, systemic_patience_s=60.0))
+    send(bus, *(progress(i) for i in range(9)))
+    for _ in range(59):
+        runner.step()
+        clock.advance(1.0)
+    assert runner.counters.dead_letters == 4
+    for _ in range(140):
+        runner.step()
+        clock.advance(1.0)
+    assert service.steps == [7, 8]
+    assert runner.counters.dead_letters == 7
+
+
+def test_M7_different_errors_and_errors_of_the_messages_own_do_not_add_up(bus: MemoryBus, clock: ManualClock) -> None:
+    class Various(Recorder):
+        name = "various"
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            assert isinstance(message, TrainingProgressed)
+            raise (ValueError, KeyError)[message.step % 2](message.step) if message.step < 20 else UserError("yours")
+
+    runner = Runner(Various(), bus, clock, RunPolicy(commit_interval_s=0.0, attempts=1))
+    send(bus, *(progress(i) for i in range(40)))
+    for _ in range(20):
+        bus.producer().publish(SOURCE, "run", b"?", {})
+    runner.step()
+    assert runner.counters.dead_letters == 60
+    assert runner.not_ready() == ()
+
+
+class Killed(BaseException):
+    """The end of a process: nothing after it is carried out."""
+
+
+class Mortal(Recorder):
+    """Dies at some messages, of nothing that anybody can catch."""
+
+    name = "mortal"
+
+    def __init__(self, *lethal: int) -> None:
+        super().__init__()
+        self.lethal = set(lethal)
+
+    def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+        assert isinstance(message, TrainingProgressed)
+        if message.step in self.lethal:
+            raise Killed
+        return super().handle(message, position)
+
+
+def lives(bus: MemoryBus, service: Mortal, clock: ManualClock, policy: RunPolicy = POLICY) -> Runner | None:
+    """A life of a process: until nothing is left to do, or its end."""
+    runner = Runner(service, bus, clock, policy)
+    try:
+        while runner.step():
+            pass
+    except Killed:
+        # A server takes the partitions of a dead member away.
+        group = bus._groups[service.name]
+        group.members.clear()
+        group.generation += 1
+        return None
+    return runner
+
+
+def test_H3_a_message_at_which_the_process_dies_is_set_aside(bus: MemoryBus, clock: ManualClock) -> None:
+    send(bus, *(progress(i, f"run-{i % 7}") for i in range(100)))
+    services = [Mortal(40, 77) for _ in range(20)]
+    ends = []
+    for service in services:
+        ends.append(lives(bus, service, clock))
+        if ends[-1] is not None:
+            break
+    deaths = sum(end is None for end in ends)
+    assert deaths <= 6, "three for each: in its batch, and twice alone"
+    dead = read(bus, dead_letter_topic(SOURCE, "mortal"))
+    assert {value for value, _ in dead} == {progress(n, f"run-{n % 7}").encode() for n in (40, 77)}
+    for _, headers in dead:
+        assert headers[ERROR] == "Lethal: the process died at it, or took longer than its group allows, 2 times"
+        assert headers[KIND] == "internal"
+    handled = {step for service in services for step in service.steps}
+    assert handled == set(range(100)) - {40, 77}
+    runner = ends[-1]
+    assert runner is not None
+    runner.close()
+    assert not bus._groups["mortal"].notes.get(next(iter(bus.end_offsets(SOURCE)))), "who leaves takes the note away"
+
+
+def test_H3_processes_that_are_killed_at_any_message_set_nothing_aside(bus: MemoryBus, clock: ManualClock) -> None:
+    """Each life ends somewhere else: no message is to blame."""
+    victims = np.random.default_rng(7).permutation(300)[:60]
+    send(bus, *(progress(i, f"run-{i % 7}") for i in range(300)))
+    steps: set[int] = set()
+    policy = RunPolicy(commit_interval_s=0.0, attempts=3, max_records=20, max_uncommitted=20)
+    for victim in (*victims.tolist(), -1):
+        service = Mortal(victim)
+        lives(bus, service, clock, policy)
+        steps.update(service.steps)
+    assert steps == set(range(300))
+    assert not read(bus, dead_letter_topic(SOURCE, "mortal"))
+
+
+def test_H3_errors_that_a_process_survives_are_not_its_death(bus: MemoryBus, clock: ManualClock) -> None:
+    """A store that is away, a bus that refuses for good: however often the process is killed while it waits."""
+
+    class Waits(Mortal):
+        refusal: Exception = Unavailable("the store is away")
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            raise self.refusal
+
+    send(bus, progress(1))
+    assert lives(bus, Mortal(1), clock) is None
+    for refusal in (Unavailable("the store is away"), BusError("not authorized")) * 3:
+        service = Waits()
+        service.refusal = refusal
+        runner = Runner(service, bus, clock, POLICY)
+        with suppress(BusError):
+            runner.step()
+        bus._groups["mortal"].members.clear()
+    runner = Runner(healthy := Mortal(), bus, clock, POLICY)
+    runner.step()
+    assert healthy.steps == [1]
+    assert runner.counters.dead_letters == 0
+
+
+def test_H3_after_a_death_few_messages_are_handled_alone(bus: MemoryBus, clock: ManualClock) -> None:
+    """Only what may have been in hand: what the dead one is known to have survived, and what came later, is not."""
+    policy = RunPolicy(commit_interval_s=0.0, max_records=10, max_uncommitted=10)
+    send(bus, *(progress(i) for i in range(45)))
+    assert lives(bus, Mortal(33), clock, policy) is None
+    send(bus, *(progress(i) for i in range(45, 100)))
+    service = Mortal()
+    runner = lives(bus, service, clock, policy)
+    assert runner is not None
+    assert service.steps == list(range(30, 100))
+    assert 15 <= service.committed <= 40, "a commit before each of 15, then one for each batch"
+
+
+def test_a_death_within_what_waits_spares_those_that_wait(bus: MemoryBus, clock: ManualClock) -> None:
+    class Waiting(Mortal):
+        name = "waiting"
+
+        def __init__(self, *lethal: int) -> None:
+            super().__init__(*lethal)
+            self.held = Pending()
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            outputs = super().handle(message, position)
+            if self.steps[-1] < 3:
+                self.held.hold(position)
+            return outputs
+
+        def pending(self) -> Pending:
+            return self.held
+
+    send(bus, *(progress(i) for i in range(10)))
+    lifes = [lives(bus, service := Waiting(6), clock) for _ in range(4)]
+    assert [life is None for life in lifes] == [True, True, True, False]
+    assert service.steps == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert len(read(bus, dead_letter_topic(SOURCE, "waiting"))) == 1
+
+
+def test_what_a_server_refuses_for_its_size_is_found_out_and_spares_the_others(clock: ManualClock) -> None:
+    """A server's limit below the client's shows when the outputs are stored, not when they are published."""
+    bus = Strict()
+    bus.create_topics(specs({}))
+    service = Wordy()
+    service.verbose, service.short = {3, 6}, False
+    runner = Runner(service, bus, clock, POLICY)
+    for step in range(8):
+        MemoryProducer(bus).publish(SOURCE, "run", progress(step).encode(), {})
+    service.by_itself = [10, 11]
+    for _ in range(30):
+        runner.step()
+        clock.advance(1.0)
+    assert {step for step, _ in said(bus)} == {0, 1, 2, 4, 5, 7, 10, 11}
+    dead = read(bus, dead_letter_topic(SOURCE, "wordy"))
+    assert [value for value, _ in dead] == [progress(3).encode(), progress(6).encode()]
+    assert runner.not_ready() == ()
+    service.short = True
+    service.by_itself, service.verbose = [20, 21, 22], {21}
+    for _ in range(5):
+        clock.advance(1.0)
+        runner.step()
+    assert {(20, False), (21, True), (22, False)} <= set(said(bus))
+
+
+class Strict(MemoryBus):
+    """A bus whose server refuses a whole batch when one of its messages is too large."""
+
+    def producer(self) -> MemoryProducer:
+        return StrictProducer(self)
+
+
+class StrictProducer(MemoryProducer):
+    def __init__(self, bus: Strict) -> None:
+        super().__init__(bus)
+        self._batch: list[tuple[str, str, bytes, Mapping[str, str]]] = []
+
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
+    ) -> None:
+        self._batch.append((topic, key, value, headers))
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        batch, self._batch = self._batch, []
+        if any(len(value) > 100_000 for _, _, value, _ in batch):
+            raise MessageTooLarge("the server's limit")
+        for one in batch:
+            super().publish(*one)
 
 
 def test_pump_runs_services_until_all_are_quiet(bus: MemoryBus, clock: ManualClock) -> None:

@@ -38,7 +38,7 @@ from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, l
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
-from tradeloop.execution.inputs import VenueFill
+from tradeloop.execution.domain.inputs import VenueFill
 from tradeloop.execution.ports import Change, Venue
 
 START_US = 1_700_000_040_000_000
@@ -630,6 +630,16 @@ def test_H7_an_order_that_was_recorded_and_never_sent_is_sent_after_a_restart() 
     assert len(of(OrderFilled, again.out)) == 2
 
 
+def test_a_correction_of_a_bar_is_no_bar() -> None:
+    world, whole = World(), World()
+    for t in range(5):
+        for each in (world, whole):
+            each.give(frame(t), signal(t, 0.3, 0.1 * t))
+        world.give(frame(t, 250.0).model_copy(update={"revision": 1}))
+    world.give(frame(5, 250.0).model_copy(update={"revision": 1}))
+    assert world.out == whole.out
+
+
 def test_M8_a_frame_or_a_signal_from_the_future_is_refused_and_changes_nothing() -> None:
     world, whole = World(), World()
     for t in range(4):
@@ -668,3 +678,15 @@ def test_H1_a_book_that_holds_what_is_no_longer_traded_is_refused_and_shown() ->
     assert not of(PortfolioMarked, again.out)
     assert "the book holds x:A, which its portfolio no longer trades" in again.standing.cause
     assert not again.execution.pending()
+
+
+def test_H1_a_book_whose_portfolio_is_gone_is_shown() -> None:
+    """Renamed, or its file was lost: what it holds is at the venue all the same."""
+    world = World("before", "flat")
+    world.give(frame(0), signal(0, 0.5, 0.0, portfolio="before"), signal(0, portfolio="flat"), frame(1))
+    renamed = World("after", ledger=world.ledger)
+    renamed.give(frame(2))
+    gone, present = renamed.execution.standings()
+    assert (gone.portfolio, gone.quarantined_since) == ("before", closes(1))
+    assert "no portfolio has its name" in gone.cause
+    assert (present.portfolio, present.marked) == ("after", closes(2))

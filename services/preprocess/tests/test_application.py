@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
@@ -23,7 +24,17 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features import FeatureError, cross_rank, log_return, of, on, relative, talib, time_of_day
+from tradeloop.common.features import (
+    FeatureError,
+    cross_rank,
+    log_return,
+    of,
+    on,
+    relative,
+    talib,
+    time_of_day,
+    windowed,
+)
 from tradeloop.common.market import (
     EVER_US,
     Bar,
@@ -363,6 +374,46 @@ def test_after_a_frame_without_volume_others_go_on() -> None:
     messages = published(preprocess, feed(bars, 30, 40))
     expected = STRATEGIES["volume"].feature_set.compute(bars, BASE).values[30:]
     assert same(np.array([message.values for message in messages], dtype=np.float64), expected)
+
+
+BREAKS: list[int] = []
+"""How often `fragile` still fails; empty for never."""
+
+
+def fragile(close: Floats) -> Floats:
+    if BREAKS and BREAKS.pop():
+        raise ZeroDivisionError("of the author's own making")
+    return close[..., -1]
+
+
+STRATEGIES["fragile"] = Strategy("fragile", [windowed("last", fragile, 2, inputs=("close",))], Gain())
+
+
+@pytest.mark.parametrize("failures", [1, 2, 40])
+def test_features_that_fail_are_published_as_unknown_and_others_go_on(failures: int) -> None:
+    """A failure that passes equals none; what fails for good costs its bar, and no other feature set."""
+    bars = market(3, 40, gap=0.0, missing=0.0)
+    whole = published(service(stored(bars), strategies=("fragile", "s")), feed(bars))
+    preprocess = service(stored(bars), strategies=("fragile", "s"))
+    with capture_logs():
+        out = published(preprocess, feed(bars, 0, 30))
+        BREAKS.extend([1] * failures)
+        out += published(preprocess, feed(bars, 30, 31))
+        BREAKS.clear()
+        out += published(preprocess, feed(bars, 31, 40))
+    own = STRATEGIES["fragile"].feature_set.id
+    assert [one for one in out if one.feature_set != own] == [one for one in whole if one.feature_set != own]
+    failed = [one for one in out if one.error]
+    if failures == 1:
+        assert out == whole
+        return
+    [lost] = failed
+    assert lost.error == "ZeroDivisionError: of the author's own making"
+    assert {value for row in lost.values for value in row} == {None}
+    assert [one for one in out if not one.error] == [
+        one for one in whole if (one.time, one.feature_set) != (lost.time, own)
+    ]
+    assert preprocess.tallies() == {("features_failed", "u"): 1}
 
 
 def request(start_us: int, end_us: int, strategy: str = "s") -> PreprocessRequested:

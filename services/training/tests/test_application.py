@@ -124,9 +124,9 @@ def test_a_request_becomes_a_candidate(house: House) -> None:
     runner = Runner(house.service(), house.bus, house.clock)
     assert runner.step() > 0
     (ready,) = house.published(ModelReady)
-    registered = house.models.load("test-synthetic", "candidate")
+    registered = house.models.load("test.synthetic", "candidate")
     manifest = registered.policy.manifest
-    assert (ready.model, ready.version, ready.alias) == ("test-synthetic", registered.version, "candidate")
+    assert (ready.model, ready.version, ready.alias) == ("test.synthetic", registered.version, "candidate")
     assert (ready.request_id, ready.strategy, ready.universe) == ("r1", "test", "synthetic")
     assert ready.model_id == registered.policy.model_id == manifest.onnx_sha256
     assert ready.feature_set == manifest.feature_set == house.strategy.feature_set.id
@@ -134,7 +134,7 @@ def test_a_request_becomes_a_candidate(house: House) -> None:
     assert not any(name.startswith("valid_") for name in ready.metrics), "29 bars are too few to keep apart"
     assert ready.reason == "no bars were kept apart to judge it on: too few were given"
     with pytest.raises(ModelNotFound):
-        house.models.load("test-synthetic", "champion")
+        house.models.load("test.synthetic", "champion")
     assert (manifest.instruments, manifest.window, manifest.action_size) == (1, 3, 1)
     assert manifest.observation_size == house.strategy.observation_size(1)
     assert (manifest.seed, manifest.steps, manifest.algorithm) == (5, 512, "PPO")
@@ -157,11 +157,11 @@ def test_a_request_that_comes_again_publishes_the_same_and_registers_nothing(hou
     first = list(house.service().handle(request, HERE))
     again = list(house.service().handle(request, HERE))
     assert [m.encode() for m in first] == [m.encode() for m in again]
-    assert house.models.load("test-synthetic", "candidate").version == "1"
+    assert house.models.load("test.synthetic", "candidate").version == "1"
     house.trainer = Constant(-0.5)
     (ready,) = house.service().handle(house.request(request_id="r2"), HERE)
     assert isinstance(ready, ModelReady)
-    assert ready.version == house.models.load("test-synthetic", "candidate").version == "2"
+    assert ready.version == house.models.load("test.synthetic", "candidate").version == "2"
 
 
 def test_the_portfolio_of_the_request_is_what_is_trained_for(house: House) -> None:
@@ -283,7 +283,15 @@ def test_a_busy_service_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TRAINING_HTTP__PORT", "8080")
     settings = load_settings(Settings)
     assert (settings.kafka.bootstrap_servers, settings.http.port) == ("kafka:19092", 8080)
-    assert settings.kafka.longest_step_s == settings.http.live_within_s == 86_400
+    assert (settings.kafka.longest_step_s, settings.http.live_within_s) == (86_400, 3_600)
+
+
+def test_H3_a_long_training_says_that_it_goes_on(house: House) -> None:
+    beats: list[str] = []
+    service = house.service(publish=lambda m: beats.append(type(m).__name__))
+    service.beat = lambda: beats.append("beat")
+    list(service.handle(house.request(), HERE))
+    assert beats == ["beat", "TrainingProgressed", "beat", "beat"], "with each rollout, and before what follows"
 
 
 FORESIGHT: Mapping[str, object] = {**SMALL, "books": 32, "n_steps": 32, "learning_rate": 5e-3, "validation": 0.4}

@@ -101,8 +101,8 @@ class Portfolio(BaseModel):
     """Share of the timeframe after a live bar's close, within which its decision must be there. One that is not is
     missed, which is recorded, and the book goes on. A replayed bar waits for ever."""
     on_failure: Literal["hold", "flatten"] = "hold"
-    """What becomes of the positions when something fails for good and decisions are no longer taken: they stay as they
-    are, or they are closed. Limits hold either way."""
+    """The fate of the positions when something fails for good and decisions are no longer taken: they stay as they are,
+    or they are closed. Limits hold either way."""
     costs: Costs = Costs()
     limits: RiskLimits = RiskLimits()
 

@@ -123,6 +123,16 @@ def several_books_are_recorded_and_loaded_at_once(make_ledger: MakeLedger) -> No
         )
 
 
+def all_books_are_named(make_ledger: MakeLedger) -> None:
+    one, another = fresh("portfolio"), fresh("portfolio")
+    with closing(make_ledger()) as ledger:
+        for name in (one, another):
+            ledger.record([Change(name, BookRecord(), sample_record(), {})])
+    with closing(make_ledger()) as again:
+        assert {one, another} <= set(again.portfolios()), "a book that was recorded is not named"
+        assert fresh("portfolio") not in again.portfolios(), "a book that was never recorded is named"
+
+
 def of_several_books_all_are_written_or_none(make_ledger: MakeLedger) -> None:
     names = [fresh("portfolio") for _ in range(4)]
     first, kept = sample_record(), (sample_mark(1.0),)
@@ -281,6 +291,7 @@ LEDGER_CHECKS: Sequence[Callable[[MakeLedger], None]] = (
     a_record_is_one_above_the_one_before_it,
     portfolios_are_apart,
     several_books_are_recorded_and_loaded_at_once,
+    all_books_are_named,
     of_several_books_all_are_written_or_none,
     outputs_come_back_the_same_until_they_left,
     what_has_not_left_comes_in_the_order_of_its_records,

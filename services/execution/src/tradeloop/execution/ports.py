@@ -13,7 +13,7 @@ from tradeloop.common.messages import BarFrame, Message, OrderFilled, OrderUpdat
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.simulation import Market
-from tradeloop.execution.inputs import VenueFill
+from tradeloop.execution.domain.inputs import VenueFill
 from tradeloop.execution.record import BookRecord
 
 
@@ -96,6 +96,10 @@ class Ledger(Protocol):
 
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         """The books as they were recorded last, in one round trip; a new one where there is none. Stores nothing."""
+        ...
+
+    def portfolios(self) -> Sequence[str]:
+        """The names of all books, whether or not there is a portfolio of that name any more."""
         ...
 
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:

@@ -76,7 +76,7 @@ def features_of_later_bars_are_not_before_a_message(make_history: MakeHistory, p
 
 
 def features_that_came_late_are_left_out(make_history: MakeHistory, publish: Publish) -> None:
-    """Whoever was there when they came had gone on without them, and so must whoever comes after it."""
+    """They came when all had gone on without them, and so must whoever comes after that."""
     universe = _universe()
     published = _features(universe, 61)
     publish([*published[:50], *published[51:55], published[50], *published[55:60]])

@@ -175,7 +175,7 @@ def _as_stored(bars: BarArrays, stored: BarArrays) -> dict[str, NDArray[np.float
 
 
 def _picked(bars: BarArrays, present: NDArray[np.bool_]) -> BarArrays:
-    """Those bars alone."""
+    """The bars of these places alone."""
     kept = present.any(axis=1)
     columns = {f.name: getattr(bars, f.name)[kept] for f in fields(bars) if f.name != "instruments"}
     return replace(bars, **columns | {"present": present[kept]})

@@ -93,6 +93,7 @@ class Training(ServiceDefaults):
         material = join(markets, strategy.hyper_parameters.validation)
 
         def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+            self.beat()
             news = TrainingProgressed(
                 run_id=request.request_id, strategy=strategy.name, step=step, total=total, metrics=dict(metrics)
             )
@@ -113,10 +114,12 @@ class Training(ServiceDefaults):
         )
         task = Task(strategy, portfolio, bars, features, request.steps, request.seed, segments)
         trained = self._trainer.train(task, progress, self._stop)
+        self.beat()
         policy = _policy(request, strategy, material, trained)
         figures, verdict = self._examine(task, policy, trained)
         if request.promote and not verdict.passed:
             verdict = replace(verdict, passed=True, reason=f"promoted by request, although {verdict.reason}")
+        self.beat()
         registered = self._register(request, strategy, policy, trained, figures, verdict)
         alias = CHAMPION if verdict.passed else CANDIDATE
         log.info(

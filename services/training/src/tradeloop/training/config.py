@@ -14,6 +14,8 @@ from tradeloop.common.settings import EnvironmentSettings
 
 LONGEST_RUN_S = 86_400.0
 """How long one training may keep the service from all else. It neither polls nor steps meanwhile."""
+SILENCE_S = 3_600.0
+"""How long a training may say nothing before the process counts as stuck. It speaks after each rollout."""
 
 
 class Settings(EnvironmentSettings):
@@ -22,7 +24,7 @@ class Settings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="TRAINING_", nested_model_default_partial_update=True)
 
     kafka: KafkaSettings = KafkaSettings(longest_step_s=LONGEST_RUN_S)
-    http: HttpSettings = HttpSettings(live_within_s=LONGEST_RUN_S)
+    http: HttpSettings = HttpSettings(live_within_s=SILENCE_S)
     database_url: SecretStr
     """SQLAlchemy URL of the bar store."""
     feature_root: Path

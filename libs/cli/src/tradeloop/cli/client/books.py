@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
+from tradeloop.cli.client.client import Client
 from tradeloop.common.bus.port import Bus, Partition, Record
+from tradeloop.common.errors import UserError
 from tradeloop.common.market import from_us
-from tradeloop.common.messages import PortfolioEvent, PortfolioMarked, SignalGenerated
+from tradeloop.common.messages import PortfolioCommanded, PortfolioEvent, PortfolioMarked, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
-from tradeloop.common.runtime.readback import all_records, blocks_backwards, decoded, of_kind
+from tradeloop.common.runtime.readback import Tail, all_records, blocks_backwards, decoded, of_kind
+
+Command = Literal["skip", "release"]
 
 _LOOKED_AT = 20_000
 """Records of each partition in which the last mark and the last decision of a portfolio are looked for."""
@@ -18,7 +25,7 @@ _LOOKED_AT = 20_000
 
 @dataclass(slots=True)
 class BookState:
-    """What is known of one portfolio."""
+    """The state of one portfolio, as far as it is known."""
 
     portfolio: str
     universe: str = ""
@@ -41,7 +48,7 @@ class BookState:
 
     @property
     def words(self) -> str:
-        """What it waits for or suffers from; `active` or `halted` where it goes on."""
+        """The thing that it waits for or suffers from; `active` or `halted` where it goes on."""
         if self.quarantine is not None:
             return f"quarantined since the bar of {_minute(self.quarantine.time)}: {self.quarantine.reason}"
         if self.awaits is not None:
@@ -85,6 +92,42 @@ def book_states(bus: Bus) -> dict[str, BookState]:
         elif event.kind == "released":
             book.quarantine = None
     return dict(sorted(found.items()))
+
+
+def obeyed(client: Client, book: BookState, command: Command, reason: str, timeout_s: float) -> PortfolioEvent | None:
+    """Send a command about what a portfolio waits for now; the event that execution recorded of it, or None in time.
+
+    Raises `UserError` where there is nothing to command.
+    """
+    time = _about(command, book)
+    with closing(Tail(client.bus, {topic_of(PortfolioEvent).name: book.universe})) as tail:
+        client.send(
+            PortfolioCommanded(
+                universe=book.universe,
+                request_id=str(uuid.uuid4()),
+                portfolio=book.portfolio,
+                command=command,
+                time=time,
+                reason=reason,
+            )
+        )
+        until_s = client.clock.monotonic() + timeout_s
+        while client.clock.monotonic() < until_s:
+            for event in of_kind(tail.new(), PortfolioEvent):
+                if event.portfolio == book.portfolio and reason in event.reason:
+                    return event
+            client.wait(0.1)
+    return None
+
+
+def _about(command: Command, book: BookState) -> datetime:
+    if command == "skip":
+        if book.awaits is None:
+            raise UserError(f"portfolio {book.portfolio} waits for no decision: it is {book.words}")
+        return book.awaits
+    if book.quarantine is None:
+        raise UserError(f"portfolio {book.portfolio} is not in quarantine: it is {book.words}")
+    return book.quarantine.time
 
 
 def _last(bus: Bus, topic: str) -> Iterator[Record]:

@@ -145,7 +145,7 @@ class EmbeddedStack:
                     raise given_up(runner.service.name, record)
 
     def _failures(self) -> Iterator[PortfolioEvent]:
-        """What put a portfolio into quarantine, as far as it is new."""
+        """The failures that put a portfolio into quarantine, as far as they are new."""
         topic = topic_of(PortfolioEvent).name
         ends = self.bus.end_offsets(topic)
         for partition, end in ends.items():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import uuid
 from contextlib import closing
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +12,7 @@ from tradeloop.cli.commands.topics import Servers
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
-    from tradeloop.cli.client.books import BookState
+    from tradeloop.cli.client.books import BookState, Command
 
 app = typer.Typer(help="Look at portfolios, and let one that stands still go on.", no_args_is_help=True)
 
@@ -77,52 +75,21 @@ def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
         raise typer.Exit(1)
 
 
-def _command(command: Literal["skip", "release"], name: str, reason: str, servers: str | None) -> None:
+def _command(command: Command, name: str, reason: str, servers: str | None) -> None:
     """Send a command about what a portfolio waits for now, and print what execution recorded of it."""
-    from tradeloop.cli.client.books import book_states
+    from tradeloop.cli.client.books import book_states, obeyed
     from tradeloop.cli.client.client import Client
     from tradeloop.cli.client.settings import kafka_bus
     from tradeloop.common.clock import SystemClock
-    from tradeloop.common.messages import PortfolioCommanded, PortfolioEvent
-    from tradeloop.common.messages.topics import topic_of
-    from tradeloop.common.runtime.readback import Tail, of_kind
 
     if not reason.strip():
         raise UserError("--reason is empty: say why, since it is recorded")
     with kafka_bus(servers) as bus, closing(Client(bus, SystemClock(), lambda _: None)) as client:
-        book = _known(book_states(bus), name)
-        time = _about(command, book)
-        with closing(Tail(bus, {topic_of(PortfolioEvent).name: book.universe})) as tail:
-            client.send(
-                PortfolioCommanded(
-                    universe=book.universe,
-                    request_id=str(uuid.uuid4()),
-                    portfolio=name,
-                    command=command,
-                    time=time,
-                    reason=reason,
-                )
-            )
-            until_s = client.clock.monotonic() + _ANSWER_S
-            while client.clock.monotonic() < until_s:
-                for event in of_kind(tail.new(), PortfolioEvent):
-                    if event.portfolio == name and reason in event.reason:
-                        typer.echo(f"{name}: {event.kind} at the bar of {event.time.isoformat()}: {event.reason}")
-                        return
-                client.wait(0.1)
-    typer.echo(f"{name}: execution has recorded nothing within {_ANSWER_S:.0f} s; it obeys when it runs", err=True)
-    raise typer.Exit(1)
-
-
-def _about(command: str, book: BookState) -> datetime:
-    """The bar that a command is about. Raises `UserError` where there is nothing to command."""
-    if command == "skip":
-        if book.awaits is None:
-            raise UserError(f"portfolio {book.portfolio} waits for no decision: it is {book.words}")
-        return book.awaits
-    if book.quarantine is None:
-        raise UserError(f"portfolio {book.portfolio} is not in quarantine: it is {book.words}")
-    return book.quarantine.time
+        event = obeyed(client, _known(book_states(bus), name), command, reason, _ANSWER_S)
+    if event is None:
+        typer.echo(f"{name}: execution has recorded nothing within {_ANSWER_S:.0f} s; it obeys when it runs", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{name}: {event.kind.replace('_', ' ')} at the bar of {event.time.isoformat()}: {event.reason}")
 
 
 def _known(books: dict[str, BookState], name: str) -> BookState:

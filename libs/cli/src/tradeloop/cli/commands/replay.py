@@ -31,6 +31,7 @@ from tradeloop.common.messages import (
     FeaturesComputed,
     OrderFilled,
     OrderUpdated,
+    PortfolioEvent,
     PortfolioMarked,
     ReplayRequested,
     RiskVerdict,
@@ -41,7 +42,7 @@ from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.portfolio import Portfolio, PortfolioSettings, read_portfolio
 from tradeloop.common.runtime.readback import Tail, of_kind
 
-_FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, RiskVerdict, Transition)
+_FOLLOWED = (PortfolioMarked, SignalGenerated, OrderUpdated, OrderFilled, RiskVerdict, PortfolioEvent, Transition)
 
 
 def run_replay(
@@ -145,6 +146,8 @@ class Tally:
     fills: set[str] = field(default_factory=set)
     verdicts: dict[str, str] = field(default_factory=dict)
     """The code of each verdict of the risk gate, denials and halts, by the verdict's identity."""
+    events: dict[str, PortfolioEvent] = field(default_factory=dict)
+    """What failed, was missed or was commanded, by its identity."""
     transitions: set[str] = field(default_factory=set)
     equity: float | None = None
     """The equity at the last mark."""
@@ -166,13 +169,18 @@ class Tally:
         self.fills.update(one.fill_id for one in of_kind(records, OrderFilled) if one.portfolio == portfolio)
         found = (one for one in of_kind(records, RiskVerdict) if one.portfolio == portfolio)
         self.verdicts.update((one.identity, one.code) for one in found)
+        for event in of_kind(records, PortfolioEvent):
+            if event.portfolio == portfolio:
+                self.events[event.identity] = event
+                if event.kind == "decision_missed":
+                    self.decided_us = max(self.decided_us, to_us(event.time))
         self.transitions.update(one.identity for one in of_kind(records, Transition) if one.portfolio == portfolio)
 
 
 def replay_live(
     stack: Client, stages: Stages, portfolios: Sequence[Portfolio], bars: BarArrays, speed: float | None
 ) -> bool:
-    """Trade bars on the stack's own topics. Returns whether nothing was given up on."""
+    """Trade bars on the stack's own topics. Returns whether nothing was given up on, missed or failed."""
     done_us = min(_marked_us(stack, portfolio) for portfolio in portfolios)
     traded = int(np.searchsorted(bars.close_us, done_us, side="right"))
     if traded:
@@ -192,7 +200,7 @@ def replay_live(
             report(decided)
         rate = len(bars) / (time.monotonic() - began)
     _print(follower.tallies, bars, follower.dead, rate)
-    return not follower.dead
+    return not follower.dead and not any(tally.events for tally in follower.tallies.values())
 
 
 def _marked_us(stack: Client, portfolio: Portfolio) -> int:
@@ -278,6 +286,8 @@ def _print(tallies: Mapping[str, Tally], bars: BarArrays, dead: Sequence[Record]
     columns = list(tallies.values())
     held = sorted({reason for tally in columns for reason in tally.reasons} - {"policy"})
     codes = sorted({code for tally in columns for code in tally.verdicts.values()})
+    kinds = sorted({event.kind for tally in columns for event in tally.events.values()})
+    happened = [Counter(event.kind for event in tally.events.values()) for tally in columns]
     rows: dict[str, Sequence[int]] = {
         "bars": [tally.marks for tally in columns],
         "signals": [tally.reasons.total() for tally in columns],
@@ -286,6 +296,7 @@ def _print(tallies: Mapping[str, Tally], bars: BarArrays, dead: Sequence[Record]
         "fills": [len(tally.fills) for tally in columns],
         **{f"  risk gate, {code}": [Counter(tally.verdicts.values())[code] for tally in columns] for code in codes},
         "transitions": [len(tally.transitions) for tally in columns],
+        **{kind.replace("_", " "): [count[kind] for count in happened] for kind in kinds},
     }
     for name, counts in rows.items():
         table.add_row(name, *(f"{count:,}" for count in counts))
@@ -297,5 +308,12 @@ def _print(tallies: Mapping[str, Tally], bars: BarArrays, dead: Sequence[Record]
         f"dead letters: {len(dead)}",
         soft_wrap=True,
     )
+    for name, tally in tallies.items():
+        for event in list(tally.events.values())[:1]:
+            console.print(
+                f"{name}: {event.kind.replace('_', ' ')} at the bar of {event.time.isoformat()}: {event.reason}",
+                soft_wrap=True,
+                markup=False,
+            )
     if dead:
         console.print(f"The first dead letter: {_why(dead[0])}", soft_wrap=True, markup=False)

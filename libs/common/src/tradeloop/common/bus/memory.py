@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
-from tradeloop.common.bus.port import BusError, MessageTooLarge, Partition, Record, TopicSpec, partition_for
+from tradeloop.common.bus.port import NO_NOTES, BusError, MessageTooLarge, Partition, Record, TopicSpec, partition_for
 from tradeloop.common.packed import Packed
 
 _Callback = Callable[[Collection[Partition]], None]
@@ -25,6 +25,8 @@ class MemoryBus:
 
     One that hands over gives its readers the objects that were published, while they are new, beside their bytes.
     """
+
+    longest_step_s = 300.0
 
     def __init__(self, max_message_bytes: int = 1_000_000, hands_over: bool = False) -> None:
         self._lock = threading.RLock()
@@ -180,6 +182,7 @@ class _Group:
 
     members: list[MemoryConsumer] = field(default_factory=list)
     committed: dict[Partition, int] = field(default_factory=dict)
+    notes: dict[Partition, str] = field(default_factory=dict)
     generation: int = 0
 
 
@@ -273,13 +276,19 @@ class MemoryConsumer:
                 self._waits = False
             return records
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         with self._bus._lock:
-            self._group.committed.update((p, o) for p, o in offsets.items() if p in self._positions)
+            owned = offsets.keys() & self._positions.keys()
+            self._group.committed.update((p, offsets[p]) for p in owned)
+            self._group.notes.update((p, notes.get(p, "")) for p in owned)
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         with self._bus._lock:
             return {p: self._group.committed[p] for p in partitions if p in self._group.committed}
+
+    def notes(self, partitions: Collection[Partition]) -> Mapping[Partition, str]:
+        with self._bus._lock:
+            return {p: note for p in partitions if (note := self._group.notes.get(p))}
 
     def assignment(self) -> frozenset[Partition]:
         return frozenset(self._positions)

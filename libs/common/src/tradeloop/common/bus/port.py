@@ -59,6 +59,14 @@ class Record(NamedTuple):
     message: object | None = None
     """The object that `value` encodes, where the bus has it still and hands it over: it need not be decoded."""
 
+    @property
+    def position(self) -> LogPosition:
+        """Where it stands."""
+        return LogPosition(Partition(self.topic, self.partition), self.offset)
+
+
+NO_NOTES: Mapping[Partition, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
@@ -80,18 +88,19 @@ class Producer(Protocol):
 
         One that closely follows another may wait for more, until `hasten` or `flush`. `message` is the object that
         `value` encodes, which never changes: a bus that does not leave the process may spare its readers the decoding.
-        Raises `MessageTooLarge`, or `BusError` for a topic that does not exist.
+        Raises `MessageTooLarge` for this message alone, or `BusError` for a topic that does not exist.
         """
         ...
 
     def hasten(self) -> None:
-        """Send what waits for more: nothing follows for now. Raises what `flush` raises, when it has to wait."""
+        """Send what waits for more: nothing follows for now. Raises `BusUnavailable`, when it has to wait."""
         ...
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything published so far is stored.
 
-        Raises `BusUnavailable` when that did not happen in time, `BusError` when a message was refused. A
+        Raises `BusUnavailable` when that did not happen in time, `BusError` when a message was refused;
+        `MessageTooLarge` where a server's own limit refused it, perhaps with small ones that went out with it. A
         failure is reported once; what was not stored must be published again.
         """
         ...
@@ -123,15 +132,23 @@ class Consumer(Protocol):
         """
         ...
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         """Store the offset from which the group would resume: the one *after* the last record that was handled.
 
+        A note, at most 1000 characters, is kept beside it until the next commit, whose note replaces it, or none does.
         Raises `BusUnavailable`; a commit for a partition that was lost meanwhile is dropped, its new owner repeats.
         """
         ...
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
-        """Committed positions; a partition without one is left out."""
+        """Committed positions; a partition without one is left out. Raises `BusUnavailable`."""
+        ...
+
+    def notes(self, partitions: Collection[Partition]) -> Mapping[Partition, str]:
+        """The notes of the last commits, whoever made them; a partition without one is left out.
+
+        Raises `BusUnavailable`.
+        """
         ...
 
     def assignment(self) -> frozenset[Partition]:
@@ -160,6 +177,9 @@ class Bus(Protocol):
 
     A partition may lose its oldest records to retention; whoever stands there goes on behind them.
     """
+
+    longest_step_s: float
+    """How long a member of a group may go without a poll, before its partitions may go to others."""
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         """Create the topics that do not exist; those that exist stay as they are. Raises `BusUnavailable`."""

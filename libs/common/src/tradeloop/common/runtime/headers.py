@@ -11,6 +11,8 @@ from tradeloop.common.messages.topics import Topic, event_id
 
 ID = "ce_id"
 """The id of the message, `event_id`."""
+TRACE = "traceparent"
+"""The W3C trace context."""
 ORIGIN = "tl_origin"
 """Topic, partition and offset at which the record first stood, as `topic/partition/offset`."""
 ATTEMPT = "tl_attempt"
@@ -39,11 +41,16 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
         "ce_type": topic.name,
         "ce_source": f"/tradeloop/{source}",
         "content-type": "application/json",
-        "traceparent": f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
+        TRACE: f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
     }
     if (occurred := message.occurred) is not None:
         headers["ce_time"] = iso(occurred)
     return headers
+
+
+def trace_id(message: Message) -> str:
+    """The id of the trace that a message belongs to, as in its header."""
+    return _trace_id(message.trace)
 
 
 @lru_cache(maxsize=4096)

@@ -47,8 +47,10 @@ class HttpSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int | None = Field(default=None, ge=0, le=65535)
     """Nothing is served without one; 0 takes one that is free."""
-    live_within_s: float = Field(default=120.0, gt=0)
-    """How long one message, or one wait for something unavailable, may take before the process counts as stuck."""
+    live_within_s: float | None = Field(default=None, gt=0)
+    """How long the run loop may be silent before the process counts as stuck: in one message, unless its service says
+    that it goes on, or in one wait for something unavailable. By default as long as the group lets a step take,
+    `KAFKA__LONGEST_STEP_S`: a restart before that would only repeat the message."""
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often the bus is asked how far its topics are."""
     commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
@@ -69,6 +71,7 @@ class Health:
     def __init__(self, runner: Runner, settings: HttpSettings, stop: threading.Event) -> None:
         self._runner, self._settings, self._stop = runner, settings, stop
         self._lag: Mapping[Partition, int] = {}
+        self._dead_letters: Mapping[str, int] = {}
         self._bus_trouble = ""
         self._registry = CollectorRegistry()
         self._registry.register(_Metrics(self))
@@ -83,17 +86,19 @@ class Health:
     def live(self) -> Page:
         """Whether the run loop moves on: 503 asks for a restart."""
         idle_s = self._runner.clock.monotonic() - self._runner.active
-        live = idle_s <= self._settings.live_within_s
+        live = idle_s <= (self._settings.live_within_s or self._runner.bus.longest_step_s)
         return _json(_OK if live else _UNAVAILABLE, {"live": live, "idle_s": round(idle_s, 3)})
 
     def ready(self) -> Page:
         """Whether messages are handled now: 503 says what is in the way.
 
-        A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it.
+        A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it. So are
+        messages that retention deleted before they were finished.
         """
         reasons = self.not_ready()
         portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
-        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios}
+        lost = {f"{partition.topic}/{partition.number}": count for partition, count in self._runner.lost.items()}
+        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "lost": lost}
         return _json(_UNAVAILABLE if reasons else _OK, content)
 
     def metrics(self) -> Page:
@@ -138,6 +143,7 @@ class Health:
         """Ask the bus how far its topics are. Waits while it does not answer."""
         try:
             self._lag = self._behind()
+            self._dead_letters = self._given_up_on()
             self._bus_trouble = ""
         except BusError as error:
             self._bus_trouble = str(error)
@@ -153,6 +159,13 @@ class Health:
             for partition in mine:
                 lag[partition] = max(ends[partition] - committed.get(partition, begins.get(partition, 0)), 0)
         return lag
+
+    def _given_up_on(self) -> dict[str, int]:
+        """How many messages each dead-letter topic of the service holds, replayed ones included."""
+        bus, held = self._runner.bus, {}
+        for topic in self._runner.dead_letter_topics:
+            held[topic] = sum(bus.end_offsets(topic).values()) - sum(bus.begin_offsets(topic).values())
+        return held
 
 
 class _Metrics(Collector):
@@ -184,6 +197,16 @@ class _Metrics(Collector):
         for partition, behind in self._health._lag.items():
             lag.add_metric([partition.topic, str(partition.number)], behind)
         yield lag
+        text = "Messages that the dead-letter topics hold, whoever put them there, replayed ones included."
+        letters = GaugeMetricFamily("tradeloop_dead_letters", text, labels=["topic"])
+        for topic, count in self._health._dead_letters.items():
+            letters.add_metric([topic], count)
+        yield letters
+        text = "Messages that retention deleted before they were finished, since this process started."
+        lost = GaugeMetricFamily("tradeloop_messages_lost", text, labels=["topic", "partition"])
+        for partition, count in runner.lost.items():
+            lost.add_metric([partition.topic, str(partition.number)], count)
+        yield lost
         if (message := runner.last_message) is not None and (occurred := message.occurred) is not None:
             text = "Event time of the last message handled."
             yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())

@@ -1,4 +1,4 @@
-"""What a runner sends: outputs with what replaces them, and whether any of it was lost on the way."""
+"""The way out of a runner: outputs, what replaces them, and whether any of it was lost on the way."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ class Outgoing:
         self._service, self._producer, self._counters = service, bus.producer(), counters
         self.lost = False
         """Whether the bus gave up on something published: the messages that led to it must be handled again."""
+        self.refused = False
+        """Whether that was for its size, by a server's own limit, so that nobody knows which message it was: each
+        must then go out alone."""
+        self.alone = False
+        """Whether each output is stored before the next one goes out, so that what is refused is known."""
+        self._unconfirmed = 0
+        self._alone_for = 0
 
     def answer(self, message: Message) -> None:
         """Publish a message, or what stands for it where the bus refuses it for its size.
@@ -48,21 +55,39 @@ class Outgoing:
             log.error("output dropped: the bus refuses it for its size", **self._described(message, error))
 
     def send(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
-        """Publish what was encoded before."""
+        """Publish what was encoded before, and wait until it is stored."""
         self._out(self._producer.publish, topic, key, value, headers)
+        self._out(self._producer.flush)
 
     def hasten(self) -> None:
         self._out(self._producer.hasten)
 
-    def flush(self) -> None:
+    def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything is stored."""
-        self._out(self._producer.flush)
+        try:
+            self._out(self._producer.flush, timeout_s)
+        except MessageTooLarge as error:
+            self.lost = self.refused = True
+            self._alone_for = self._unconfirmed
+            log.error(
+                "a server's limit is below the client's: handles again, one by one, what was not committed; raise "
+                "max.message.bytes of the topic",
+                service=self._service.name,
+                error=str(error),
+            )
+            raise BusUnavailable(f"outputs were refused for their size by the server's own limit: {error}") from error
+        self._unconfirmed = 0
 
     def close(self) -> None:
         self._producer.close()
 
     def _publish(self, message: Message) -> None:
         self._out(publish, self._producer, message, self._service.name)
+        self._unconfirmed += 1
+        if self.alone or self._alone_for:
+            self._alone_for = max(self._alone_for - 1, 0)
+            self._out(self._producer.flush)
+            self._unconfirmed = 0
         self._counters.published += 1
 
     def _out(self, call: Callable[..., None], *what: object) -> None:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
+import structlog
+
+from tradeloop.common.bus.port import Bus, LogPosition, MessageTooLarge, Partition, Record
 from tradeloop.common.messages import Message
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import Standing
+
+log = structlog.get_logger(__name__)
 
 _NOTHING = Pending()
 
 
 class RequestFailed(Exception):
-    """Work that `Service.advance` did for a message failed for good; the cause is the exception's `__cause__`.
+    """Work that `Service.advance` did for a message failed for good, for a cause.
 
     The service waits with that message no more: its runner sets it aside, as if `handle` had raised the cause.
     """
 
-    def __init__(self, position: LogPosition) -> None:
-        super().__init__(f"the request at {position} failed")
-        self.position = position
+    def __init__(self, position: LogPosition, cause: Exception) -> None:
+        super().__init__(f"the request at {position} failed: {cause}")
+        self.position, self.cause = position, cause
+
+    def records(self, bus: Bus) -> Sequence[Record]:
+        """The record of that message; none, with a line in the log, where the bus no longer holds it."""
+        (partition, offset) = self.position
+        found = bus.read(partition, offset, offset + 1)
+        if not found:
+            log.error("a request that is gone failed", position=self.position, error=str(self.cause))
+        return found
 
 
 class Service(Protocol):
     """A service as its runner needs it. Handling the same message again must give the same outputs again."""
+
+    beat: Callable[[], None]
+    """Set by the runner: to be called now and then within work that takes long, so that the process does not seem to
+    hang. From any thread."""
 
     @property
     def name(self) -> str:
@@ -63,9 +79,8 @@ class Service(Protocol):
     def advance(self) -> Iterable[Message]:
         """Work that no message starts, such as the next frame of a feed, or the next slice of a long request.
 
-        Called once a step; published like outputs of `handle`, but that a generator goes on behind what was dropped.
-        A live message waits for as long as one call takes. Raises `RequestFailed` for a
-        request that failed for good.
+        Called once a step, so a live message waits for as long as one call takes. Published like outputs of `handle`,
+        but that a generator goes on behind what was dropped. Raises `RequestFailed` for a request that failed for good.
         """
         ...
 
@@ -110,7 +125,7 @@ class Service(Protocol):
         ...
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
-        """What the service counted since it started, by event and portfolio, such as `("decision_missed", "p")`."""
+        """The counts of the service since it started, by event and portfolio, such as `("decision_missed", "p")`."""
         ...
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -125,8 +140,14 @@ class Service(Protocol):
         ...
 
 
+def _ignored() -> None:
+    """Nobody runs the service yet."""
+
+
 class ServiceDefaults:
     """A service without held messages, feeds or buffered effects: subclasses say `name`, `consumes`, `handle`."""
+
+    beat: Callable[[], None] = staticmethod(_ignored)
 
     def answers(self, message: Message) -> bool:
         return True

@@ -53,7 +53,7 @@ class Slices:
             raise
         except Exception as error:
             self._tasks.popleft()
-            raise RequestFailed(position) from error
+            raise RequestFailed(position, error) from error
         self._tasks.rotate(-1)
         if task.finished:
             self._tasks.pop()

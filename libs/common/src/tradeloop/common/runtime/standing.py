@@ -25,7 +25,7 @@ class Standing:
 
     @property
     def trouble(self) -> str:
-        """What it waits for or suffers from, in words; nothing when it goes on."""
+        """The thing that it waits for or suffers from, in words; nothing when it goes on."""
         if self.quarantined_since is not None:
             return f"in quarantine since its bar of {self.quarantined_since.isoformat()}: {self.cause}"
         if self.awaiting_since is not None:

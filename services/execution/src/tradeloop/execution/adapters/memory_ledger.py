@@ -29,6 +29,9 @@ class MemoryLedger:
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         return {portfolio: self._books.get(portfolio, BookRecord()) for portfolio in portfolios}
 
+    def portfolios(self) -> Sequence[str]:
+        return sorted(self._books)
+
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
         for change in changes:
             check_revision(change)

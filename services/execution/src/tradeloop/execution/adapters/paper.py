@@ -9,7 +9,7 @@ import numpy as np
 from tradeloop.common.messages import OrderUpdated
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import Market, Simulator
-from tradeloop.execution.inputs import VenueFill
+from tradeloop.execution.domain.inputs import VenueFill
 
 
 class PaperVenue:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, EVER_US, BarArrays, Instrument, Series, Timeframe, from_us, joined
-from tradeloop.ingest.adapters.tables import BLOCK_BYTES, UNPACKED_BYTES, Columns, blocks
+from tradeloop.ingest.adapters.tables import BLOCK_BYTES, UNPACKED_BYTES, Columns, blocks, goes_on
 from tradeloop.ingest.domain import Gate, Refused, count_gaps
 from tradeloop.ingest.ports import FileReport, whole
 
@@ -123,16 +123,9 @@ def read_blocks(
         if refused.row is not None:
             parquet = file.lower().endswith(".parquet")
             place = f", row {refused.row + 1}" if parquet else f", line {refused.row + 2}"
-            so_far = " so far" if _goes_on(tables) else ""
+            so_far = " so far" if goes_on(tables) else ""
             what = f" ({refused.rows} such rows{so_far})" if refused.rows > 1 else ""
         raise UserError(f"{path}{place}: {refused.what}{what}: {refused.remedy}") from refused
-
-
-def _goes_on(tables: Iterator[Columns]) -> bool:
-    try:
-        return next(tables, None) is not None
-    except Refused:
-        return True
 
 
 class _Reading:

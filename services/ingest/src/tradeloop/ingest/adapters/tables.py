@@ -52,6 +52,14 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES, unpacked_bytes: int = UNP
         raise Refused(f"cannot be read ({error.strerror})", "check its permissions") from error
 
 
+def goes_on(tables: Iterator[Columns]) -> bool:
+    """Whether there is another block, be it a broken one. It is taken."""
+    try:
+        return next(tables, None) is not None
+    except Refused:
+        return True
+
+
 def _parquet(path: Path, rows: int) -> Iterator[Columns]:
     try:
         table = pl.scan_parquet(path, glob=False, hive_partitioning=False)

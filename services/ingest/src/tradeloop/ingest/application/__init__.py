@@ -84,7 +84,7 @@ class Ingest(ServiceDefaults):
                     self._request(request, position)
                 except UserError as error:
                     self._behind.remove((request, position))
-                    raise RequestFailed(position) from error
+                    raise RequestFailed(position, error) from error
                 self._behind.remove((request, position))
 
     def busy(self) -> bool:

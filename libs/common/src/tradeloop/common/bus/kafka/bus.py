@@ -28,6 +28,7 @@ from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Recor
 
 _Callback = Callable[[Collection[Partition]], None]
 _DAY_MS = 86_400_000
+_REPLICAS = 3
 
 
 class Difference(NamedTuple):
@@ -51,14 +52,21 @@ class KafkaBus:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings, self._names = settings, Names(settings.prefix)
+        self.longest_step_s = settings.longest_step_s
 
     def create_topics(self, topics: Iterable[TopicSpec]) -> None:
         existing = self._topics()
         missing = {spec.name: spec for spec in topics if spec.name not in existing}
         if not missing:
             return
+        replicas, in_sync = self._replicas()
         new = [
-            NewTopic(self._names.outer(name), num_partitions=spec.partitions, config=_configuration(spec))
+            NewTopic(
+                self._names.outer(name),
+                num_partitions=spec.partitions,
+                replication_factor=replicas,
+                config={"min.insync.replicas": str(in_sync), **_configuration(spec)},
+            )
             for name, spec in sorted(missing.items())
         ]
         with translated("cannot create topics"):
@@ -88,8 +96,11 @@ class KafkaBus:
         existing, different = self._topics(), []
         specs = list(topics)
         found = self._configurations([spec.name for spec in specs if spec.name in existing])
+        # By default nothing is said of topics that exist: with more demanded than hold them, none could be written to.
+        demanded = self._settings.min_insync_replicas
+        in_sync = {} if demanded is None else {"min.insync.replicas": str(demanded)}
         for spec in specs:
-            wanted = {"partitions": str(spec.partitions), **_configuration(spec)}
+            wanted = {"partitions": str(spec.partitions), **in_sync, **_configuration(spec)}
             is_now = {"partitions": str(existing.get(spec.name)), **found.get(spec.name, {})}
             for setting, value in wanted.items():
                 if spec.name not in existing:
@@ -213,6 +224,13 @@ class KafkaBus:
     @cached_property
     def _admin(self) -> AdminClient:
         return AdminClient(self._settings.client(), logger=log)
+
+    def _replicas(self) -> tuple[int, int]:
+        """How many brokers hold a topic, and how many of them must have a message before it counts as stored."""
+        with translated("cannot count the brokers"):
+            brokers = len(self._admin.list_topics(timeout=self._settings.request_timeout_s).brokers)
+        replicas = self._settings.replication_factor or min(brokers, _REPLICAS)
+        return replicas, self._settings.min_insync_replicas or max(replicas - 1, 1)
 
     def _topics(self) -> dict[str, int]:
         # All topics and never one by its name: a broker may create a topic that it is asked for.

@@ -12,13 +12,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tradeloop.common.bus.kafka.errors import NOT_A_MEMBER, RECOVERING, as_bus_error, log, translated
 from tradeloop.common.bus.kafka.settings import FETCHING, KafkaSettings
 from tradeloop.common.bus.kafka.wire import Names, record_of
-from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Record
+from tradeloop.common.bus.port import NO_NOTES, BusError, BusUnavailable, Partition, Record
 
 _Callback = Callable[[Collection[Partition]], None]
 _Begins = Callable[[Collection[Partition]], Mapping[Partition, int]]
 _FENCED = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
 """The static name was given to another member: the one error that is fatal to a consumer, and the client may not say
 which fatal error it was."""
+_STATIC_SESSION_S, _SESSION_S = 45.0, 10.0
 _FENCED_AGAIN_S = 60.0
 """A static name that is taken away twice within this time belongs to two processes."""
 
@@ -47,7 +48,10 @@ class KafkaConsumer:
         self._sought = False
         self._trouble: KafkaError | None = None
         self._fenced_at = -_FENCED_AGAIN_S
+        self._too_long = False
+        """Whether a step took longer than the group allows, since partitions came last."""
         static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
+        session_s = settings.session_timeout_s or (_STATIC_SESSION_S if static else _SESSION_S)
         self._properties = settings.client(
             {
                 **static,
@@ -55,6 +59,7 @@ class KafkaConsumer:
                 "group.id": self._names.outer(group),
                 "partition.assignment.strategy": "range",
                 "max.poll.interval.ms": round(settings.longest_step_s * 1000),
+                "session.timeout.ms": round(min(session_s, settings.longest_step_s) * 1000),  # no longer, or it refuses
                 "heartbeat.interval.ms": 1000,  # how late a member learns of a rebalance, while its partitions wait
             }
         )
@@ -79,7 +84,7 @@ class KafkaConsumer:
             raise as_bus_error(doing, trouble)
         return records
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         owned = {partition: offset for partition, offset in offsets.items() if partition in self._positions}
         if not owned:
             return
@@ -87,17 +92,24 @@ class KafkaConsumer:
         # waits for as long as the group's coordinator is gone.
         self.committed(owned)
         with translated("cannot commit", ignore=NOT_A_MEMBER, level=logging.WARNING):
-            for place in self._client.commit(offsets=self._names.offsets(owned), asynchronous=False):
+            for place in self._client.commit(offsets=self._names.offsets(owned, notes), asynchronous=False):
                 if place.error is not None:
                     raise KafkaException(place.error)
 
     def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return {self._names.partition(each): each.offset for each in self._stored(partitions)}
+
+    def notes(self, partitions: Collection[Partition]) -> Mapping[Partition, str]:
+        return {self._names.partition(each): each.metadata for each in self._stored(partitions) if each.metadata}
+
+    def _stored(self, partitions: Collection[Partition]) -> list[TopicPartition]:
+        """The places at which the group committed something."""
         with translated("cannot read committed offsets"):
             found = self._client.committed(self._names.places(partitions), timeout=self._settings.request_timeout_s)
             for place in found:
                 if place.error is not None:
                     raise KafkaException(place.error)
-        return {self._names.partition(each): each.offset for each in found if each.offset >= 0}
+        return [each for each in found if each.offset >= 0]
 
     def assignment(self) -> frozenset[Partition]:
         return frozenset(self._positions)
@@ -143,7 +155,9 @@ class KafkaConsumer:
         """
         name, fenced_before, self._fenced_at = self._settings.group_instance_id, self._fenced_at, time.monotonic()
         self._lost(self._client, [])
-        if self._fenced_at - fenced_before < _FENCED_AGAIN_S:
+        if self._too_long:
+            self._fenced_at = -_FENCED_AGAIN_S  # nobody else took the name
+        elif self._fenced_at - fenced_before < _FENCED_AGAIN_S:
             raise BusError(f"Kafka: two processes join as group instance {name}: give each a name of its own")
         self._client.close()
         self._client = self._member()
@@ -180,7 +194,7 @@ class KafkaConsumer:
             self._paused.clear()
             self._client.assign([])
             raise
-        self._arriving = []
+        self._arriving, self._too_long = [], False
         self._start()
 
     def _starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
@@ -223,6 +237,13 @@ class KafkaConsumer:
         self._sought = False
 
     def _complained(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED and not self._too_long:
+            self._too_long = True
+            log.error(
+                "Kafka: a step took longer than %g s, so the partitions went to other members, which handle again what "
+                "was not committed: raise KAFKA__LONGEST_STEP_S",
+                self._settings.longest_step_s,
+            )
         fenced = self._trouble is not None and self._trouble.code() in _FENCED  # the rest then only follows from it
         if error.code() not in RECOVERING and not fenced:
             self._trouble = error

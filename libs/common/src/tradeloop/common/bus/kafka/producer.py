@@ -71,8 +71,8 @@ class KafkaProducer:
             try:
                 self._produce(*one)
             except BufferError:  # the client's queue is full
-                self._kept.appendleft(one)  # whatever is reported now is about others, and these stay
-                self._confirm()
+                self._kept.appendleft(one)
+                self._wait()  # what was refused meanwhile are others: the next flush says so
         self._sent_at = time.monotonic()
 
     def _produce(self, topic: str, key: str, value: bytes, headers: Mapping[str, str]) -> None:
@@ -85,9 +85,16 @@ class KafkaProducer:
 
     def flush(self, timeout_s: float = 30.0) -> None:
         self.hasten()
-        self._confirm(timeout_s)
+        self._wait(timeout_s)
+        if self._refused:
+            counts = Counter(topic for topic, _ in self._refused)
+            errors = [as_bus_error(f"{counts[t]} messages to {t} were not stored", each) for t, each in self._refused]
+            self._refused.clear()
+            # What can be tried again goes first: what cannot will be refused again, and then be alone.
+            raise min(errors, key=lambda error: not isinstance(error, BusUnavailable))
 
-    def _confirm(self, timeout_s: float = 30.0) -> None:
+    def _wait(self, timeout_s: float = 30.0) -> None:
+        """Until Kafka has answered for everything that was sent."""
         pending = self._client.flush(timeout_s)
         if pending:
             # They will be published again, so they must not also arrive later by themselves.
@@ -100,12 +107,6 @@ class KafkaProducer:
             raise BusUnavailable(
                 f"Kafka at {self._servers} did not confirm {pending} messages within {timeout_s:g} s{cause}"
             )
-        if self._refused:
-            counts = Counter(topic for topic, _ in self._refused)
-            errors = [as_bus_error(f"{counts[t]} messages to {t} were not stored", each) for t, each in self._refused]
-            self._refused.clear()
-            # What can be tried again goes first: what cannot will be refused again, and then be alone.
-            raise min(errors, key=lambda error: not isinstance(error, BusUnavailable))
 
     def close(self) -> None:
         self._client.purge()

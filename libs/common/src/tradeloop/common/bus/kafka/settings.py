@@ -77,7 +77,16 @@ class KafkaSettings(BaseModel):
     ssl_certificate_location: str | None = None
     ssl_key_location: str | None = None
     longest_step_s: float = Field(default=300.0, gt=0)
-    """How long a member may go without asking for messages, before its partitions go to others."""
+    """How long a member may go without asking for messages, before its partitions go to others. A process that says
+    nothing for as long counts as stuck, unless `HTTP__LIVE_WITHIN_S` says otherwise."""
+    session_timeout_s: float | None = Field(default=None, gt=0)
+    """How long Kafka waits for a member that fell silent, before its partitions go to others. By default 45 s for one
+    with a static name, which is expected back, and 10 s for one without."""
+    replication_factor: int | None = Field(default=None, gt=0)
+    """Brokers that hold each new topic; by default 3, or as many as there are."""
+    min_insync_replicas: int | None = Field(default=None, gt=0)
+    """Brokers that must have a message before it counts as stored: by default, of new topics, all but one of those that
+    hold them."""
     request_timeout_s: float = Field(default=10.0, gt=0)
     """How long one question may go unanswered before Kafka counts as unavailable."""
     extra: dict[str, str] = Field(default={}, repr=False)

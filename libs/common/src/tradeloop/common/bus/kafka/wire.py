@@ -8,7 +8,7 @@ from typing import cast
 
 from confluent_kafka import Message, TopicPartition
 
-from tradeloop.common.bus.port import Partition, Record
+from tradeloop.common.bus.port import NO_NOTES, Partition, Record
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -27,20 +27,21 @@ class Names:
         """The port's name of a topic of the cluster; None when it belongs to another prefix."""
         return name[len(self._prefix) :] if name.startswith(self._prefix) else None
 
-    def place(self, partition: Partition, offset: int | None = None) -> TopicPartition:
-        """A partition for the client, with an offset in it where one matters."""
-        topic = self.outer(partition.topic)
-        return (
-            TopicPartition(topic, partition.number)
-            if offset is None
-            else TopicPartition(topic, partition.number, offset)
-        )
+    def place(self, partition: Partition) -> TopicPartition:
+        """A partition for the client."""
+        return TopicPartition(self.outer(partition.topic), partition.number)
 
     def places(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
         return [self.place(partition) for partition in partitions]
 
-    def offsets(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:
-        return [self.place(partition, offset) for partition, offset in offsets.items()]
+    def offsets(
+        self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES
+    ) -> list[TopicPartition]:
+        """Partitions with an offset in each, and a note where there is one."""
+        return [
+            TopicPartition(self.outer(each.topic), each.number, offset, metadata=notes.get(each, ""))
+            for each, offset in offsets.items()
+        ]
 
     def partition(self, place: TopicPartition) -> Partition:
         """A partition of the client, of a topic with this prefix."""

@@ -36,6 +36,7 @@ BUS_CHECKS: Sequence[Callable[[Bus], None]] = (
     delivery.headers_and_values_arrive_as_sent,
     groups.groups_are_independent,
     groups.a_group_goes_on_after_its_commit,
+    groups.a_note_stays_until_the_next_commit,
     groups.what_was_not_committed_comes_again,
     groups.a_seek_replays,
     groups.a_seek_during_assignment_sets_the_start,

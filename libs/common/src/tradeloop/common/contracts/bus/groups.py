@@ -6,7 +6,18 @@ from collections.abc import Collection
 from contextlib import closing
 
 from tradeloop.common.bus.port import Bus, Partition
-from tradeloop.common.contracts.bus.steps import after, key_in, new_topic, reading, refuses, send, take, texts, writing
+from tradeloop.common.contracts.bus.steps import (
+    after,
+    key_in,
+    new_topic,
+    reading,
+    refuses,
+    send,
+    settle,
+    take,
+    texts,
+    writing,
+)
 from tradeloop.common.contracts.steps import fresh
 
 
@@ -31,6 +42,23 @@ def a_group_goes_on_after_its_commit(bus: Bus) -> None:
         assert consumer.committed([Partition(topic, 0)]) == {Partition(topic, 0): 2}, "the commit does not show"
     with reading(bus, topic, group=group) as consumer:
         assert texts(take(consumer, 2)) == ["c", "d"], "the group does not resume after its commit"
+
+
+def a_note_stays_until_the_next_commit(bus: Bus) -> None:
+    topic, group = new_topic(bus, partitions=2), fresh("group")
+    here, other = Partition(topic, 0), Partition(topic, 1)
+    with reading(bus, topic, group=group) as consumer:
+        settle(consumer, consumer, lambda: len(consumer.assignment()) == 2)
+        assert not consumer.notes([here, other]), "there is a note that nobody left"
+        consumer.commit({here: 0, other: 0}, {here: "a note, Ω" + "." * 900})
+        assert consumer.notes([here, other]) == {here: "a note, Ω" + "." * 900}, "a note is not kept as it was left"
+    with reading(bus, topic, group=group) as heir:
+        settle(heir, heir, lambda: len(heir.assignment()) == 2)
+        assert set(heir.notes([here, other])) == {here}, "a note is not there for the next member"
+        heir.commit({here: 0}, {here: "another"})
+        assert heir.notes([here]) == {here: "another"}, "a note is not replaced"
+        heir.commit({here: 0})
+        assert not heir.notes([here]), "a commit without a note keeps the old one"
 
 
 def what_was_not_committed_comes_again(bus: Bus) -> None:

@@ -63,6 +63,9 @@ class SqlLedger:
         found = {portfolio: record_of(*columns) for portfolio, *columns in rows}
         return {portfolio: found.get(portfolio, _NEW) for portfolio in portfolios}
 
+    def portfolios(self) -> Sequence[str]:
+        return [portfolio for (portfolio,) in self._select(self._sql.portfolios)]
+
     def record(self, changes: Sequence[Change], acknowledged: Sequence[tuple[str, str]] = ()) -> None:
         if not changes:
             self.acknowledge(acknowledged, {})

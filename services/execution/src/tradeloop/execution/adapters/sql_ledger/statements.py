@@ -103,6 +103,7 @@ class Statements:
         self.load = words(
             f"SELECT portfolio, revision, marked_us, decided_us, state, signal FROM execution_books WHERE {named}"
         )
+        self.portfolios = words("SELECT portfolio FROM execution_books ORDER BY portfolio")
         self.unsent = words(
             f"SELECT portfolio, input_id, messages FROM execution_outbox WHERE {named} ORDER BY revision, place"
         )

@@ -11,7 +11,7 @@ import structlog
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.market import check_not_ahead
+from tradeloop.common.market import check_not_ahead, from_us
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
@@ -20,8 +20,8 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
+from tradeloop.execution.application.traded import Surroundings, TradedPortfolio
 from tradeloop.execution.ports import Change, History, Ledger, LedgerConflict, Venue
-from tradeloop.execution.traded import Surroundings, TradedPortfolio
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +76,8 @@ class Execution(ServiceDefaults):
         """Portfolios of which something failed that is tried again in time."""
         self._deadlines: list[tuple[float, str]] = []
         """A heap of the wall-clock times at which decisions are missed; some are gone by."""
+        self._orphans: Sequence[Standing] = ()
+        """Books that hold something, and of which there is no portfolio any more."""
         self._refused: dict[str, str] = {}
         """Portfolios whose books cannot be traded as they are configured, and why."""
 
@@ -83,6 +85,8 @@ class Execution(ServiceDefaults):
         """Raises `UserError` for what is about a time that has not come yet."""
         if isinstance(message, BarFrame):
             message.check(self._clock)
+            if message.revision:
+                return ()  # a decision that was made is never re-made
             for portfolio in self._by_universe.get(message.universe, ()):
                 if message.timeframe is portfolio.universe.timeframe:
                     self._of(portfolio.name).put_frame(message, position)
@@ -138,6 +142,7 @@ class Execution(ServiceDefaults):
         for portfolio in self._portfolios.values():
             if owns(portfolio.universe.name):
                 self._of(portfolio.name)
+        self._orphans = self._found_orphans()
         kept = self._ledger.offsets()
         return {p: kept.get(p, 0) for p, offset in committed.items() if p.topic in _INPUTS and kept.get(p, 0) < offset}
 
@@ -154,6 +159,7 @@ class Execution(ServiceDefaults):
         return ()
 
     def standings(self) -> Iterable[Standing]:
+        yield from self._orphans
         for name, traded in self._traded.items():
             if name in self._refused:
                 universe = self._portfolios[name].universe.name
@@ -166,6 +172,17 @@ class Execution(ServiceDefaults):
 
     def close(self) -> None:
         self._ledger.close()
+
+    def _found_orphans(self) -> Sequence[Standing]:
+        names = [name for name in self._ledger.portfolios() if name not in self._portfolios]
+        found = []
+        for name, record in (self._ledger.load(names) if names else {}).items():
+            if any(record.book.get("position", ())) or record.working:
+                cause = "its book holds positions, and no portfolio has its name: put its file back, or close them"
+                log.error("a book without a portfolio", portfolio=name, cause=cause)
+                marked = from_us(record.marked_us)
+                found.append(Standing("", name, marked, None, None, marked, cause))
+        return found
 
     def _of(self, name: str) -> TradedPortfolio:
         """A portfolio that this process trades now; it has something to do."""

@@ -6,16 +6,13 @@ Everything here is a function of the frames and signals, in their order; nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
-import structlog
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.errors import UserError
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     BarFrame,
@@ -35,10 +32,9 @@ from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
-from tradeloop.execution.inputs import DecisionFeatures, VenueFill
+from tradeloop.execution.domain.inputs import DecisionFeatures, VenueFill
+from tradeloop.execution.domain.snapshot import of_instruments
 from tradeloop.execution.record import BookRecord, Quarantine
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +87,21 @@ class Book:
         quarantine = self.quarantine
         return quarantine.cause if quarantine is not None and quarantine.since_us <= time_us else ""
 
-    def restore(self, record: BookRecord) -> bool:
-        """Go on from where the ledger stands; False where the reward remembers something else now, and begins anew."""
+    def restore(self, record: BookRecord) -> Sequence[str]:
+        """Go on from where the ledger stands; says what is not as it was recorded, in words.
+
+        Raises `BookMismatch` where the book holds what is not traded any more.
+        """
         self.marked_us, self.decided_us, self.working = record.marked_us, record.decided_us, record.working
         self.quarantine, self._revision, self.left_out_us = record.quarantine, record.revision, record.left_out_us
-        self._simulator.restore(_of_instruments(record.book, self._instruments, self._new))
+        self._simulator.restore(of_instruments(record.book, self._instruments, self._new))
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
-        return self._reward.restore(record.reward_state) or not record.book
+        remarks = []
+        if not self._reward.restore(record.reward_state) and record.book:
+            remarks.append("the reward remembers something else now, and begins anew")
+        if tuple(record.book.get("instruments", self._instruments)) != self._instruments:
+            remarks.append("the instruments of the universe changed; positions stay with theirs")
+        return remarks
 
     def record(self) -> BookRecord:
         """The state that the ledger must remember next."""
@@ -197,7 +201,7 @@ class Book:
             books.fill_slippage[0, a] += fill.slippage
 
     def reward(self, booked: Booked) -> Transition | None:
-        """What the decision before the last frame earned; None where there was none to earn anything.
+        """The worth of the decision before the last frame; None where there was none to earn anything.
 
         Raises whatever the reward raises. The book is then as it was, and so is the reward's memory.
         """
@@ -212,7 +216,7 @@ class Book:
             raise
 
     def event(self, time_us: int, kind: PortfolioEventKind, reason: str) -> PortfolioEvent:
-        """What did not happen to this portfolio as it should."""
+        """The message that something did not happen to this portfolio as it should."""
         return PortfolioEvent(
             universe=self.portfolio.universe.name,
             portfolio=self.portfolio.name,
@@ -368,33 +372,3 @@ class Book:
             limit=limit,
             text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
         )
-
-
-class BookMismatch(UserError):
-    """A book holds what its portfolio no longer trades."""
-
-
-def _of_instruments(book: Mapping[str, Any], instruments: Sequence[str], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A snapshot of a book, its instruments put in another order. One that it does not know is as in a `new` book.
-
-    Raises `BookMismatch` where it holds a position in an instrument that is not among them.
-    """
-    if not book:
-        return new
-    before = tuple(book.get("instruments", instruments))
-    rest = {name: value for name, value in book.items() if name != "instruments"}
-    if before == tuple(instruments):
-        return rest
-    held = [one for one, quantity in zip(before, rest["position"], strict=True) if quantity and one not in instruments]
-    if held:
-        raise BookMismatch(
-            f"the book holds {', '.join(held)}, which its portfolio no longer trades: put it back into the universe, "
-            "close the position, then take it out"
-        )
-    log.warning("the instruments of a book changed", before=before, now=tuple(instruments))
-    place = {instrument: a for a, instrument in enumerate(before)}
-
-    def moved(name: str, values: Sequence[Any]) -> list[Any]:
-        return [values[place[one]] if one in place else new[name][a] for a, one in enumerate(instruments)]
-
-    return {name: moved(name, value) if isinstance(value, list) else value for name, value in rest.items()}

@@ -15,8 +15,8 @@ from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, Por
 from tradeloop.common.messages.topics import derived_id, event_id
 from tradeloop.common.runtime.attempts import words
 from tradeloop.common.runtime.held import Queue
-from tradeloop.execution.domain import Book
-from tradeloop.execution.inputs import FrameReader
+from tradeloop.execution.domain.book import Book
+from tradeloop.execution.domain.inputs import FrameReader
 from tradeloop.execution.ports import Effects, Venue
 from tradeloop.execution.record import Quarantine
 

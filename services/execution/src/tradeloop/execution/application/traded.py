@@ -20,18 +20,18 @@ from tradeloop.common.runtime.held import Queue, ReadOn
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
-from tradeloop.execution.domain import Book
-from tradeloop.execution.inputs import FrameReader
+from tradeloop.execution.application.turn import Turn, Waiting
+from tradeloop.execution.domain.book import Book
+from tradeloop.execution.domain.inputs import FrameReader
 from tradeloop.execution.ports import Change, Venue
 from tradeloop.execution.record import BookRecord
-from tradeloop.execution.turn import Turn, Waiting
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the portfolios of a service have in common."""
+    """The surroundings that the portfolios of a service share."""
 
     clock: Clock
     patience: Patience
@@ -271,8 +271,8 @@ class TradedPortfolio:
 
     def _go_back(self, record: BookRecord) -> None:
         """Return to a record. The venue gets its orders again: after a crash it may never have got them."""
-        if not self._book.restore(record):
-            log.warning("the reward remembers something else now, and begins anew", portfolio=self.portfolio.name)
+        for remark in self._book.restore(record):
+            log.warning(remark, portfolio=self.portfolio.name)
         if self._venue.outside:
             self._unsent = bool(record.working)
         else:

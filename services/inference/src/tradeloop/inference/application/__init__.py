@@ -35,8 +35,8 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.fit import check_fit
-from tradeloop.inference.domain import Desk
-from tradeloop.inference.model_in_force import ActiveModel, NoModel
+from tradeloop.inference.application.desk import Desk
+from tradeloop.inference.domain import ActiveModel, NoModel
 from tradeloop.inference.ports import History
 
 log = structlog.get_logger(__name__)

@@ -1,0 +1,1 @@
+"""One portfolio's book, and what it reads."""
