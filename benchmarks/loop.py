@@ -126,9 +126,8 @@ def replayed(count: int, length: int) -> Replayed:
     return Replayed(rate, total / cpu_s, made[OrderFilled] / total, by_hand_rate, ratio)
 
 
-def against(what: str, run: Replayed) -> list[Row]:
-    bound = run.by_hand_per_s
-    return [Row(what, run.bars_per_s, "bars/s", None, "at least", "loop by hand", bound, run.ratio)]
+def against(what: str, run: Replayed, wanted: float) -> Row:
+    return Row(what, run.bars_per_s, "bars/s", wanted, "at least", "loop by hand", run.by_hand_per_s, run.ratio)
 
 
 def measure() -> None:
@@ -138,10 +137,10 @@ def measure() -> None:
         [
             Row("embedded loop, one universe in lockstep", one.bars_per_s, "bars/s", 2_000.0),
             Row("the same, by CPU time of its thread", one.bars_per_cpu_s, "bars/s", None),
-            *against("the same, of what a loop by hand does", one),
+            against("the same, of what a loop by hand does", one, 0.2),
             Row("embedded loop, eight universes, total", eight.bars_per_s, "bars/s", 3_000.0),
             Row("the same, by CPU time of its thread", eight.bars_per_cpu_s, "bars/s", None),
-            *against("the same, of what a loop by hand does", eight),
+            against("the same, of what a loop by hand does", eight, 0.3),
         ],
         [
             "Synthetic minute bars of one instrument a universe through ingest, preprocess, inference and execution, "

@@ -41,7 +41,7 @@ from tradeloop.common.runtime.publish import publish
 from tradeloop.ingest.domain import Resampler, frames
 
 GAIN = 5.0
-"""The gain of the random policy's last layer, with which it trades on every tenth bar."""
+"""The gain of the random policy's last layer, with which it trades on every third bar or so."""
 UNIVERSES = (1, 4, 12)
 WARM_UP, REPLAYED = 100, 400
 """Bars of each universe in a replay."""
@@ -379,7 +379,7 @@ def restart_rows(restarted: Mapping[str, Restart], memory: Mapping[str, float]) 
 def notes(ours: Sequence[float], bare: Sequence[float]) -> list[str]:
     return [
         "Started as `make up-native` does, all on one machine. Synthetic minute bars of one instrument a universe, the "
-        "example strategy, a random policy of the trained size that trades on every tenth bar; 13 portfolios.",
+        "example strategy, a random policy of the trained size that trades on every third bar or so; 13 portfolios.",
         f"Latency: bars published {RATE} times a second by the benchmark in ingest's place, each noted just before it "
         "is handed to the client, until the order of the decision on it arrives at a consumer. A bar passes four "
         "topics on the way (bars, features, signals, orders); the bare relay is three processes between four topics, "

@@ -237,8 +237,7 @@ class Runner:
         self._progress.take(position)
         message: Message | None = None
         try:
-            message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
-            self.last_message = message
+            self.last_message = message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
             self._handle(message, record, position, retried)
             if self._progress.cautious:
                 self._advance()  # so that it is this message at which it dies, if it does
