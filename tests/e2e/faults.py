@@ -642,8 +642,8 @@ def judge(fault: Fault, seen: Seen, expected: Left) -> Case:
     behind = {name for name in hit if left.marked[name] != LAST_US}
     if behind and not (left.dead_letters or left.dropped or left.ended or behind <= left.troubled):
         complaints.append(f"{', '.join(sorted(behind))} stands still, and nobody says so")
-    if fault.lasts != "good":
-        complaints += [] if left.dead_letters else left.stuck
+    if fault.lasts != "good" and not behind and not left.dead_letters:
+        complaints += left.stuck
     return Case(fault, outcome, complaints)
 
 

@@ -34,7 +34,7 @@ PORTS: Mapping[type, set[str]] = {
     Producer: set(),
     Consumer: {"seek", "assignment"},  # after a restored backup, and after outputs were lost
     Reader: {"poll"},  # a replay that is ahead of its window
-    Service: {"substitutes", "revoked"},  # after another failure, and when there are more replicas
+    Service: {"substitutes", "revoked", "answers"},  # after another failure, and when there are more replicas
     Ledger: {"outputs"},  # for tools
     ExecutionHistory: set(),
     Venue: set(),
