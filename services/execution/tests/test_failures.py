@@ -40,6 +40,7 @@ from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
 from tradeloop.execution.domain.inputs import VenueFill
 from tradeloop.execution.ports import Change, Venue
+from tradeloop.execution.record import BookRecord
 
 START_US = 1_700_000_040_000_000
 A, B = (Instrument(id=f"x:{name}", lot_size=1e-4, tick_size=0.01, taker_bps=3.0) for name in "AB")
@@ -302,6 +303,65 @@ def test_what_fails_for_good_is_left_out_and_stops_one_portfolio_alone(fragile: 
     assert (bad.quarantined_since, bad.cause) == (closes(4), "RuntimeError: what nobody thought of")
     assert good.quarantined_since is None
     assert not world.execution.pending(), "nothing of the partition is held up"
+
+
+def test_what_waits_behind_a_bar_that_is_left_out_needs_no_further_message(fragile: type[FragileVenue]) -> None:
+    """All is here before the bar fails, as in a replay: nothing that comes later sets it going again."""
+    world = World("bad", venue=fragile)
+    world.clock.advance(3600.0)
+    signals = [signal(t, 0.3, portfolio="bad") for t in range(9)]
+    world.give(*(frame(t, 100.0 + t) for t in range(9)), *signals)
+    world.pass_time(10.0)
+    assert [mark.time for mark in of(PortfolioMarked, world.out)] == [closes(t) for t in range(9) if t != 4]
+    assert not world.execution.pending()
+
+
+class NoVenue(PaperVenue):
+    """A venue that cannot be made, for portfolios that are called so."""
+
+    def __init__(self, portfolio: Portfolio) -> None:
+        if portfolio.name.startswith("bad"):
+            raise RuntimeError("no such account")
+        super().__init__(portfolio)
+
+
+def test_a_venue_that_cannot_be_made_stops_one_portfolio_alone() -> None:
+    world, whole = World("bad", "good", venue=NoVenue), World("bad", "good")
+    for t in range(5):
+        two(whole, t)
+        two(world, t)
+    assert world.of("good") == whole.of("good")
+    [bad] = [one for one in world.execution.standings() if one.portfolio == "bad"]
+    assert "RuntimeError: no such account" in bad.trouble
+    assert not world.execution.pending()
+
+
+class Unreadable(MemoryLedger):
+    """A ledger in which a book cannot be read."""
+
+    def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
+        if "bad" in portfolios:
+            raise ValueError("no JSON")
+        return super().load(portfolios)
+
+
+def test_a_book_that_cannot_be_read_stops_one_portfolio_alone() -> None:
+    world, whole = World("bad", "good", ledger=Unreadable()), World("bad", "good")
+    for t in range(5):
+        two(whole, t)
+        two(world, t)
+    assert world.of("good") == whole.of("good")
+    [bad] = [one for one in world.execution.standings() if one.portfolio == "bad"]
+    assert "ValueError: no JSON" in bad.trouble
+
+
+def test_a_frame_that_comes_too_late_is_counted() -> None:
+    """It failed when it came, and is tried again once the next ones were taken."""
+    world = World()
+    world.give(frame(0), signal(0), frame(2), signal(2))
+    again = LogPosition(Partition("market.bars.v1.retry.execution", 0), 0)
+    list(world.execution.handle(frame(1), again))
+    assert world.execution.tallies() == {("late_frame", "book"): 1}
 
 
 @pytest.mark.parametrize("stop", range(1, 40))

@@ -91,7 +91,12 @@ def backtest(
             actions.append(np.zeros((1, strategy.actions.size(len(bars.instruments)))))
             return hold
         actions.append(actor.act(builder.build(account)))
-        return strategy.actions.weights(actions[-1])
+        weights = strategy.actions.weights(actions[-1])
+        if not np.isfinite(weights).all():  # to hold is what NaN means to the simulator, and none of a policy's answers
+            raise ValueError(
+                f"strategy {strategy.name}: a policy's action became weights that are not finite: {weights}"
+            )
+        return weights
 
     return run(portfolio, strategy, bars, features, decide, actions, watch)
 

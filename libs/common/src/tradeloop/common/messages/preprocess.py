@@ -62,6 +62,11 @@ class FeaturesComputed(UniverseMessage):
             values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
         )
 
+    def unknown(self, error: str) -> Self:
+        """The same features with no value known, and why."""
+        nothing = ((None,) * len(self.names),) * len(self.instruments)
+        return self.model_copy(update={"values": nothing, "error": error})
+
     @property
     def occurred(self) -> datetime:
         return self.time

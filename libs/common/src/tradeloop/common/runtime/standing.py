@@ -21,7 +21,7 @@ class Standing:
     quarantined_since: datetime | None
     """Event time since when it is in quarantine; None when it is not."""
     cause: str = ""
-    """Why it is in quarantine."""
+    """Why it is in quarantine, or cannot go on."""
 
     @property
     def trouble(self) -> str:
@@ -31,4 +31,4 @@ class Standing:
         if self.awaiting_since is not None:
             bar = "" if self.marked is None else f" on its bar of {self.marked.isoformat()}"
             return f"waits for the decision{bar} since {self.awaiting_since.isoformat()}"
-        return ""
+        return f"cannot go on: {self.cause}" if self.cause else ""

@@ -143,6 +143,8 @@ class Simulator:
         limits: RiskLimits,
         no_trade_band: float,
     ) -> None:
+        if not 0.0 <= no_trade_band < np.inf:
+            raise ValueError(f"a no-trade band is {no_trade_band}: it must be a number of at least 0")
         count = len(instruments)
         self._shape = (books, count)
         self._every = np.arange(books)

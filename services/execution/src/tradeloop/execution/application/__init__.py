@@ -15,7 +15,7 @@ from tradeloop.common.market import check_not_ahead, from_us
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, PortfolioEvent, SignalGenerated
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.runtime.attempts import Patience
+from tradeloop.common.runtime.attempts import Patience, words
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
@@ -90,13 +90,18 @@ class Execution(ServiceDefaults):
             if message.revision:
                 return ()  # a decision that was made is never re-made
             for portfolio in self._by_universe.get(message.universe, ()):
-                if message.timeframe is portfolio.universe.timeframe:
-                    self._of(portfolio.name).put_frame(message, position)
+                if message.timeframe is portfolio.universe.timeframe and (traded := self._of(portfolio.name)):
+                    traded.put_frame(message, position)
         elif isinstance(message, SignalGenerated) and message.portfolio in self._portfolios:
             check_not_ahead(message.time, self._clock, f"the signal for {message.portfolio}")
-            self._of(message.portfolio).put_signal(message, position)
-        elif isinstance(message, PortfolioCommanded) and message.portfolio in self._portfolios:
-            self._of(message.portfolio).put_command(message, position)
+            if traded := self._of(message.portfolio):
+                traded.put_signal(message, position)
+        elif (
+            isinstance(message, PortfolioCommanded)
+            and message.portfolio in self._portfolios
+            and (traded := self._of(message.portfolio))
+        ):
+            traded.put_command(message, position)
         return ()
 
     def answers(self, message: Message) -> bool:
@@ -163,11 +168,10 @@ class Execution(ServiceDefaults):
 
     def standings(self) -> Iterable[Standing]:
         yield from self._orphans
-        for name, traded in self._traded.items():
-            if name in self._refused:
-                universe = self._portfolios[name].universe.name
-                yield Standing(universe, name, None, None, None, self._clock.now(), self._refused[name])
-            elif traded.restored:
+        for name, why in self._refused.items():
+            yield Standing(self._portfolios[name].universe.name, name, None, None, None, self._clock.now(), why)
+        for traded in self._traded.values():
+            if traded.restored:
                 yield traded.standing
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
@@ -187,19 +191,37 @@ class Execution(ServiceDefaults):
                 found.append(Standing("", name, marked, None, None, marked, cause))
         return found
 
-    def _of(self, name: str) -> TradedPortfolio:
-        """A portfolio that this process trades now; it has something to do."""
+    def _of(self, name: str) -> TradedPortfolio | None:
+        """A portfolio that this process trades now; it has something to do. None for one that cannot be traded."""
+        if name in self._refused:
+            return None
         traded = self._traded.get(name)
         if traded is None:
             portfolio = self._portfolios[name]
             around = Surroundings(self._clock, self._patience, self._grace_s, self._pending, self._count)
-            strategy, venue = self._strategies[portfolio.strategy], self._venues(portfolio)
-            read_on = self._history.frames(portfolio.universe)
-            traded = self._traded[name] = TradedPortfolio(portfolio, strategy, venue, read_on, around)
+            try:
+                strategy, venue = self._strategies[portfolio.strategy], self._venues(portfolio)
+                read_on = self._history.frames(portfolio.universe)
+                traded = TradedPortfolio(portfolio, strategy, venue, read_on, around)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a venue's or a strategy's code does
+                self._refuse(name, error)
+                return None
+            self._traded[name] = traded
             self._unrestored[name] = None
-        if name not in self._refused:
-            self._ready[name] = None
+        self._ready[name] = None
         return traded
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        """Trade on without a portfolio that cannot be traded, and say why."""
+        self._refused[name] = str(error) if isinstance(error, UserError) else words(error)
+        log.error("cannot be traded", portfolio=name, error=self._refused[name], exc_info=error)
+        self._unrestored.pop(name, None)
+        self._ready.pop(name, None)
+        traded = self._traded.pop(name, None)
+        if traded is not None:
+            traded.refuse()
 
     def _count(self, event: str, portfolio: str) -> None:
         self._tallies[event, portfolio] += 1
@@ -209,20 +231,37 @@ class Execution(ServiceDefaults):
         names = list(self._unrestored)[:_RESTORED_AT_ONCE]
         if not names:
             return
+        try:
+            yield from self._restore_all(names)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  what is stored of one of them may not be readable
+            if len(names) == 1:
+                self._refuse(names[0], error)
+            else:
+                for name in names:
+                    try:
+                        yield from self._restore_all([name])
+                    except Unavailable:
+                        raise
+                    except Exception as own:  # noqa: BLE001
+                        self._refuse(name, own)
+
+    def _restore_all(self, names: Sequence[str]) -> Iterator[Message]:
+        """Raises for a book that cannot be read, before anything of the others is done."""
         books, unsent = self._ledger.load(names), self._ledger.unsent(names)
         if any(name not in self._events for name in names):  # of all at once: whole partitions are read for it
             self._events = dict(self._history.events([self._portfolios[name] for name in self._unrestored]))
         for name in names:
             traded, left = self._traded[name], unsent.get(name, ())
             outputs = [output for _, messages in left for output in messages]
-            del self._unrestored[name]
+            self._unrestored.pop(name, None)
             try:
                 again = traded.restore(books[name], self._events.pop(name, ()), outputs)
-            except UserError as error:
-                log.error("cannot be traded", portfolio=name, error=str(error))
-                self._refused[name] = str(error)
-                self._ready.pop(name, None)
-                traded.refuse()
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a strategy's code, or a changed portfolio, makes of it
+                self._refuse(name, error)
                 continue
             yield from again
             self._handed_over += [(name, input_id) for input_id, _ in left]

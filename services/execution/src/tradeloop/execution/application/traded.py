@@ -14,6 +14,7 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, from_us, to_us
 from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, PortfolioEvent, SignalGenerated
+from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
 from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
@@ -27,6 +28,8 @@ from tradeloop.execution.ports import Change, Venue
 from tradeloop.execution.record import BookRecord
 
 log = structlog.get_logger(__name__)
+
+_BARS = topic_of(BarFrame).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class TradedPortfolio:
         """Where the ledger stands; None when it must be asked."""
         self._refused = False
         self._turn = self._new_turn()
-        self._more = False
+        self._more = self._in_part = False
+        """Whether there is more to do at once; whether what is being done is only a part of that."""
         self._attempts = Attempts(around.clock, around.patience)
         self._sends = Attempts(around.clock, around.patience)
         self._unsent = False
@@ -101,7 +105,8 @@ class TradedPortfolio:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is more to do at once: orders had to leave first, or frames wait on the bus."""
+        """Whether there is more to do at once: orders had to leave first, something failed and was given up, or frames
+        wait on the bus."""
         if self.retries:
             return False
         return self._more or (self._waiting.frames.overflows and not self._book.awaits_decision)
@@ -136,7 +141,10 @@ class TradedPortfolio:
 
     def put_frame(self, frame: BarFrame, position: LogPosition) -> None:
         """Take a frame in; it is processed when the decision before it is settled."""
-        self._waiting.frames.put(to_us(frame.close_time), frame, position)
+        if not self._waiting.frames.put(to_us(frame.close_time), frame, position) and position.partition.topic != _BARS:
+            # It failed when it came, and later ones were taken meanwhile.
+            self._around.count("late_frame", self.portfolio.name)
+            log.error("a frame came too late", portfolio=self.portfolio.name, time=frame.close_time.isoformat())
 
     def put_signal(self, signal: SignalGenerated, position: LogPosition) -> None:
         """Take a decision in.
@@ -200,7 +208,7 @@ class TradedPortfolio:
         if self._unsent or not self._attempts.due:
             return None
         turn = self._turn = self._new_turn()
-        self._more = False
+        self._more, self._in_part = False, bool(self._given_up) or self._attempts.waiting
         try:
             if self._given_up:
                 turn.give_up(self._given_up)
@@ -224,7 +232,7 @@ class TradedPortfolio:
         Orders leave now: what is recorded as intended is sent until the venue has it.
         """
         turn, self._turn = self._turn, self._new_turn()
-        self._record, self._more, self._live = change.after, turn.more, turn.live
+        self._record, self._more, self._live = change.after, turn.more or self._in_part, turn.live
         self._book.recorded()
         self._drop_signals(turn)
         self._waiting.frames.take(turn.frames)
@@ -277,7 +285,8 @@ class TradedPortfolio:
         if self._venue.outside:
             self._unsent = bool(record.working)
         else:
-            self._venue.submit(record.working)
+            self._unsent = True
+            self._send()
         self._note_awaiting()
 
     def _note_awaiting(self) -> None:
@@ -287,14 +296,14 @@ class TradedPortfolio:
             self._awaits_since, self._noted_us = self._around.clock.now(), self._book.marked_us
 
     def _send(self) -> None:
-        """Send the working orders. A venue that is away keeps this portfolio from going on, and no other."""
+        """Send the working orders. A venue that is away, or fails, keeps this portfolio from going on, and no other."""
         if not self._sends.due:
             return
         try:
             self._venue.submit(self._book.working)
-        except Unavailable as error:
+        except Exception as error:  # noqa: BLE001  of a venue's own code, too
             self._sends.held_up(error)
-            log.warning("orders are not sent yet", portfolio=self.portfolio.name, error=str(error))
+            log.warning("orders are not sent yet", portfolio=self.portfolio.name, error=words(error))
             return
         self._sends.passed()
         self._unsent = False
@@ -302,6 +311,7 @@ class TradedPortfolio:
     def _fail(self, error: Exception) -> None:
         """Go back to before what failed, and keep what was done before it; try again later, or give it up."""
         done = len(self._turn.effects)
+        self._in_part = True
         self._undo()
         log.error(
             "a portfolio's own work failed",

@@ -301,7 +301,12 @@ class Inference(ServiceDefaults):
         """Load the models of some desks; what is wrong with one is met again, and said, when it has to decide."""
         try:
             for name in names:
-                self._memories[name].in_force()
+                try:
+                    self._memories[name].in_force()
+                except Unavailable:
+                    raise
+                except Exception as error:
+                    log.exception("a desk is not prepared", portfolio=name, error=words(error))
                 del self._unprepared[name]
                 self._ready[name] = None
         except Unavailable as error:

@@ -110,8 +110,12 @@ class Desk:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is more to do at once: features wait on the bus, and a mark waits for them."""
-        return self._features.overflows and len(self._marks) > 0 and not self._attempts.waiting
+        """Whether there is more to do at once: a mark waits, and features are here or on the bus.
+
+        Both are here only behind a decision that was given up.
+        """
+        features = self._features.overflows or len(self._features) > 0
+        return features and len(self._marks) > 0 and not self._attempts.waiting
 
     def on_model_ready(self, ready: ModelReady, position: LogPosition) -> None:
         """Let a model decide from the next decision on, if it is for this portfolio. As `ModelInForce.promote`."""

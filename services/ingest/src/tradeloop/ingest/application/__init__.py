@@ -10,7 +10,7 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BackfillRequested, Message, ReplayRequested
 from tradeloop.common.runtime.pending import Pending
@@ -65,16 +65,30 @@ class Ingest(ServiceDefaults):
     def advance(self) -> Iterator[Message]:
         """A chunk of each universe's replay, then a slice of a backfill."""
         self._begin_behind()
-        for universe, waiting in list(self._replays.items()):
-            replay = waiting[0]
-            yield from replay.step(self._clock.monotonic(), self._chunk_frames)
+        for universe in list(self._replays):
+            replay = self._replays[universe][0]
+            try:
+                yield from replay.step(self._clock.monotonic(), self._chunk_frames)
+            except Unavailable:
+                raise
+            except Exception as error:  # a universe whose bars cannot be read holds up no other
+                self._end(universe)
+                raise RequestFailed(replay.position, error) from error
             if replay.finished:
                 log.info("replayed", universe=universe, request=replay.request.request_id)
-                replay.close()
-                waiting.popleft()
-                if not waiting:
-                    del self._replays[universe]
+                self._end(universe)
         yield from self._backfills.advance()
+
+    def _end(self, universe: str) -> None:
+        """Go on to the next replay of a universe."""
+        waiting = self._replays[universe]
+        replay = waiting.popleft()
+        if not waiting:
+            del self._replays[universe]
+        try:
+            replay.close()
+        except Exception as error:  # noqa: BLE001  nothing depends on it
+            log.warning("a reader was not closed", universe=universe, error=str(error))
 
     def _begin_behind(self) -> None:
         """Begin the replays whose backfills have ended."""

@@ -9,7 +9,7 @@ import structlog
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import (
     EVER_US,
     GRACE,
@@ -73,7 +73,12 @@ class Backfill:
     def step(self) -> Iterator[Message]:
         if self._action is not None:
             yield from self._action()
-        self._action = next(self._plan, None)
+        try:
+            self._action = next(self._plan, None)
+        except Unavailable:
+            self._plan, self._place = self._slices(), 0  # a plan that was broken off begins anew
+            self._corrected.clear()
+            raise
 
     def _slices(self) -> Iterator[_Action]:
         universe, base = self._universe, self._universe.timeframe

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import structlog
+
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import LogPosition, Partition
+from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Universe
-from tradeloop.common.messages import BarFrame, Message, PreprocessRequested
+from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessRequested
+from tradeloop.common.runtime.attempts import words
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.slices import Slices
@@ -20,6 +23,8 @@ from tradeloop.common.strategy import Strategy
 from tradeloop.preprocess.application.batch import Batch
 from tradeloop.preprocess.application.feed import Feed
 from tradeloop.preprocess.ports import Sent
+
+log = structlog.get_logger(__name__)
 
 
 class Preprocess(ServiceDefaults):
@@ -43,6 +48,8 @@ class Preprocess(ServiceDefaults):
         self._strategies, self._bars, self._features, self._clock = strategies, bars, features, clock
         self._batches = Slices()
         self._defined: set[str] = set()
+        self._refused: Counter[str] = Counter()
+        """How often the online store refused features, by universe."""
         self._feeds: dict[str, dict[str, Feed]] = {}
         """Streams by universe and feature set: strategies of equal features share them."""
         for universe, strategy in pairs:
@@ -73,7 +80,14 @@ class Preprocess(ServiceDefaults):
         failed: Counter[str] = Counter()
         for universe, feeds in self._feeds.items():
             failed[universe] += sum(feed.failed for feed in feeds.values())
-        return {("features_failed", universe): count for universe, count in failed.items() if count}
+        found = {("features_failed", universe): count for universe, count in failed.items() if count}
+        return found | {("online_refused", universe): count for universe, count in self._refused.items()}
+
+    def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
+        """Features that the bus does not take are unknown ones, with the reason: whoever waits for them goes on."""
+        if not isinstance(refused, FeaturesComputed) or refused.error:
+            return None
+        return (refused.unknown(words(error)),)
 
     def advance(self) -> Iterator[Message]:
         return self._batches.advance()
@@ -97,10 +111,17 @@ class Preprocess(ServiceDefaults):
         for universe, feeds in self._feeds.items():
             for feature_set, feed in feeds.items():
                 newest = feed.newest
-                if newest is not None:
+                if newest is None:
+                    continue
+                try:
                     self._define(feed.feature_set)
                     self._features.write_online(feature_set, universe, newest)
-                    feed.forget_newest()
+                except Unavailable:
+                    raise
+                except Exception:  # features that the store refuses hold up no others
+                    self._refused[universe] += 1
+                    log.exception("features not written online", universe=universe, feature_set=feature_set)
+                feed.forget_newest()
 
     def not_ready(self) -> Iterable[str]:
         self._bars.check()

@@ -92,11 +92,10 @@ class Feed:
                     time=frame.close_time.isoformat(),
                 )
         self.failed += 1
-        unknown = [[math.nan] * len(self.feature_set.names)] * len(self._universe.ids)
         computed = FeaturesComputed.of(
-            self._universe, self.feature_set.id, self.feature_set.names, frame.close_time, unknown
+            self._universe, self.feature_set.id, self.feature_set.names, frame.close_time, ()
         )
-        return computed.model_copy(update={"error": error})
+        return computed.unknown(error)
 
     def _take_higher(self, frame: BarFrame, open_us: int, close_us: int) -> None:
         newest_us = self._stream.last_open_us(frame.timeframe)
