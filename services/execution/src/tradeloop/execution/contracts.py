@@ -352,6 +352,7 @@ def sample_record() -> BookRecord:
         working=(order,),
         acknowledged=(order.order_id,),
         quarantine=Quarantine(since_us=3, cause="it fell: \u00e9"),
+        live=True,
         left_out_us=4,
     )
 

@@ -38,6 +38,8 @@ class BookRecord:
     acknowledged: tuple[str, ...] = ()
     """Ids of the working orders that the venue has said it has; the others are sent until it does."""
     quarantine: Quarantine | None = None
+    live: bool = False
+    """Whether the last frame was a live one, so that its decision has a deadline."""
     left_out_us: int = -1
     """Close of the last frame that was left out, since it could not be booked; -1 for none."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -224,7 +224,8 @@ class TradedPortfolio:
         if not turn.effects:
             self._drop_commands(turn)
             return None
-        return Change(self.portfolio.name, self._record, self._book.record(), turn.effects)
+        after = replace(self._book.record(), live=turn.live)
+        return Change(self.portfolio.name, self._record, after, turn.effects)
 
     def recorded(self, change: Change) -> list[tuple[str, Sequence[Message]]]:
         """Let go of what was done; gives back the outputs by the ids of the inputs that had them.
@@ -280,6 +281,7 @@ class TradedPortfolio:
 
     def _go_back(self, record: BookRecord) -> None:
         """Return to a record. The venue gets its orders again: after a crash it may never have got them."""
+        self._live = record.live
         for remark in self._book.restore(record):
             log.warning(remark, portfolio=self.portfolio.name)
         if self._venue.outside:
