@@ -63,7 +63,8 @@ down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 test: sync ## Run every test, in lanes side by side: SEED=
 	@$(SEEDED) $(BIN)/python -m tests.lanes
 
-soak: sync ## Kill services and servers for hours, not minutes: SEED="1 2 3" LENGTH=4
+soak: sync ## An hour of bars with random faults, then the crash proof with more seeds: MINUTES=60 SEED="1 2 3" LENGTH=4
+	TRADELOOP_SOAK_MINUTES=$(or $(MINUTES),60) $(BIN)/python -m pytest tests/e2e/soak.py
 	$(or $(SEEDED),TRADELOOP_TEST_SEEDS="1 2 3") TRADELOOP_TEST_LENGTH=$(or $(LENGTH),4) \
 	    $(BIN)/python -m pytest tests/e2e/test_crashes.py
 

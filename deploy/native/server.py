@@ -83,8 +83,13 @@ class Server:
 
     @property
     def running(self) -> bool:
+        return self.pid is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The id of its first process; None when it does not run."""
         identity = _recorded(self._identity_file)
-        return identity is not None and identity.lives
+        return identity.pid if identity is not None and identity.lives else None
 
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers. Raises `ServerError` as `wait` does."""

@@ -20,7 +20,7 @@ from tradeloop.common.strategy import load
 from tradeloop.training.adapters.random_policy import random_policy
 
 BASE, HIGHER = Timeframe.H1, Timeframe.H4
-START_US = 1_735_689_600_000_000  # 2025-01-01
+START_US = 946_857_600_000_000  # 2000-01-03, so that a long run ends before today
 HISTORY = 400
 """Bars that are stored and not traded, enough for the slowest feature of the example strategy."""
 STRATEGY = load("probe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -53,8 +54,10 @@ def bytes_an_item(grow: Callable[[int], object], first: int, second: int) -> flo
     """How many bytes what `grow` makes of more items takes for each of them."""
     taken = []
     for count in (first, second):
+        gc.collect()
         tracemalloc.start()
         kept = grow(count)
+        gc.collect()
         taken.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         del kept

@@ -615,7 +615,7 @@ def test_stocks_with_adjusted_closes() -> None:
 @pytest.mark.parametrize(("stock", "rows"), [("JNJ", 1986), ("JPM", 959)])
 def test_stocks_whose_opens_are_zero(stock: str, rows: int) -> None:
     line = refusal(str(DATA / "dj30-daily" / f"{stock}.csv.gz"))
-    assert line.startswith(f", line 2: open 0.0 is not positive ({rows} such rows): ")
+    assert line.startswith(f", line 2: open 0.0 is not positive ({rows} such rows so far): ")
 
 
 # --- files of any size ----------------------------------------------------------------------------

@@ -144,8 +144,8 @@ class MlflowModelStore:
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":  # how MLflow says that there is no such alias
                     raise ModelNotFound(f"model {name} has no alias {reference}") from None
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self._has(former_name(name)):
-                    former = former_name(name)
+                former = former_name(name)
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST" and former != name and self._has(former):
                     raise ModelNotFound(f"model {name} is still called {former}: rename it in MLflow") from None
                 raise
             loaded = RegisteredPolicy(name, str(found.version), self._download(found.source))
