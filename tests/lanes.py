@@ -23,8 +23,14 @@ ROOT = Path(__file__).parents[1]
 
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
-    # Services and servers that are killed, and start again; and policies that learn, for which there is time.
-    "crashes": ["tests/e2e/test_crashes.py", "tests/e2e/test_learning.py"],
+    # Services and servers that are killed, and start again; faults everywhere; and policies that learn, for which there
+    # is time.
+    "crashes": [
+        "tests/e2e/test_crashes.py",
+        "tests/e2e/test_faults.py",
+        "tests/e2e/test_learning.py",
+        "tests/e2e/test_live.py",
+    ],
     # Whole stacks of processes that trade.
     "stacks": [
         "tests/e2e/test_disturbances.py",
