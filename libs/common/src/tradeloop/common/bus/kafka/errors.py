@@ -71,6 +71,7 @@ _UNAVAILABLE = frozenset(
 NOT_A_MEMBER = frozenset(
     {
         KafkaError._ASSIGNMENT_LOST,
+        KafkaError._FATAL,  # which a client only says once it was fenced: it joins again as another one
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.REBALANCE_IN_PROGRESS,
