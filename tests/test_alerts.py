@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -15,13 +15,14 @@ from deploy.native.server import need
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import SystemClock
-from tradeloop.common.messages import BarFrame, Message
+from tradeloop.common.messages import BarFrame, Message, PortfolioEventKind
 from tradeloop.common.messages.topics import SERVICE_TOPICS
 from tradeloop.common.runtime.health import Health, HttpSettings
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 
-FOLDER = Path(__file__).parent.parent / "deploy" / "prometheus"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "deploy" / "prometheus"
 RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 TESTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "tests.yml").read_text())["tests"]
 
@@ -84,3 +85,16 @@ def test_H6_each_metric_of_a_rule_is_one_that_a_service_has() -> None:
     assert named <= exposed()
     told = " ".join(" ".join(rule["annotations"].values()) for rule in RULES)
     assert set(re.findall(r"\btradeloop_\w+", told)) <= exposed()
+
+
+def test_H6_each_event_that_is_counted_has_an_alert() -> None:
+    """The labels are in no metric until something happens: they are read from the code that counts them."""
+    text = "".join(file.read_text() for file in ROOT.glob("services/*/src/**/*.py"))
+    counted = set(re.findall(r"""(?:\.count\(|_tallies\[|found = \{\(|found \| \{\()"(\w+)", """, text))
+    assert {"late_signal", "decision_failed", "features_failed", "online_refused"} <= counted
+    # A quarantine has a metric and an alert of its own, and a release is what an operator wanted.
+    counted |= set(get_args(PortfolioEventKind)) - {"quarantined", "released"}
+    named = {
+        one for rule in RULES for found in re.findall(r'event=~?"([\w|]+)"', rule["expr"]) for one in found.split("|")
+    }
+    assert named == counted

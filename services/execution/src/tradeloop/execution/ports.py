@@ -119,10 +119,6 @@ class Ledger(Protocol):
         """
         ...
 
-    def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
-        """The messages that an input published; none when it is unknown, or was published for certain."""
-        ...
-
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         """The outputs of these inputs, (portfolio, input id) each, have left for certain and need not be kept.
 

@@ -34,9 +34,7 @@ class BookRecord:
     signal: bytes = b""
     """The last decision, as it was received."""
     working: tuple[OrderUpdated, ...] = ()
-    """Orders that are meant for the venue and have not ended."""
-    acknowledged: tuple[str, ...] = ()
-    """Ids of the working orders that the venue has said it has; the others are sent until it does."""
+    """Orders that are meant for the venue and have not ended. Whoever takes the book over sends them again."""
     quarantine: Quarantine | None = None
     live: bool = False
     """Whether the last frame was a live one, so that its decision has a deadline."""

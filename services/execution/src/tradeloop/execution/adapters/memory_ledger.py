@@ -54,9 +54,6 @@ class MemoryLedger:
                 found.setdefault(portfolio, []).append((input_id, outputs))
         return found
 
-    def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
-        return self._outputs.get((portfolio, input_id), ())
-
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         for one in inputs:
             self._outputs.pop(one, None)

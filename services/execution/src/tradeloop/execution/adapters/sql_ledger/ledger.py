@@ -97,13 +97,6 @@ class SqlLedger:
             found.setdefault(portfolio, []).append((input_id, messages_of(messages)))
         return found
 
-    def outputs(self, portfolio: str, input_id: str) -> Sequence[Message]:
-        return [
-            output
-            for (messages,) in self._select(self._sql.outputs, portfolio, input_id)
-            for output in messages_of(messages)
-        ]
-
     def acknowledge(self, inputs: Sequence[tuple[str, str]], offsets: Mapping[Partition, int]) -> None:
         if not inputs and not offsets:
             return

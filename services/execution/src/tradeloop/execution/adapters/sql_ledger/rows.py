@@ -25,8 +25,6 @@ def state_of(record: BookRecord) -> str:
         "reward": record.reward_state,
         "working": [order.encode().decode() for order in record.working],
     }
-    if record.acknowledged:
-        state["acknowledged"] = record.acknowledged
     if record.quarantine is not None:
         state["quarantine"] = {"since_us": record.quarantine.since_us, "cause": record.quarantine.cause}
     if record.live:
@@ -48,7 +46,6 @@ def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal:
         reward_state=state["reward"],
         signal=signal.encode(),
         working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
-        acknowledged=tuple(state.get("acknowledged", ())),
         quarantine=Quarantine(**quarantine) if quarantine else None,
         live=state.get("live", False),
         left_out_us=state.get("left_out_us", -1),

@@ -107,7 +107,6 @@ class Statements:
         self.unsent = words(
             f"SELECT portfolio, input_id, messages FROM execution_outbox WHERE {named} ORDER BY revision, place"
         )
-        self.outputs = words("SELECT messages FROM execution_outbox WHERE portfolio = ? AND input_id = ?")
         self.drop_outputs = words("DELETE FROM execution_outbox WHERE portfolio = ? AND input_id = ?")
         self.insert_outputs = words(
             "INSERT INTO execution_outbox (portfolio, input_id, revision, place, messages) VALUES (?, ?, ?, ?, ?)"
