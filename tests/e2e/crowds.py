@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.e2e.untrained import untrained
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import PARTITIONS, Partition, Record, partition_for
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.market import Bar, Instrument, Timeframe, Universe
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, ModelActivated
 from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS, specs, topic_of
-from tradeloop.common.model_store.port import Policy, PolicyManifest, RegisteredPolicy, model_name
+from tradeloop.common.model_store.port import Policy, RegisteredPolicy, model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.runner import Runner
@@ -140,27 +141,8 @@ class Crowd:
 
     def model(self, name: str, reference: str) -> RegisteredPolicy:
         """Every universe has a model, in as many versions as anybody asks for."""
-        count, strategy = len(self.universes[0].instruments), self.strategy
-        manifest = PolicyManifest(
-            strategy="test",
-            universe=name.partition(".")[2],
-            instruments=count,
-            feature_set=strategy.feature_set.id,
-            feature_names=strategy.feature_set.names,
-            window=strategy.window,
-            observation_size=strategy.observation_size(count),
-            action_scheme=strategy.actions.name,
-            action_size=count,
-            reward_id=strategy.reward_id,
-            algorithm="none",
-            seed=0,
-            steps=0,
-            trained_from="",
-            trained_to="",
-            onnx_max_abs_diff=0.0,
-            onnx_sha256=sha256(_GRAPH).hexdigest(),
-        )
-        return RegisteredPolicy(name, reference if reference.isdecimal() else "1", Policy(manifest, _GRAPH))
+        policy = untrained(self.strategy, name.partition(".")[2], len(self.universes[0].instruments), _GRAPH)
+        return RegisteredPolicy(name, reference if reference.isdecimal() else "1", policy)
 
     def start(self, replicas: int = 1) -> None:
         """Start so many processes of inference and of execution; each gets its share of the partitions."""

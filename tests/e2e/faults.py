@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from hashlib import sha256
 from threading import Event
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from tests.e2e.taps import OUTAGE_S, Fault, Killed, Kind, Life, Names, Point, Probe, Seen
+from tests.e2e.untrained import untrained
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus, MemoryConsumer
@@ -52,7 +52,7 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS, dead_letter_topic, specs, topic_of
 from tradeloop.common.model_store.memory import MemoryModelStore
-from tradeloop.common.model_store.port import Policy, PolicyManifest, model_name
+from tradeloop.common.model_store.port import Policy, model_name
 from tradeloop.common.portfolio import Portfolio, RiskLimits
 from tradeloop.common.runtime.attempts import Patience
 from tradeloop.common.runtime.policy import RunPolicy
@@ -149,27 +149,8 @@ def strategy_of(name: str) -> Strategy:
 
 
 def policy_of(portfolio: Portfolio, graph: bytes) -> Policy:
-    strategy, count = strategy_of(portfolio.strategy), len(portfolio.universe.instruments)
-    manifest = PolicyManifest(
-        strategy=strategy.name,
-        universe=portfolio.universe.name,
-        instruments=count,
-        feature_set=strategy.feature_set.id,
-        feature_names=strategy.feature_set.names,
-        window=strategy.window,
-        observation_size=strategy.observation_size(count),
-        action_scheme=strategy.actions.name,
-        action_size=count,
-        reward_id=strategy.reward_id,
-        algorithm="none",
-        seed=0,
-        steps=0,
-        trained_from="",
-        trained_to="",
-        onnx_max_abs_diff=0.0,
-        onnx_sha256=sha256(graph).hexdigest(),
-    )
-    return Policy(manifest, graph)
+    universe = portfolio.universe
+    return untrained(strategy_of(portfolio.strategy), universe.name, len(universe.instruments), graph)
 
 
 def read_bars(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.e2e.untrained import untrained
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
@@ -54,7 +54,7 @@ from tradeloop.common.messages import (
     Transition,
 )
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
-from tradeloop.common.model_store.port import Actor, Policy, PolicyManifest, RegisteredPolicy
+from tradeloop.common.model_store.port import Actor, Policy, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
@@ -150,27 +150,7 @@ class Formula:
 
 
 def policy(portfolio: Portfolio, gain: float, strategy: Strategy = STRATEGY) -> Policy:
-    graph, count = repr(gain).encode(), len(portfolio.universe.instruments)
-    manifest = PolicyManifest(
-        strategy=strategy.name,
-        universe=portfolio.universe.name,
-        instruments=count,
-        feature_set=strategy.feature_set.id,
-        feature_names=strategy.feature_set.names,
-        window=strategy.window,
-        observation_size=strategy.observation_size(count),
-        action_scheme=strategy.actions.name,
-        action_size=count,
-        reward_id=strategy.reward_id,
-        algorithm="none",
-        seed=0,
-        steps=0,
-        trained_from="",
-        trained_to="",
-        onnx_max_abs_diff=0.0,
-        onnx_sha256=sha256(graph).hexdigest(),
-    )
-    return Policy(manifest, graph)
+    return untrained(strategy, portfolio.universe.name, len(portfolio.universe.instruments), repr(gain).encode())
 
 
 class Versions:
