@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tradeloop.common.bus.port import LogPosition
+from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Series, Timeframe, Universe, align, joined
 from tradeloop.common.messages import BarFrame
 
@@ -59,6 +60,182 @@ def whole(blocks: Generator[Series, None, FileReport], instrument: Instrument) -
         except StopIteration as end:
             report: FileReport = end.value
             return align((instrument.id,), report.timeframe, [joined(parts)]), report
+
+
+class SourceUnavailable(Unavailable):
+    """A source of market data cannot answer now: its network, its rate limit, its maintenance. Asking again is safe."""
+
+    def __init__(self, why: str, retry_after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+        """How long the source asks to be left alone; None where it does not say."""
+
+
+Channel = Literal["bars", "trades", "books", "news"]
+"""The kinds of live data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of the history of an instrument."""
+
+    bars: Series
+    """Closed bars in the order of time, maybe none, as the source gives them."""
+    until_us: int
+    """All bars that open before this time, and not before the page's start, are in the page, or do not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The stream begins, or begins again: what happened since `Disconnected` may be missing from it for ever."""
+
+    time_us: int
+    """By this machine's clock, as in all that follows, unless said otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The stream is interrupted. It connects again by itself, with growing pauses."""
+
+    time_us: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The connection lives, which says nothing of whether all data come through it."""
+
+    time_us: int
+    venue_time_us: int | None = None
+    """The venue's own clock, where it tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """The stream brought a frame that cannot be read; it was left out."""
+
+    time_us: int
+    reason: str
+    """One line, with the beginning of the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedBar:
+    """A bar as it is now; the same bar comes again as it grows, and once more where the venue corrects it."""
+
+    instrument: str
+    timeframe: Timeframe
+    open_us: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float | None
+    closed: bool | None
+    """Whether the venue says that the bar is closed; None where it never says so."""
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedTrade:
+    """A trade of others."""
+
+    instrument: str
+    id: str
+    """The venue's own; unique for the instrument."""
+    time_us: int
+    """By the venue's clock."""
+    price: float
+    size: float
+    """In the unit of the bars' volumes."""
+    side: Literal["buy", "sell"] | None
+    """The side of whoever took liquidity; None where the venue does not say."""
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedBook:
+    """The best levels of an order book, as a whole."""
+
+    instrument: str
+    time_us: int
+    """By the venue's clock."""
+    bids: tuple[tuple[float, float], ...]
+    """Price and size of each level, the best first."""
+    asks: tuple[tuple[float, float], ...]
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedNews:
+    """A piece of news."""
+
+    instruments: tuple[str, ...]
+    """The instruments that it names, by id."""
+    id: str
+    time_us: int
+    """By the source's clock."""
+    headline: str
+    source: str
+    sentiment: float | None
+    """From -1 to 1, where the source gives one."""
+    received_us: int
+
+
+MarketEvent = (
+    Connected | Disconnected | Heartbeat | Malformed | StreamedBar | StreamedTrade | StreamedBook | StreamedNews
+)
+
+
+class MarketStream(Protocol):
+    """A live stream, which a thread of its own keeps connected: heartbeat, reconnection, subscription anew."""
+
+    def poll(self, timeout_s: float) -> Sequence[MarketEvent]:
+        """The events since the last call, in their order; waits for the first so long at most.
+
+        Raises `UserError` for what no reconnection heals: wrong credentials, no permission, an unknown symbol.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the stream and its thread."""
+        ...
+
+
+class MarketSource(Protocol):
+    """The market data of one venue. Every adapter passes `contracts.check_market_source`."""
+
+    venue: str
+    """The venue in the ids of its instruments, such as `binance`."""
+
+    def instruments(self, symbols: Sequence[str]) -> Sequence[Instrument]:
+        """The terms of instruments as they are now: tick, lot, minimum, fees, calendar.
+
+        Raises `SourceUnavailable`; `UserError` for a symbol that the venue does not have, naming those like it.
+        """
+        ...
+
+    def history(self, instrument: Instrument, timeframe: Timeframe, start_us: int, end_us: int) -> Iterator[Page]:
+        """The closed bars that open in `[start_us, end_us)`, page by page, oldest first, within the rate limits.
+
+        Raises `SourceUnavailable`; `UserError` for a symbol or timeframe that the venue does not have, wrong
+        credentials, no permission.
+        """
+        ...
+
+    def stream(
+        self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
+    ) -> MarketStream:
+        """Begin a live stream. Raises `UserError` for a channel or timeframe that the venue does not have."""
+        ...
+
+    def time_us(self) -> int:
+        """The venue's clock. Raises `SourceUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
 
 
 class Marks(Protocol):
