@@ -90,7 +90,7 @@ class Connected:
     """The stream begins, or begins again: what happened since `Disconnected` may be missing from it for ever."""
 
     time_us: int
-    """By this machine's clock, as in all that follows, unless said otherwise."""
+    """Microseconds on this machine's clock, as in all that follows, unless said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,10 @@ class StreamedTrade:
     id: str
     """The venue's own; unique for the instrument."""
     time_us: int
-    """By the venue's clock."""
+    """The venue's clock."""
     price: float
     size: float
-    """In the unit of the bars' volumes."""
+    """The unit is that of the bars' volumes."""
     side: Literal["buy", "sell"] | None
     """The side of whoever took liquidity; None where the venue does not say."""
     received_us: int
@@ -159,7 +159,7 @@ class StreamedBook:
 
     instrument: str
     time_us: int
-    """By the venue's clock."""
+    """The venue's clock."""
     bids: tuple[tuple[float, float], ...]
     """Price and size of each level, the best first."""
     asks: tuple[tuple[float, float], ...]
@@ -174,7 +174,7 @@ class StreamedNews:
     """The instruments that it names, by id."""
     id: str
     time_us: int
-    """By the source's clock."""
+    """The source's clock."""
     headline: str
     source: str
     sentiment: float | None
