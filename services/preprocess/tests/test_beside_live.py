@@ -16,7 +16,7 @@ from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
-from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.feature_store.port import Covered, FeatureRows
 from tradeloop.common.features import cross_rank, log_return, on, relative, talib
 from tradeloop.common.market import (
     EVER_US,
@@ -125,9 +125,9 @@ class Parts(MemoryFeatureStore):
         super().__init__()
         self.parts: list[int] = []
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
         self.parts.append(len(rows.time_us) * len(rows.instruments))
-        super().write_offline(feature_set, universe, rows)
+        super().write_offline(feature_set, universe, rows, covers)
 
 
 class Stand:

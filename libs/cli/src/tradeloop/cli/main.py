@@ -159,6 +159,12 @@ def train(
     steps: Steps = DEFAULT_STEPS,
     home: Home = DEFAULT_HOME,
     promote: Promote = False,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="Compute features anew, those too that are stored and whose bars are the same."
+        ),
+    ] = False,
     stack: Annotated[
         Which | None,
         typer.Option(
@@ -178,7 +184,7 @@ def train(
 
     inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
     on_running = None if stack is None else stack is Which.running
-    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
 
 @app.command()

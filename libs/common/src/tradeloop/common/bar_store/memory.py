@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tradeloop.common.bar_store.port import Census
 from tradeloop.common.bar_store.rows import StoredBar, before, between, columns_of, rows_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
@@ -50,6 +51,17 @@ class MemoryBarStore:
         """As `BarStore.read_before`, of what was stored until `as_known_us`."""
         histories = [self._history(instrument, timeframe, end_us, as_known_us) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
+
+    def census(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> Census:
+        rows = [
+            (open_us, revision, known_us)
+            for instrument in instruments
+            for open_us, revisions in self._bars.get((instrument, timeframe), {}).items()
+            if start_us <= open_us < end_us
+            for revision, (known_us, _) in revisions.items()
+        ]
+        opens, revised, known = zip(*rows, strict=True) if rows else ((), (), ())
+        return Census(len(set(opens)), len(rows), sum(revised), max(known, default=0))
 
     def check(self, *, writes: bool = False) -> None:
         """It is always there."""

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bar_store.port import BarStore, Census
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Series, Timeframe, align
 
@@ -34,6 +34,26 @@ def what_was_written_is_read_to_the_bit(make_store: MakeBarStore) -> None:
         _same(store.read([a, b], Timeframe.M1, -EVER_US, EVER_US), written, "what was written is read otherwise")
         turned = store.read([b, a], Timeframe.M1, -EVER_US, EVER_US).instruments
         assert turned == (b, a), "instruments do not come in the order in which they were asked for"
+
+
+def a_census_tells_of_every_bar_that_comes(make_store: MakeBarStore) -> None:
+    with closing(make_store()) as store:
+        a, b = _instruments()
+
+        def counted(start: int = 0, end: int = 9) -> Census:
+            return store.census([a, b], Timeframe.M1, start * _MINUTE, end * _MINUTE)
+
+        assert counted() == Census(), "bars are counted that nobody wrote"
+        store.write(Timeframe.M1, bars_at({a: [0, 1, 2], b: [2, 3]}))
+        first = counted()
+        assert first[:3] == (4, 5, 0), f"4 frames of 5 bars are counted as {first}"
+        assert first.known_us > 0, "a census does not say when its bars became known"
+        assert counted(1, 3)[:3] == (2, 3, 0), "a census counts bars of other times"
+        store.write(Timeframe.M1, bars_at({a: [0, 1, 2]}, price=7.0))
+        assert counted() == first, "bars that were refused are counted"
+        store.write(Timeframe.M1, bars_at({a: [1]}, price=7.0), 2)
+        assert counted()[:3] == (4, 6, 2), "a bar that was corrected is not counted"
+        assert store.census([a], Timeframe.M5, 0, 9 * _MINUTE) == Census(), "bars of another timeframe are counted"
 
 
 def another_opening_finds_everything(make_store: MakeBarStore) -> None:
@@ -198,6 +218,7 @@ def only_present_bars_are_stored(make_store: MakeBarStore) -> None:
 
 BAR_STORE_CHECKS: Sequence[Callable[[MakeBarStore], None]] = (
     what_was_written_is_read_to_the_bit,
+    a_census_tells_of_every_bar_that_comes,
     another_opening_finds_everything,
     openings_that_write_at_once_lose_nothing,
     many_bars_written_by_many_at_once_are_each_there_once,

@@ -8,6 +8,7 @@ stream that never stopped, and in one that was opened a moment ago.
 
 from __future__ import annotations
 
+from tradeloop.common.features.basis import basis_in_steps
 from tradeloop.common.features.calendar import day_of_week, time_of_day
 from tradeloop.common.features.cross_section import CrossSection, cross_mean, cross_rank, of
 from tradeloop.common.features.feature import ANCHOR_BARS, BarValues, Feature, FeatureError
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureStream",
     "Values",
     "bars_with_history",
+    "basis_in_steps",
     "compute_in_steps",
     "compute_stored",
     "cross_mean",
