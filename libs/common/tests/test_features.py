@@ -477,7 +477,7 @@ def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
         (lambda: cross_mean("rsi"), "'rsi' is no feature"),  # type: ignore[arg-type]
         (lambda: on("1h", of("a", log_return(1))), r"write on\('1h', ...\) inside of that"),
         (lambda: relative(cross_mean(log_return(1))), r"write relative\(...\) inside of that"),
-        (lambda: on("2h", log_return(1)), "the timeframes are 1m, 5m"),
+        (lambda: on("7h", log_return(1)), "the timeframes are 1s, 5s"),
         (lambda: on("4h", on("1h", log_return(1))), "is on 1h already"),
         (lambda: relative(on("1h", talib("EMA"))), r"say on\('1h', relative\(...\)\)"),
         (lambda: FeatureSet([]), "at least one feature"),
