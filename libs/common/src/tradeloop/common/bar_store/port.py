@@ -54,6 +54,12 @@ class BarStore(Protocol):
         """The bars with `start_us <= open time < end_us`, counted without being read. Raises `BarStoreUnavailable`."""
         ...
 
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        """The further columns that any revision of any bar of a range has. Raises `BarStoreUnavailable`."""
+        ...
+
     def check(self, *, writes: bool = False) -> None:
         """Find out whether it can be read now, or written to: reachable, its tables there.
 

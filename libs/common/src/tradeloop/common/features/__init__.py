@@ -13,7 +13,13 @@ from tradeloop.common.features.calendar import day_of_week, time_of_day
 from tradeloop.common.features.cross_section import CrossSection, cross_mean, cross_rank, of
 from tradeloop.common.features.feature import ANCHOR_BARS, BarValues, Feature, FeatureError
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.features.from_store import bars_with_history, compute_in_steps, compute_stored, no_bars
+from tradeloop.common.features.from_store import (
+    bars_with_history,
+    check_columns,
+    compute_in_steps,
+    compute_stored,
+    no_bars,
+)
 from tradeloop.common.features.simple import log_return, on, relative
 from tradeloop.common.features.stream import FeatureStream, Values
 from tradeloop.common.features.talib_functions import talib
@@ -30,6 +36,7 @@ __all__ = [
     "Values",
     "bars_with_history",
     "basis_in_steps",
+    "check_columns",
     "compute_in_steps",
     "compute_stored",
     "cross_mean",

@@ -38,7 +38,8 @@ def windowed(
     """The author's own function of the last `window` bars.
 
     `fn` gets each input by name, as a read-only (window,) float64 array, oldest first, and returns a number; NaN
-    says that there is none. Inputs are the fields of a bar, and `time`: the close, in seconds since 1970, UTC.
+    says that there is none. Inputs are the fields of a bar, its further columns by their names, and `time`: the close,
+    in seconds since 1970, UTC. Where a bar of the window lacks a further column, `fn` is not asked: there is no value.
     `fn` gets the `parameters` by name, too: plain data, with lists made tuples.
 
     It must depend on nothing else. It is identified by its own source, its parameters, the defaults that are not given,
@@ -48,7 +49,7 @@ def windowed(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise FeatureError(f"windowed feature {name!r}: a name is lower-case letters, digits and _")
     require_count(f"windowed feature {name}", "window", window)
-    fields = fields_of(f"windowed feature {name}", tuple(inputs), None)
+    fields = fields_of(f"windowed feature {name}", tuple(inputs), inputs)
     source = _source_hash(name, fn, window)
     given = {key: _plain(name, key, value) for key, value in parameters.items()}
     values = {"parameters": _defaults(name, fn, fields, given) | given, "constants": _constants(fn)}
@@ -79,10 +80,13 @@ class _Windowed(Feature):
         # One call a bar, as in the stream: over two axes NumPy and BLAS may order their sums differently, and the
         # last bits of a value would depend on how many bars were asked for at once.
         values = np.full(columns.shape[1], np.nan)
-        series = columns[[INPUTS.index(field) for field in self.inputs]]
+        series = columns[self.places]
         series.flags.writeable = False
+        lacks = np.isnan(columns[self.further]).sum(axis=0)
+        lacking = np.convolve(lacks, np.ones(self.window, np.int64))[: columns.shape[1]] if lacks.any() else lacks
         for stop in range(self.window, columns.shape[1] + 1):
-            values[stop - 1] = self.call(series[:, stop - self.window : stop])
+            if not lacking[stop - 1]:
+                values[stop - 1] = self.call(series[:, stop - self.window : stop])
         return values
 
     def state(self) -> FeatureState:
@@ -104,7 +108,8 @@ class _WindowedState:
 
     def __init__(self, feature: _Windowed) -> None:
         self._feature, self._window = feature, feature.window
-        self._columns = [INPUTS.index(field) for field in feature.inputs]
+        self._columns = feature.places
+        self._further = [i for i, name in enumerate(feature.inputs) if name not in INPUTS]
         self._buffer = np.empty((len(self._columns), 2 * feature.window))
         self._series = self._buffer.view()
         self._series.flags.writeable = False
@@ -128,7 +133,10 @@ class _WindowedState:
     def _value(self) -> float:
         if self._end < self._window:
             return math.nan
-        return self._feature.call(self._series[:, self._end - self._window : self._end])
+        series = self._series[:, self._end - self._window : self._end]
+        if self._further and np.isnan(series[self._further]).any():
+            return math.nan
+        return self._feature.call(series)
 
 
 def _source_hash(name: str, fn: Callable[..., Any], window: int) -> str:

@@ -12,7 +12,7 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.feature_store.port import Covered, FeatureRows, FeatureSetUnknown, FeatureStore
-from tradeloop.common.features import FeatureSet, basis_in_steps, compute_in_steps, no_bars
+from tradeloop.common.features import FeatureSet, basis_in_steps, check_columns, compute_in_steps, no_bars
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import PreprocessCompleted, PreprocessRequested
 
@@ -100,6 +100,7 @@ class Batch:
         return self._begin_part(*self._missing[0]) if self._missing else None
 
     def _look(self) -> Steps:
+        check_columns(self._bars, self._feature_set, self._universe, self._start_us, self._end_us)
         found: Sequence[Covered] = ()
         try:
             found = self._features.covered(self._feature_set.id, self._universe.name)

@@ -92,6 +92,12 @@ class SqlBarStore:
         with self._transaction() as connection:
             return Census(*(int(count) for count in connection.execute(counts).one()))
 
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        with self._transaction() as connection:
+            return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
+
     def check(self, *, writes: bool = False) -> None:
         with self._transaction() as connection:
             connection.scalar(select(1))  # a pooled connection may have died unnoticed

@@ -6,7 +6,6 @@ import numpy as np
 
 from tradeloop.common.contracts.strategy.trial import STREAMED, Trial
 from tradeloop.common.features import BarValues, FeatureStream
-from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.market import BarArrays
 
 
@@ -38,15 +37,13 @@ def features_stream(trial: Trial) -> None:
         for timeframe, next_one in taken.items():
             higher = frames[timeframe]
             if next_one < len(higher) and higher.close_us[next_one] <= bars.close_us[t]:
-                trial.call("a feature's state", stream.update_higher, timeframe, *_frame(higher, next_one))
+                trial.call("a feature's state", stream.update_higher, timeframe, *_frame(trial, higher, next_one))
                 taken[timeframe] += 1
-        values = np.array(trial.call("a feature's state", stream.update, *_frame(bars, t)))
+        values = np.array(trial.call("a feature's state", stream.update, *_frame(trial, bars, t)))
         if where := trial.difference(values[None], trial.batch[t : t + 1]):
             raise trial.broken(f"trains on other values than it trades on: bar by bar, {where} differs")
 
 
-def _frame(bars: BarArrays, t: int) -> tuple[int, int, list[BarValues | None]]:
+def _frame(trial: Trial, bars: BarArrays, t: int) -> tuple[int, int, list[BarValues | None]]:
     """A frame as a stream takes it."""
-    columns = [getattr(bars, name)[t].tolist() for name in FIELDS]
-    rows = [row if there else None for row, there in zip(zip(*columns, strict=True), bars.present[t], strict=True)]
-    return int(bars.open_us[t]), int(bars.close_us[t]), rows
+    return int(bars.open_us[t]), int(bars.close_us[t]), trial.features.frame(bars, t)
