@@ -83,6 +83,21 @@ class Gate:
         return self._timeframe
 
 
+class OpenGate(Gate):
+    """A gate that lets all bars pass, for whoever looks for the faults in them."""
+
+    def take(self, bars: Series) -> Timeframe:
+        """The timeframe, nothing checked. Raises `Refused` where none is given, and no rows tell it."""
+        self._timeframe = self._timeframe or _infer_timeframe(bars["open_us"].astype(np.int64))
+        return self._timeframe
+
+    def end(self) -> Timeframe:
+        """The timeframe. Raises `Refused` where there were no bars."""
+        if self._timeframe is None:
+            raise Refused("has no bars", "give a longer file")
+        return self._timeframe
+
+
 _Rule = tuple[NDArray[np.bool_], str, str]
 """The rows that break the rule, words for it with the row's values, and the remedy."""
 
