@@ -307,7 +307,9 @@ def real_bars(count: int) -> Bars:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared market data is not here")
 def test_real_bars_with_an_hourly_feature() -> None:
     bars = real_bars(6000)
-    features = FeatureSet([*(f for f in SET.features if f.timeframe is None and not f.extras), on("1h", talib("EMA", timeperiod=20))])
+    features = FeatureSet(
+        [*(f for f in SET.features if f.timeframe is None and not f.extras), on("1h", talib("EMA", timeperiod=20))]
+    )
     expected = features.compute(bars, BASE).values
     assert same(played(features, bars), expected)
     for cut in (1, 33, 511, 1500, 3583, 3584, 5999):

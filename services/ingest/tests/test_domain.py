@@ -4,8 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -108,6 +109,39 @@ def test_a_stream_resamples_to_what_the_batch_gives(bars: BarArrays) -> None:
         assert [frame for frame in streamed if frame.timeframe == timeframe] == batch
     closes = [(frame.close_time, frame.timeframe.us) for frame in streamed]
     assert closes == sorted(closes)
+
+
+LONGER = (Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4, Timeframe.D1)
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 2_900), max_size=3).map(sorted))
+@settings(max_examples=20, deadline=None)
+def test_a_stream_with_restarts_resamples_to_what_polars_groups(seed: int, restarts: list[int]) -> None:
+    """Two days of minutes with gaps, the process killed at some frames and resumed from where all buckets begin."""
+    rng = np.random.default_rng(seed)
+    minutes = np.flatnonzero(rng.random(2 * 24 * 60 + 60) > rng.choice([0.0, 0.1, 0.9])).tolist()
+    bars = align(("x:A",), Timeframe.M1, [series(minutes, seed)])
+    one, base = universe(1, LONGER), list(frames("u", Timeframe.M1, bars))
+    resampler, sent = Resampler(one), []
+    for number, frame in enumerate(base):
+        if number in restarts:
+            day = (to_us(base[number - 1].close_time) - 1) // Timeframe.D1.us * Timeframe.D1.us
+            resampler = Resampler(one)
+            feed_all(resampler, [old for old in base[:number] if to_us(old.close_time) > day])
+        sent += resampler.feed(frame)
+    columns = {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close", "volume")}
+    table = pl.DataFrame({"open_us": bars.open_us, **columns})
+    for timeframe in LONGER:
+        expected = (
+            table.group_by_dynamic("open_us", every=f"{timeframe.us}i")
+            .agg(pl.first("open"), pl.max("high"), pl.min("low"), pl.last("close"), pl.sum("volume"))
+            .filter(pl.col("open_us") + timeframe.us <= int(bars.close_us[-1]))
+        )
+        own = [frame for frame in sent if frame.timeframe is timeframe]
+        assert [to_us(frame.open_time) for frame in own] == expected["open_us"].to_list()
+        for name in ("open", "high", "low", "close"):
+            assert [getattr(frame.bars[0], name) for frame in own] == expected[name].to_list()
+        np.testing.assert_allclose([frame.bars[0].volume or 0.0 for frame in own], expected["volume"], rtol=1e-12)
 
 
 @given(histories())

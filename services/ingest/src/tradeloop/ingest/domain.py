@@ -22,10 +22,10 @@ from tradeloop.common.market import (
     Timeframe,
     Universe,
     align,
-    bucket_us,
     from_us,
     overlaps,
     to_us,
+    whole_us,
 )
 from tradeloop.common.market.columns import Bucket
 from tradeloop.common.messages import BarFrame
@@ -83,6 +83,21 @@ class Gate:
         """Check what only the whole shows; returns the timeframe. Raises `Refused`."""
         if self._timeframe is None or not self._adjacent:
             raise Refused(f"no two rows are {self._timeframe} apart", "give the right timeframe")
+        return self._timeframe
+
+
+class OpenGate(Gate):
+    """A gate that lets all bars pass, for whoever looks for the faults in them."""
+
+    def take(self, bars: Series) -> Timeframe:
+        """The timeframe, nothing checked. Raises `Refused` where none is given, and no rows tell it."""
+        self._timeframe = self._timeframe or _infer_timeframe(bars["open_us"].astype(np.int64))
+        return self._timeframe
+
+    def end(self) -> Timeframe:
+        """The timeframe. Raises `Refused` where there were no bars."""
+        if self._timeframe is None:
+            raise Refused("has no bars", "give a longer file")
         return self._timeframe
 
 
@@ -245,9 +260,10 @@ class Resampler:
     """
 
     def __init__(self, universe: Universe) -> None:
-        self._universe = universe
-        self._timeframes = sorted(universe.higher_timeframes, key=lambda timeframe: timeframe.us)
-        self._buckets: dict[Timeframe, _Bucket] = {}
+        self._universe, self._base_us = universe, universe.timeframe.us
+        # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
+        self._timeframes = [(one, one.us) for one in sorted(universe.higher_timeframes, key=lambda one: one.us)]
+        self._buckets: list[_Bucket | None] = [None] * len(self._timeframes)
         self._fed_us = -(2**63)
 
     def feed(self, frame: BarFrame) -> list[BarFrame]:
@@ -259,51 +275,62 @@ class Resampler:
         if open_us <= self._fed_us:
             return []
         self._fed_us = open_us
+        close_us = open_us + self._base_us
+        rows = [_row(bar) for bar in frame.bars]
         closed = []
-        for timeframe in self._timeframes:
-            start_us = bucket_us(open_us, self._universe.timeframe, timeframe)
-            bucket = self._buckets.get(timeframe)
-            if bucket is not None and bucket.start_us < start_us:
+        for place, (timeframe, length_us) in enumerate(self._timeframes):
+            bucket = self._buckets[place]
+            if bucket is not None and bucket.end_us < close_us:
                 closed.append(bucket.frame(self._universe))
                 bucket = None
             if bucket is None:
-                bucket = self._buckets[timeframe] = _Bucket(timeframe, start_us)
-            bucket.add(frame)
-            if bucket.end_us <= open_us + self._universe.timeframe.us:
+                bucket = self._buckets[place] = _Bucket(timeframe, whole_us(close_us - 1, length_us), length_us)
+            bucket.add(rows)
+            if bucket.end_us == close_us:
                 closed.append(bucket.frame(self._universe))
-                del self._buckets[timeframe]
-        return sorted(closed, key=lambda frame: frame.close_time)
+                self._buckets[place] = None
+        return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
+
+
+_Row = tuple[str, Mapping[str, float], float, float, float, float, float, float]
+"""An instrument, the further columns of its bar, and the numbers of it."""
+
+
+def _row(bar: Bar) -> _Row:
+    volume = math.nan if bar.volume is None else bar.volume
+    return bar.instrument, bar.extra, bar.open, bar.high, bar.low, bar.close, volume, bar.funding_rate
 
 
 class _Bucket:
     """A bar of a higher timeframe in the making, for each instrument."""
 
-    def __init__(self, timeframe: Timeframe, start_us: int) -> None:
-        self._timeframe, self.start_us = timeframe, start_us
-        self.end_us = start_us + timeframe.us
+    def __init__(self, timeframe: Timeframe, start_us: int, length_us: int) -> None:
+        self._timeframe, self._start_us = timeframe, start_us
+        self.end_us = start_us + length_us
         self._bars: dict[str, list[float]] = {}
         self._extra: dict[str, Bucket] = {}
         """The further columns of each instrument that has any."""
 
-    def add(self, frame: BarFrame) -> None:
-        for bar in frame.bars:
-            volume = math.nan if bar.volume is None else bar.volume
-            sums = self._bars.get(bar.instrument)
-            if bar.extra or self._extra:
-                if bar.instrument not in self._extra:
-                    self._extra[bar.instrument] = Bucket(is_whole=sums is None)
-                self._extra[bar.instrument].add(bar.extra, volume)
+    def add(self, rows: Sequence[_Row]) -> None:
+        for instrument, extra, opened, high, low, close, volume, funding in rows:
+            sums = self._bars.get(instrument)
+            if extra or self._extra:
+                if instrument not in self._extra:
+                    self._extra[instrument] = Bucket(is_whole=sums is None)
+                self._extra[instrument].add(extra, volume)
             if sums is None:
-                self._bars[bar.instrument] = [bar.open, bar.high, bar.low, bar.close, volume, bar.funding_rate]
+                self._bars[instrument] = [opened, high, low, close, volume, funding]
                 continue
-            sums[1] = max(sums[1], bar.high)
-            sums[2] = min(sums[2], bar.low)
-            sums[3] = bar.close
+            if high > sums[1]:
+                sums[1] = high
+            if low < sums[2]:
+                sums[2] = low
+            sums[3] = close
             sums[4] += volume
-            sums[5] += bar.funding_rate
+            sums[5] += funding
 
     def frame(self, universe: Universe) -> BarFrame:
-        open_time = from_us(self.start_us)
+        open_time = from_us(self._start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
             universe=universe.name,

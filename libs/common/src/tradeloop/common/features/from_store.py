@@ -35,7 +35,7 @@ def compute_stored(
 def check_columns(store: BarStore, feature_set: FeatureSet, universe: Universe, start_us: int, end_us: int) -> None:
     """Raise `FeatureError` when a feature reads a further column that none of the stored bars has.
 
-    What a range lacks, where bars before it do not, is unknown there: no news came, for example.
+    What a range lacks, where other bars do not, is unknown there: no news came, for example.
     """
     if not feature_set.extras:
         return
@@ -45,7 +45,7 @@ def check_columns(store: BarStore, feature_set: FeatureSet, universe: Universe, 
         if len(last) and last.open_us[0] >= first_us:
             there = store.extra_columns(universe.ids, timeframe, first_us, end_us)
             if not there.issuperset(feature_set.extras):
-                there |= store.extra_columns(universe.ids, timeframe, -EVER_US, first_us)
+                there |= store.extra_columns(universe.ids, timeframe, -EVER_US, EVER_US)
             feature_set.check_extras(timeframe, there)
 
 

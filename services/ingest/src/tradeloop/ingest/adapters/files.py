@@ -88,6 +88,7 @@ def read_blocks(
     *,
     until_us: int = EVER_US,
     min_rows: int = 10,
+    gate: Gate | None = None,
     root: Path | None = None,
     block_bytes: int = BLOCK_BYTES,
     unpacked_bytes: int = UNPACKED_BYTES,
@@ -97,7 +98,8 @@ def read_blocks(
     Columns are found by name, in any case: `timestamp`, `time`, `date`, `datetime`, `open_time` or `ts`; `open`,
     `high`, `low`, `close` or their first letters; `volume`, `vol` or `v`; `funding_rate`, where an empty cell is 0.
     Times are ISO 8601, with a zone or in UTC, or seconds, milli-, micro- or nanoseconds since the epoch, `until_us` at
-    the latest. Of a file that holds several instruments, `FILE#SYMBOL` is one. Where a `root` is given, files lie
+    the latest; a `gate` that is given checks otherwise.
+    Of a file that holds several instruments, `FILE#SYMBOL` is one. Where a `root` is given, files lie
     under it, links followed. A timeframe that is not given is that of the first block.
 
     Raises `UserError`, one line that names the file, the first offending row (in CSV its line, the header being
@@ -107,7 +109,7 @@ def read_blocks(
     if not mark or os.path.exists(path):
         file, symbol = path, ""
     tables: Iterator[Columns] = iter(())
-    reading = _Reading(symbol, instrument, Gate(timeframe, min_rows, until_us))
+    reading = _Reading(symbol, instrument, gate or Gate(timeframe, min_rows, until_us))
     try:
         if root is not None and not Path(file).resolve().is_relative_to(root.resolve()):
             raise Refused(f"lies outside of {root}", "put it there, or name its folder by INGEST_FILE_ROOT")
