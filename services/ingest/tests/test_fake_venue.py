@@ -14,7 +14,6 @@ from typing import Any
 
 import ccxt
 import ccxt.pro
-import numpy as np
 import pytest
 from alpaca.common.exceptions import APIError
 from alpaca.data.enums import DataFeed
@@ -509,10 +508,3 @@ def test_frames_of_binance_come_back_to_the_letter() -> None:
     played = [text for _, _, text in recording.frames(names, 0, recording.length_us + 1, combined=True)]
     with gzip.open(RECORDED, "rt") as lines:
         assert played == [line.rstrip("\n").split(" ", 1)[1] for line in lines]
-
-
-def test_a_million_bars_are_numbers_not_memory(venue: FakeVenue) -> None:
-    """Days of minutes are remembered up to a bound."""
-    whole = venue.market.bars("BTC/USDT", "1d", to_us(datetime(2024, 1, 1, tzinfo=UTC)), to_us(NOW))
-    assert np.isfinite(whole.volume).all()
-    assert len(whole) == 61
