@@ -507,4 +507,9 @@ def test_frames_of_binance_come_back_to_the_letter() -> None:
     names = ["btcusdt@trade", "btcusdt@depth@100ms", "btcusdt@bookTicker"]
     played = [text for _, _, text in recording.frames(names, 0, recording.length_us + 1, combined=True)]
     with gzip.open(RECORDED, "rt") as lines:
-        assert played == [line.rstrip("\n").split(" ", 1)[1] for line in lines]
+        frames = [line.rstrip("\n").split(" ", 1)[1] for line in lines]
+    assert played == [frame for frame in frames if frame.startswith('{"stream"')]
+    book = recording.book("BTCUSDT", recording.length_us + 1)
+    assert book is not None
+    quote = json.loads(next(frame for frame in reversed(frames) if "@bookTicker" in frame))["data"]
+    assert (book["bids"][0], book["asks"][0]) == ([quote["b"], quote["B"]], [quote["a"], quote["A"]])
