@@ -1,0 +1,39 @@
+"""Decisions on features of the online store, in the embedded stack: the same orders as on published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_five_processes import COMPARED, by_identity, register
+from tests.e2e.worlds import World
+from tradeloop.cli.client.embedded import embedded
+from tradeloop.common.messages import BackfillCompleted, Message
+from tradeloop.inference.application import online
+
+
+def run(world: World, home: Path, features: str) -> tuple[dict[type[Message], dict[str, Message]], dict[str, int]]:
+    """All that was decided and done, and what inference counted."""
+    with embedded(home, [world.portfolio], features=features) as stack:
+        register(stack.models, [world])
+        stack.client.ask(world.backfill(), BackfillCompleted)
+        stack.replay(world.replay(), lambda: None)
+        [inference] = [runner.service for runner in stack.runners if runner.service.name == "inference"]
+        tallies = {event: count for (event, _), count in inference.tallies().items()}
+        return {kind: by_identity(stack, kind) for kind in COMPARED}, tallies
+
+
+def test_the_orders_are_those_on_published_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World("quartet", 4, 300, tmp_path / "bars")
+    topic, none = run(world, tmp_path / "topic", "topic")
+    read: list[str] = []
+    same = online._same
+    monkeypatch.setattr(online, "_same", lambda found, one: read.append(str(one.time)) or same(found, one))
+    values, tallies = run(world, tmp_path / "online", "online")
+    assert values == topic
+    assert not none
+    overtaken = tallies.pop("features_overtaken_online", 0)
+    assert not tallies, "no decision was held for the store"
+    assert len(set(read)) > 0, "nothing was read online"
+    assert len(set(read)) + overtaken >= 300
