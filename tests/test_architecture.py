@@ -68,6 +68,7 @@ COMMON: dict[str, set[str]] = {
         "redis",
         "sqlalchemy",
         "typeguard",
+        "yaml",
     },
     "features": {"talib"},
     "model_store.mlflow": {"mlflow"},

@@ -9,13 +9,15 @@ import pytest
 from tests.e2e.test_five_processes import COMPARED, by_identity, register
 from tests.e2e.worlds import World
 from tradeloop.cli.client.embedded import embedded
-from tradeloop.common.messages import BackfillCompleted, Message
+from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.messages import BackfillCompleted, FeaturesComputed, Message
 from tradeloop.inference.application import online
 
 
 def run(world: World, home: Path, features: str) -> tuple[dict[type[Message], dict[str, Message]], dict[str, int]]:
     """All that was decided and done, and what inference counted."""
     with embedded(home, [world.portfolio], features=features) as stack:
+        stack.step()  # preprocess has its partitions before there are bars, the last of which it would bring online
         register(stack.models, [world])
         stack.client.ask(world.backfill(), BackfillCompleted)
         stack.replay(world.replay(), lambda: None)
@@ -27,13 +29,18 @@ def run(world: World, home: Path, features: str) -> tuple[dict[type[Message], di
 def test_the_orders_are_those_on_published_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("quartet", 4, 300, tmp_path / "bars")
     topic, none = run(world, tmp_path / "topic", "topic")
-    read: list[str] = []
+    read: set[str] = set()
     same = online._same
-    monkeypatch.setattr(online, "_same", lambda found, one: read.append(str(one.time)) or same(found, one))
+
+    def noted(found: FeatureRows, published: FeaturesComputed) -> bool:
+        read.add(str(published.time))
+        return same(found, published)
+
+    monkeypatch.setattr(online, "_same", noted)
     values, tallies = run(world, tmp_path / "online", "online")
     assert values == topic
     assert not none
     overtaken = tallies.pop("features_overtaken_online", 0)
     assert not tallies, "no decision was held for the store"
-    assert len(set(read)) > 0, "nothing was read online"
-    assert len(set(read)) + overtaken >= 300
+    assert len(read) > 200, "nearly nothing was read online"
+    assert len(read) + overtaken >= 300

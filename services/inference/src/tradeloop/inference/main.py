@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 
 from tradeloop.common.bar_store.sql import SqlBarStore
@@ -45,14 +46,15 @@ def _online(settings: Settings, clock: Clock) -> FeatureStore:
         raise UserError("INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features")
     if find_spec("feast") is None:
         raise UserError("INFERENCE_FEATURES is online, and Feast is not installed: install tradeloop-common[feast]")
-    from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
-
-    return FeastFeatureStore(
+    # By name, since it is no dependency: the image of a service that reads the topic has no Feast, pandas and polars.
+    module = import_module("tradeloop.common.feature_store.feast.store")
+    store: FeatureStore = module.FeastFeatureStore(
         settings.feature_root,
         clock,
         registry=settings.feature_registry,
         online_store=settings.feature_online_store,
     )
+    return store
 
 
 def main() -> None:

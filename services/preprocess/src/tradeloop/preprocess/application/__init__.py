@@ -107,7 +107,7 @@ class Preprocess(ServiceDefaults):
         return self._batches.busy or bool(self._behind)
 
     def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
-        """Whoever reads online is to find the newest stored bar before the next one comes, which may take a day."""
+        """Have the newest stored bars of these partitions brought online: the next one may take a day to come."""
         self._behind.extend(
             (universe, feed) for universe, feeds in self._feeds.items() if owns(universe) for feed in feeds.values()
         )
