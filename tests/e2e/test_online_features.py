@@ -10,6 +10,7 @@ from tests.e2e.test_five_processes import COMPARED, by_identity, register
 from tests.e2e.worlds import World
 from tradeloop.cli.client.embedded import embedded
 from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.market import TimeRange, from_us, to_us
 from tradeloop.common.messages import BackfillCompleted, FeaturesComputed, Message
 from tradeloop.inference.application import online
 
@@ -20,7 +21,14 @@ def run(world: World, home: Path, features: str) -> tuple[dict[type[Message], di
         stack.step()  # preprocess has its partitions before there are bars, the last of which it would bring online
         register(stack.models, [world])
         stack.client.ask(world.backfill(), BackfillCompleted)
-        stack.replay(world.replay(), lambda: None)
+        whole = world.replay()
+        opens = world.bars.open_us[world.bars.open_us >= to_us(whole.range.start)].tolist()
+        for open_us in opens if features == "online" else []:  # bar by bar, as live: a replay runs ahead of decisions
+            span = TimeRange(start=from_us(open_us), end=from_us(open_us + 1))
+            update = {"request_id": f"bar {open_us}", "range": span}
+            stack.replay(whole.model_copy(update=update), lambda: None)
+        if features == "topic":
+            stack.replay(whole, lambda: None)
         [inference] = [runner.service for runner in stack.runners if runner.service.name == "inference"]
         tallies = {event: count for (event, _), count in inference.tallies().items()}
         return {kind: by_identity(stack, kind) for kind in COMPARED}, tallies
