@@ -27,6 +27,7 @@ SUBJECTS = {
     "loop": "The embedded loop",
     "crowd": "A crowd of portfolios",
     "store": "Storing bars",
+    "feast": "Feast",
     "bus": "Kafka",
     "processes": "Five processes",
     "demo": "The demo",

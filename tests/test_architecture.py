@@ -76,6 +76,7 @@ COMMON: dict[str, set[str]] = {
         "redis",
         "sqlalchemy",
         "typeguard",
+        "yaml",
     },
     "features": {"talib"},
     "market.calendars": {"exchange_calendars"},

@@ -426,6 +426,41 @@ def test_features_that_fail_are_published_as_unknown_and_others_go_on(failures: 
     assert preprocess.tallies() == {("features_failed", "u"): 1}
 
 
+def test_the_newest_stored_bar_is_online_before_another_frame_comes() -> None:
+    """A service that was away, or an online store that was emptied; and not where there is nothing to do."""
+    bars = market(3, 300)
+    features, store = CountingFeatureStore(), stored(bars)
+    preprocess = service(store, features)
+    preprocess.assigned({}, lambda universe: universe == "other")
+    assert not preprocess.busy(), "it is another process's universe"
+    preprocess.assigned({}, lambda _: True)
+    while preprocess.busy():
+        assert not list(preprocess.advance())
+    [rows] = features.online
+    assert rows.time_us.tolist() == [int(bars[BASE].close_us[-1])]
+    assert same(rows.values, SET.compute(bars, BASE).values[-1:])
+    preprocess.assigned({}, lambda _: True)
+    while preprocess.busy():
+        list(preprocess.advance())
+    assert len(features.online) == 1, "it is there"
+    published(preprocess, feed(bars, 200, 201))
+    preprocess.before_commit({})
+    found = features.read_online(SET.id, "u", UNIVERSE.ids)
+    assert found.time_us.tolist() == [int(bars[BASE].close_us[-1])], "an older bar is not current"
+
+
+def test_an_online_store_that_is_read_has_a_bar_before_it_is_published() -> None:
+    bars = market(3, 30)
+    features, clock = CountingFeatureStore(), ManualClock(from_us(START_US) + timedelta(days=365))
+    pairs = [(UNIVERSE, "s")]
+    preprocess = Preprocess(pairs, STRATEGIES.__getitem__, stored(bars), features, clock, NothingSent(), True)
+    for one in feed(bars):
+        for computed in preprocess.handle(one, POSITION):
+            assert isinstance(computed, FeaturesComputed)
+            found = features.read_online(SET.id, "u", UNIVERSE.ids, to_us(computed.time))
+            assert same(found.values, values_of([computed]))
+
+
 def request(start_us: int, end_us: int, strategy: str = "s") -> PreprocessRequested:
     asked = TimeRange(start=from_us(start_us), end=from_us(end_us))
     return PreprocessRequested(request_id="r", universe=UNIVERSE, strategy=strategy, range=asked)

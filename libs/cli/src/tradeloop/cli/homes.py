@@ -31,7 +31,7 @@ def check_home(home: Path, source: Source) -> None:
 
 def _check(home: Path, source: Source, name: str) -> None:
     """Refuse one market; `name` is what may be chosen anew."""
-    known, universe = _known(home, source.universe.name), source.universe
+    known, universe = known_universe(home, source.universe.name), source.universe
     if known is not None and (known.ids, known.timeframe) != (universe.ids, universe.timeframe):
         raise UserError(
             f"{home} knows universe {universe.name} as {', '.join(known.ids)} at {known.timeframe}, and now it would "
@@ -68,7 +68,8 @@ def remember(home: Path, source: Source) -> None:
         path.write_text(market.universe.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _known(home: Path, name: str) -> Universe | None:
+def known_universe(home: Path, name: str) -> Universe | None:
+    """A universe whose bars a home holds; None where it knows none of that name. Raises `UserError`."""
     path = home / _UNIVERSES / f"{name}.json"
     try:
         return Universe.model_validate_json(path.read_bytes())

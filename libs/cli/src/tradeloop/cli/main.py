@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli.commands import bars, book, db, dlq, models, portfolio, strategy, topics
+from tradeloop.cli.commands import bars, book, db, dlq, models, online, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
@@ -37,6 +37,7 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
+app.add_typer(online.app, name="features")
 app.command("status")(book.status)
 
 Bars = Annotated[

@@ -47,7 +47,14 @@ _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
 class EmbeddedStack:
     """The five services. Use `embedded(...)`, which also takes them down."""
 
-    def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock, ledger: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        portfolios: Sequence[Portfolio],
+        clock: Clock,
+        ledger: Path | None = None,
+        features: str = "topic",
+    ) -> None:
         self.bus = MemoryBus(max_message_bytes=16_000_000, hands_over=True)
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
@@ -56,6 +63,7 @@ class EmbeddedStack:
             ledger_url=f"sqlite:///{ledger or home / 'ledger.db'}",
             mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
             feature_root=home / "features",
+            features=features,
             portfolios=tuple(portfolios),
         )
         told = deployment.settings
@@ -156,13 +164,18 @@ class EmbeddedStack:
 
 @contextmanager
 def embedded(
-    home: Path, portfolios: Sequence[Portfolio], clock: Clock | None = None, ledger: Path | None = None
+    home: Path,
+    portfolios: Sequence[Portfolio],
+    clock: Clock | None = None,
+    ledger: Path | None = None,
+    features: str = "topic",
 ) -> Iterator[EmbeddedStack]:
     """Start the stack in a folder, and take it down in the end, whatever happens.
 
     `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
+    `features` is where decisions take features from.
     """
-    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger)
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, features)
     try:
         yield stack
     finally:

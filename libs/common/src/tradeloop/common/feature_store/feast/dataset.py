@@ -86,7 +86,7 @@ def _covers(path: Path) -> list[Covered]:
 
 
 def _newest(covered: Iterable[Covered]) -> list[Covered]:
-    """Of stretches in the order in which they were written, those that no later one overlaps, in order of time."""
+    """The stretches that no later one overlaps, in order of time; they come in the order in which they were written."""
     kept: list[Covered] = []
     for one in covered:
         kept = [*uncovered_by(one, kept), one]
