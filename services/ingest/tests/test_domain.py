@@ -129,8 +129,8 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
     good["open_us"] = (np.arange(n) + start) * timeframe.us
     for known in (None, timeframe):
         gate = Gate(known, 10)
-        assert gate.take(good) == timeframe
-        assert gate.end() == timeframe
+        assert gate.take(good) is good
+        assert gate.end() == gate.timeframe == timeframe
 
 
 # --- gaps -----------------------------------------------------------------------------------------
