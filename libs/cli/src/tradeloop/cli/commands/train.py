@@ -27,6 +27,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION
 from tradeloop.common.strategy import Strategy
@@ -122,7 +123,9 @@ def prepare(client: Client, stages: Stages, markets: Sequence[Learnt], strategy:
     with stages.stage("Loading bars"):
         for one in markets:
             files = {instrument: str(path) for instrument, path in one.source.files.items()}
-            request = BackfillRequested(request_id=identity(one), universe=one.source.universe, files=files)
+            request = BackfillRequested(
+                request_id=identity(one), universe=one.source.universe, files=files, readings=_asked(one.source)
+            )
             client.ask(request, BackfillCompleted)
     with stages.stage("Computing features"):
         for one in markets:
@@ -132,6 +135,11 @@ def prepare(client: Client, stages: Stages, markets: Sequence[Learnt], strategy:
                 ),
                 PreprocessCompleted,
             )
+
+
+def _asked(source: Source) -> dict[str, Reading]:
+    """How files are to be read, of those that do not show it."""
+    return {id_: reading for id_, reading in source.readings.items() if reading != Reading()}
 
 
 def train(

@@ -18,7 +18,7 @@ class Reading(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """The file's name of `time`, `clock` (the time of day, where `time` is the date), a price, `volume`,
     `funding_rate` or `symbol`; or the column's number, from 1."""
     zone: str | None = None
@@ -43,7 +43,7 @@ class BackfillRequested(UniverseRequest):
 
     files: dict[str, str]
     """Path of the bars of each instrument of the universe, by instrument id."""
-    readings: dict[str, Reading] = {}
+    readings: dict[str, Reading] = Field(default_factory=dict)
     """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 
 

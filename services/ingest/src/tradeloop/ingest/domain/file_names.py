@@ -23,7 +23,7 @@ ENDINGS = (
 
 _DATE = r"(?:19|20)\d{2}(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?)?"
 _SPAN = re.compile(
-    rf"[-_. ]*(?<!\d){_DATE}(?:[-_. ]*(?:to|-|–|_)?[-_. ]*{_DATE})?(?!\d)|[-_. ]*(?:part|pt)[-_. ]*\d+$", re.I
+    rf"[-_. ]*(?<!\d){_DATE}(?:[-_. ]*(?:to|-|_)?[-_. ]*{_DATE})?(?!\d)|[-_. ]*(?:part|pt)[-_. ]*\d+$", re.I
 )
 """The dates in a name, by which files of one instrument follow each other, or the number of a part."""
 

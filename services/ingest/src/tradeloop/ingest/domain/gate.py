@@ -144,18 +144,18 @@ def _times(
 
 def _follows(steps: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_]:
     """Where one bar follows the other without a gap, the clock put on or back by an hour included."""
-    follows = steps == timeframe.us
+    follows = np.asarray(steps == timeframe.us)
     if timeframe.us >= 4 * _HOUR_US:
         follows |= np.abs(steps - timeframe.us) == _HOUR_US
-    return follows
+    return np.asarray(follows)
 
 
 def _after_a_pause(steps: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_]:
     """Where a bar may come later: by whole bars, or by quarters of an hour, as sessions begin when they please."""
-    later = (steps > timeframe.us) & (steps % timeframe.us == 0)
+    later = np.asarray((steps > timeframe.us) & (steps % timeframe.us == 0))
     if timeframe.us >= 2 * _QUARTER_US:
         later |= (steps > timeframe.us) & (steps % _QUARTER_US == 0)
-    return later
+    return np.asarray(later)
 
 
 def _check_distances(steps: NDArray[np.int64], timeframe: Timeframe, first: int) -> None:

@@ -67,12 +67,12 @@ def layout(sample: Columns, reading: Reading, symbol: str, is_headless: bool) ->
     columns = [column for _, column in sample]
     remarks: list[str] = []
     chosen = _by_option(spelt, reading)
-    given_time = {name: chosen.pop(name) for name in ("time", "clock") if name in chosen}
+    given_time: dict[str, int] = {name: chosen.pop(name) for name in ("time", "clock") if name in chosen}
     symbols = [chosen.pop("symbol")] if "symbol" in chosen else None
     sparse = False
     if is_headless and not {"open", "high", "low", "close"} <= chosen.keys():
         found, said = headless.shape(columns)
-        given_time = {name: found.pop(name) for name in ("time", "clock") if name in found} | given_time
+        given_time = {**{name: found.pop(name) for name in ("time", "clock") if name in found}, **given_time}
         symbols = symbols or ([found.pop("symbol")] if "symbol" in found else None)
         chosen = found | chosen
         remarks.append(said)

@@ -209,7 +209,7 @@ def _joined_names(rows: list[list[str]]) -> list[str]:
     for column in range(max(map(len, rows))):
         parts = [row[column] if column < len(row) else "" for row in rows]
         if column == 0:
-            names.append(next(part for part in reversed([""] + parts) if part or part is parts[0]) or "")
+            names.append(next(part for part in reversed(["", *parts]) if part or part is parts[0]) or "")
         else:
             given = [part for part in parts if part]
             names.append(str(tuple(given)) if len(given) == 2 else " ".join(given))

@@ -177,7 +177,8 @@ def _columns(
         if isinstance(one, Mapping) == headless or (headless and len(one) > len(names)):
             raise Refused("the record is of another form than those before it", _NO_BARS, place + at, 1)
     if headless:
-        values = [[one[at] if at < len(one) else None for one in records] for at in range(len(names))]
+        rows = [list(one) for one in records]
+        values = [[row[at] if at < len(row) else None for row in rows] for at in range(len(names))]
     else:
         values = [[one.get(name) for one in records] for name in names]  # type: ignore[union-attr]
     return [(name, _series(name, column)) for name, column in zip(names, values, strict=True)]

@@ -13,7 +13,7 @@ from tradeloop.ingest.domain import Refused
 
 Sign = Literal[".", ","]
 
-_BLANKS = r"[\s'’_\u00a0\u202f]"
+_BLANKS = r"[\s'\u2019_\u00a0\u202f]"
 _MONEY = r"^[$€£¥]|[$€£¥]$"
 _GROUPED = {".": r"^[-+]?\d{1,3}(,\d{3})+(\.\d+)?$", ",": r"^[-+]?\d{1,3}(\.\d{3})+(,\d+)?$"}
 _SHOWS = {

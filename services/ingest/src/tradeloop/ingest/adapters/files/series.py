@@ -30,7 +30,7 @@ class BarFile:
     def __init__(
         self, path: Path, member: str | None, symbol: str, number: int, reading: Reading, limits: Limits
     ) -> None:
-        """`symbol` is that of the wanted rows, empty where none is named; `number` counts the files of an instrument."""
+        """`symbol` is that of the wanted rows, empty where none is named; `number` counts the files."""
         self._path, self._member, self._symbol = path, member, symbol
         self._number, self._reading, self._limits = number, reading, limits
         self.table, self._blocks = open_table(path, member, reading, limits)

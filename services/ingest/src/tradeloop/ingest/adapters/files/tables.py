@@ -41,13 +41,10 @@ _WHOLE_BYTES = 2**28
 """A file that must be read at once, such as a Parquet file in an archive, is refused where it is longer."""
 
 Kind = Literal["text", "json", "parquet", "arrow"]
-_KINDS: dict[str, Kind] = {
-    ending: kind
-    for kind, endings in (
-        ("text", TEXT_ENDINGS), ("json", JSON_ENDINGS), ("parquet", PARQUET_ENDINGS), ("arrow", ARROW_ENDINGS)
-    )
-    for ending in endings
-}  # type: ignore[misc]  # fmt: skip
+_KINDS: dict[str, Kind] = {ending: "text" for ending in TEXT_ENDINGS}
+_KINDS |= {ending: "json" for ending in JSON_ENDINGS}
+_KINDS |= {ending: "parquet" for ending in PARQUET_ENDINGS}
+_KINDS |= {ending: "arrow" for ending in ARROW_ENDINGS}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def parse(column: pl.Series, form: Form, reading: Reading) -> Times:
     hours = parts["hour"].null_count() < len(text) if "hour" in parts.columns else False
     local_us = stamps.to_physical().to_numpy()
     offsets_us, zone = _offsets_us(parts["zone"], local_us) if "zone" in parts.columns else (None, None)
-    return Times(local_us if offsets_us is None else local_us - offsets_us, zone, not hours)
+    time_us = local_us if offsets_us is None else local_us - offsets_us
+    return Times(np.asarray(time_us, np.int64), zone, not hours)
 
 
 def _stamps(text: pl.Series, pattern: str, order: Order | None, parts: pl.DataFrame | None = None) -> pl.Series:
@@ -214,7 +215,7 @@ def _epoch(column: pl.Series, form: Form, reading: Reading) -> NDArray[np.int64]
                 len(other),
             )
     time_us = numbers // 1000 if form.unit == 3 else numbers * 1000 ** (2 - form.unit)
-    return np.rint(time_us).astype(np.int64)
+    return np.asarray(np.rint(time_us), np.int64)
 
 
 def _offsets_us(zones: pl.Series, local_us: NDArray[np.int64]) -> tuple[NDArray[np.int64] | int | None, str | None]:
@@ -268,8 +269,7 @@ def localized(local_us: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
     """
     local = pl.Series(local_us).cast(pl.Datetime("us"))
     early, late = (
-        local.dt.replace_time_zone(zone, ambiguous=which, non_existent="null")  # type: ignore[arg-type]
-        for which in ("earliest", "latest")
+        local.dt.replace_time_zone(zone, ambiguous=which, non_existent="null") for which in ("earliest", "latest")
     )
     missing = early.is_null().arg_true()
     if len(missing):
