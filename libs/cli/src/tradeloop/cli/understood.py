@@ -1,4 +1,4 @@
-"""What was understood of files, for people: a few lines before anything is done with them."""
+"""The findings in files, for people: a few lines before anything is done with them."""
 
 from __future__ import annotations
 

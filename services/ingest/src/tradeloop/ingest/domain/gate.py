@@ -143,7 +143,7 @@ def _times(
 
 
 def _follows(steps: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_]:
-    """Where one bar follows the other without a gap, the clock put on or back by an hour included."""
+    """Rows at which one bar follows the other without a gap, the clock put on or back by an hour included."""
     follows = np.asarray(steps == timeframe.us)
     if timeframe.us >= 4 * _HOUR_US:
         follows |= np.abs(steps - timeframe.us) == _HOUR_US
@@ -151,7 +151,7 @@ def _follows(steps: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_
 
 
 def _after_a_pause(steps: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_]:
-    """Where a bar may come later: by whole bars, or by quarters of an hour, as sessions begin when they please."""
+    """Rows at which a bar comes later: by whole bars, or by quarters of an hour, as sessions begin when they please."""
     later = np.asarray((steps > timeframe.us) & (steps % timeframe.us == 0))
     if timeframe.us >= 2 * _QUARTER_US:
         later |= (steps > timeframe.us) & (steps % _QUARTER_US == 0)
@@ -220,7 +220,7 @@ def length(us: int) -> str:
 
 
 def _jumps(bars: Series, last_close: float) -> list[tuple[str, int]]:
-    """Where a price leaves its neighbourhood within a bar, in words, and the rows."""
+    """Rows at which a price leaves its neighbourhood within a bar, in words, with their numbers."""
     before = np.concatenate([[last_close], bars["close"][:-1]])
     ratios = bars["open"] / before
     moves = np.abs(np.log(ratios))

@@ -1,4 +1,4 @@
-"""Which files of an archive hold the bars of one instrument: archives of venues hold a file a month, or a symbol."""
+"""The files of an archive that hold the bars of one instrument: archives of venues hold a file a month, or a symbol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which columns of a table are the time, the prices, the volume, the symbol; found once, by the first rows."""
+"""The meaning of a table's columns: time, prices, volume, symbol; found once, by the first rows."""
 
 from __future__ import annotations
 

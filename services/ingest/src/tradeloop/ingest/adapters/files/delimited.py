@@ -23,7 +23,7 @@ _LINES_SEEN = 100
 _FEWEST = 5
 """A time and four prices."""
 _SEPARATORS = ("\t", ";", "|", ",", " ")
-"""In this order, since a decimal comma looks like a separator of the same number of cells."""
+"""Tried in this order, since a decimal comma looks like a separator of the same number of cells."""
 _SIGNS = {"tab": "\t", "space": " "}
 _NAMES = {"\t": "tabs", " ": "spaces"}
 _DATUM = re.compile(r"^[\s'\"]*[-+$€£]?\d[\d.,:/' _TZ%+-]*([eE][+-]?\d+|[KMB]|[AP]M)?[\s'\"]*$|^(nan|null|none)$", re.I)
@@ -134,7 +134,7 @@ def _lines(file: Stream, block_bytes: int, most_bytes: int | None = None) -> Ite
 
 
 def _form(lines: list[str], reading: Reading) -> _Form:
-    """What separates the cells, where the rows begin, and the names of their columns."""
+    """The separator, the line where the rows begin, and the names of their columns."""
     separator = _SIGNS.get(reading.separator or "", reading.separator) or _separator(lines)
     if not any(lines):
         raise Refused("is empty", "give comma-separated values with a header line")
@@ -162,7 +162,7 @@ def _form(lines: list[str], reading: Reading) -> _Form:
 
 
 def _separator(lines: list[str]) -> str:
-    """What gives most lines the same number of cells, enough for a bar."""
+    """The sign that gives most lines the same number of cells, enough for a bar."""
     best, share = ",", 0.0
     for separator in _SEPARATORS:
         widths = Counter(len(_cells(line, separator)) for line in lines if line.strip())

@@ -1,4 +1,4 @@
-"""What columns of bars are called by those who write them, the most certain names first."""
+"""Names that people give to columns of bars, the most certain ones first."""
 
 from __future__ import annotations
 

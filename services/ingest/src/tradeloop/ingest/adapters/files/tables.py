@@ -65,7 +65,7 @@ class Table:
     headless: bool = False
     """Whether the columns have no names but their numbers; known with the first block."""
     remarks: list[str] = field(default_factory=list)
-    """What was understood of the text that could be understood otherwise."""
+    """Words about what could be understood otherwise."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ NO_ZONE = "none, read as UTC"
 _REMEDY = "give ISO 8601 or an epoch, the same in each row"
 EPOCH_UNITS = ("s", "ms", "us", "ns")
 _EPOCH_BOUNDS = np.array([1e8, 1e11, 1e14, 1e17])
-"""From here on a number counts as seconds, milli-, micro-, nanoseconds: each holds 1973 to 5138."""
+"""Bounds from which on a number counts as seconds, milli-, micro-, nanoseconds: each holds 1973 to 5138."""
 
 _ZONE = r"(?:\s*(?P<zone>Z|z|(?:GMT|UTC)?[+-]\d{2}(?::?\d{2})?|[A-Z]{2,5}|[A-Z][A-Za-z]+/[A-Za-z_/]+))?"
 _CLOCK = (
