@@ -103,6 +103,14 @@ TEXTS: Mapping[str, tuple[str, Bars]] = {
     "epoch us": ("\n".join([OHLCV, *rows(BARS, epoch(10**6))]), BARS),
     "epoch ns": ("\n".join(["window_start,open,high,low,close,volume", *rows(BARS, epoch(10**9))]), BARS),
     "binance klines": (binance(), BARS),
+    "open, close, high, low": (
+        "\n".join(f"{epoch(1000)(t)},{o},{c},{h},{lo},{v}" for t, o, h, lo, c, v in BARS),
+        BARS,
+    ),
+    "low, high, open, close": (
+        "\n".join(f"{epoch(1)(t)},{lo},{h},{o},{c},{v}" for t, o, h, lo, c, v in BARS),
+        BARS,
+    ),
     "kraken": ("\n".join(f"{row},5" for row in rows(BARS, epoch(1))), BARS),
     "histdata": ("\n".join(rows(BARS, form("%Y%m%d %H%M%S"), ";")), BARS),
     "metatrader without a header": ("\n".join(rows(BARS, form("%Y.%m.%d,%H:%M"))), BARS),
@@ -392,7 +400,7 @@ def test_the_clock_put_on_and_back(tmp_path: Path) -> None:
         ),
         (
             "\n".join([OHLCV, *(f"{r[0]:%Y-%m-%d},0,{r[2]},{r[3]},{r[4]},{r[5]}" for r in DAYS)]),
-            "line 2: open 0.0 is not positive (40 such rows): get the opens from its source, or let --repair zero-opens",
+            "line 2: open 0.0 is not positive (40 such rows): get the opens from its source",
         ),
         ('{"answer": 42}', "is JSON without a list of bars"),
         ('[{"t": 1,', "is no JSON"),

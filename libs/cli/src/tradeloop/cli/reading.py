@@ -113,7 +113,7 @@ def _reading(
     except ValidationError as error:
         fault = error.errors()[0]
         option = str(fault["loc"][0]).replace("_", "-").replace("zone", "tz")
-        raise UserError(f"--{option} {fault['input']}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from error
+        raise UserError(f"--{option} {fault['input']}: {fault['msg'].removeprefix('Value error, ')}") from error
     return reading
 
 

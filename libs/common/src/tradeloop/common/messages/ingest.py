@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
@@ -36,6 +37,16 @@ class Reading(BaseModel):
     """The faults that are repaired: for an open of 0 the close before it is taken."""
     more: tuple[str, ...] = ()
     """Paths of further files of the same instrument."""
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError("there is no such time zone, give one such as America/New_York") from None
+        return zone
 
 
 class BackfillRequested(UniverseRequest):

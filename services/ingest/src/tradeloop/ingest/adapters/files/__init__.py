@@ -13,10 +13,10 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Series, Timeframe, from_us
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files.archives import chosen
+from tradeloop.ingest.adapters.files.blocks import BLOCK_BYTES, UNPACKED_BYTES, Limits
 from tradeloop.ingest.adapters.files.columns import SeveralInstruments as _Several
 from tradeloop.ingest.adapters.files.order import FILE_BITS, Rows, merged, together
 from tradeloop.ingest.adapters.files.series import BarFile
-from tradeloop.ingest.adapters.files.tables import BLOCK_BYTES, UNPACKED_BYTES, Limits
 from tradeloop.ingest.domain import Gate, Refused, count_gaps
 from tradeloop.ingest.domain.gate import filled_opens
 from tradeloop.ingest.ports import FileReport, whole

@@ -10,9 +10,9 @@ import polars as pl
 from tradeloop.common.market import BAR_PRICES
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files import headless, names, wide
+from tradeloop.ingest.adapters.files.blocks import Columns
 from tradeloop.ingest.adapters.files.names import FIELDS, among, plain
 from tradeloop.ingest.adapters.files.numbers import Sign, decimal_sign
-from tradeloop.ingest.adapters.files.tables import Columns
 from tradeloop.ingest.adapters.files.timing import TimeColumns, time_columns
 from tradeloop.ingest.domain import Refused
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from tradeloop.common.messages.ingest import Reading
-from tradeloop.ingest.adapters.files.tables import Block, Table
+from tradeloop.ingest.adapters.files.blocks import Block, Table
 from tradeloop.ingest.domain import Refused
 
 _LONGEST_LINE = 2**20

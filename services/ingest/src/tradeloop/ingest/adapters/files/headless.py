@@ -15,7 +15,7 @@ from tradeloop.ingest.domain import Refused
 
 _ORDERS = {
     "open, high, low, close": (0, 1, 2, 3),
-    "open, close, high, low": (0, 3, 1, 2),
+    "open, close, high, low": (0, 2, 3, 1),
     "low, high, open, close": (2, 1, 0, 3),
 }
 """How venues order the prices, and the column of open, high, low and close in each."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tradeloop.ingest.adapters.files.blocks import Block, Table
 from tradeloop.ingest.adapters.files.delimited import Stream
-from tradeloop.ingest.adapters.files.tables import Block, Table
 from tradeloop.ingest.domain import Refused
 
 _PIECE = 2**18

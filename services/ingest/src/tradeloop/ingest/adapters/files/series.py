@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import BAR_PRICES
 from tradeloop.common.messages.ingest import Reading
+from tradeloop.ingest.adapters.files.blocks import Block, Columns, Limits
 from tradeloop.ingest.adapters.files.columns import Layout, SeveralInstruments, check_names, layout, named
 from tradeloop.ingest.adapters.files.numbers import parsed
 from tradeloop.ingest.adapters.files.order import FILE_BITS, Rows, is_newest_first, turned
-from tradeloop.ingest.adapters.files.tables import Block, Columns, Limits, goes_on, open_table
+from tradeloop.ingest.adapters.files.tables import goes_on, open_table
 from tradeloop.ingest.adapters.files.times import AmbiguousDates
 from tradeloop.ingest.domain import Refused
 

@@ -11,15 +11,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, cast
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tradeloop.common.messages.ingest import Reading
+from tradeloop.ingest.adapters.files import delimited, json_records
+from tradeloop.ingest.adapters.files.blocks import Block, Limits, Table
 from tradeloop.ingest.domain import Refused
 from tradeloop.ingest.domain.file_names import (
     ARROW_ENDINGS,
@@ -29,14 +29,6 @@ from tradeloop.ingest.domain.file_names import (
     TEXT_ENDINGS,
 )
 
-Columns = list[tuple[str, pl.Series]]
-"""Each with its name in the file; names may repeat."""
-
-BLOCK_BYTES = 2**19
-"""The text that is parsed at once: one slice of a backfill."""
-UNPACKED_BYTES = 8 * 2**30
-"""The text that one packed file may hold: sixty years of minutes."""
-_BYTES_A_ROW = 64
 _WHOLE_BYTES = 2**28
 """A file that must be read at once, such as a Parquet file in an archive, is refused where it is longer."""
 
@@ -45,37 +37,6 @@ _KINDS: dict[str, Kind] = {ending: "text" for ending in TEXT_ENDINGS}
 _KINDS |= {ending: "json" for ending in JSON_ENDINGS}
 _KINDS |= {ending: "parquet" for ending in PARQUET_ENDINGS}
 _KINDS |= {ending: "arrow" for ending in ARROW_ENDINGS}
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows of a table."""
-
-    columns: Columns
-    places: NDArray[np.int64]
-    """The number of each row in the file, from 1: of its line, where it has lines."""
-
-
-@dataclass
-class Table:
-    """A file, or one that lies in an archive."""
-
-    name: str
-    unit: Literal["line", "row"]
-    headless: bool = False
-    """Whether the columns have no names but their numbers; known with the first block."""
-    remarks: list[str] = field(default_factory=list)
-    """Words about what could be understood otherwise."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    block_bytes: int = BLOCK_BYTES
-    unpacked_bytes: int = UNPACKED_BYTES
-
-    @property
-    def rows(self) -> int:
-        return max(self.block_bytes // _BYTES_A_ROW, 1)
 
 
 def members(path: Path) -> list[str]:
@@ -117,8 +78,6 @@ def open_table(path: Path, member: str | None, reading: Reading, limits: Limits)
 def _blocks(
     path: Path, member: str | None, kind: Kind, table: Table, reading: Reading, limits: Limits
 ) -> Iterator[Block]:
-    from tradeloop.ingest.adapters.files import delimited, json_records
-
     with _readable(path):
         if kind in ("parquet", "arrow"):
             yield from _frame(path if member is None else _whole(path, member), kind, limits.rows)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tradeloop.common.market import from_us
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files import names, wide
+from tradeloop.ingest.adapters.files.blocks import Columns
 from tradeloop.ingest.adapters.files.names import among, plain
-from tradeloop.ingest.adapters.files.tables import Columns
 from tradeloop.ingest.adapters.files.times import (
     CLOCK_ALONE,
     NO_ZONE,
