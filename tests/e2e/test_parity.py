@@ -53,6 +53,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
 from tradeloop.common.model_store.port import Actor, Policy, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
@@ -199,7 +200,13 @@ class Market:
         self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
 
     def read(
-        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+        self,
+        path: str,
+        instrument: Instrument,
+        timeframe: Timeframe | None = None,
+        *,
+        reading: Reading | None = None,
+        until_us: int = EVER_US,
     ) -> Generator[Series, None, FileReport]:
         """One instrument's bars, as if from a file."""
         a = self.ids.index(instrument.id)

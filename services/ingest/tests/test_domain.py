@@ -181,8 +181,8 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
     good["open_us"] = (np.arange(n) + start) * timeframe.us
     for known in (None, timeframe):
         gate = Gate(known, 10)
-        assert gate.take(good) == timeframe
-        assert gate.end() == timeframe
+        assert gate.take(good) is good
+        assert gate.end() == gate.timeframe == timeframe
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
         pytest.param("1d", -2, None, 0, "", id="days from 22:00 on"),
         pytest.param("1d", 5, 7, 1, "", id="clocks go forward"),
         pytest.param("1d", 4, 7, -1, "", id="clocks go back"),
-        pytest.param("1d", 4, 7, 2, "comes before the 1d bar before it has closed", id="two hours early"),
-        pytest.param("1h", 0, 7, 0.5, "comes before the 1h bar before it has closed", id="half an hour early"),
+        pytest.param("1d", 4, 7, 2, "is no open time of a 1d bar here", id="two hours early"),
+        pytest.param("1h", 0, 7, 0.5, "is no open time of a 1h bar here", id="half an hour early"),
     ],
 )
 def test_bars_may_open_at_any_time_but_not_inside_of_another(
@@ -204,7 +204,8 @@ def test_bars_may_open_at_any_time_but_not_inside_of_another(
     bars["open_us"][len(bars["open_us"]) if row is None else row :] -= int(early_hours * Timeframe.H1.us)
     gate = Gate(None, 10)
     if not fault:
-        assert gate.take(bars) is Timeframe(timeframe)
+        assert gate.take(bars) is bars
+        assert gate.timeframe is Timeframe(timeframe)
         return
     with pytest.raises(Refused, match=fault) as refused:
         gate.take(bars)
@@ -215,7 +216,7 @@ def test_bars_of_two_blocks_do_not_overlap() -> None:
     bars = dict(series(list(range(20))))
     gate = Gate(Timeframe.M1, 10)
     gate.take(bars)
-    with pytest.raises(Refused, match="comes before the 1m bar before it has closed"):
+    with pytest.raises(Refused, match="is no open time of a 1m bar"):
         gate.take({**bars, "open_us": bars["open_us"] + 20 * MINUTE - MINUTE // 2})
 
 

@@ -10,13 +10,17 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tradeloop.cli.commands import bars, book, db, dlq, models, online, portfolio, strategy, topics
+from tradeloop.cli.commands import bars, book, db, dlq, inspect, models, online, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
+from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.messages.ingest import Reading
 
 app = typer.Typer(
     name="tradeloop",
@@ -39,13 +43,15 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
 app.add_typer(online.app, name="features")
 app.command("status")(book.status)
+bars.app.command("inspect")(with_reading(inspect.inspect))
 
 Bars = Annotated[
     list[str] | None,
     typer.Option(
         "--bars",
-        help="CSV, CSV.gz or Parquet of closed bars: FILE, a folder of them, or NAME=FILE, which names the instrument; "
-        "again for each instrument of the universe. Without it: EUR/USD hourly, installed with Tradeloop.",
+        help="Closed bars, as text (CSV and the like), JSON, Parquet or Feather, packed or not: FILE, a folder, "
+        "or NAME=FILE, which names the instrument; again for each instrument of the universe, or for more files of "
+        "one. Without it: EUR/USD hourly, installed with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -108,7 +114,9 @@ def options(
 
 
 @app.command()
+@with_reading
 def demo(
+    reading: Reading,
     bars: Bars = None,
     strategy_name: StrategyName = None,
     portfolio_file: PortfolioFile = None,
@@ -136,12 +144,14 @@ def demo(
     from tradeloop.cli.commands.demo import run_demo
     from tradeloop.cli.inputs import Inputs
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
 
 
 @app.command()
+@with_reading
 def train(
+    reading: Reading,
     bars: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,13 +194,15 @@ def train(
     from tradeloop.cli.commands.train import run_train
     from tradeloop.cli.inputs import Inputs
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
 
 @app.command()
+@with_reading
 def backtest(
+    reading: Reading,
     model: Annotated[
         str,
         typer.Option(
@@ -217,7 +229,7 @@ def backtest(
     from tradeloop.cli.commands.backtest import run_backtest
     from tradeloop.cli.inputs import Inputs
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, reading=reading)
     run_backtest(inputs, model, home, seed, out)
 
 
@@ -232,7 +244,9 @@ def mlflow(
 
 
 @app.command()
+@with_reading
 def replay(
+    reading: Reading,
     portfolio_file: Annotated[
         Path | None, typer.Option("--portfolio", help="YAML file of the portfolio whose universe is replayed.")
     ] = None,
@@ -281,7 +295,7 @@ def replay(
     """
     from tradeloop.cli.commands.replay import run_replay
 
-    run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again)
+    run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again, reading)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

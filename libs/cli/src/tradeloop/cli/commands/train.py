@@ -28,6 +28,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION
 from tradeloop.common.strategy import Strategy
@@ -135,7 +136,9 @@ def prepare(
     with stages.stage("Loading bars"):
         for one in markets:
             files = {instrument: str(path) for instrument, path in one.source.files.items()}
-            request = BackfillRequested(request_id=identity(one), universe=one.source.universe, files=files)
+            request = BackfillRequested(
+                request_id=identity(one), universe=one.source.universe, files=files, readings=_asked(one.source)
+            )
             client.ask(request, BackfillCompleted)
     done: list[PreprocessCompleted] = []
     with stages.stage("Computing features"):
@@ -155,6 +158,11 @@ def prepare(
                 f"Features of {each.universe.name}: {each.rows - each.reused:,} rows computed, {each.reused:,} reused, "
                 "as their bars have not changed"
             )
+
+
+def _asked(source: Source) -> dict[str, Reading]:
+    """How files are to be read, of those that do not show it."""
+    return {id_: reading for id_, reading in source.readings.items() if reading != Reading()}
 
 
 def train(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from itertools import repeat
 from typing import Any
 
@@ -14,131 +13,30 @@ from numpy.typing import NDArray
 
 from tradeloop.common.market import (
     BAR_COLUMNS,
-    BAR_PRICES,
-    EVER_US,
     Bar,
     BarArrays,
-    Series,
     Timeframe,
     Universe,
     align,
     from_us,
-    overlaps,
     to_us,
     whole_us,
 )
 from tradeloop.common.market.columns import Bucket
 from tradeloop.common.messages import BarFrame
+from tradeloop.ingest.domain.gate import Gate, OpenGate, Refused
 
-
-class Refused(Exception):
-    """The data gate's verdict: what is wrong, what to do, and in which rows (0-based; None: in the whole)."""
-
-    def __init__(self, what: str, remedy: str, row: int | None = None, rows: int = 0) -> None:
-        super().__init__(what)
-        self.what, self.remedy, self.row, self.rows = what, remedy, row, rows
-
-    def among(self, rows: NDArray[np.intp]) -> Refused:
-        """The same of bars that are these rows of a greater whole."""
-        return Refused(self.what, self.remedy, None if self.row is None else int(rows[self.row]), self.rows)
-
-
-class Gate:
-    """The data gate, for bars that come in blocks."""
-
-    def __init__(self, timeframe: Timeframe | None, min_rows: int, until_us: int = EVER_US) -> None:
-        """The timeframe is the most common distance between rows of the first block, where none is given; `min_rows`,
-        at least 2, are in that block; no bar opens after `until_us`."""
-        self.min_rows = min_rows
-        self._timeframe, self._until_us = timeframe, until_us
-        self._last_us: int | None = None
-        self._adjacent = False
-        """Whether any two rows are one timeframe apart."""
-
-    def take(self, bars: Series) -> Timeframe:
-        """Check the next block; returns the timeframe.
-
-        `bars` has `open_us`, the four prices, and maybe `volume` and `funding_rate`, as they stand in the source.
-        Raises `Refused` with the first rule that is broken, and the first row of the block that breaks it.
-        """
-        open_us = bars["open_us"].astype(np.int64)
-        before_us = open_us[:1] - 1 if self._last_us is None else np.array([self._last_us])
-        steps = np.diff(open_us, prepend=before_us)
-        for rule in _rules(bars, steps):
-            _enforce(bars, *rule)
-        timeframe = self._timeframe or _infer_timeframe(open_us)
-        crooked = open_us % Timeframe.S1.us != 0  # as the last millisecond of a bar is
-        what = f"{{time}} is no open time of a {timeframe} bar"
-        _enforce(bars, crooked, what, "give open times, in whole seconds, and their timeframe")
-        early = overlaps(steps, timeframe) & (self._last_us is not None or np.arange(len(steps)) > 0)
-        what = f"{{time}} comes before the {timeframe} bar before it has closed"
-        _enforce(bars, early, what, "give open times and their timeframe")
-        ahead = open_us > self._until_us
-        _enforce(bars, ahead, "{time} has not come yet", "correct its year, its unit or its zone, or leave it out")
-        self._timeframe, self._last_us = timeframe, int(open_us[-1])
-        self._adjacent = self._adjacent or bool((steps == timeframe.us).any())
-        return timeframe
-
-    def end(self) -> Timeframe:
-        """Check what only the whole shows; returns the timeframe. Raises `Refused`."""
-        if self._timeframe is None or not self._adjacent:
-            raise Refused(f"no two rows are {self._timeframe} apart", "give the right timeframe")
-        return self._timeframe
-
-
-class OpenGate(Gate):
-    """A gate that lets all bars pass, for whoever looks for the faults in them."""
-
-    def take(self, bars: Series) -> Timeframe:
-        """The timeframe, nothing checked. Raises `Refused` where none is given, and no rows tell it."""
-        self._timeframe = self._timeframe or _infer_timeframe(bars["open_us"].astype(np.int64))
-        return self._timeframe
-
-    def end(self) -> Timeframe:
-        """The timeframe. Raises `Refused` where there were no bars."""
-        if self._timeframe is None:
-            raise Refused("has no bars", "give a longer file")
-        return self._timeframe
-
-
-_Rule = tuple[NDArray[np.bool_], str, str]
-"""The rows that break the rule, words for it with the row's values, and the remedy."""
-
-
-def _rules(bars: Series, steps: NDArray[np.int64]) -> Iterator[_Rule]:
-    """`steps` is how long after the row before it each row comes."""
-    for name in bars:
-        yield ~np.isfinite(bars[name]), f"{name} is {{{name}}}", "give a finite number"
-    for name in BAR_PRICES:
-        yield bars[name] <= 0, f"{name} {{{name}}} is not positive", "correct or remove it"
-    high, low = bars["high"], bars["low"]
-    yield high < low, "high {high} is below low {low}", "correct or remove it"
-    for name in ("open", "close"):
-        outside = (bars[name] < low) | (bars[name] > high)
-        say = f"{name} {{{name}}} lies outside [low {{low}}, high {{high}}]"
-        yield outside, say, "take all four prices from one source, all raw or all adjusted"
-    if "volume" in bars:
-        yield bars["volume"] < 0, "volume {volume} is negative", "correct or remove it"
-    yield steps == 0, "{time} comes twice", "remove the duplicate"
-    yield steps < 0, "{time} comes after a later time", "sort the rows by time"
-
-
-def _enforce(bars: Series, broken: NDArray[np.bool_], say: str, remedy: str) -> None:
-    rows = np.flatnonzero(broken)
-    if len(rows):
-        row = int(rows[0])
-        values = {name: column[row] for name, column in bars.items()}
-        time = from_us(int(bars["open_us"][row])).isoformat()
-        raise Refused(say.format(time=time, **values), remedy, row, len(rows))
-
-
-def _infer_timeframe(open_us: NDArray[np.int64]) -> Timeframe:
-    distances, counts = np.unique(np.diff(open_us), return_counts=True)
-    common_us = int(distances[counts.argmax()])
-    for timeframe in Timeframe:
-        if timeframe.us == common_us:
-            return timeframe
-    raise Refused(f"most rows are {timedelta(microseconds=common_us)} apart", f"give bars of {', '.join(Timeframe)}")
+__all__ = [
+    "Gate",
+    "OpenGate",
+    "Refused",
+    "Resampler",
+    "additions",
+    "corrections",
+    "frames",
+    "runs",
+    "together",
+]
 
 
 def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:
