@@ -1,4 +1,4 @@
-"""What traded, was quoted and was reported within a bar, as further columns of it. Pure: by the venue's own times.
+"""Trades, order books and news within a bar as further columns of it. Pure: by the venue's own times.
 
 Sources: R. Cont, A. Kukanov, S. Stoikov, "The Price Impact of Order Book Events", Journal of Financial Econometrics 12
 (2014), for order flow imbalance and depth; T. Andersen, T. Bollerslev, "Answering the Skeptics", International Economic
@@ -103,7 +103,7 @@ def book_columns(books: Sequence[Quoted], before: Quoted | None, open_us: int, c
 
 
 def _change(before: Quoted, book: Quoted) -> float:
-    """What a change of the best prices adds to demand, less what it adds to supply."""
+    """The demand that a change of the best prices adds, less the supply."""
     demand = (book.bid_size if book.bid >= before.bid else 0.0) - (before.bid_size if book.bid <= before.bid else 0.0)
     supply = (book.ask_size if book.ask <= before.ask else 0.0) - (before.ask_size if book.ask >= before.ask else 0.0)
     return demand - supply

@@ -30,7 +30,7 @@ _AHEAD_US = round(GRACE.total_seconds() * 1e6)
 
 
 class Flow:
-    """What one stream brings of a universe, between its bars. Whatever is left out is counted in `dropped`, by name."""
+    """The events that one stream brings of a universe, between its bars. Whatever is left out is counted in `dropped`, by name."""
 
     def __init__(self, universe: Universe, channels: Collection[Channel]) -> None:
         """`channels` are those that the stream brings."""
@@ -169,7 +169,7 @@ class Flow:
             self._publish(item)
 
     def _counted(self, kind: str, instrument: str, time_us: int, received_us: int) -> _Held | None:
-        """Where an event of an instrument belongs; None for one that is dropped."""
+        """The place where an event of an instrument belongs; None for one that is dropped."""
         held = self._held.get(instrument)
         if held is None:
             self.dropped[f"other_{kind}"] += 1
