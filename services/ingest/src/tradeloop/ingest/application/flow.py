@@ -30,7 +30,10 @@ _AHEAD_US = round(GRACE.total_seconds() * 1e6)
 
 
 class Flow:
-    """The events that one stream brings of a universe, between its bars. Whatever is left out is counted in `dropped`, by name."""
+    """The events that one stream brings of a universe, between its bars.
+
+    Whatever is left out is counted in `dropped`, by name.
+    """
 
     def __init__(self, universe: Universe, channels: Collection[Channel]) -> None:
         """`channels` are those that the stream brings."""
@@ -85,7 +88,7 @@ class Flow:
         return columns
 
     def messages(self) -> Iterator[MarketTrades | MarketBooks | MarketNews]:
-        """What came since the last call, in messages of bounded size."""
+        """The events since the last call, in messages of bounded size."""
         trades, books, news = self._unsent
         self._unsent = [], [], []
         name = self._universe.name
