@@ -241,8 +241,19 @@ def test_only_what_differs_is_corrected() -> None:
     assert corrections(stored, stored).present.tolist() == []
     assert corrections(other, stored).open_us.tolist() == [MINUTE, 2 * MINUTE]
     assert corrections(other, stored).extra["mood"].tolist()[0][0] == 5.0
-    assert corrections(new, stored).open_us.tolist() == [0, MINUTE, 3 * MINUTE], "a column that is gone is a correction"
     assert corrections(stored, new).open_us.tolist() == [0, MINUTE, 3 * MINUTE]
+
+
+def test_a_source_that_does_not_give_a_column_takes_none_away() -> None:
+    ids = ("x:A",)
+    plain = align(ids, Timeframe.M1, [series([0, 1, 2], 1)])
+    stored = replace(plain, extra={"mood": np.array([[1.0], [2.0], [np.nan]])})
+    assert len(corrections(plain, stored)) == 0
+    moved = replace(plain, close=plain.close + np.array([[0.0], [0.1], [0.0]]), extra={"fear": np.full((3, 1), np.nan)})
+    result = corrections(moved, stored)
+    assert result.open_us.tolist() == [MINUTE]
+    assert result.extra["mood"].tolist() == [[2.0]]
+    assert np.isnan(result.extra["fear"]).all()
 
 
 def test_parts_are_put_on_one_grid() -> None:

@@ -20,6 +20,16 @@ from tradeloop.common.features.from_store import (
     compute_stored,
     no_bars,
 )
+from tradeloop.common.features.microstructure import (
+    book_imbalance,
+    buy_pressure,
+    microprice_deviation,
+    order_flow_imbalance,
+    realised_volatility,
+    spread,
+    trade_intensity,
+)
+from tradeloop.common.features.news import news_count, news_mean
 from tradeloop.common.features.simple import log_return, on, relative
 from tradeloop.common.features.stream import FeatureStream, Values
 from tradeloop.common.features.talib_functions import talib
@@ -36,6 +46,8 @@ __all__ = [
     "Values",
     "bars_with_history",
     "basis_in_steps",
+    "book_imbalance",
+    "buy_pressure",
     "check_columns",
     "compute_in_steps",
     "compute_stored",
@@ -43,11 +55,18 @@ __all__ = [
     "cross_rank",
     "day_of_week",
     "log_return",
+    "microprice_deviation",
+    "news_count",
+    "news_mean",
     "no_bars",
     "of",
     "on",
+    "order_flow_imbalance",
+    "realised_volatility",
     "relative",
+    "spread",
     "talib",
     "time_of_day",
+    "trade_intensity",
     "windowed",
 ]

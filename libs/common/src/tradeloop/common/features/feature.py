@@ -75,7 +75,7 @@ class Feature(ABC):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """What its columns and rows hold, by place. A feature inside another one reads the same further columns."""
+        """Names of what its columns and rows hold, by place; the same for a feature inside another one."""
         return INPUTS + self.extras
 
     @property

@@ -50,14 +50,23 @@ def additions(bars: BarArrays, stored: BarArrays) -> BarArrays:
 
 
 def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
-    """The bars that are stored with other values. `stored` has the same instruments."""
-    there, new = _as_stored(bars, stored), bars.columns()
+    """The bars that are stored with other values. `stored` has the same instruments.
+
+    Where the new bars say nothing of a further column, what is stored of it is no error: it stands, and goes with them.
+    """
+    there = _as_stored(bars, stored)
     nothing = np.full(bars.present.shape, np.nan)
     differs = np.zeros_like(bars.present)
-    for name in new.keys() | there.keys() - {"present"}:
-        one, old = new.get(name, nothing), there.get(name, nothing)
-        differs |= (one != old) & ~(np.isnan(one) & np.isnan(old))
-    return _picked(bars, differs & bars.present & there["present"].astype(np.bool_))
+    for name in BAR_COLUMNS:
+        new, old = getattr(bars, name), there[name]
+        differs |= (new != old) & ~(np.isnan(new) & np.isnan(old))
+    extra = {}
+    for name in bars.extra.keys() | stored.extra.keys():
+        new, old = bars.extra.get(name, nothing), there.get(name, nothing)
+        differs |= (new != old) & ~np.isnan(new)
+        extra[name] = np.where(np.isnan(new), old, new)
+    picked = differs & bars.present & there["present"].astype(np.bool_)
+    return _picked(replace(bars, extra=extra) if extra else bars, picked)
 
 
 def _as_stored(bars: BarArrays, stored: BarArrays) -> dict[str, NDArray[np.float64]]:

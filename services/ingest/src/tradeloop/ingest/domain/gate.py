@@ -215,12 +215,13 @@ def infer_timeframe(open_us: NDArray[np.int64]) -> Timeframe:
     common = known.get(common_us)
     if common is not None:
         apart = ~(_follows(steps, common) | _after_a_pause(steps, common))
-        if apart.sum() <= 0.2 * len(steps) or counts.max() > 0.4 * len(steps):
+        shorter = (steps < common_us - _HOUR_US * (common_us >= 4 * _HOUR_US)).mean()
+        if counts.max() > 0.4 * len(steps) or (apart.sum() <= 0.2 * len(steps) and shorter <= 0.02):
             return common
     # The few distances of a change of the clock, or of a fault, are no multiple of anything.
     for timeframe in sorted(known.values(), key=lambda one: -one.us):
-        shorter = timeframe.us < common_us and bool((steps == timeframe.us).any())
-        if shorter and (steps % timeframe.us == 0).mean() > 0.95:
+        found = timeframe.us < common_us and bool((steps == timeframe.us).any())
+        if found and (steps % timeframe.us == 0).mean() > 0.95:
             return timeframe
     raise Refused(
         f"most rows are {timedelta(microseconds=common_us)} apart",
