@@ -85,7 +85,7 @@ Url = Annotated[str, AfterValidator(_base_url)]
 class _Network(_Part):
     url: Url | None = None
     requests_per_s: float | None = Field(default=None, gt=0)
-    """The rate limit to keep; else the client library's own for the venue, where it has one."""
+    """The rate limit to keep, in requests of weight 1; else the client library's own for the venue."""
     timeout_s: float = Field(default=10.0, gt=0)
 
 
@@ -190,6 +190,10 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         return SimulatedSource(
             clock, section.seed, section.speed, venue=venue, start=section.start, since=section.since
         )
+    if isinstance(section, CcxtSection):
+        from tradeloop.ingest.adapters.ccxt_source import CcxtSource
+
+        return CcxtSource(venue, section, clock)
     raise UserError(f"{venue}: its adapter is not there")
 
 
