@@ -11,8 +11,10 @@ import pytest
 
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.clock import ManualClock, SystemClock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
+from tradeloop.common.sql.migrations import migrate
+from tradeloop.ingest.adapters.fetched_versions import SCHEMA
 from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import CcxtSection, Sources, open_source
@@ -158,7 +160,7 @@ def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
 def test_a_break_in_mid_frame_is_told_and_the_stream_comes_back() -> None:
     with fake_venue() as venue, streaming(venue) as stream:
         for _ in range(2):
-            venue.faults.disconnect()
+            venue.faults.disconnect_now()
             events = polled(stream, has(Disconnected, Connected))
             places = [type(one) for one in events if isinstance(one, (Connected, Disconnected))]
             assert places.index(Disconnected) < len(places) - 1 - places[::-1].index(Connected)
@@ -209,6 +211,14 @@ def test_the_record_in_sqlite_keeps_the_contract(
 ) -> None:
     check(make_fetched)
     check_fetched(make_fetched)
+
+
+@pytest.mark.parametrize("check", FETCHED_CHECKS, ids=lambda check: check.__name__)
+def test_the_record_in_postgresql_keeps_the_contract(check: Callable[[MakeFetched], None], plain_database: str) -> None:
+    with pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"):
+        SqlFetched(plain_database, SystemClock()).spans("s", "x:A", Timeframe.M1)
+    migrate(plain_database, SCHEMA)
+    check(lambda: SqlFetched(plain_database, SystemClock()))
 
 
 def test_what_is_missing_is_what_no_range_covers() -> None:

@@ -36,7 +36,7 @@ class CcxtSource:
         """Asks nothing yet. Raises `UserError` for an exchange that ccxt does not know, and for missing secrets."""
         self.venue = venue
         self._section, self._clock = section, clock
-        self._exchange = opened(ccxt, venue, section)
+        self._exchange = opened(ccxt, venue, section, _strict)
         self._ahead_us: int | None = None
         self._measured_s = 0.0
 
@@ -102,14 +102,14 @@ class CcxtSource:
 
     def _rows(
         self, symbol: str, timeframe: Timeframe, at_us: int, size: int, until_ms: int | None = None
-    ) -> list[list[float]]:
+    ) -> list[list[Any]]:
         """Rows of ccxt from a time on, in order, each time once."""
         since = -(-at_us // 1000)
         params = {} if until_ms is None else {"until": until_ms}
         found = self._asked(lambda: self._exchange.fetch_ohlcv(symbol, timeframe.value, since, size, params))
         if not isinstance(found, list) or not all(_is_row(row) for row in found):
             raise SourceUnavailable(f"{self.venue}: its answer cannot be read as bars: {str(found)[:100]}")
-        rows = {int(row[0]): row for row in found if row[0] >= since}
+        rows = {int(row[0]): [int(row[0]), *row[1:]] for row in found if row[0] >= since}
         return [rows[time] for time in sorted(rows)]
 
     def _page_size(self, symbol: str) -> int:
@@ -181,6 +181,19 @@ def opened(module: Any, venue: str, section: CcxtSection, kind: Callable[[Any], 
     return exchange
 
 
+def _strict(kind: Any) -> Any:
+    """An exchange's class that refuses answers which are no JSON: ccxt takes one that was cut off for no bars."""
+
+    class Strict(kind):  # type: ignore[misc]
+        def handle_errors(self, *answer: Any) -> Any:
+            code, body, response = answer[0], answer[5], answer[6]
+            if 200 <= code < 300 and response is None and body:
+                raise ccxt.BadResponse(f"the answer is no JSON: {str(body)[-60:]}")
+            return super().handle_errors(*answer)
+
+    return Strict
+
+
 def translated(venue: str, error: Exception, headers: Any = None) -> SourceUnavailable | UserError:
     """The port's error for one of ccxt's."""
     told = " ".join(str(error).split())[:300]
@@ -226,12 +239,12 @@ def _is_row(row: object) -> bool:
     )
 
 
-def _series(rows: Sequence[Sequence[float | None]]) -> Series:
+def _series(rows: Sequence[Sequence[Any]]) -> Series:
     columns = {
         name: np.array([math.nan if row[place] is None else row[place] for row in rows], dtype=np.float64)
         for place, name in enumerate(_COLUMNS, start=1)
     }
-    return {"open_us": np.array([int(row[0] or 0) * 1000 for row in rows], dtype=np.int64), **columns}
+    return {"open_us": np.array([row[0] * 1000 for row in rows], dtype=np.int64), **columns}
 
 
 def _bps(share: float | None, default: float) -> float:

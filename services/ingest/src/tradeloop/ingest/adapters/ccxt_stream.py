@@ -70,7 +70,7 @@ class CcxtStream:
             await exchange.close()
 
     def _work(self, exchange: Any, session: Session, lost: asyncio.Future[str]) -> list[Awaitable[None]]:
-        work = [_until(lost)]
+        work: list[Awaitable[None]] = [_until(lost)]
         if "bars" in self._channels:
             if exchange.says_closed:
                 work.append(self._subscribe_bars(exchange))

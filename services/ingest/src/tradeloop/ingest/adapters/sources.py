@@ -4,13 +4,12 @@
       adapter: ccxt
       exchange: binance
       url: http://127.0.0.1:8080
-    alpaca:
-      feed: sip
-      key: {env: APCA_API_KEY_ID}
-      secret: {file: /run/secrets/alpaca}
+      key: {env: TESTNET_KEY}
+      secret: {file: /run/secrets/testnet}
+    simulated:
+      seed: 7
 
-A venue that has no section is a ccxt exchange of that name, or `alpaca`, `massive`, `simulated` with their defaults;
-the two brokers' credentials then come from the variables that their own libraries read.
+A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults.
 """
 
 from __future__ import annotations
@@ -101,25 +100,6 @@ class CcxtSection(_Network):
     password: Reference | None = None
 
 
-class AlpacaSection(_Network):
-    """Alpaca: stocks, and crypto for symbols with a slash."""
-
-    adapter: Literal["alpaca"] = "alpaca"
-    feed: Literal["iex", "sip", "delayed_sip"] = "iex"
-    """The feed of stocks: one exchange, or all of them."""
-    key: Reference = Reference(env="APCA_API_KEY_ID")
-    secret: Reference = Reference(env="APCA_API_SECRET_KEY")
-
-
-class MassiveSection(_Network):
-    """massive, formerly Polygon."""
-
-    adapter: Literal["massive"] = "massive"
-    key: Reference = Reference(env="MASSIVE_API_KEY")
-    adjusted: bool = False
-    """Whether history is adjusted for splits. As it was traded is what a live stream goes on with."""
-
-
 class SimulatedSection(_Part):
     """A seeded market without a network."""
 
@@ -132,12 +112,12 @@ class SimulatedSection(_Part):
     """The venue's time is `start` when the wall's is `since`; without them, both are when the source is opened."""
 
 
-Section = Annotated[CcxtSection | AlpacaSection | MassiveSection | SimulatedSection, Field(discriminator="adapter")]
-Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | SimulatedSection]
+Section = Annotated[CcxtSection | SimulatedSection, Field(discriminator="adapter")]
+Sources = Mapping[str, CcxtSection | SimulatedSection]
 """The section of each venue, by the venue's name."""
 
 _FILE = TypeAdapter(dict[Name, Section])
-_OWN = ("alpaca", "massive", "simulated")
+_OWN = ("simulated",)
 
 
 def load_sources(path: Path | None) -> Sources:
@@ -190,18 +170,12 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         return SimulatedSource(
             clock, section.seed, section.speed, venue=venue, start=section.start, since=section.since
         )
-    if isinstance(section, CcxtSection):
-        from tradeloop.ingest.adapters.ccxt_source import CcxtSource
+    from tradeloop.ingest.adapters.ccxt_source import CcxtSource
 
-        return CcxtSource(venue, section, clock)
-    raise UserError(f"{venue}: its adapter is not there")
+    return CcxtSource(venue, section, clock)
 
 
-def _default(venue: str, sources: Iterable[str]) -> CcxtSection | AlpacaSection | MassiveSection | SimulatedSection:
-    if venue == "alpaca":
-        return AlpacaSection()
-    if venue == "massive":
-        return MassiveSection()
+def _default(venue: str, sources: Iterable[str]) -> CcxtSection | SimulatedSection:
     if venue == "simulated":
         return SimulatedSection()
     import ccxt

@@ -59,7 +59,7 @@ class SqlFetched:
             return merged(FetchedSpan(*row) for row in connection.execute(wanted))
 
     def add(self, source: str, instrument: str, timeframe: Timeframe, span: FetchedSpan) -> None:
-        row = {
+        row: dict[str, object] = {
             "source": source,
             "instrument": instrument,
             "timeframe": timeframe.value,
@@ -81,7 +81,7 @@ class SqlFetched:
         known = self.terms(instrument.id)
         if known and known[-1][1] == instrument:
             return
-        row = {
+        row: dict[str, object] = {
             "instrument": instrument.id,
             "known_us": to_us(self._clock.now()),
             "terms": instrument.model_dump_json(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -107,10 +108,8 @@ class ThreadedStream:
             loop, main = self._loop, self._main
             self._ready.notify_all()
         if loop is not None and main is not None and not loop.is_closed():
-            try:
+            with contextlib.suppress(RuntimeError):  # it may just have ended by itself
                 loop.call_soon_threadsafe(main.cancel)
-            except RuntimeError:
-                pass  # it has just ended by itself
         self._thread.join(_END_S)
         if self._thread.is_alive():
             log.warning("the thread of a stream does not end", venue=self._venue, waited_s=_END_S)
