@@ -15,9 +15,10 @@ from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.ingest.adapters.fetched_versions import SCHEMA
+from tradeloop.ingest.adapters.sections import CcxtSection, Sources
 from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
-from tradeloop.ingest.adapters.sources import CcxtSection, Sources, open_source
+from tradeloop.ingest.adapters.sources import open_source
 from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 from tradeloop.ingest.application.fetch import fetch, missing, sound
 from tradeloop.ingest.contracts import (
@@ -137,6 +138,17 @@ def streaming(venue: FakeVenue) -> Iterator[MarketStream]:
             yield stream
 
 
+def flow(venue: FakeVenue, stream: MarketStream) -> None:
+    """Wait until bars, trades and books come: each has a connection of its own."""
+    events: list[MarketEvent] = []
+    for _ in range(100):
+        venue.advance(2.0)
+        events += stream.poll(0.1)
+        if has(StreamedBar, StreamedTrade, StreamedBook)(events):
+            return
+    raise AssertionError("not all channels bring something")
+
+
 def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
     with fake_venue() as venue, streaming(venue) as stream:
         events: list[MarketEvent] = []
@@ -160,12 +172,12 @@ def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
 def test_a_break_in_mid_frame_is_told_and_the_stream_comes_back() -> None:
     with fake_venue() as venue, streaming(venue) as stream:
         for _ in range(2):
+            flow(venue, stream)
             venue.faults.disconnect_now()
             events = polled(stream, has(Disconnected, Connected))
             places = [type(one) for one in events if isinstance(one, (Connected, Disconnected))]
             assert places.index(Disconnected) < len(places) - 1 - places[::-1].index(Connected)
-        venue.advance(5.0)
-        polled(stream, has(StreamedBar))
+        flow(venue, stream)
 
 
 def test_malformed_frames_are_told_and_the_others_come_all_the_same() -> None:
@@ -215,8 +227,9 @@ def test_the_record_in_sqlite_keeps_the_contract(
 
 @pytest.mark.parametrize("check", FETCHED_CHECKS, ids=lambda check: check.__name__)
 def test_the_record_in_postgresql_keeps_the_contract(check: Callable[[MakeFetched], None], plain_database: str) -> None:
-    with pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"):
-        SqlFetched(plain_database, SystemClock()).spans("s", "x:A", Timeframe.M1)
+    with closing(SqlFetched(plain_database, SystemClock())) as early:
+        with pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"):
+            early.spans("s", "x:A", Timeframe.M1)
     migrate(plain_database, SCHEMA)
     check(lambda: SqlFetched(plain_database, SystemClock()))
 

@@ -6,11 +6,9 @@ import pytest
 
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.ingest.adapters.sections import CcxtSection, Reference, SimulatedSection
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import (
-    CcxtSection,
-    Reference,
-    SimulatedSection,
     load_sources,
     open_source,
 )

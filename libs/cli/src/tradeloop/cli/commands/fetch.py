@@ -61,11 +61,8 @@ def backfill(
 
     It may be interrupted at any moment: the next run goes on. Then use them: `--bars store:VENUE:SYMBOL@TIMEFRAME`.
     """
-    from sqlalchemy import make_url
-
     from tradeloop.cli.progress import Stages, quiet_logs
     from tradeloop.cli.span import span_us
-    from tradeloop.common.addresses import address
     from tradeloop.common.bar_store.sql import SqlBarStore
     from tradeloop.common.clock import SystemClock
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
@@ -81,12 +78,12 @@ def backfill(
         if database_url is None:
             home.mkdir(parents=True, exist_ok=True)
             database_url = f"sqlite:///{home / 'bars.db'}"
-        typer.echo(f"Bars go into {address(make_url(database_url))}")
         name = f"{venue} {url.rstrip('/')}" if url else venue
         with (
             closing(SqlBarStore(database_url, clock)) as store,
             closing(SqlFetched(database_url, clock)) as fetched,
         ):
+            typer.echo(f"Bars go into {fetched.address}")
             for instrument in terms:
                 fetched.add_terms(instrument)
                 _fetched(stages, source, name, store, fetched, instrument, length, start_us, end_us)

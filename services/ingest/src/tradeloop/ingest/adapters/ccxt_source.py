@@ -1,4 +1,4 @@
-"""`CcxtSource`: any exchange that ccxt knows, its history through REST; `ccxt_stream` has what comes live."""
+"""`CcxtSource`: any exchange that ccxt knows, its history through REST; live data are from `ccxt_stream`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
-from tradeloop.ingest.adapters.sources import CcxtSection
+from tradeloop.ingest.adapters.ccxt_exchange import opened, strict, translated
+from tradeloop.ingest.adapters.ccxt_stream import CcxtStream, check_channels
+from tradeloop.ingest.adapters.sections import CcxtSection
 from tradeloop.ingest.adapters.streaming import ThreadedStream
 from tradeloop.ingest.adapters.symbols import symbol_of, unknown
-from tradeloop.ingest.adapters.urls import moved
 from tradeloop.ingest.ports import Channel, Page, SourceUnavailable
 
 R = TypeVar("R")
@@ -36,7 +37,7 @@ class CcxtSource:
         """Asks nothing yet. Raises `UserError` for an exchange that ccxt does not know, and for missing secrets."""
         self.venue = venue
         self._section, self._clock = section, clock
-        self._exchange = opened(ccxt, venue, section, _strict)
+        self._exchange = opened(ccxt, venue, section, strict)
         self._ahead_us: int | None = None
         self._measured_s = 0.0
 
@@ -51,8 +52,6 @@ class CcxtSource:
     def stream(
         self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
     ) -> ThreadedStream:
-        from tradeloop.ingest.adapters.ccxt_stream import CcxtStream, check_channels
-
         check_channels(self.venue, self._section, channels)
         self._check_timeframe(timeframe)
         symbols = {}
@@ -151,83 +150,6 @@ class CcxtSource:
             return ask()
         except Exception as error:
             raise translated(self.venue, error, self._exchange.last_response_headers) from error
-
-
-def opened(module: Any, venue: str, section: CcxtSection, kind: Callable[[Any], Any] = lambda found: found) -> Any:
-    """An exchange of `ccxt` or `ccxt.pro` by configuration. `kind` makes another class of the exchange's."""
-    name = section.exchange or venue
-    if name not in ccxt.exchanges:
-        raise unknown("ccxt", name, ccxt.exchanges)
-    if not hasattr(module, name):
-        raise UserError(f"{venue}: ccxt has no live streams of {name}")
-    secrets = {"apiKey": section.key, "secret": section.secret, "password": section.password}
-    given: dict[str, Any] = {
-        name: reference.read(f"{venue}: its {name}").get_secret_value()
-        for name, reference in secrets.items()
-        if reference is not None
-    }
-    if section.requests_per_s is not None:
-        given["rateLimit"] = 1000.0 / section.requests_per_s
-    exchange = kind(getattr(module, name))(
-        {**given, "enableRateLimit": True, "timeout": round(section.timeout_s * 1000), "newUpdates": True}
-    )
-    exchange.options["defaultType"] = section.market
-    exchange.options["fetchCurrencies"] = False
-    if isinstance(exchange.options.get("fetchMarkets"), dict) and "types" in exchange.options["fetchMarkets"]:
-        # The markets of Binance come from one address for each type.
-        exchange.options["fetchMarkets"]["types"] = ["spot"] if section.market == "spot" else ["linear", "inverse"]
-    if section.url is not None:
-        exchange.urls["api"] = moved(exchange.urls["api"], section.url)
-    return exchange
-
-
-def _strict(kind: Any) -> Any:
-    """An exchange's class that refuses answers which are no JSON: ccxt takes one that was cut off for no bars."""
-
-    class Strict(kind):  # type: ignore[misc]
-        def handle_errors(self, *answer: Any) -> Any:
-            code, body, response = answer[0], answer[5], answer[6]
-            if 200 <= code < 300 and response is None and body:
-                raise ccxt.BadResponse(f"the answer is no JSON: {str(body)[-60:]}")
-            return super().handle_errors(*answer)
-
-    return Strict
-
-
-def translated(venue: str, error: Exception, headers: Any = None) -> SourceUnavailable | UserError:
-    """The port's error for one of ccxt's."""
-    told = " ".join(str(error).split())[:300]
-    if isinstance(error, (SourceUnavailable, UserError)):
-        return error
-    if isinstance(error, ccxt.AuthenticationError):
-        # A PermissionDenied is one of these.
-        return UserError(f"{venue} refuses the credentials: {told}: correct its key and secret, or their permissions")
-    if isinstance(error, ccxt.BadSymbol):
-        return UserError(f"{venue} does not know the symbol: {told}")
-    if isinstance(error, ccxt.OnMaintenance):
-        return SourceUnavailable(f"{venue} is under maintenance: {told}", retry_after(headers))
-    if isinstance(error, (ccxt.RateLimitExceeded, ccxt.DDoSProtection)):
-        return SourceUnavailable(f"{venue} says that it is asked too often: {told}", retry_after(headers))
-    if isinstance(error, ccxt.OperationFailed):
-        return SourceUnavailable(f"{venue} does not answer: {told}", retry_after(headers))
-    if isinstance(error, (ccxt.NotSupported, ccxt.BadRequest, ccxt.RestrictedLocation)):
-        return UserError(f"{venue} refuses the request: {told}")
-    if isinstance(error, ccxt.BaseError):
-        return SourceUnavailable(f"{venue} answers with an error: {told}")
-    # The libraries take whatever came for granted: a malformed answer is an error of Python's.
-    return SourceUnavailable(f"{venue}: its answer cannot be read: {type(error).__name__}: {told}")
-
-
-def retry_after(headers: Any) -> float | None:
-    """The seconds of a `Retry-After` header, where there is one."""
-    for name, value in dict(headers or {}).items():
-        if str(name).lower() == "retry-after":
-            try:
-                seconds = float(value)
-            except ValueError:
-                return None
-            return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    return None
 
 
 def _is_row(row: object) -> bool:

@@ -51,6 +51,11 @@ class SqlFetched:
         self._clock = clock
         self._ready = False
 
+    @property
+    def address(self) -> str:
+        """The database, without its password."""
+        return address(self._engine.url)
+
     def spans(self, source: str, instrument: str, timeframe: Timeframe) -> Sequence[FetchedSpan]:
         wanted = select(SPANS.c.start_us, SPANS.c.end_us, SPANS.c.left_out).where(
             SPANS.c.source == source, SPANS.c.instrument == instrument, SPANS.c.timeframe == timeframe.value
