@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -112,6 +113,44 @@ def test_ccxt_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float
     with fake_venue() as venue:
         venue.faults.change(**faults)
         check_market_source(ccxt(venue, hours=2 if "page_limit" in faults else 30))
+
+
+def alpaca(venue: FakeVenue, symbol: str, hours: int = 30) -> MarketOnTrial:
+    return replace(
+        ccxt(venue, hours),
+        open=lambda: open_source("alpaca", {}, SystemClock(), url=venue.url),
+        symbol=symbol,
+        truth=lambda start_us, end_us: venue.market.bars(symbol, "1m", start_us, end_us).series(),
+    )
+
+
+@pytest.fixture
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_alpaca_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
+    with fake_venue() as venue:
+        venue.faults.change(**faults)
+        check_market_source(alpaca(venue, symbol, hours=2 if "page_limit" in faults else 30))
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_alpaca_says_that_credentials_or_a_permission_are_wrong() -> None:
+    with (
+        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"key": "other"}) as venue,
+        closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source,
+        pytest.raises(UserError, match="alpaca refuses the credentials"),
+    ):
+        source.instruments(["AAPL"])
+    with fake_venue() as venue, closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source:
+        venue.faults.change(denied=True)
+        with pytest.raises(UserError, match="alpaca denies permission"):
+            source.instruments(["AAPL"])
 
 
 def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:
@@ -227,9 +266,11 @@ def test_the_record_in_sqlite_keeps_the_contract(
 
 @pytest.mark.parametrize("check", FETCHED_CHECKS, ids=lambda check: check.__name__)
 def test_the_record_in_postgresql_keeps_the_contract(check: Callable[[MakeFetched], None], plain_database: str) -> None:
-    with closing(SqlFetched(plain_database, SystemClock())) as early:
-        with pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"):
-            early.spans("s", "x:A", Timeframe.M1)
+    with (
+        closing(SqlFetched(plain_database, SystemClock())) as early,
+        pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"),
+    ):
+        early.spans("s", "x:A", Timeframe.M1)
     migrate(plain_database, SCHEMA)
     check(lambda: SqlFetched(plain_database, SystemClock()))
 

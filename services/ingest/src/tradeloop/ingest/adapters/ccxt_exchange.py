@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import ccxt
 
 from tradeloop.common.errors import UserError
+from tradeloop.ingest.adapters.http import retry_after
 from tradeloop.ingest.adapters.sections import CcxtSection
 from tradeloop.ingest.adapters.symbols import unknown
 from tradeloop.ingest.adapters.urls import moved
@@ -78,15 +78,3 @@ def translated(venue: str, error: Exception, headers: Any = None) -> SourceUnava
         return SourceUnavailable(f"{venue} answers with an error: {told}")
     # The libraries take whatever came for granted: a malformed answer is an error of Python's.
     return SourceUnavailable(f"{venue}: its answer cannot be read: {type(error).__name__}: {told}")
-
-
-def retry_after(headers: Any) -> float | None:
-    """The seconds of a `Retry-After` header, where there is one."""
-    for name, value in dict(headers or {}).items():
-        if str(name).lower() == "retry-after":
-            try:
-                seconds = float(value)
-            except ValueError:
-                return None
-            return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    return None

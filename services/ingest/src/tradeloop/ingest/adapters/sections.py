@@ -73,6 +73,16 @@ class CcxtSection(_Network):
     password: Reference | None = None
 
 
+class AlpacaSection(_Network):
+    """Alpaca: stocks, and crypto for symbols with a slash."""
+
+    adapter: Literal["alpaca"] = "alpaca"
+    feed: Literal["iex", "sip"] = "iex"
+    """The feed of stocks: one exchange, or all of them."""
+    key: Reference = Reference(env="APCA_API_KEY_ID")
+    secret: Reference = Reference(env="APCA_API_SECRET_KEY")
+
+
 class SimulatedSection(_Part):
     """A seeded market without a network."""
 
@@ -85,6 +95,6 @@ class SimulatedSection(_Part):
     """The venue's time is `start` when the wall's is `since`; without them, both are when the source is opened."""
 
 
-Section = Annotated[CcxtSection | SimulatedSection, Field(discriminator="adapter")]
-Sources = Mapping[str, CcxtSection | SimulatedSection]
+Section = Annotated[CcxtSection | AlpacaSection | SimulatedSection, Field(discriminator="adapter")]
+Sources = Mapping[str, CcxtSection | AlpacaSection | SimulatedSection]
 """The section of each venue, by the venue's name."""

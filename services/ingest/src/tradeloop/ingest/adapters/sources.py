@@ -9,7 +9,8 @@
     simulated:
       seed: 7
 
-A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults.
+A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults; `alpaca` takes
+its credentials from the variables that its own library reads.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from pydantic import TypeAdapter, ValidationError
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Name
-from tradeloop.ingest.adapters.sections import CcxtSection, Section, SimulatedSection, Sources
+from tradeloop.ingest.adapters.sections import AlpacaSection, CcxtSection, Section, SimulatedSection, Sources
 from tradeloop.ingest.adapters.symbols import unknown
 from tradeloop.ingest.ports import MarketSource
 
 _FILE = TypeAdapter(dict[Name, Section])
-_OWN = ("simulated",)
+_OWN = ("alpaca", "simulated")
 
 
 def load_sources(path: Path | None) -> Sources:
@@ -82,12 +83,18 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         return SimulatedSource(
             clock, section.seed, section.speed, venue=venue, start=section.start, since=section.since
         )
+    if isinstance(section, AlpacaSection):
+        from tradeloop.ingest.adapters.alpaca_source import AlpacaSource
+
+        return AlpacaSource(venue, section, clock)
     from tradeloop.ingest.adapters.ccxt_source import CcxtSource
 
     return CcxtSource(venue, section, clock)
 
 
-def _default(venue: str, sources: Iterable[str]) -> CcxtSection | SimulatedSection:
+def _default(venue: str, sources: Iterable[str]) -> CcxtSection | AlpacaSection | SimulatedSection:
+    if venue == "alpaca":
+        return AlpacaSection()
     if venue == "simulated":
         return SimulatedSection()
     import ccxt
