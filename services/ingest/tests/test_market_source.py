@@ -35,6 +35,7 @@ from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
 from tradeloop.ingest.ports import (
+    Channel,
     Connected,
     Disconnected,
     FetchedSpan,
@@ -46,6 +47,7 @@ from tradeloop.ingest.ports import (
     SourceUnavailable,
     StreamedBar,
     StreamedBook,
+    StreamedNews,
     StreamedTrade,
 )
 
@@ -115,10 +117,10 @@ def test_ccxt_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float
         check_market_source(ccxt(venue, hours=2 if "page_limit" in faults else 30))
 
 
-def alpaca(venue: FakeVenue, symbol: str, hours: int = 30) -> MarketOnTrial:
+def broker(venue: FakeVenue, name: str, symbol: str, hours: int = 30) -> MarketOnTrial:
     return replace(
         ccxt(venue, hours),
-        open=lambda: open_source("alpaca", {}, SystemClock(), url=venue.url),
+        open=lambda: open_source(name, {}, SystemClock(), url=venue.url),
         symbol=symbol,
         truth=lambda start_us, end_us: venue.market.bars(symbol, "1m", start_us, end_us).series(),
     )
@@ -128,6 +130,7 @@ def alpaca(venue: FakeVenue, symbol: str, hours: int = 30) -> MarketOnTrial:
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APCA_API_KEY_ID", "key")
     monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+    monkeypatch.setenv("MASSIVE_API_KEY", "key")
 
 
 @pytest.mark.usefixtures("_credentials")
@@ -136,13 +139,13 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_alpaca_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
     with fake_venue() as venue:
         venue.faults.change(**faults)
-        check_market_source(alpaca(venue, symbol, hours=2 if "page_limit" in faults else 30))
+        check_market_source(broker(venue, "alpaca", symbol, hours=2 if "page_limit" in faults else 30))
 
 
 @pytest.mark.usefixtures("_credentials")
 def test_alpaca_says_that_credentials_or_a_permission_are_wrong() -> None:
     with (
-        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"key": "other"}) as venue,
+        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
         closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source,
         pytest.raises(UserError, match="alpaca refuses the credentials"),
     ):
@@ -151,6 +154,54 @@ def test_alpaca_says_that_credentials_or_a_permission_are_wrong() -> None:
         venue.faults.change(denied=True)
         with pytest.raises(UserError, match="alpaca denies permission"):
             source.instruments(["AAPL"])
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_massive_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
+    with fake_venue() as venue:
+        venue.faults.change(**faults)
+        check_market_source(broker(venue, "massive", symbol, hours=2 if "page_limit" in faults else 30))
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_massive_says_that_credentials_or_a_permission_are_wrong() -> None:
+    with (
+        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
+        closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source,
+        pytest.raises(UserError, match="massive refuses the credentials"),
+    ):
+        source.instruments(["AAPL"])
+    with fake_venue() as venue, closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source:
+        venue.faults.change(denied=True)
+        with pytest.raises(UserError, match="massive denies permission"):
+            source.instruments(["AAPL"])
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("alpaca", frozenset(["bars", "trades", "books", "news"])), ("massive", frozenset(["bars", "trades"]))],
+)
+def test_brokers_stream_stocks_beside_crypto_and_come_back(name: str, channels: frozenset[Channel]) -> None:
+    with fake_venue() as venue, closing(open_source(name, {}, SystemClock(), url=venue.url)) as source:
+        instruments = source.instruments(["AAPL", "BTC/USDT"])
+        kinds = {"bars": StreamedBar, "trades": StreamedTrade, "books": StreamedBook}
+        wanted = {(kinds[one], of.id) for one in channels & kinds.keys() for of in instruments}
+        with closing(source.stream(instruments, Timeframe.M1, channels)) as stream:
+            for _ in range(2):
+                events = polled(stream, has(Connected))
+                for _ in range(100):
+                    venue.advance(30.0)
+                    events += stream.poll(0.1)
+                    news = any(isinstance(one, StreamedNews) for one in events) or "news" not in channels
+                    if news and wanted <= {(type(one), getattr(one, "instrument", "")) for one in events}:
+                        break
+                else:
+                    raise AssertionError(f"of {wanted} not all came")
+                venue.faults.disconnect_now()
+                polled(stream, has(Disconnected))
 
 
 def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:

@@ -58,6 +58,8 @@ class AlpacaSource:
         self._trading = TradingClient(self._key, self._secret, paper=True, **told)
         for client in (self._stocks, self._crypto, self._trading):
             client._retry = 0  # whoever asks waits itself, for as long as the venue says
+            # The client would wait for ever.
+            setattr(client._session, "request", partial(client._session.request, timeout=section.timeout_s))  # noqa: B010
         self._assets: dict[str, dict[str, Any]] = {}
 
     def instruments(self, symbols: Sequence[str]) -> Sequence[Instrument]:

@@ -56,8 +56,6 @@ Url = Annotated[str, AfterValidator(_base_url)]
 
 class _Network(_Part):
     url: Url | None = None
-    requests_per_s: float | None = Field(default=None, gt=0)
-    """The rate limit to keep, in requests of weight 1; else the client library's own for the venue."""
     timeout_s: float = Field(default=10.0, gt=0)
 
 
@@ -65,6 +63,8 @@ class CcxtSection(_Network):
     """Any exchange that ccxt knows."""
 
     adapter: Literal["ccxt"] = "ccxt"
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """The rate limit to keep, in requests of weight 1; else the client library's own for the venue."""
     exchange: str | None = None
     """The exchange's id in ccxt; by default the venue's name."""
     market: Literal["spot", "swap"] = "spot"
@@ -83,6 +83,13 @@ class AlpacaSection(_Network):
     secret: Reference = Reference(env="APCA_API_SECRET_KEY")
 
 
+class MassiveSection(_Network):
+    """massive: stocks, and crypto for symbols with a slash."""
+
+    adapter: Literal["massive"] = "massive"
+    key: Reference = Reference(env="MASSIVE_API_KEY")
+
+
 class SimulatedSection(_Part):
     """A seeded market without a network."""
 
@@ -95,6 +102,6 @@ class SimulatedSection(_Part):
     """The venue's time is `start` when the wall's is `since`; without them, both are when the source is opened."""
 
 
-Section = Annotated[CcxtSection | AlpacaSection | SimulatedSection, Field(discriminator="adapter")]
-Sources = Mapping[str, CcxtSection | AlpacaSection | SimulatedSection]
+Section = Annotated[CcxtSection | AlpacaSection | MassiveSection | SimulatedSection, Field(discriminator="adapter")]
+Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | SimulatedSection]
 """The section of each venue, by the venue's name."""

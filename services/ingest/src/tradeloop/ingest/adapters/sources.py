@@ -9,8 +9,8 @@
     simulated:
       seed: 7
 
-A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults; `alpaca` takes
-its credentials from the variables that its own library reads.
+A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults; `alpaca` and
+`massive` take their credentials from the variables that their own libraries read.
 """
 
 from __future__ import annotations
@@ -25,12 +25,19 @@ from pydantic import TypeAdapter, ValidationError
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Name
-from tradeloop.ingest.adapters.sections import AlpacaSection, CcxtSection, Section, SimulatedSection, Sources
+from tradeloop.ingest.adapters.sections import (
+    AlpacaSection,
+    CcxtSection,
+    MassiveSection,
+    Section,
+    SimulatedSection,
+    Sources,
+)
 from tradeloop.ingest.adapters.symbols import unknown
 from tradeloop.ingest.ports import MarketSource
 
 _FILE = TypeAdapter(dict[Name, Section])
-_OWN = ("alpaca", "simulated")
+_OWN = ("alpaca", "massive", "simulated")
 
 
 def load_sources(path: Path | None) -> Sources:
@@ -87,14 +94,20 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         from tradeloop.ingest.adapters.alpaca_source import AlpacaSource
 
         return AlpacaSource(venue, section, clock)
+    if isinstance(section, MassiveSection):
+        from tradeloop.ingest.adapters.massive_source import MassiveSource
+
+        return MassiveSource(venue, section, clock)
     from tradeloop.ingest.adapters.ccxt_source import CcxtSource
 
     return CcxtSource(venue, section, clock)
 
 
-def _default(venue: str, sources: Iterable[str]) -> CcxtSection | AlpacaSection | SimulatedSection:
+def _default(venue: str, sources: Iterable[str]) -> CcxtSection | AlpacaSection | MassiveSection | SimulatedSection:
     if venue == "alpaca":
         return AlpacaSection()
+    if venue == "massive":
+        return MassiveSection()
     if venue == "simulated":
         return SimulatedSection()
     import ccxt
