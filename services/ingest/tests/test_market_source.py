@@ -185,7 +185,8 @@ def test_massive_says_that_credentials_or_a_permission_are_wrong() -> None:
     [("alpaca", frozenset(["bars", "trades", "books", "news"])), ("massive", frozenset(["bars", "trades"]))],
 )
 def test_brokers_stream_stocks_beside_crypto_and_come_back(name: str, channels: frozenset[Channel]) -> None:
-    with fake_venue() as venue, closing(open_source(name, {}, SystemClock(), url=venue.url)) as source:
+    market = Market(clock=VenueClock(NOW, speed=0.0), news_per_day=1440.0)
+    with FakeVenue(market) as venue, closing(open_source(name, {}, SystemClock(), url=venue.url)) as source:
         instruments = source.instruments(["AAPL", "BTC/USDT"])
         kinds = {"bars": StreamedBar, "trades": StreamedTrade, "books": StreamedBook}
         wanted = {(kinds[one], of.id) for one in channels & kinds.keys() for of in instruments}
