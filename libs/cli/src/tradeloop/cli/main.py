@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tradeloop.cli.commands import bars, book, db, dlq, inspect, models, online, portfolio, strategy, topics
+from tradeloop.cli.commands import bars, book, db, dlq, fetch, inspect, models, online, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
@@ -44,6 +44,8 @@ app.add_typer(book.app, name="book")
 app.add_typer(online.app, name="features")
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
+app.command("backfill")(fetch.backfill)
+app.add_typer(fetch.instruments, name="instruments")
 
 Bars = Annotated[
     list[str] | None,
@@ -51,7 +53,8 @@ Bars = Annotated[
         "--bars",
         help="Closed bars, as text (CSV and the like), JSON, Parquet or Feather, packed or not: FILE, a folder, "
         "or NAME=FILE, which names the instrument; again for each instrument of the universe, or for more files of "
-        "one. Without it: EUR/USD hourly, installed with Tradeloop.",
+        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched into the home. Without it: EUR/USD "
+        "hourly, installed with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -143,8 +146,10 @@ def demo(
     """
     from tradeloop.cli.commands.demo import run_demo
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
+    bars = stored_bars(bars, home or DEFAULT_HOME)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
 
 
@@ -193,8 +198,10 @@ def train(
     """
     from tradeloop.cli.commands.train import run_train
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
+    bars = stored_bars(bars, home)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
@@ -228,8 +235,10 @@ def backtest(
     """Run a trained policy over bars in the vectorised backtest, beside the baselines."""
     from tradeloop.cli.commands.backtest import run_backtest
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, reading=reading)
+    bars = stored_bars(bars, home)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, reading=reading)
     run_backtest(inputs, model, home, seed, out)
 
 

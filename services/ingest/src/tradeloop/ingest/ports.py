@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -286,4 +286,52 @@ class Published(Protocol):
 
     def marks(self, universe: Universe) -> Marks:
         """The marks that come from now on. May raise `Unavailable`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedSpan:
+    """A range of open times, `[start_us, end_us)`, all of whose bars were fetched from a source and stored."""
+
+    start_us: int
+    end_us: int
+    left_out: int = 0
+    """How many bars of it the data gate did not let in."""
+
+
+def merged(spans: Iterable[FetchedSpan]) -> list[FetchedSpan]:
+    """Ranges in order; those that meet or overlap are one. What was left out of them adds up."""
+    found: list[FetchedSpan] = []
+    for span in sorted(spans, key=lambda one: (one.start_us, one.end_us)):
+        if found and span.start_us <= found[-1].end_us:
+            last = found.pop()
+            span = FetchedSpan(last.start_us, max(last.end_us, span.end_us), last.left_out + span.left_out)
+        found.append(span)
+    return found
+
+
+class Fetched(Protocol):
+    """The record of what was fetched from sources; rows are only ever added. Adapter: `sql_fetched.SqlFetched`."""
+
+    def spans(self, source: str, instrument: str, timeframe: Timeframe) -> Sequence[FetchedSpan]:
+        """The ranges that were fetched, in order; those that meet or overlap are one. May raise `Unavailable`."""
+        ...
+
+    def add(self, source: str, instrument: str, timeframe: Timeframe, span: FetchedSpan) -> None:
+        """Record a range, after its bars were stored. Recording it again changes nothing. May raise `Unavailable`."""
+        ...
+
+    def terms(self, instrument: str) -> Sequence[tuple[int, Instrument]]:
+        """The terms of an instrument, each with the time in microseconds at which it became known, oldest first.
+
+        May raise `Unavailable`.
+        """
+        ...
+
+    def add_terms(self, instrument: Instrument) -> None:
+        """Record the terms of an instrument, where they are not those known last. May raise `Unavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
         ...

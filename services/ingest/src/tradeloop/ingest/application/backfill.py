@@ -95,7 +95,7 @@ class Backfill:
         _check_grids(universe, grids)
         for instrument in universe.instruments:
             for bars in self._read(instrument):
-                yield partial(_write, self._store, base, align((instrument.id,), base, [bars]))
+                yield partial(write, self._store, base, align((instrument.id,), base, [bars]))
         start_us = to_us(min(report.first for report in reports))
         end_us = to_us(max(report.last for report in reports)) + base.us
         if universe.higher_timeframes:
@@ -151,7 +151,7 @@ class Backfill:
         late_us = base.us - 1  # a bar belongs to the bucket in which it closes
         bars = self._store.read([instrument], base, start_us - late_us, end_us - late_us)
         for timeframe in self._universe.higher_timeframes:
-            _write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
+            write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
         return ()
 
     def _compare(self, start_us: int, end_us: int) -> Iterable[Message]:
@@ -200,7 +200,7 @@ def _check_grids(universe: Universe, grids: Mapping[str, set[int]]) -> None:
             )
 
 
-def _write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
+def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
     """Store bars; those that are stored with other values become their next revision."""
     if not len(bars):
         return ()
