@@ -33,6 +33,11 @@ CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 ANCHOR_BARS = 512
 """Bars of event time between anchors. More makes the batch faster, fewer makes recovery read less."""
 
+NAME = r"[a-z][a-z0-9_]*"
+"""The names that an author may give to a feature, as a pattern."""
+FLAT = 1e-9
+"""A deviation below this share of the mean is none: it is what rounding leaves of equal numbers."""
+
 
 class FeatureError(UserError):
     """A feature is defined wrongly, or the bars cannot give it."""
@@ -63,6 +68,9 @@ class Feature(ABC):
     """Which `INPUTS` it reads."""
     timeframe: Timeframe | None = None
     """The higher timeframe it is computed on; None for the base."""
+    anchored: bool = True
+    """Whether a value depends on where its series began, as one of a recursive indicator does. One that does not is a
+    function of the `history` bars before it and of its own, and is computed over all bars at once."""
 
     @abstractmethod
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
