@@ -17,7 +17,7 @@ import pytest
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import strategy_checks
-from tradeloop.common.contracts.strategy.features import features_ignore_another_future
+from tradeloop.common.contracts.strategy.features import features_ignore_another_future, features_restart
 from tradeloop.common.contracts.strategy.trial import Trial
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
@@ -628,6 +628,14 @@ def test_another_future_finds_what_looks_ahead_too(kind: type[Feature]) -> None:
     trial = Trial(strategy(features=[custom(kind)]), RiskLimits())
     with pytest.raises(StrategyError, match=r"feature custom of check:A at bar \d+ changes when .* are others"):
         features_ignore_another_future(trial)
+
+
+def test_a_history_that_is_too_short_is_found_after_a_restart() -> None:
+    trial = Trial(strategy(features=[custom(Short)]), RiskLimits())
+    with pytest.raises(
+        StrategyError, match=r"after a restart: feature custom of check:A at bar (\d+) .* opened at bar \1"
+    ):
+        features_restart(trial)
 
 
 @reward(version="1")
