@@ -296,7 +296,7 @@ def test_the_catalogue_has_every_definition() -> None:
     from tradeloop.common import features
 
     definitions = {name for name in exported if inspect.isfunction(getattr(features, name))}
-    others = {"bars_with_history", "compute_in_steps", "compute_stored", "no_bars"}
+    others = {"bars_with_history", "check_columns", "compute_in_steps", "compute_stored", "no_bars"}
     assert {entry.name for entry in entries()} == definitions - others
 
 
@@ -340,7 +340,7 @@ def test_another_name_is_another_feature() -> None:
         (lambda: clip(log_return(1), -math.inf, 1), r"-inf is no finite number"),
         (lambda: change_of("RSI", 5), r"the functions that add up are AD, CUMSUM, NVI"),
         (lambda: talib("OBV"), r"take its change, change_of\('OBV', n\)"),
-        (lambda: column("vwap"), r"wants 'vwap', which bars do not have"),
+        (lambda: column("VWAP"), r"wants 'VWAP', which bars do not have"),
         (lambda: session("9:30", "16:00"), r"write a time of day as 09:30"),
         (lambda: session("09:30", "16:00", "Mars"), r"session: this machine knows no time zone 'Mars'"),
         (lambda: named("Trend", log_return(1)), r"lower-case letters"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.domain import Gate, Resampler, corrections, count_gaps, frames, together
 
 MINUTE = Timeframe.M1.us
+EXTRAS = ("trade_count", "buy_volume", "spread_mean", "bid_max", "ask_min", "vwap", "mood")
 HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15)
 
 
@@ -46,12 +48,24 @@ def series(minutes: list[int], seed: int = 0, volume: bool = True) -> Series:
     return columns | {"volume": rng.uniform(0, 1e6, n)} if volume else columns
 
 
+def further(names: list[str], n: int, a: int) -> dict[str, NDArray[np.float64]]:
+    """Further columns that begin late, or lack values; the third instrument has none."""
+    rng = np.random.default_rng(n + a)
+    return {
+        name: np.where(rng.random(n) < [1.0, 0.9, 0.1][(a + place) % 3], rng.normal(size=n), np.nan)
+        for place, name in enumerate(names)
+        if a < 2
+    }
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> BarArrays:
     """Up to three instruments with gaps of their own, some without volume."""
     minutes = draw(st.lists(st.sets(st.integers(-70, 150), max_size=80).map(sorted), min_size=1, max_size=3))
     ids = universe(len(minutes)).ids
-    return align(ids, Timeframe.M1, [series(times, a, volume=a != 1) for a, times in enumerate(minutes)])
+    extras = draw(st.lists(st.sampled_from(EXTRAS), unique=True))
+    kinds = [series(times, a, volume=a != 1) for a, times in enumerate(minutes)]
+    return align(ids, Timeframe.M1, [{**one, **further(extras, len(one["open_us"]), a)} for a, one in enumerate(kinds)])
 
 
 def feed_all(resampler: Resampler, base: list[BarFrame]) -> list[BarFrame]:
@@ -194,6 +208,14 @@ def test_only_what_differs_is_corrected() -> None:
     assert result.open_us.tolist() == [2 * MINUTE, 3 * MINUTE]
     assert result.present.tolist() == [[False, True], [True, False]]
     assert result.close[0, 1] == new.close[2, 1]
+
+    stored = replace(new, extra={"mood": np.array([[1.0, np.nan], [2.0, np.nan], [np.nan] * 2, [3.0] * 2])})
+    other = replace(new, extra={"mood": np.array([[1.0, np.nan], [5.0, np.nan], [4.0, np.nan], [3.0] * 2])})
+    assert corrections(stored, stored).present.tolist() == []
+    assert corrections(other, stored).open_us.tolist() == [MINUTE, 2 * MINUTE]
+    assert corrections(other, stored).extra["mood"].tolist()[0][0] == 5.0
+    assert corrections(new, stored).open_us.tolist() == [0, MINUTE, 3 * MINUTE], "a column that is gone is a correction"
+    assert corrections(stored, new).open_us.tolist() == [0, MINUTE, 3 * MINUTE]
 
 
 def test_parts_are_put_on_one_grid() -> None:

@@ -86,7 +86,10 @@ def frame(bars: BarArrays, t: int, revision: int = 0) -> BarFrame:
         timeframe=M1,
         open_time=from_us(bars.open_us[t]),
         close_time=from_us(bars.close_us[t]),
-        bars=tuple(Bar(instrument=one, **{n: float(getattr(bars, n)[t, a]) for n in names}) for a, one in present),
+        bars=tuple(
+            Bar.model_validate({"instrument": one} | {n: float(getattr(bars, n)[t, a]) for n in names})
+            for a, one in present
+        ),
         missing=tuple(one for a, one in enumerate(bars.instruments) if not bars.present[t, a]),
         revision=revision,
     )

@@ -13,7 +13,7 @@ from tradeloop.cli.source import Source
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Universe, from_us, resample
+from tradeloop.common.market import EVER_US, BarArrays, Universe, from_us, resample
 
 _UNIVERSES = "universes"
 
@@ -86,7 +86,9 @@ def _is_among(stored: BarArrays, own: BarArrays, a: int, rows: NDArray[np.int64]
     inside = place < len(own)
     place = np.where(inside, place, 0)
     same = inside & (own.open_us[place] == stored.open_us[rows]) & own.present[place, a]
-    for name in BAR_COLUMNS:
-        here, there = getattr(own, name)[place, a], getattr(stored, name)[rows, a]
+    here_all, there_all = own.columns(), stored.columns()
+    for name in here_all.keys() | there_all.keys():
+        here = here_all[name][place, a] if name in here_all else np.full(len(rows), np.nan)
+        there = there_all[name][rows, a] if name in there_all else np.full(len(rows), np.nan)
         same &= (here == there) | (np.isnan(here) & np.isnan(there))
     return np.asarray(same)

@@ -88,10 +88,12 @@ def name_of(text: str, longest: int = _UNIVERSE) -> str:
 
 
 def digest(bars: BarArrays, timeframe: Timeframe) -> str:
-    """A few letters that another content changes: times, prices, volumes and funding rates of all bars."""
+    """A few letters that another content changes: times and all numbers of all bars."""
     whole = blake2b(timeframe.encode(), digest_size=16)
     for array in (bars.open_us, bars.present, *(getattr(bars, name) for name in BAR_COLUMNS)):
         whole.update(array.tobytes())
+    for name in sorted(bars.extra):
+        whole.update(name.encode() + bars.extra[name].tobytes())
     return whole.hexdigest()[:_DIGEST]
 
 

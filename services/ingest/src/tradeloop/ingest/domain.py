@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from tradeloop.common.market import (
     from_us,
     to_us,
 )
+from tradeloop.common.market.columns import Bucket
 from tradeloop.common.messages import BarFrame
 
 _WEEK_US = 7 * Timeframe.D1.us
@@ -144,8 +147,7 @@ def count_gaps(open_us: NDArray[np.int64], timeframe: Timeframe, instrument: Ins
 
 def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:
     """Bars of one instrument each, on their common grid."""
-    series = [{"open_us": part.open_us, **{name: getattr(part, name)[:, 0] for name in BAR_COLUMNS}} for part in parts]
-    return align([part.instruments[0] for part in parts], timeframe, series)
+    return align([part.instruments[0] for part in parts], timeframe, [part.series(0) for part in parts])
 
 
 def additions(bars: BarArrays, stored: BarArrays) -> BarArrays:
@@ -155,11 +157,12 @@ def additions(bars: BarArrays, stored: BarArrays) -> BarArrays:
 
 def corrections(bars: BarArrays, stored: BarArrays) -> BarArrays:
     """The bars that are stored with other values. `stored` has the same instruments."""
-    there = _as_stored(bars, stored)
+    there, new = _as_stored(bars, stored), bars.columns()
+    nothing = np.full(bars.present.shape, np.nan)
     differs = np.zeros_like(bars.present)
-    for name in BAR_COLUMNS:
-        new, old = getattr(bars, name), there[name]
-        differs |= (new != old) & ~(np.isnan(new) & np.isnan(old))
+    for name in new.keys() | there.keys() - {"present"}:
+        one, old = new.get(name, nothing), there.get(name, nothing)
+        differs |= (one != old) & ~(np.isnan(one) & np.isnan(old))
     return _picked(bars, differs & bars.present & there["present"].astype(np.bool_))
 
 
@@ -168,17 +171,16 @@ def _as_stored(bars: BarArrays, stored: BarArrays) -> dict[str, NDArray[np.float
     rows = np.searchsorted(stored.open_us, bars.open_us)
     found = np.append(stored.open_us, -1)[rows] == bars.open_us
     columns = {}
-    for name in ("present", *BAR_COLUMNS):
+    for name, column in {"present": stored.present, **stored.columns()}.items():
         columns[name] = np.zeros(bars.present.shape)
-        columns[name][found] = getattr(stored, name)[rows[found]]
+        columns[name][found] = column[rows[found]]
     return columns
 
 
 def _picked(bars: BarArrays, present: NDArray[np.bool_]) -> BarArrays:
     """The bars of these places alone."""
-    kept = present.any(axis=1)
-    columns = {f.name: getattr(bars, f.name)[kept] for f in fields(bars) if f.name != "instruments"}
-    return replace(bars, **columns | {"present": present[kept]})
+    kept = np.flatnonzero(present.any(axis=1))
+    return replace(bars.frames(kept), present=present[kept])
 
 
 def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterator[tuple[int, int]]:
@@ -215,13 +217,32 @@ def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
     """The bars of one instrument, None where it has none."""
     # Plain lists: to take single numbers out of an array costs more than all else here.
     columns = [getattr(bars, name)[:, a].tolist() for name in BAR_COLUMNS]
-    for there, *values in zip(bars.present[:, a].tolist(), *columns, strict=True):
-        yield _bar(bars.instruments[a], *values) if there else None
+    extras = _extras(bars, a) if bars.extra else repeat(_NOTHING, len(bars))
+    for there, extra, *values in zip(bars.present[:, a].tolist(), extras, *columns, strict=True):
+        yield _bar(bars.instruments[a], extra, *values) if there else None
+
+
+_NOTHING: Mapping[str, float] = {}
+
+
+def _extras(bars: BarArrays, a: int) -> Iterator[Mapping[str, float]]:
+    """The further columns that are known of each of an instrument's bars."""
+    names = sorted(bars.extra)
+    for values in zip(*(bars.extra[name][:, a].tolist() for name in names), strict=True):
+        yield {name: value for name, value in zip(names, values, strict=True) if not math.isnan(value)}
 
 
 def _bar(
-    instrument: str, open: float, high: float, low: float, close: float, volume: float, funding_rate: float
+    instrument: str,
+    extra: Mapping[str, float],
+    open: float,
+    high: float,
+    low: float,
+    close: float,
+    volume: float,
+    funding_rate: float,
 ) -> Bar:
+    known: dict[str, Any] = {"extra": extra} if extra else {}
     return Bar(
         instrument=instrument,
         open=open,
@@ -230,6 +251,7 @@ def _bar(
         close=close,
         volume=None if math.isnan(volume) else volume,
         funding_rate=funding_rate,
+        **known,
     )
 
 
@@ -278,11 +300,17 @@ class _Bucket:
         self._timeframe, self._start_us = timeframe, start_us
         self.end_us = start_us + timeframe.us
         self._bars: dict[str, list[float]] = {}
+        self._extra: dict[str, Bucket] = {}
+        """The further columns of each instrument that has any."""
 
     def add(self, frame: BarFrame) -> None:
         for bar in frame.bars:
             volume = math.nan if bar.volume is None else bar.volume
             sums = self._bars.get(bar.instrument)
+            if bar.extra or self._extra:
+                if bar.instrument not in self._extra:
+                    self._extra[bar.instrument] = Bucket(is_whole=sums is None)
+                self._extra[bar.instrument].add(bar.extra, volume)
             if sums is None:
                 self._bars[bar.instrument] = [bar.open, bar.high, bar.low, bar.close, volume, bar.funding_rate]
                 continue
@@ -294,11 +322,14 @@ class _Bucket:
 
     def frame(self, universe: Universe) -> BarFrame:
         open_time = from_us(self._start_us)
+        extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
             universe=universe.name,
             timeframe=self._timeframe,
             open_time=open_time,
             close_time=open_time + self._timeframe.delta,
-            bars=tuple(_bar(name, *self._bars[name]) for name in universe.ids if name in self._bars),
+            bars=tuple(
+                _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
+            ),
             missing=tuple(name for name in universe.ids if name not in self._bars),
         )

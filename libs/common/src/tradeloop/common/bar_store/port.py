@@ -37,6 +37,12 @@ class BarStore(Protocol):
         """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
         ...
 
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        """The further columns that any revision of any bar of a range has. Raises `BarStoreUnavailable`."""
+        ...
+
     def check(self, *, writes: bool = False) -> None:
         """Find out whether it can be read now, or written to: reachable, its tables there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -94,6 +94,46 @@ def a_volume_that_is_not_known_stays_so(make_store: MakeBarStore) -> None:
         store.write(Timeframe.M1, bars_at({a: [0, 1]}, volume=False))
         volume = store.read([a], Timeframe.M1, 0, EVER_US).volume
         assert np.isnan(volume).all(), f"a volume that nobody knows is read as {volume[:, 0]}"
+
+
+def further_columns_are_there_where_they_were_known(make_store: MakeBarStore) -> None:
+    """Few bars, and as many as a database loads in bulk; of some the volume is not known."""
+    for count in (7, 2500):
+        a, b = _instruments()
+        minutes = np.arange(count)
+        chance = np.random.default_rng(count).normal(size=(2, count)) * 10.0 ** np.linspace(-12, 12, count)
+        odd = {"book_imbalance_mean": chance[0], "trade_count": np.abs(chance[1])}
+        odd["book_imbalance_mean"][::3] = np.nan
+        odd["trade_count"][(minutes % 3 == 0) | (minutes % 5 == 1)] = np.nan  # every third bar has neither
+        plain = bars_at({a: list(minutes), b: list(minutes[::2])})
+        columns = {name: np.column_stack([column, np.full(count, np.nan)]) for name, column in odd.items()}
+        written = replace(plain, extra=columns)
+        written.volume[::7] = np.nan
+        with closing(make_store()) as store:
+            store.write(Timeframe.M1, written)
+            _same(store.read([a, b], Timeframe.M1, 0, EVER_US), written, "further columns are read otherwise")
+            last = store.read_before([a, b], Timeframe.M1, EVER_US, 5)
+            _same(last, written.slice(count - 5, count), "further columns of the last bars are read otherwise")
+            names = store.extra_columns([b, a], Timeframe.M1, 0, EVER_US)
+            assert names == set(odd), f"there are {sorted(odd)}, and the store knows of {sorted(names)}"
+            nothing = store.extra_columns([b], Timeframe.M1, 0, EVER_US)
+            assert nothing == frozenset(), f"bars without further columns are said to have {sorted(nothing)}"
+            empty = store.extra_columns([a], Timeframe.M1, 0, _MINUTE)
+            assert empty == frozenset(), "a range ends after its end"
+
+
+def a_revision_may_bring_further_columns_or_take_them(make_store: MakeBarStore) -> None:
+    with closing(make_store()) as store:
+        a, _ = _instruments()
+        plain = bars_at({a: [0, 1, 2]})
+        more = replace(plain, extra={"x": np.array([[1.5], [np.nan], [2.5]])})
+        store.write(Timeframe.M1, plain)
+        store.write(Timeframe.M1, more.slice(0, 2), revision=1)
+        found = store.read([a], Timeframe.M1, 0, EVER_US)
+        expected = replace(plain, extra={"x": np.array([[1.5], [np.nan], [np.nan]])})
+        _same(found, expected, "a revision does not bring its further columns")
+        store.write(Timeframe.M1, plain, revision=2)
+        _same(store.read([a], Timeframe.M1, 0, EVER_US), plain, "a further column outlives its revision")
 
 
 def the_end_of_a_range_is_left_out(make_store: MakeBarStore) -> None:
@@ -202,6 +242,8 @@ BAR_STORE_CHECKS: Sequence[Callable[[MakeBarStore], None]] = (
     openings_that_write_at_once_lose_nothing,
     many_bars_written_by_many_at_once_are_each_there_once,
     a_volume_that_is_not_known_stays_so,
+    further_columns_are_there_where_they_were_known,
+    a_revision_may_bring_further_columns_or_take_them,
     the_end_of_a_range_is_left_out,
     a_range_equals_that_part_of_the_whole,
     nothing_stored_is_zero_frames,
@@ -237,13 +279,12 @@ def _minutes(bars: BarArrays) -> list[int]:
 
 def _same(found: BarArrays, expected: BarArrays, otherwise: str) -> None:
     """Raise `AssertionError` with the message `otherwise` unless both are equal to the last bit."""
-    for field in fields(BarArrays):
-        is_equal = np.array_equal(
-            getattr(found, field.name),
-            getattr(expected, field.name),
-            equal_nan=field.name not in {"instruments", "open_us", "close_us", "present"},
-        )
-        assert is_equal, f"{otherwise}: {field.name} differs"
+    for name in ("instruments", "open_us", "close_us", "present"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), f"{otherwise}: {name} differs"
+    ours, theirs, nothing = expected.columns(), found.columns(), np.full(found.present.shape, np.nan)
+    for name in ours.keys() | theirs.keys():
+        is_equal = np.array_equal(ours.get(name, nothing), theirs.get(name, nothing), equal_nan=True)
+        assert is_equal, f"{otherwise}: {name} differs"
 
 
 @contextmanager

@@ -19,7 +19,13 @@ from tradeloop.common.features.cross_section import (
 )
 from tradeloop.common.features.feature import ANCHOR_BARS, BarValues, Feature, FeatureError
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.features.from_store import bars_with_history, compute_in_steps, compute_stored, no_bars
+from tradeloop.common.features.from_store import (
+    bars_with_history,
+    check_columns,
+    compute_in_steps,
+    compute_stored,
+    no_bars,
+)
 from tradeloop.common.features.simple import column, log_return, named, on, relative, simple_return
 from tradeloop.common.features.stream import FeatureStream, Values
 from tradeloop.common.features.talib_functions import change_of, talib
@@ -40,6 +46,7 @@ __all__ = [
     "bars_with_history",
     "change",
     "change_of",
+    "check_columns",
     "clip",
     "column",
     "compute_in_steps",

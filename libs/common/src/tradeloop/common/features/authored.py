@@ -35,7 +35,7 @@ def authored(
     if not re.fullmatch(NAME, name):
         raise FeatureError(f"{kind} feature {name!r}: a name is lower-case letters, digits and _")
     require_count(owner, "window", window)
-    fields = fields_of(owner, tuple(inputs), None)
+    fields = fields_of(owner, tuple(inputs), inputs)
     source = _source_hash(kind, name, fn, window)
     plain = {key: _plain(owner, key, value) for key, value in given.items()}
     values = {"parameters": _defaults(owner, fn, fields, plain) | plain, "constants": _constants(fn)}

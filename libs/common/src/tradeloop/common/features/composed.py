@@ -22,6 +22,7 @@ from tradeloop.common.features.feature import (
     FeatureState,
     Row,
     canonical,
+    placed,
     require_count,
 )
 
@@ -126,11 +127,16 @@ class Composed(Feature):
         """Values of bars that begin with these."""
         length = columns.shape[1]
         values = np.full(length, np.nan)
-        series = np.array([one.batch(columns, [0, length]) for one in self.inner])
+        series = np.array([one.batch(self.part(one, columns), [0, length]) for one in self.inner])
         for begin in range(0, length - self.window + 1, _CHUNK):
             end = min(begin + _CHUNK, length - self.window + 1) + self.window - 1
             values[begin + self.window - 1 : end] = self.values(series[:, begin:end])
         return values
+
+    def part(self, one: Feature, columns: Floats) -> Floats:
+        """The columns of a feature that it is made of."""
+        chosen = one.chosen(self.layout)
+        return columns if chosen is None else columns[list(chosen)]
 
     def values(self, series: Floats) -> Floats:
         """The values of all windows of (k, m + window - 1)."""
@@ -146,7 +152,7 @@ class _ComposedState:
 
     def __init__(self, feature: Composed) -> None:
         self._feature, self._window = feature, feature.window
-        self._inner = [one.state() for one in feature.inner]
+        self._inner = [placed(one, feature.layout) for one in feature.inner]
         self._buffer = np.full((len(self._inner), max(2 * feature.window, 64)), np.nan)
         self._end = 0
 
@@ -156,7 +162,8 @@ class _ComposedState:
         for place, (one, state) in enumerate(zip(self._feature.inner, self._inner, strict=True)):
             state.open(columns)
             if length:
-                self._buffer[place, : self._end] = one.batch(columns, [0, length])[-self._window :]
+                own = one.batch(self._feature.part(one, columns), [0, length])
+                self._buffer[place, : self._end] = own[-self._window :]
         return self._value()
 
     def update(self, row: Row) -> float:

@@ -66,7 +66,7 @@ def log_ratio(top: str, bottom: str, lag: int = 0) -> Feature:
 
 
 def column(name: str) -> Feature:
-    """A number of the bar as it is, such as `column("volume")`: for others to be made of."""
+    """A number of the bar as it is, such as `column("volume")` or a further column: for others to be made of."""
     fields = fields_of(f"column({name!r})", ("close",), (name,))
     return _Column(name=name, definition=canonical(column=name), history=0, inputs=fields, anchored=False)
 
@@ -155,11 +155,11 @@ class _ReturnState:
 @dataclass(frozen=True, kw_only=True)
 class _Column(Feature):
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        values: Floats = columns[INPUTS.index(self.inputs[0])].copy()
+        values: Floats = columns[self.places[0]].copy()
         return values
 
     def state(self) -> FeatureState:
-        return _ColumnState(INPUTS.index(self.inputs[0]))
+        return _ColumnState(self.places[0])
 
 
 class _ColumnState:

@@ -17,7 +17,6 @@ from talib.abstract import Function  # type: ignore[attr-defined]
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
-    INPUTS,
     Feature,
     FeatureError,
     FeatureState,
@@ -26,7 +25,7 @@ from tradeloop.common.features.feature import (
     fields_of,
     require_count,
 )
-from tradeloop.common.features.windowed import WindowState
+from tradeloop.common.features.windowed import WindowState, whole_windows
 
 _FUNCTIONS: list[str] = get_functions()  # type: ignore[no-untyped-call]
 
@@ -45,8 +44,9 @@ def talib(
 ) -> Feature:
     """A TA-Lib function of the bars, e.g. `talib("RSI", timeperiod=14)`.
 
-    `inputs` are the bar fields it reads, in the function's own order; its defaults when left out. A function of
-    several outputs needs `output`. Raises `FeatureError`, also for cumulative functions such as OBV.
+    `inputs` are the bar fields or further columns it reads, in the function's own order; its defaults when left out.
+    Behind a bar that lacks a further column it begins anew, as at a series' first bar. A function of several outputs
+    needs `output`. Raises `FeatureError`, also for cumulative functions such as OBV.
     """
     if function not in _FUNCTIONS:
         close = difflib.get_close_matches(function.upper(), _FUNCTIONS, n=1)
@@ -124,14 +124,16 @@ class _Change(Feature):
     n: int
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        call, series = self.call, columns[[INPUTS.index(field) for field in self.inputs]]
+        call, series = self.call, columns[self.places]
+        known = whole_windows(columns[self.further], self.n + 1)
         values = np.full(columns.shape[1], np.nan)
         for stop in range(self.n + 1, columns.shape[1] + 1):
-            values[stop - 1] = call(series[:, stop - self.n - 1 : stop])
+            if known[stop - 1]:
+                values[stop - 1] = call(series[:, stop - self.n - 1 : stop])
         return values
 
     def state(self) -> FeatureState:
-        return WindowState(self.call, [INPUTS.index(field) for field in self.inputs], self.n + 1)
+        return WindowState(self, self.call, self.n + 1)
 
     def call(self, window: Floats) -> float:
         line = getattr(functions, self.function)(*window)
@@ -150,15 +152,15 @@ class _TaLib(Feature):
         values = np.full(columns.shape[1], np.nan)
         open_and_fill = getattr(handles, self.function).open_and_fill
         for start, stop in pairwise(blocks):
-            begin = max(0, start - self.history)
-            if stop - begin <= self.lookback:
-                continue
-            try:
-                handle, filled = open_and_fill(*self._series(columns[:, begin:stop]), **dict(self.arguments))
-            except InsufficientHistory:
-                continue
-            first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
-            values[first:stop] = (filled if self.output is None else filled[self.output])[first - begin :]
+            for begin, end in _unbroken(columns[self.further], max(0, start - self.history), stop):
+                if end - begin <= self.lookback or end <= start:
+                    continue
+                try:
+                    handle, filled = open_and_fill(*self._series(columns[:, begin:end]), **dict(self.arguments))
+                except InsufficientHistory:
+                    continue
+                first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
+                values[first:end] = (filled if self.output is None else filled[self.output])[first - begin :]
         return values
 
     def state(self) -> FeatureState:
@@ -169,17 +171,20 @@ class _TaLib(Feature):
         return getattr(handles, self.function)(*self._series(columns), **dict(self.arguments))
 
     def _series(self, columns: Floats) -> list[Floats]:
-        return list(columns[[INPUTS.index(field) for field in self.inputs]])
+        return list(columns[self.places])
 
 
 class _TaLibState:
     def __init__(self, feature: _TaLib) -> None:
         self._feature, self._output = feature, feature.output
-        self._columns = [INPUTS.index(field) for field in feature.inputs]
-        self._warming_up = np.empty((len(INPUTS), 0))
+        self._columns = feature.places
+        self._further = feature.further if feature.extras else None
+        self._warming_up = np.empty((len(feature.layout), 0))
         self._handle: Any = None
 
     def open(self, columns: Floats) -> float:
+        if self._further is not None:
+            columns = columns[:, _unbroken(columns[self._further], 0, columns.shape[1])[-1][0] :]
         self._warming_up, self._handle = columns, None
         if columns.shape[1] > self._feature.lookback:
             try:
@@ -190,12 +195,23 @@ class _TaLibState:
         return math.nan
 
     def update(self, row: Row) -> float:
+        if self._further is not None and any(map(math.isnan, row[self._further])):
+            self._warming_up, self._handle = self._warming_up[:, :0], None
+            return math.nan
         if self._handle is None:
             return self.open(np.column_stack((self._warming_up, row)))
         return self._value(self._handle.update(*[row[column] for column in self._columns]))
 
     def _value(self, value: Any) -> float:
         return float(value if self._output is None else value[self._output])
+
+
+def _unbroken(further: Floats, start: int, stop: int) -> list[tuple[int, int]]:
+    """Spans of bars from `start` to `stop` that lack no further column; the last one, maybe empty, ends there."""
+    if not len(further):
+        return [(start, stop)]
+    lacking = np.flatnonzero(np.isnan(further[:, start:stop]).any(axis=0)) + start
+    return list(zip([start, *(lacking + 1).tolist()], [*lacking.tolist(), stop], strict=True))
 
 
 def _flat(names: Iterable[str | Sequence[str]]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.authored import authored
-from tradeloop.common.features.feature import INPUTS, Feature, FeatureError, FeatureState
-from tradeloop.common.features.windowed import WindowState
+from tradeloop.common.features.feature import Feature, FeatureError, FeatureState
+from tradeloop.common.features.windowed import WindowState, whole_windows
 
 BLOCK = 64
 """Windows in a call: a whole number of vector registers on every processor."""
@@ -56,18 +56,18 @@ class _Vectorised(Feature):
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
-        series = columns[[INPUTS.index(field) for field in self.inputs]]
+        series = columns[self.places]
         count = columns.shape[1] - self.window + 1
         offsets = np.arange(self.window)[:, None]
         for first in range(0, count, BLOCK):
             windows = np.minimum(np.arange(first, first + BLOCK), count - 1)  # the last one again where there are fewer
-            values[first + self.window - 1 : first + self.window - 1 + BLOCK] = self.call(
-                series.take(offsets + windows, axis=1)
-            )[: count - first]
+            found = self.call(series.take(offsets + windows, axis=1))[: count - first]
+            values[first + self.window - 1 : first + self.window - 1 + len(found)] = found
+        values[~whole_windows(columns[self.further], self.window)] = np.nan
         return values
 
     def state(self) -> FeatureState:
-        return WindowState(self.one, [INPUTS.index(field) for field in self.inputs], self.window)
+        return WindowState(self, self.one, self.window)
 
     def one(self, series: Floats) -> float:
         """The function of one window (inputs, window), as its first column among copies."""

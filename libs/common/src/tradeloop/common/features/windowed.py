@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.features.authored import authored
 from tradeloop.common.features.feature import (
     INPUTS,
@@ -30,7 +30,8 @@ def windowed(
     """The author's own function of the last `window` bars.
 
     `fn` gets each input by name, as a read-only (window,) float64 array, oldest first, and returns a number; NaN
-    says that there is none. Inputs are the fields of a bar, and `time`: the close, in seconds since 1970, UTC.
+    says that there is none. Inputs are the fields of a bar, its further columns by their names, and `time`: the close,
+    in seconds since 1970, UTC. Where a bar of the window lacks a further column, `fn` is not asked: there is no value.
     `fn` gets the `parameters` by name, too: plain data, with lists made tuples.
 
     It must depend on nothing else. It is identified by its own source, its parameters, the defaults that are not given,
@@ -60,14 +61,16 @@ class _Windowed(Feature):
         # One call a bar, as in the stream: over two axes NumPy and BLAS may order their sums differently, and the
         # last bits of a value would depend on how many bars were asked for at once.
         values = np.full(columns.shape[1], np.nan)
-        series = columns[[INPUTS.index(field) for field in self.inputs]]
+        series = columns[self.places]
         series.flags.writeable = False
+        known = whole_windows(columns[self.further], self.window)
         for stop in range(self.window, columns.shape[1] + 1):
-            values[stop - 1] = self.call(series[:, stop - self.window : stop])
+            if known[stop - 1]:
+                values[stop - 1] = self.call(series[:, stop - self.window : stop])
         return values
 
     def state(self) -> FeatureState:
-        return WindowState(self.call, [INPUTS.index(field) for field in self.inputs], self.window)
+        return WindowState(self, self.call, self.window)
 
     def call(self, series: Floats) -> float:
         """The function of one window, (inputs, window)."""
@@ -80,11 +83,20 @@ class _Windowed(Feature):
         return float(value)
 
 
+def whole_windows(further: Floats, window: int) -> Bools:
+    """Whether the window that ends at a bar, (n,), lacks no further column, of (E, n)."""
+    lacks = np.isnan(further).sum(axis=0)
+    within = np.convolve(lacks, np.ones(window, np.int64))[: len(lacks)] if lacks.any() else lacks
+    known: Bools = within == 0
+    return known
+
+
 class WindowState:
     """A function of the last bars. They are written into a buffer of twice the window, so that they are one slice."""
 
-    def __init__(self, call: Callable[[Floats], float], columns: Sequence[int], window: int) -> None:
-        self._call, self._columns, self._window = call, list(columns), window
+    def __init__(self, feature: Feature, call: Callable[[Floats], float], window: int) -> None:
+        self._call, self._columns, self._window = call, feature.places, window
+        self._further = [i for i, name in enumerate(feature.inputs) if name not in INPUTS]
         self._buffer = np.empty((len(self._columns), 2 * window))
         self._series = self._buffer.view()
         self._series.flags.writeable = False
@@ -108,4 +120,7 @@ class WindowState:
     def _value(self) -> float:
         if self._end < self._window:
             return math.nan
-        return self._call(self._series[:, self._end - self._window : self._end])
+        series = self._series[:, self._end - self._window : self._end]
+        if self._further and np.isnan(series[self._further]).any():
+            return math.nan
+        return self._call(series)

@@ -7,6 +7,7 @@ A bar covers the half-open interval `[open_time, close_time)`.
 from __future__ import annotations
 
 from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align, joined
+from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.resample import resample
@@ -17,6 +18,7 @@ __all__ = [
     "EPOCH",
     "EVER_US",
     "GRACE",
+    "MOST_EXTRA",
     "Bar",
     "BarArrays",
     "Calendar",
@@ -31,6 +33,7 @@ __all__ = [
     "align",
     "check_not_ahead",
     "from_us",
+    "is_extra",
     "iso",
     "joined",
     "resample",

@@ -10,7 +10,7 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.feature_store.port import FeatureRows, FeatureStore
-from tradeloop.common.features import FeatureSet, compute_in_steps, no_bars
+from tradeloop.common.features import FeatureSet, check_columns, compute_in_steps, no_bars
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import PreprocessCompleted, PreprocessRequested
 
@@ -49,6 +49,8 @@ class Batch:
         """Spans that are not written."""
         self._part, self._part_ends = 0, False
         self._rows = 0
+        self._checked = False
+        """Whether the bars of the range are known to have the further columns that the features read."""
         self.finished = False
 
     def step(self) -> Iterator[PreprocessCompleted]:
@@ -63,6 +65,9 @@ class Batch:
     def _compute(self) -> None:
         """One instrument of a span."""
         until_us = min((self._at_us // self._span_us + 1) * self._span_us, self._end_us)
+        if not self._checked:
+            check_columns(self._bars, self._feature_set, self._universe, self._at_us, self._end_us)
+            self._checked = True
         if self._steps is None:
             self._steps = compute_in_steps(self._bars, self._feature_set, self._universe, self._at_us, until_us)
         try:

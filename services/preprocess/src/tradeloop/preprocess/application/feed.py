@@ -122,6 +122,10 @@ class Feed:
             bar.instrument: (bar.open, bar.high, bar.low, bar.close, math.nan if bar.volume is None else bar.volume)
             for bar in frame.bars
         }
+        if self.feature_set.extras:
+            for bar in frame.bars:
+                further = (bar.extra.get(name, math.nan) for name in self.feature_set.extras)
+                rows[bar.instrument] = (*rows[bar.instrument], *further)
         return [rows.get(instrument) for instrument in self._universe.ids]
 
     def _follows(self, open_us: int, close_us: int) -> bool:

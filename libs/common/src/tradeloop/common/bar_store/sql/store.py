@@ -76,6 +76,12 @@ class SqlBarStore:
             histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
         return before(instruments, timeframe, histories, end_us, frames)
 
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        with self._transaction() as connection:
+            return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
+
     def check(self, *, writes: bool = False) -> None:
         with self._transaction() as connection:
             connection.scalar(select(1))  # a pooled connection may have died unnoticed

@@ -135,16 +135,14 @@ def _streamed(trial: Trial, past: Mapping[Timeframe, BarArrays], start: int, sto
         for timeframe, next_one in taken.items():
             higher = frames[timeframe]
             if next_one < len(higher) and higher.close_us[next_one] <= bars.close_us[t]:
-                trial.call("a feature's state", stream.update_higher, timeframe, *_frame(higher, next_one))
+                trial.call("a feature's state", stream.update_higher, timeframe, *_frame(trial, higher, next_one))
                 taken[timeframe] += 1
-        yield t, np.array(trial.call("a feature's state", stream.update, *_frame(bars, t)))[None]
+        yield t, np.array(trial.call("a feature's state", stream.update, *_frame(trial, bars, t)))[None]
 
 
-def _frame(bars: BarArrays, t: int) -> tuple[int, int, list[BarValues | None]]:
+def _frame(trial: Trial, bars: BarArrays, t: int) -> tuple[int, int, list[BarValues | None]]:
     """A frame as a stream takes it."""
-    columns = [getattr(bars, name)[t].tolist() for name in FIELDS]
-    rows = [row if there else None for row, there in zip(zip(*columns, strict=True), bars.present[t], strict=True)]
-    return int(bars.open_us[t]), int(bars.close_us[t]), rows
+    return int(bars.open_us[t]), int(bars.close_us[t]), trial.features.frame(bars, t)
 
 
 def _rank_correlation(one: Floats, other: Floats) -> float:

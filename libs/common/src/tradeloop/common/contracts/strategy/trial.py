@@ -87,7 +87,7 @@ class Trial:
         most = max((f.history + 1) * (f.timeframe or self.base).us // self.base.us for f in self.features.features)
         length = _SHORTEST
         while True:
-            bars = _random_walks(length, self.base, self.ids)
+            bars = _random_walks(length, self.base, self.ids, self.features.extras)
             values = self.values(bars)
             late = np.isnan(values[: length - STREAMED - self.strategy.window]).all(axis=0).any(axis=0)
             if not late.any():
@@ -207,13 +207,14 @@ def part(context: RewardContext, books: NDArray[np.int64]) -> RewardContext:
 
 
 def _first(bars: BarArrays, count: int) -> BarArrays:
-    """The bars of the first instruments."""
+    """The bars of the first instruments, as a market takes them."""
     columns = {name: getattr(bars, name)[:, :count] for name in (*BAR_COLUMNS, "present")}
-    return replace(bars, instruments=bars.instruments[:count], **columns)
+    return replace(bars, instruments=bars.instruments[:count], **columns, extra={})
 
 
-def _random_walks(length: int, base: Timeframe, ids: Sequence[str]) -> BarArrays:
-    """Bars of instruments that stand still for a while; all but the first lack some of theirs."""
+def _random_walks(length: int, base: Timeframe, ids: Sequence[str], extras: Sequence[str]) -> BarArrays:
+    """Bars of instruments that stand still for a while; all but the first lack some of theirs. Every bar has the
+    further columns `extras`, whose values say nothing."""
     rng = np.random.default_rng(SEED)
     open_us = _START_US + np.arange(length) * base.us
     still = slice(length - STREAMED + 40, length - STREAMED + 140)
@@ -234,6 +235,7 @@ def _random_walks(length: int, base: Timeframe, ids: Sequence[str]) -> BarArrays
             "volume": rng.lognormal(5.0, 1.0, size=length),
             "funding_rate": rng.normal(0.0, 1e-4, size=length),
         }
+        one |= {name: rng.lognormal(0.0, 1.0, size=length) for name in extras}
         one["volume"][still] = 0.0
         there = (rng.random(length) > 0.02 * a) | (np.arange(length) >= length - _UNBROKEN)
         series.append({name: column[there] for name, column in one.items()})
