@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli.commands import book, db, dlq, models, portfolio, strategy, topics
+from tradeloop.cli.commands import book, db, dlq, features, models, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
@@ -33,6 +33,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
+app.add_typer(features.app, name="features")
 app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")

@@ -16,15 +16,15 @@ def volatility(n: int, estimator: Estimator = "close") -> Feature:
 
     - `close`: the sample deviation of `n` log returns from close to close, about their mean.
     - `parkinson`: from high and low, for a walk without drift or jumps. M. Parkinson, The Extreme Value Method for
-      Estimating the Variance of the Rate of Return, Journal of Business 53 (1980), eq. 3.
+      Estimating the Variance of the Rate of Return, Journal of Business 53 (1980).
     - `garman_klass`: from all four prices, for a walk without drift or jumps. M. B. Garman and M. J. Klass, On the
-      Estimation of Security Price Volatilities from Historical Data, Journal of Business 53 (1980), their estimator 5
-      in its usual short form.
+      Estimation of Security Price Volatilities from Historical Data, Journal of Business 53 (1980), in
+      its usual short form.
     - `rogers_satchell`: from all four prices, whatever the drift. L. C. G. Rogers and S. E. Satchell, Estimating
-      Variance from High, Low and Closing Prices, Annals of Applied Probability 1 (1991), eq. 3.
+      Variance from High, Low and Closing Prices, Annals of Applied Probability 1 (1991).
     - `yang_zhang`: that of opening jumps, of open to close, and Rogers and Satchell's, weighted for the least variance.
       D. Yang and Q. Zhang, Drift-Independent Volatility Estimation Based on High, Low, Open, and Close Prices, Journal
-      of Business 73 (2000), eqs. 7 and 8.
+      of Business 73 (2000).
 
     Raises `FeatureError`.
     """
