@@ -293,7 +293,7 @@ libraries = st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=10, unique_b
 def test_the_library_is_the_same_bits_in_batch_in_stream_and_after_a_restart(
     bars: Bars, features: FeatureSet, data: st.DataObject
 ) -> None:
-    """At any bar, over gaps, of many instruments and on both timeframes at once."""
+    """Restarts come at any bar, over gaps, of many instruments and on both timeframes at once."""
     frames = len(bars[BASE])
     expected = features.compute(bars, BASE).values
     assert same(played(features, bars), expected)

@@ -1,4 +1,4 @@
-"""The page of `tradeloop features report`: what each feature says about the returns that follow."""
+"""The page of `tradeloop features report`: each feature beside the returns that follow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _CLEAR = 0.05
 SUSPICIOUS = 0.3
 """A rank coefficient above this is rather a leak than a find."""
 _STYLE = """
-.heat td { text-align: center; } table small { margin-left: .35rem; } .clear { font-weight: 650; }
+.heat td { text-align: center; }
+tbody td:nth-child(n) { font-weight: 400; } tbody td.clear:nth-child(n) { font-weight: 700; }
 .heat td { background: color-mix(in srgb, var(--c) calc(100% * var(--w)), transparent); }
 .up { --c: var(--policy); } .down { --c: var(--hold); }
 """

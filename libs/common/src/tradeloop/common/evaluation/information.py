@@ -1,4 +1,4 @@
-"""What a feature says about the returns that follow: information coefficients, and how far to trust them.
+"""The statements of a feature about the returns that follow: information coefficients, and how far to trust them.
 
 Everything is pooled over instruments and bars. A coefficient is the correlation of a feature at a close with the log
 return of the next h bars (Grinold and Kahn, Active Portfolio Management); the rank coefficient is Spearman's. Returns
@@ -49,7 +49,7 @@ class FeatureFacts:
     missing: float
     """Share of bars without a value, warm-up included."""
     autocorrelation: float
-    """With the value one bar before."""
+    """Its correlation with its value one bar before."""
     coefficients: tuple[Coefficient, ...]
 
 

@@ -84,7 +84,7 @@ class Feature(ABC):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """What its columns and rows hold, by place. A feature inside another one reads the same further columns."""
+        """The contents of its columns and rows, by place. A feature inside another reads the same further columns."""
         return INPUTS + self.extras
 
     @property

@@ -102,7 +102,7 @@ def features_restart(trial: Trial) -> None:
 
 
 def _history(trial: Trial, cut: int) -> Mapping[Timeframe, BarArrays]:
-    """What a stream that opens at bar `cut` is given: of each instrument the bars that its features ask for."""
+    """The bars that a stream is given which opens at bar `cut`: of each instrument those that its features ask for."""
     seen = trial.all_frames
     closed = {
         timeframe: cut
