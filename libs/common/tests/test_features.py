@@ -148,7 +148,7 @@ def moody(close: Floats, mood: Floats, volume: Floats) -> Floats:
 
 
 LIBRARY = [
-    *(f for family in CATALOGUE.values() for entry in family for f in entry.features if f.timeframe is None),
+    *(f for family in CATALOGUE.values() for entry in family for f in entry.features if not (f.timeframe or f.extras)),
     vectorised("sloped", sloped, 11, ("close", "volume")),
     zscore(ratio(talib("ATR"), rolling("mean", lag(talib("EMA", timeperiod=9), 2), 5)), 40),  # nested, and recursive
     difference(talib("RSI", timeperiod=5), talib("RSI", timeperiod=60)),  # of other histories
@@ -416,7 +416,9 @@ def real_bars(count: int) -> Bars:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared market data is not here")
 def test_real_bars_with_an_hourly_feature() -> None:
     bars = real_bars(6000)
-    features = FeatureSet([*(f for f in SET.features if f.timeframe is None), on("1h", talib("EMA", timeperiod=20))])
+    features = FeatureSet(
+        [*(f for f in SET.features if not (f.timeframe or f.extras)), on("1h", talib("EMA", timeperiod=20))]
+    )
     expected = features.compute(bars, BASE).values
     assert same(played(features, bars), expected)
     for cut in (1, 33, 511, 1500, 3583, 3584, 5999):

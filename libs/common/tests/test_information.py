@@ -55,7 +55,7 @@ def test_coefficients_are_those_of_pandas_over_gaps_and_ties() -> None:
     feature[:50] = np.nan
     [facts] = examine(bars, ["tied"], feature[..., None], [3])
     close = pd.DataFrame(np.where(bars.present, bars.close, np.nan))
-    later = np.log(close.shift(-3) / close)
+    later = close.shift(-3).div(close).map(math.log, na_action="ignore")
     pairs = pd.DataFrame({"one": feature.ravel(), "other": later.to_numpy().ravel()}).dropna()
     found = facts.coefficients[0]
     assert found.pairs == len(pairs)

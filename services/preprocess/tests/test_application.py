@@ -463,9 +463,7 @@ def test_a_column_that_no_stored_bar_has_is_refused_before_anything_is_written()
     bars, features = market(2, 10), MemoryFeatureStore()
     with pytest.raises(RequestFailed) as raised:
         answered(service(stored(bars), features), request(START_US, START_US + 100 * BASE.us, "moody"))
-    line = (
-        "reads 'moodmean', which no 1m bar has here: did you mean mood_mean? they have open, high, low, close, volume, "
-    )
+    line = "reads 'moodmean', which no 1m bar has here: did you mean mood_mean? they have open, high, low, close, "
     assert line in str(raised.value.__cause__)
     with pytest.raises(FeatureSetUnknown):
         features.read_offline(STRATEGIES["moody"].feature_set.id, "u", UNIVERSE.ids, bars[BASE].close_us)

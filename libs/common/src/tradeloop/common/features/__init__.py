@@ -26,6 +26,16 @@ from tradeloop.common.features.from_store import (
     compute_stored,
     no_bars,
 )
+from tradeloop.common.features.microstructure import (
+    book_imbalance,
+    buy_pressure,
+    microprice_deviation,
+    order_flow_imbalance,
+    realised_volatility,
+    spread,
+    trade_intensity,
+)
+from tradeloop.common.features.news import news_count, news_mean
 from tradeloop.common.features.simple import column, log_return, named, on, relative, simple_return
 from tradeloop.common.features.stream import FeatureStream, Values
 from tradeloop.common.features.talib_functions import change_of, talib
@@ -44,6 +54,8 @@ __all__ = [
     "FeatureStream",
     "Values",
     "bars_with_history",
+    "book_imbalance",
+    "buy_pressure",
     "change",
     "change_of",
     "check_columns",
@@ -59,20 +71,27 @@ __all__ = [
     "difference",
     "lag",
     "log_return",
+    "microprice_deviation",
     "month_of_year",
     "named",
+    "news_count",
+    "news_mean",
     "no_bars",
     "of",
     "on",
+    "order_flow_imbalance",
     "product",
     "quarter_of_year",
     "ratio",
+    "realised_volatility",
     "relative",
     "rolling",
     "session",
     "simple_return",
+    "spread",
     "talib",
     "time_of_day",
+    "trade_intensity",
     "vectorised",
     "volatility",
     "windowed",

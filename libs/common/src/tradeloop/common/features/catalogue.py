@@ -10,6 +10,16 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.features.calendar import day_of_week, month_of_year, quarter_of_year, session, time_of_day
 from tradeloop.common.features.cross_section import cross_demean, cross_mean, cross_rank, cross_zscore, of
 from tradeloop.common.features.feature import Feature
+from tradeloop.common.features.microstructure import (
+    book_imbalance,
+    buy_pressure,
+    microprice_deviation,
+    order_flow_imbalance,
+    realised_volatility,
+    spread,
+    trade_intensity,
+)
+from tradeloop.common.features.news import news_count, news_mean
 from tradeloop.common.features.simple import column, log_return, named, on, relative, simple_return
 from tradeloop.common.features.talib_functions import change_of, talib
 from tradeloop.common.features.vectorised import vectorised
@@ -158,6 +168,19 @@ CATALOGUE: dict[str, Sequence[Entry]] = {
         Entry(cross_demean, [("cross_demean(log_return(5))", cross_demean(log_return(5)))]),
         Entry(cross_zscore, [("cross_zscore(volatility(20))", cross_zscore(volatility(20)))]),
         Entry(cross_rank, [("cross_rank(log_return(60))", cross_rank(log_return(60)))]),
+    ),
+    "Trades and order books": (
+        Entry(order_flow_imbalance, [("order_flow_imbalance(5)", order_flow_imbalance(5))]),
+        Entry(spread, [("spread(5)", spread(5))]),
+        Entry(book_imbalance, [("book_imbalance(5)", book_imbalance(5))]),
+        Entry(microprice_deviation, [("microprice_deviation(5)", microprice_deviation(5))]),
+        Entry(realised_volatility, [("realised_volatility(5)", realised_volatility(5))]),
+        Entry(trade_intensity, [("trade_intensity(5)", trade_intensity(5))]),
+        Entry(buy_pressure, [("buy_pressure(5)", buy_pressure(5))]),
+    ),
+    "News": (
+        Entry(news_count, [("news_count(24)", news_count(24))]),
+        Entry(news_mean, [("news_mean(24)", news_mean(24))]),
     ),
     "An author's own function": (
         Entry(windowed, [("windowed('reach', reach, 20, _RANGE)", windowed("reach", reach, 20, _RANGE))]),

@@ -84,7 +84,7 @@ class Feature(ABC):
 
     @property
     def layout(self) -> tuple[str, ...]:
-        """The contents of its columns and rows, by place. A feature inside another reads the same further columns."""
+        """Names of what its columns and rows hold, by place; the same for a feature inside another one."""
         return INPUTS + self.extras
 
     @property

@@ -65,7 +65,7 @@ class FeatureSet:
 
     @cached_property
     def layout(self) -> tuple[str, ...]:
-        """The contents of the columns and rows of bars for it, by place."""
+        """Names of what the columns and rows of bars hold for it, by place."""
         return INPUTS + self.extras
 
     def check_extras(self, timeframe: Timeframe, there: Collection[str]) -> None:

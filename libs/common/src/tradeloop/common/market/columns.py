@@ -2,14 +2,11 @@
 
 A column has a name, and a number or nothing at each bar. Its name says how it goes into a bar of a longer timeframe:
 
-| rule   | endings                                                         | the longer bar has                        |
-|--------|-----------------------------------------------------------------|-------------------------------------------|
-| `sum`  | `count`, `trades`, `volume`, `sum`, `variance`, `flow_imbalance`| the sum; nothing where one bar has nothing|
-| `mean` | `mean`, `intensity`                                             | the mean of what is there                 |
-| `max`  | `max`                                                           | the greatest                              |
-| `min`  | `min`                                                           | the least                                 |
-| `vwap` | `vwap`                                                          | the mean, each bar weighted by its volume |
-| `last` | all others                                                      | the last that is there                    |
+- `count`, `trades`, `volume`, `sum`, `variance`, `flow_imbalance`: the sum; nothing where one bar has nothing.
+- `mean`, `intensity`: the mean of what is there.
+- `max`, `min`: the greatest, the least.
+- `vwap`: the mean of what is there, each bar weighted by its volume.
+- All others: the last that is there.
 
 The ending is a whole word: `buy_volume` and `volume_sum` are sums, `discount` is not.
 """
@@ -126,7 +123,7 @@ class Bucket:
         """`is_whole` says that no bar of the bucket came before, without any such column."""
         self._is_whole, self._bars = is_whole, 0
         self._held: dict[str, tuple[Rule, list[float]]] = {}
-        """Of a sum: itself, and how many bars it is of. Of a mean: the weighted sum, and the weights."""
+        """A sum and the number of its bars; for a mean, the weighted sum and the weights."""
 
     def add(self, extra: Mapping[str, float], volume: float) -> None:
         """Take the next bar; its volume is NaN where it is not known."""
@@ -147,7 +144,7 @@ class Bucket:
                 state[1] += weight
 
     def values(self) -> dict[str, float]:
-        """What is known at the end."""
+        """The values that are known at the end."""
         found = {}
         for column in sorted(self._held):
             rule, (value, weight) = self._held[column]

@@ -25,6 +25,14 @@ from tradeloop.common.messages.execution import (
 )
 from tradeloop.common.messages.inference import HoldReason, ModelActivated, SignalGenerated
 from tradeloop.common.messages.ingest import BackfillCompleted, BackfillRequested, BarFrame, ReplayRequested
+from tradeloop.common.messages.market import (
+    MarketBook,
+    MarketBooks,
+    MarketNews,
+    MarketNewsItem,
+    MarketTrade,
+    MarketTrades,
+)
 from tradeloop.common.messages.preprocess import FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.training import ModelReady, TrainingProgressed, TrainingRequested
 
@@ -34,6 +42,12 @@ __all__ = [
     "BarFrame",
     "FeaturesComputed",
     "HoldReason",
+    "MarketBook",
+    "MarketBooks",
+    "MarketNews",
+    "MarketNewsItem",
+    "MarketTrade",
+    "MarketTrades",
     "Message",
     "ModelActivated",
     "ModelReady",
