@@ -26,6 +26,7 @@ SUBJECTS = {
     "decision": "Deciding",
     "loop": "The embedded loop",
     "crowd": "A crowd of portfolios",
+    "features": "Features",
     "store": "Storing bars",
     "feast": "Feast",
     "bus": "Kafka",

@@ -21,21 +21,35 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.features import (
     ANCHOR_BARS,
     BarValues,
+    CrossSection,
     Feature,
     FeatureError,
     FeatureSet,
     FeatureStream,
+    change,
+    change_of,
+    column,
     cross_mean,
     cross_rank,
+    cross_zscore,
     day_of_week,
+    difference,
+    lag,
     log_return,
     of,
     on,
+    ratio,
     relative,
+    rolling,
+    session,
     talib,
     time_of_day,
+    vectorised,
+    volatility,
     windowed,
+    zscore,
 )
+from tradeloop.common.features.catalogue import CATALOGUE
 from tradeloop.common.market import BarArrays, Timeframe, align, resample, to_us
 
 Bars = Mapping[Timeframe, BarArrays]
@@ -44,7 +58,7 @@ BASE, HIGHER = Timeframe.M1, Timeframe.M5
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
-def zscore(close: Floats) -> float:
+def score(close: Floats) -> float:
     spread = close.std()
     return float((close[-1] - close.mean()) / spread) if spread else math.nan
 
@@ -102,7 +116,7 @@ SET = FeatureSet(
         talib("VAR", timeperiod=30),  # running sums: their last bits never forget where they began
         talib("CDLDOJI"),
         relative(talib("EMA", timeperiod=20)),
-        windowed("zscore", zscore, 16),
+        windowed("zscore", score, 16),
         windowed("signed_volume", signed_volume, 2, inputs=("close", "volume")),
         windowed("stretched", stretched, 3, inputs=("close", "time"), scale=0.01),
         windowed("pressure", pressure, 4, inputs=("mood", "close", "buy_volume")),
@@ -117,10 +131,48 @@ SET = FeatureSet(
         on("5m", time_of_day()[0]),
         of(0, log_return(3)),
         of("0", on("5m", log_return(3))),
-        cross_mean(windowed("zscore", zscore, 5)),
+        cross_mean(windowed("zscore", score, 5)),
         cross_rank(log_return(7)),
     ]
 )
+
+
+def sloped(close: Floats, volume: Floats) -> Floats:
+    """Whatever NumPy may compute otherwise in another shape: sums, products of matrices, logarithms, sorting."""
+    slope = np.linspace(-1.0, 1.0, len(close)) @ close / close.sum(axis=0)
+    return np.asarray(slope * np.log(np.median(volume, axis=0)) + close.std(axis=0) / close.mean(axis=0))
+
+
+def moody(close: Floats, mood: Floats, volume: Floats) -> Floats:
+    return np.asarray((close * mood).sum(axis=0) / volume.sum(axis=0))
+
+
+LIBRARY = [
+    *(f for family in CATALOGUE.values() for entry in family for f in entry.features if not (f.timeframe or f.extras)),
+    vectorised("sloped", sloped, 11, ("close", "volume")),
+    zscore(ratio(talib("ATR"), rolling("mean", lag(talib("EMA", timeperiod=9), 2), 5)), 40),  # nested, and recursive
+    difference(talib("RSI", timeperiod=5), talib("RSI", timeperiod=60)),  # of other histories
+    cross_zscore(change(talib("KAMA"), 3)),
+    cross_rank(vectorised("sloped", sloped, 5, ("close", "volume"))),
+    *(
+        on("5m", feature)
+        for feature in (
+            volatility(10, "yang_zhang"),
+            zscore(talib("RSI"), 10),
+            change_of("AD", 6),
+            session("09:30", "16:00")[0],
+            vectorised("sloped", sloped, 3, ("close", "volume")),
+        )
+    ),
+    of(0, on("5m", rolling("rank", column("volume"), 4))),
+    zscore(column("mood"), 5),
+    ratio(column("mood"), rolling("mean", column("buy_volume"), 3)),
+    difference(talib("EMA", timeperiod=4, inputs=("mood",)), talib("SMA", timeperiod=3, inputs=("buy_volume",))),
+    change_of("OBV", 5, inputs=("close", "buy_volume")),
+    vectorised("moody", moody, 4, ("close", "mood", "volume")),
+    on("5m", rolling("highest", column("buy_volume"), 3)),
+]
+"""The library: every example of the catalogue, and its definitions inside of each other."""
 
 
 def walk(rng: np.random.Generator, open_us: NDArray[np.int64]) -> dict[str, Floats | NDArray[np.int64]]:
@@ -231,6 +283,63 @@ def same(a: Floats, b: Floats) -> bool:
     return a.shape == b.shape and np.array_equal(known, ~np.isnan(b)) and a[known].tobytes() == b[known].tobytes()
 
 
+libraries = st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=10, unique_by=lambda feature: feature.name).map(
+    lambda features: FeatureSet([*features, on("5m", log_return(2))])  # which `play` feeds bars of both timeframes
+)
+
+
+@given(bars=markets, features=libraries, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_library_is_the_same_bits_in_batch_in_stream_and_after_a_restart(
+    bars: Bars, features: FeatureSet, data: st.DataObject
+) -> None:
+    """Restarts come at any bar, over gaps, of many instruments and on both timeframes at once."""
+    frames = len(bars[BASE])
+    expected = features.compute(bars, BASE).values
+    assert same(played(features, bars), expected)
+    cut = data.draw(st.integers(0, frames - 1))
+    stop = min(frames, cut + 40)
+    assert same(np.array(list(play(features, reopened(features, bars, cut), bars, cut, stop))), expected[cut:stop])
+
+
+@given(bars=markets, features=libraries, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_library_knows_no_future(bars: Bars, features: FeatureSet, data: st.DataObject) -> None:
+    """Neither when what comes is taken away, nor when it is another."""
+    cut = data.draw(st.integers(1, len(bars[BASE])))
+    expected = features.compute(bars, BASE).values[:cut]
+    past = bars[BASE].slice(0, cut)
+    assert same(features.compute({BASE: past, HIGHER: resample(past, BASE, HIGHER)}, BASE).values, expected)
+    base = bars[BASE]
+    other = {name: getattr(base, name).copy() for name in FIELDS}
+    for numbers in other.values():
+        numbers[cut:] *= 3.0
+    scrambled = replace(base, **other)
+    assert same(
+        features.compute({BASE: scrambled, HIGHER: resample(scrambled, BASE, HIGHER)}, BASE).values[:cut], expected
+    )
+
+
+@given(bars=markets, features=libraries)
+@settings(max_examples=30, deadline=None)
+def test_instruments_share_no_state(bars: Bars, features: FeatureSet) -> None:
+    """Alone, an instrument has the values that it has among others, but for those that look at the others."""
+    alone = [f for f in features.features if not isinstance(f, CrossSection)]
+    if not alone:
+        return
+    base = bars[BASE]
+    among = FeatureSet(alone).compute(bars, BASE)
+    stream = played(FeatureSet(alone), bars)
+    for a, instrument in enumerate(base.instruments):
+        own = np.flatnonzero(base.present[:, a])
+        further = {field: bars[BASE].columns()[field][own, a] for field in (*FIELDS, *base.extra)}
+        series = {"open_us": base.open_us[own], **further}
+        single = align([instrument], BASE, [series])
+        found = FeatureSet(alone).compute({BASE: single, HIGHER: resample(single, BASE, HIGHER)}, BASE)
+        assert same(found.values[:, 0], among.values[own, a])
+        assert same(found.values[:, 0], stream[own, a])
+
+
 @given(bars=markets)
 @settings(max_examples=25, deadline=None)
 def test_a_stream_gives_the_batch_to_the_last_bit(bars: Bars) -> None:
@@ -308,7 +417,7 @@ def real_bars(count: int) -> Bars:
 def test_real_bars_with_an_hourly_feature() -> None:
     bars = real_bars(6000)
     features = FeatureSet(
-        [*(f for f in SET.features if f.timeframe is None and not f.extras), on("1h", talib("EMA", timeperiod=20))]
+        [*(f for f in SET.features if not (f.timeframe or f.extras)), on("1h", talib("EMA", timeperiod=20))]
     )
     expected = features.compute(bars, BASE).values
     assert same(played(features, bars), expected)
@@ -400,7 +509,7 @@ def test_names_are_readable() -> None:
             talib("BBANDS", nbdevup=2.5, output="upperband"),
             talib("EMA", timeperiod=20, inputs=("volume",)),
             on("1h", relative(talib("EMA", timeperiod=20))),
-            on(Timeframe.D1, windowed("zscore", zscore, 5)),
+            on(Timeframe.D1, windowed("zscore", score, 5)),
         ]
     )
     assert features.names == (
@@ -429,8 +538,8 @@ def test_the_identity_follows_the_definitions_alone() -> None:
         [on("4h", talib("RSI"))],
         [talib("STOCH", output="slowk")],
         [talib("STOCH", output="slowd")],
-        [windowed("zscore", zscore, 5)],
-        [windowed("zscore", zscore, 6)],
+        [windowed("zscore", score, 5)],
+        [windowed("zscore", score, 6)],
         [windowed("zscore", shape_kept, 5)],
         [windowed("scaled", scaled, 5, scale=2.0)],
         [windowed("scaled", scaled, 5, scale=3.0)],
@@ -480,14 +589,14 @@ def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
         (lambda: talib("RSI", timeperiod=-1), "refuses timeperiod=-1"),
         (lambda: talib("MACD"), "several outputs: choose one with output=, of macd, macdsignal, macdhist"),
         (lambda: talib("MACD", output="signal"), "no output 'signal': it has macd, macdsignal, macdhist"),
-        (lambda: talib("OBV"), r"depends on where its series starts.*windowed"),
+        (lambda: talib("OBV"), r"depends on where its series starts.*change_of\('OBV', n\)"),
         (lambda: talib("ATR", inputs=("close",)), r"takes 3 inputs \(high, low, close\), not 1"),
         (lambda: talib("RSI", inputs=("Bid",)), "'Bid', which bars do not have: they have open, high"),
         (lambda: talib("MAVP"), "'periods', which bars do not have"),
         (lambda: log_return(0), "n is 0; it must be a whole number of bars, at least 1"),
-        (lambda: windowed("Z score", zscore, 3), "a name is lower-case letters"),
-        (lambda: windowed("z", zscore, 0), "window is 0"),
-        (lambda: windowed("z", zscore, 3, inputs=("price!",)), "'price!', which bars do not have"),
+        (lambda: windowed("Z score", score, 3), "a name is lower-case letters"),
+        (lambda: windowed("z", score, 0), "window is 0"),
+        (lambda: windowed("z", score, 3, inputs=("price!",)), "'price!', which bars do not have"),
         (lambda: windowed("z", lambda close: close[-1], 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
         (lambda: windowed("z", partial(scaled, scale=2.0), 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
         (lambda: windowed("z", scaled, 3, scole=2.0), r"calls scaled\(close, scole\), and scaled takes \(close.*scole"),

@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tradeloop.cli.commands import bars, book, db, dlq, fetch, inspect, models, online, portfolio, strategy, topics
+from tradeloop.cli.commands import (
+    bars,
+    book,
+    db,
+    dlq,
+    features,
+    fetch,
+    inspect,
+    models,
+    online,
+    portfolio,
+    strategy,
+    topics,
+)
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
@@ -38,10 +51,11 @@ app.add_typer(bars.app, name="bars")
 app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
+app.add_typer(features.app, name="features")
 app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
-app.add_typer(online.app, name="features")
+features.app.command("online")(online.online)
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 app.command("backfill")(fetch.backfill)

@@ -280,7 +280,7 @@ def split(source: Source, strategy: Strategy, train_share: float = 0.7) -> int:
 def check_length(source: Source, strategy: Strategy, train: int) -> None:
     """Raise `UserError` where the features of the first `train` bars have too few values for a single episode."""
     base, needed = source.universe.timeframe, strategy.window + 2
-    longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.features)
+    longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.feature_set.features)
     if train + source.first >= longest + needed:
         return  # no feature looks back that far
     known: Bools = np.asarray(np.isfinite(source.features(strategy)[:train]).all(axis=1))  # (train, F)

@@ -11,10 +11,7 @@ import typer
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home
 from tradeloop.common.errors import UserError
 
-app = typer.Typer(help="Look at the features that are stored.", no_args_is_help=True)
 
-
-@app.command("online")
 def online(
     universe_name: Annotated[str, typer.Option("--universe", help="Name of the universe.")],
     strategy_name: Annotated[

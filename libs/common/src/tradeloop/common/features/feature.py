@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Protocol
 
 from tradeloop.common.arrays import Floats
@@ -36,6 +37,11 @@ CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 
 ANCHOR_BARS = 512
 """Bars of event time between anchors. More makes the batch faster, fewer makes recovery read less."""
+
+NAME = r"[a-z][a-z0-9_]*"
+"""The names that an author may give to a feature, as a pattern."""
+FLAT = 1e-9
+"""A deviation below this share of the mean is none: it is what rounding leaves of equal numbers."""
 
 
 class FeatureError(UserError):
@@ -67,6 +73,9 @@ class Feature(ABC):
     """Which `INPUTS` and which further columns of bars it reads."""
     timeframe: Timeframe | None = None
     """The higher timeframe it is computed on; None for the base."""
+    anchored: bool = True
+    """Whether a value depends on where its series began, as one of a recursive indicator does. One that does not is a
+    function of the `history` bars before it and of its own, and is computed over all bars at once."""
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
@@ -123,3 +132,22 @@ def fields_of(owner: str, defaults: tuple[str, ...], inputs: Sequence[str] | Non
 
 def canonical(**definition: object) -> str:
     return json.dumps(definition, sort_keys=True)
+
+
+class _Chosen:
+    """The state of a feature that reads further columns, where a feature set has others beside them."""
+
+    def __init__(self, state: FeatureState, places: Sequence[int]) -> None:
+        self._state, self._columns, self._pick = state, list(places), itemgetter(*places)
+
+    def open(self, columns: Floats) -> float:
+        return self._state.open(columns[self._columns])
+
+    def update(self, row: Row) -> float:
+        return self._state.update(self._pick(row))
+
+
+def placed(feature: Feature, layout: Sequence[str]) -> FeatureState:
+    """The state of a feature, for columns and rows of a layout."""
+    places = feature.chosen(layout)
+    return feature.state() if places is None else _Chosen(feature.state(), places)

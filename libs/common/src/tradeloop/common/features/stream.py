@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature, FeatureState, Row
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature, Row, placed
 from tradeloop.common.features.feature_set import FeatureSet, check_volume, infinite_value, no_volume, own_bars
 from tradeloop.common.market import BarArrays, Timeframe
 
@@ -112,7 +111,7 @@ class _Series:
         values: list[float],
     ) -> None:
         self._instrument, self._features, self._values = instrument, features, values
-        self._states = [(place, feature, _placed(feature, layout)) for place, feature in features]
+        self._states = [(place, feature, placed(feature, layout)) for place, feature in features]
         self._width = len(layout)
         self._volume_reader = next((f for _, f in features if "volume" in f.inputs), None)
         self._timeframe_us, self._block_us = timeframe.us, ANCHOR_BARS * timeframe.us
@@ -151,22 +150,3 @@ class _Series:
         if math.isinf(value):
             raise infinite_value(feature, self._instrument, open_us)
         return value
-
-
-class _Chosen:
-    """The state of a feature that reads further columns, where a feature set has others beside them."""
-
-    def __init__(self, state: FeatureState, places: Sequence[int]) -> None:
-        self._state, self._columns, self._pick = state, list(places), itemgetter(*places)
-
-    def open(self, columns: Floats) -> float:
-        return self._state.open(columns[self._columns])
-
-    def update(self, row: Row) -> float:
-        return self._state.update(self._pick(row))
-
-
-def _placed(feature: Feature, layout: Sequence[str]) -> FeatureState:
-    """The state of a feature, for columns and rows of a layout."""
-    places = feature.chosen(layout)
-    return feature.state() if places is None else _Chosen(feature.state(), places)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import talib as functions
 from talib import InsufficientHistory, get_functions  # type: ignore[attr-defined]  # exported, but its stubs forget it
 from talib import stream as handles
 from talib.abstract import Function  # type: ignore[attr-defined]
@@ -22,7 +23,9 @@ from tradeloop.common.features.feature import (
     Row,
     canonical,
     fields_of,
+    require_count,
 )
+from tradeloop.common.features.windowed import WindowState, whole_windows
 
 _FUNCTIONS: list[str] = get_functions()  # type: ignore[no-untyped-call]
 
@@ -30,9 +33,9 @@ _FORGETTING_PERIODS, _FORGETTING_BARS = 26, 384
 """An average with smoothing 1/period has forgotten where it began after 26 periods: (1 - 1/p)^(26 p) < 6e-12.
 Functions that hide their periods (HT_*, MACDFIX, the amplified STOCHRSI) were measured to need up to 384 bars."""
 
-_CUMULATIVE = frozenset(
-    ("AD", "CUMSUM", "MAXINDEX", "MININDEX", "MINMAXINDEX", "NVI", "OBV", "PVI", "PVT", "VWAP", "WAD")
-)
+_RUNNING = ("AD", "CUMSUM", "NVI", "OBV", "PVI", "PVT", "WAD")
+"""TA-Lib functions that add up from where the series starts, so that only their changes mean something."""
+_CUMULATIVE = frozenset(("MAXINDEX", "MININDEX", "MINMAXINDEX", "VWAP", *_RUNNING))
 """TA-Lib functions whose value depends on where the series starts, however long ago that was."""
 
 
@@ -51,8 +54,8 @@ def talib(
         raise FeatureError(f"TA-Lib has no function {function!r}: {hint}")
     if function in _CUMULATIVE:
         raise FeatureError(
-            f"{function} depends on where its series starts, so it has no value that a restart could repeat: "
-            "take its change over a number of bars instead, computed with windowed(...)"
+            f"{function} depends on where its series starts, so it has no value that a restart could repeat: take "
+            + (f"its change, change_of({function!r}, n)" if function in _RUNNING else "a window, with windowed(...)")
         )
     info = Function(function)
     for name in parameters:
@@ -92,6 +95,49 @@ def talib(
         output=outputs.index(output) if output is not None and len(outputs) > 1 else None,
         lookback=info.lookback,
     )
+
+
+def change_of(function: str, n: int, *, inputs: Sequence[str] | None = None) -> Feature:
+    """The change over `n` bars of a TA-Lib function that adds up without end, e.g. `change_of("OBV", 20)`.
+
+    One of AD, CUMSUM, NVI, OBV, PVI, PVT and WAD. It is computed as if the series had begun `n` bars ago, a call a bar:
+    about 2 microseconds each, in batch too. `inputs` as for `talib`. Raises `FeatureError`.
+    """
+    if function not in _RUNNING:
+        raise FeatureError(f"change_of({function!r}, ...): the functions that add up are {', '.join(_RUNNING)}")
+    require_count(f"change_of({function!r}, ...)", "n", n)
+    fields = fields_of(function, _flat(Function(function).info["input_names"].values()), inputs)
+    return _Change(
+        name="_".join((f"change_of_{function.lower()}_{n}", *(inputs or ()))),
+        definition=canonical(change_of=function, n=n, inputs=fields),
+        history=n,
+        inputs=fields,
+        anchored=False,
+        function=function,
+        n=n,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change(Feature):
+    function: str
+    n: int
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        call, series = self.call, columns[self.places]
+        known = whole_windows(columns[self.further], self.n + 1)
+        values = np.full(columns.shape[1], np.nan)
+        for stop in range(self.n + 1, columns.shape[1] + 1):
+            if known[stop - 1]:
+                values[stop - 1] = call(series[:, stop - self.n - 1 : stop])
+        return values
+
+    def state(self) -> FeatureState:
+        return WindowState(self, self.call, self.n + 1)
+
+    def call(self, window: Floats) -> float:
+        line = getattr(functions, self.function)(*window)
+        return float(line[-1] - line[0])
 
 
 @dataclass(frozen=True, kw_only=True)

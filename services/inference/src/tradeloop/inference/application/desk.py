@@ -100,7 +100,7 @@ class Desk:
         self._decision: list[Message] = []
         self._again = False
         """Whether the last decision was asked for again."""
-        self._builder = ObservationBuilder(strategy.window, count, features)
+        self._builder = ObservationBuilder(strategy.window, count, len(strategy.features))
 
     @property
     def trouble(self) -> str:
@@ -274,7 +274,7 @@ class Desk:
         if any(value is None for row in features.values for value in row):
             self._builder.clear()
         else:
-            self._builder.append(np.array(features.values, dtype=np.float64))
+            self._builder.append(self.strategy.observed(np.array(features.values, dtype=np.float64)))
         self._seen_us = time_us
 
     def _decide(

@@ -117,6 +117,11 @@ class Trial:
         """Features of all bars, (T, A, F)."""
         return self.values(self.bars)
 
+    @cached_property
+    def all_frames(self) -> Mapping[Timeframe, BarArrays]:
+        """The frames of all bars."""
+        return self.frames(self.bars)
+
     def frames(self, bars: BarArrays) -> Mapping[Timeframe, BarArrays]:
         """The bars, and those of the higher timeframes that have closed with them."""
         return {self.base: bars} | {higher: resample(bars, self.base, higher) for higher in self.features.timeframes}
@@ -125,10 +130,14 @@ class Trial:
         """The names of the features that are marked in (F,)."""
         return ", ".join(name for f, name in enumerate(self.features.names) if which[f])
 
-    def difference(self, one: Floats, other: Floats) -> str | None:
-        """Which features two arrays (T, A, F) do not agree on."""
-        differ = (~((one == other) | (np.isnan(one) & np.isnan(other)))).any(axis=(0, 1))
-        return f"feature {self.names(differ)}" if differ.any() else None
+    def first_difference(self, one: Floats, other: Floats, first: int = 0) -> str | None:
+        """The first value that two arrays (T, A, F) do not agree on, in words; their first row is bar `first`."""
+        differ = np.argwhere(~((one == other) | (np.isnan(one) & np.isnan(other))))
+        if not len(differ):
+            return None
+        t, a, f = differ[0].tolist()
+        where = f" of {self.ids[a]}" if len(self.ids) > 1 else ""
+        return f"feature {self.features.names[f]}{where} at bar {first + t}"
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
