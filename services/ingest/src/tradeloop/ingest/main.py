@@ -28,6 +28,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
         clock,
         chunk_frames=settings.chunk_frames,
         window_frames=settings.window_frames,
+        live=settings.live,
     )
 
 

@@ -24,7 +24,15 @@ from tradeloop.common.messages.execution import (
     Transition,
 )
 from tradeloop.common.messages.inference import HoldReason, ModelActivated, SignalGenerated
-from tradeloop.common.messages.ingest import BackfillCompleted, BackfillRequested, BarFrame, ReplayRequested
+from tradeloop.common.messages.ingest import (
+    BackfillCompleted,
+    BackfillRequested,
+    BarFrame,
+    Channel,
+    LiveReported,
+    LiveRequested,
+    ReplayRequested,
+)
 from tradeloop.common.messages.preprocess import FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.training import ModelReady, TrainingProgressed, TrainingRequested
 
@@ -32,8 +40,11 @@ __all__ = [
     "BackfillCompleted",
     "BackfillRequested",
     "BarFrame",
+    "Channel",
     "FeaturesComputed",
     "HoldReason",
+    "LiveReported",
+    "LiveRequested",
     "Message",
     "ModelActivated",
     "ModelReady",

@@ -87,7 +87,7 @@ class Backfill:
             reports.append((yield from self._checked(instrument)))
         for instrument in universe.instruments:
             for bars in self._read(instrument):
-                yield partial(_write, self._store, base, align((instrument.id,), base, [bars]))
+                yield partial(write, self._store, base, align((instrument.id,), base, [bars]))
         start_us = to_us(min(report.first for report in reports))
         end_us = to_us(max(report.last for report in reports)) + base.us
         if universe.higher_timeframes:
@@ -139,7 +139,7 @@ class Backfill:
         base = self._universe.timeframe
         bars = self._store.read([instrument], base, start_us, end_us)
         for timeframe in self._universe.higher_timeframes:
-            _write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
+            write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
         return ()
 
     def _compare(self, start_us: int, end_us: int) -> Iterable[Message]:
@@ -176,7 +176,7 @@ class Backfill:
         return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
 
 
-def _write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
+def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
     """Store bars; those that are stored with other values become their next revision."""
     if not len(bars):
         return ()
