@@ -24,16 +24,18 @@ def test_both_databases_are_migrated_and_told_about(
     assert main(["db", "status"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "bars: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
+        "fetched: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
         "ledger: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
     ]
     bars = f"bars: version 0001 on timescaledb-{tier_of(database)}"
+    fetched = "fetched: version 0001 on postgresql"
     ledger = "ledger: version 0002 on postgresql"
     assert main(["db", "migrate"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{bars}, new", f"{ledger}, new"]
+    assert capsys.readouterr().out.splitlines() == [f"{bars}, new", f"{fetched}, new", f"{ledger}, new"]
     assert main(["db", "migrate"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{bars}, as it was", f"{ledger}, as it was"]
+    assert capsys.readouterr().out.splitlines() == [f"{one}, as it was" for one in (bars, fetched, ledger)]
     assert main(["db", "status"]) == 0
-    assert capsys.readouterr().out.splitlines() == [bars, ledger]
+    assert capsys.readouterr().out.splitlines() == [bars, fetched, ledger]
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ PLAIN = Strategy("plain", [log_return(1)], Nothing(), window=4)  # type: ignore[
 SLOW = Strategy("slow", [log_return(1), on("4h", log_return(1))], Nothing())  # type: ignore[arg-type]
 
 
-def write(path: Path, count: int = 40, *, price: float = 100.0, first: int = 0, minutes: int = 60) -> Path:
-    start = np.datetime64("2026-01-05T00:00")
-    times = [start + (first + i) * np.timedelta64(minutes, "m") for i in range(count)]
+def write(path: Path, count: int = 40, *, price: float = 100.0, first: int = 0, seconds: int = 3600) -> Path:
+    start = np.datetime64("2026-01-05T00:00:00")
+    times = [start + (first + i) * np.timedelta64(seconds, "s") for i in range(count)]
     rows = [f"{time},{price},{price + 2},{price - 2},{price + i % 2},5" for i, time in enumerate(times)]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(["timestamp,open,high,low,close,volume", *rows, ""]))
@@ -116,12 +116,12 @@ def test_what_was_understood_is_said(tmp_path: Path) -> None:
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, object], str]]:
-    hours, days = write(folder / "hours.csv"), write(folder / "days.csv", minutes=1440)
+    hours, days = write(folder / "hours.csv"), write(folder / "days.csv", seconds=86_400)
     late, empty = write(folder / "late.csv", first=500, price=9.0), folder / "empty"
     empty.mkdir()
     long = folder / "long.csv"
     rows = hours.read_text().splitlines()
-    long.write_text("\n".join([f"{rows[0]},tic", *(f"{row},{'AB'[i % 2]}" for i, row in enumerate(rows[1:]))]))
+    long.write_text("\n".join([f"{rows[0]},tic", *(f"{row},{'AB'[i % 3 == 2]}" for i, row in enumerate(rows[1:]))]))
     return {
         "no file": ([folder / "no.csv"], {}, "no.csv: there is no such file"),
         "nothing behind the name": (["BTC="], {}, "--bars BTC=: give FILE"),
@@ -134,7 +134,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, obje
         "no common bar": ([hours, late], {}, "no bar at which all 2 instruments have one"),
         "one name for several instruments": ([f"A={long}"], {}, "names 2 instruments (A, B): name one by FILE#SYMBOL"),
         "an instrument that is not in the file": ([f"{long}#C"], {}, "names 2 instruments (A, B): C is none of them"),
-        "an instrument that is sparse": ([long], {}, "1h, 4h, 1d (column tic names 2 instruments: A, B)"),
+        "an instrument that is sparse": ([long], {}, "12h, 1d, 1w (column tic names 2 instruments: A, B)"),
         "a wrong name": ([hours], {"name": "Gold!"}, "--name Gold!: a name is lower-case"),
         "a strategy of a shorter timeframe": (
             [days], {"strategy": SLOW}, "slow has features on 4h, and days.csv has bars of 1d: they must be longer"
@@ -208,7 +208,7 @@ def test_a_file_of_several_instruments_is_a_universe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("timeframe", Timeframe)
 def test_the_default_strategy_takes_bars_of_any_length(tmp_path: Path, timeframe: Timeframe) -> None:
-    source = opened(write(tmp_path / "prices.csv", 500, minutes=timeframe.seconds // 60), strategy=load("example"))
+    source = opened(write(tmp_path / "prices.csv", 500, seconds=timeframe.seconds), strategy=load("example"))
     assert source.universe.timeframe is timeframe
     features = source.features(load("example"))
     assert np.isfinite(features[121:]).all(), "500 rows are enough to warm up"
@@ -283,7 +283,7 @@ def test_more_markets_are_learnt_from_as_far_as_they_closed_before_trading_begin
 def test_a_market_that_cannot_be_learnt_from_is_refused(tmp_path: Path, also: list[str], text: str) -> None:
     own = write(tmp_path / "own.csv")
     write(tmp_path / "same.csv")
-    write(tmp_path / "minutes.csv", minutes=1)
+    write(tmp_path / "minutes.csv", seconds=60)
     for n, name in enumerate(("other.csv", "third.csv", "two/a.csv", "two/b.csv")):
         write(tmp_path / name, price=50.0 + n)
     with pytest.raises(UserError) as raised:
@@ -303,3 +303,13 @@ def test_bars_from_before_1970_are_bars(tmp_path: Path) -> None:
     assert split(source, PLAIN, 0.7) == 42
     with pytest.raises(UserError, match="trading would begin at 1969-12-31 00:00 UTC, and the services keep books"):
         split(source, PLAIN, 0.5)
+
+
+def test_bars_that_overlap_those_of_another_instrument_are_refused(tmp_path: Path) -> None:
+    """A decision at the close of one would be filled before it was taken."""
+    hours = write(tmp_path / "hours.csv")
+    halves = tmp_path / "halves.csv"
+    halves.write_text(hours.read_text().replace(":00:00,", ":30:00,"))
+    message = refused(hours, halves)
+    assert "the 1h bar of file:halves-" in message
+    assert "opens 2026-01-05T00:30:00+00:00 overlaps that of file:hours-" in message

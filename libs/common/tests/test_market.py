@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tradeloop.common.market import (
+    EVER_US,
     BarArrays,
     Instrument,
     Series,
@@ -18,9 +19,12 @@ from tradeloop.common.market import (
     TimeRange,
     Universe,
     align,
+    cycle_us,
     from_us,
+    overlaps,
     resample,
     to_us,
+    whole_us,
 )
 
 MINUTE = Timeframe.M1.us
@@ -56,17 +60,24 @@ def minutes_lists(most: int = 90) -> st.SearchStrategy[list[int]]:
     return st.sets(st.integers(-40, most), max_size=60).map(sorted)
 
 
+def moved(one: Series, by_us: int) -> Series:
+    return {**one, "open_us": one["open_us"] + by_us}
+
+
 @st.composite
 def bars(draw: st.DrawFn) -> BarArrays:
+    """On a grid of whole minutes, or beside it."""
     minutes = draw(st.lists(minutes_lists(), min_size=1, max_size=3))
-    return align(NAMES[: len(minutes)], Timeframe.M1, [series(m, i, i != 1) for i, m in enumerate(minutes)])
+    beside_us = draw(st.sampled_from([0, MINUTE // 2, 1, MINUTE - 1]))
+    parts = [moved(series(m, i, i != 1), beside_us) for i, m in enumerate(minutes)]
+    return align(NAMES[: len(minutes)], Timeframe.M1, parts)
 
 
 def slow_resample(bars: BarArrays, target: Timeframe, closed_us: int) -> dict[tuple[str, int], dict[str, float]]:
     """The definition, one bar at a time."""
     buckets: dict[tuple[str, int], dict[str, float]] = {}
     for t in range(len(bars)):
-        bucket = int(bars.open_us[t]) // target.us * target.us
+        bucket = -(-int(bars.close_us[t]) // target.us) * target.us - target.us
         if bucket + target.us > closed_us:
             continue
         for a, instrument in enumerate(bars.instruments):
@@ -115,6 +126,69 @@ def test_resampling_agrees_with_its_definition_to_the_bit(
 def test_the_last_bucket_counts_only_when_closed(minutes: list[int], hours: list[int]) -> None:
     result = resample(align(NAMES[:1], Timeframe.M1, [series(list(minutes))]), Timeframe.M1, Timeframe.H1)
     assert result.open_us.tolist() == [hour * Timeframe.H1.us for hour in hours]
+
+
+WEEK = Timeframe.W1.us
+MONDAY = to_us(datetime(2024, 3, 4, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "after_midnight",
+    [
+        pytest.param(0, id="UTC"),
+        pytest.param(-2, id="New York, 17:00, in winter"),
+        pytest.param(5, id="New York, midnight, in winter"),
+    ],
+)
+def test_a_week_holds_the_days_that_close_in_it(after_midnight: int) -> None:
+    days = series([week * 7 + day for week in range(3) for day in range(5)])
+    open_us = MONDAY + after_midnight * Timeframe.H1.us + days["open_us"] // MINUTE * Timeframe.D1.us
+    daily = align(NAMES[:1], Timeframe.D1, [{**days, "open_us": open_us.astype(np.int64)}])
+    weeks = resample(daily, Timeframe.D1, Timeframe.W1, 2**62)
+    assert weeks.open_us.tolist() == [MONDAY, MONDAY + WEEK, MONDAY + 2 * WEEK]
+    assert weeks.open[:, 0].tolist() == days["open"][[0, 5, 10]].tolist()
+    assert weeks.close[:, 0].tolist() == days["close"][[4, 9, 14]].tolist()
+
+
+@given(bars(), st.sampled_from([Timeframe.M3, Timeframe.M5, Timeframe.H2, Timeframe.W1]), st.integers(0, 180))
+def test_a_longer_bar_knows_nothing_from_after_its_close(bars: BarArrays, target: Timeframe, frames: int) -> None:
+    whole, part = resample(bars, Timeframe.M1, target), bars.slice(0, frames)
+    known_us = int(part.close_us[-1]) if len(part) else -EVER_US
+    so_far = resample(part, Timeframe.M1, target)
+    assert equal(so_far, whole.slice(0, int((whole.close_us <= known_us).sum())))
+
+
+def test_buckets_of_several_timeframes_begin_together() -> None:
+    assert cycle_us((Timeframe.M3, Timeframe.M5)) == Timeframe.M15.us
+    assert cycle_us((Timeframe.H8, Timeframe.H12, Timeframe.H6)) == Timeframe.D1.us
+    assert cycle_us(Timeframe) == WEEK
+    time_us = to_us(datetime(2024, 3, 6, 7, 8, 9, tzinfo=UTC))
+    assert whole_us(time_us, WEEK) == MONDAY
+    for timeframe in Timeframe:
+        if timeframe is not Timeframe.W1:
+            assert whole_us(time_us, timeframe.us) == time_us // timeframe.us * timeframe.us
+
+
+def test_timeframes_have_their_lengths() -> None:
+    assert [timeframe.us for timeframe in Timeframe] == sorted(timeframe.us for timeframe in Timeframe)
+    assert (Timeframe.S15.delta, Timeframe.H8.delta) == (timedelta(seconds=15), timedelta(hours=8))
+    assert (Timeframe.D1.delta, Timeframe.W1.delta) == (timedelta(days=1), timedelta(weeks=1))
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "hours", "overlap"),
+    [
+        pytest.param(Timeframe.D1, [0, 24, 47, 71], None, id="clocks go forward"),
+        pytest.param(Timeframe.D1, [0, 24, 46], 2, id="two hours early"),
+        pytest.param(Timeframe.H4, [0, 3, 7, 12], None, id="four hours, clocks go forward"),
+        pytest.param(Timeframe.H1, [0, 1, 2.5, 3], 3, id="half past, then the hour"),
+        pytest.param(Timeframe.H1, [0.5, 1.5, 9.25], None, id="a gap"),
+        pytest.param(Timeframe.H1, [1], None, id="one"),
+    ],
+)
+def test_frames_that_overlap_are_found(timeframe: Timeframe, hours: list[float], overlap: int | None) -> None:
+    steps = np.diff(np.array([int(hour * Timeframe.H1.us) for hour in hours]))
+    assert np.flatnonzero(overlaps(steps, timeframe)).tolist() == ([] if overlap is None else [overlap - 1])
 
 
 def test_resampling_to_no_multiple_is_refused() -> None:

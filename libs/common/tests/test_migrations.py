@@ -238,12 +238,21 @@ def test_every_longer_timeframe_has_a_view(tiered: tuple[str, StorageTier]) -> N
     store = SqlBarStore(url, CLOCK)
     store.write(Timeframe.M1, minutes(2 * 24 * 60))
     store.write(Timeframe.M5, align(["x:A"], Timeframe.M5, [series(minutes(1))]))
-    for timeframe in Timeframe:
-        if timeframe is not Timeframe.M1:
-            rows = execute(url, f"SELECT base, bars FROM bars_{timeframe} ORDER BY base, open_us")
-            of_minutes = [("1m", timeframe.seconds // 60)] * (2 * 24 * 3600 // timeframe.seconds)
-            assert rows == of_minutes + ([("5m", 1)] if timeframe is not Timeframe.M5 else [])
+    for timeframe in (Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4, Timeframe.D1):
+        rows = execute(url, f"SELECT base, bars FROM bars_{timeframe} ORDER BY base, open_us")
+        of_minutes = [("1m", timeframe.seconds // 60)] * (2 * 24 * 3600 // timeframe.seconds)
+        assert rows == of_minutes + ([("5m", 1)] if timeframe is not Timeframe.M5 else [])
     store.close()
+
+
+def test_bars_of_seconds_are_each_there(tiered: tuple[str, StorageTier]) -> None:
+    url, _ = tiered
+    store = SqlBarStore(url, CLOCK)
+    one = series(minutes(90))
+    store.write(Timeframe.S1, align(["x:A"], Timeframe.S1, [one | {"open_us": one["open_us"] // 60}]))
+    store.close()
+    assert execute(url, "SELECT count(*), max(open_us) FROM bars_current") == [(90, 89 * Timeframe.S1.us)]
+    assert execute(url, "SELECT bars FROM bars_5m") == [(90,)]
 
 
 def test_bars_written_again_pass_compressed_ones(tiered: tuple[str, StorageTier]) -> None:

@@ -540,7 +540,7 @@ def custom(kind: type[Feature], definition: str = "mine") -> Feature:
         (windowed("huge", huge, 2), "observes what no float32 can hold: scale huge down"),
         (windowed("noise", noise, 2), "looks ahead: feature noise changes"),
         (windowed("nothing", nothing, 2), "has a feature without values: nothing gives none in"),
-        (on("1m", log_return(1)), "has features on 1m, the shortest timeframe"),
+        (on("1s", log_return(1)), "has features on 1s, the shortest timeframe"),
     ],
 )
 def test_a_bad_feature_is_refused(feature: Feature, message: str) -> None:

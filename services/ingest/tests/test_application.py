@@ -245,6 +245,34 @@ def test_a_refused_file_stores_nothing_and_is_dead_lettered(make: Callable[..., 
     assert not stand.ingest.pending()
 
 
+def test_instruments_that_never_share_an_open_time_are_refused(make: Callable[..., Stand], tmp_path: Path) -> None:
+    stand, two = make(), universe(instruments=2)
+    whole = Path(write_csv(tmp_path / "a.csv", range(100)))
+    header, *rows = whole.read_text().splitlines()
+    late = [",".join([str(int(row.split(",")[0]) + 30_000_000), *row.split(",")[1:]]) for row in rows]
+    beside = tmp_path / "b.csv"
+    beside.write_text("\n".join([header, *late]))
+    stand.pump(backfill(two, str(whole), str(beside)))
+    assert "bars of x:A open 0:00:00 after a whole 1m, those of x:B 0:00:30" in stand.dead_letter()
+    assert len(stand.store.read(two.ids, Timeframe.M1, 0, EVER)) == 0
+
+
+def test_bars_beside_the_minute_are_stored_resampled_and_replayed(make: Callable[..., Stand], tmp_path: Path) -> None:
+    stand, one = make(), universe()
+    whole = Path(write_csv(tmp_path / "a.csv", range(100)))
+    header, *rows = whole.read_text().splitlines()
+    late = [",".join([str(int(row.split(",")[0]) + 30_000_000), *row.split(",")[1:]]) for row in rows]
+    whole.write_text("\n".join([header, *late]))
+    stand.pump(backfill(one, str(whole)), replay(0, 101))
+    moved = {**series(range(100)), "open_us": series(range(100))["open_us"] + 30_000_000}
+    expected = align(one.ids, Timeframe.M1, [moved])
+    for timeframe in HIGHER:
+        longer = resample(expected, Timeframe.M1, timeframe)
+        assert_same(stand.store.read(one.ids, timeframe, 0, EVER), longer)
+        assert [to_us(frame.open_time) for frame in stand.frames(timeframe)] == longer.open_us.tolist()
+    assert len(stand.frames(Timeframe.M1)) == 100
+
+
 def test_a_backfill_names_each_instrument(make: Callable[..., Stand]) -> None:
     request = BackfillRequested(request_id="b", universe=universe(), files={"x:B": "b.csv"})
     with pytest.raises(UserError, match="backfill of u: give one file for each of its instruments, see x:A, x:B"):

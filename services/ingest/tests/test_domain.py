@@ -20,10 +20,10 @@ from tradeloop.common.market import (
     to_us,
 )
 from tradeloop.common.messages import BarFrame
-from tradeloop.ingest.domain import Gate, Resampler, corrections, count_gaps, frames, together
+from tradeloop.ingest.domain import Gate, Refused, Resampler, corrections, count_gaps, frames, together
 
 MINUTE = Timeframe.M1.us
-HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15)
+HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15, Timeframe.M3)
 
 
 def universe(instruments: int, higher: tuple[Timeframe, ...] = HIGHER) -> Universe:
@@ -51,7 +51,9 @@ def histories(draw: st.DrawFn) -> BarArrays:
     """Up to three instruments with gaps of their own, some without volume."""
     minutes = draw(st.lists(st.sets(st.integers(-70, 150), max_size=80).map(sorted), min_size=1, max_size=3))
     ids = universe(len(minutes)).ids
-    return align(ids, Timeframe.M1, [series(times, a, volume=a != 1) for a, times in enumerate(minutes)])
+    parts = [series(times, a, volume=a != 1) for a, times in enumerate(minutes)]
+    beside_us = draw(st.sampled_from([0, MINUTE // 2, MINUTE - 1]))
+    return align(ids, Timeframe.M1, [{**part, "open_us": part["open_us"] + beside_us} for part in parts])
 
 
 def feed_all(resampler: Resampler, base: list[BarFrame]) -> list[BarFrame]:
@@ -114,8 +116,8 @@ def test_a_restart_counts_no_bar_twice(bars: BarArrays, data: st.DataObject) -> 
     before = feed_all(Resampler(one), base[:at])
     restarted = Resampler(one)
     if at:
-        bucket = to_us(base[at - 1].open_time) // Timeframe.H1.us * Timeframe.H1.us
-        feed_all(restarted, [frame for frame in base[:at] if to_us(frame.open_time) >= bucket])
+        bucket = (to_us(base[at - 1].close_time) - 1) // Timeframe.H1.us * Timeframe.H1.us
+        feed_all(restarted, [frame for frame in base[:at] if to_us(frame.close_time) > bucket])
 
     assert before + feed_all(restarted, base[at - again :]) == whole
 
@@ -131,6 +133,40 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
         gate = Gate(known, 10)
         assert gate.take(good) == timeframe
         assert gate.end() == timeframe
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "offset_hours", "row", "early_hours", "fault"),
+    [
+        pytest.param("1h", 0.5, None, 0, "", id="hours from half past on"),
+        pytest.param("1d", -2, None, 0, "", id="days from 22:00 on"),
+        pytest.param("1d", 5, 7, 1, "", id="clocks go forward"),
+        pytest.param("1d", 4, 7, -1, "", id="clocks go back"),
+        pytest.param("1d", 4, 7, 2, "comes before the 1d bar before it has closed", id="two hours early"),
+        pytest.param("1h", 0, 7, 0.5, "comes before the 1h bar before it has closed", id="half an hour early"),
+    ],
+)
+def test_bars_may_open_at_any_time_but_not_inside_of_another(
+    timeframe: Timeframe, offset_hours: float, row: int | None, early_hours: float, fault: str
+) -> None:
+    bars = dict(series(list(range(20))))
+    bars["open_us"] = (np.arange(20) * Timeframe(timeframe).us + offset_hours * Timeframe.H1.us).astype(np.int64)
+    bars["open_us"][len(bars["open_us"]) if row is None else row :] -= int(early_hours * Timeframe.H1.us)
+    gate = Gate(None, 10)
+    if not fault:
+        assert gate.take(bars) is Timeframe(timeframe)
+        return
+    with pytest.raises(Refused, match=fault) as refused:
+        gate.take(bars)
+    assert refused.value.row == row
+
+
+def test_bars_of_two_blocks_do_not_overlap() -> None:
+    bars = dict(series(list(range(20))))
+    gate = Gate(Timeframe.M1, 10)
+    gate.take(bars)
+    with pytest.raises(Refused, match="comes before the 1m bar before it has closed"):
+        gate.take({**bars, "open_us": bars["open_us"] + 20 * MINUTE - MINUTE // 2})
 
 
 # --- gaps -----------------------------------------------------------------------------------------

@@ -410,7 +410,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
         ),
         ({"time": "2022-01-03 00:03:00"}, "2022-01-03T00:03:00+00:00 comes twice"),
         ({"time": "2022-01-03 00:01:00"}, "2022-01-03T00:01:00+00:00 comes after a later time"),
-        ({"time": "2022-01-03 00:04:30"}, "2022-01-03T00:04:30+00:00 is no open time of a 1m bar"),
+        ({"time": "2022-01-03 00:03:30"}, "2022-01-03T00:03:30+00:00 comes before the 1m bar before it has closed"),
         ({"time": "03.01.2022 00:04"}, "time '03.01.2022 00:04' cannot be parsed"),
         ({"time": "2022-13-03 00:04:00"}, "time '2022-13-03 00:04:00' cannot be parsed"),
         ({"time": "2022-01-03 24:04:00"}, "time '2022-01-03 24:04:00' cannot be parsed"),
@@ -503,12 +503,12 @@ def test_numbers_that_are_no_open_times(tmp_path: Path, times: list[int], messag
 
 def test_a_timeframe_that_does_not_fit(tmp_path: Path) -> None:
     minutes = write(tmp_path, text(rows()))
-    assert refusal(minutes, Timeframe.M5).startswith(", line 3: 2022-01-03T00:01:00+00:00 is no open time of a 5m bar")
+    assert refusal(minutes, Timeframe.M5).startswith(", line 3: 2022-01-03T00:01:00+00:00 comes before the 5m bar")
     hours = [[(START + timedelta(hours=i)).isoformat(), *row[1:]] for i, row in enumerate(rows())]
     path = write(tmp_path, text(hours))
     assert refusal(path, Timeframe.M1) == ": no two rows are 1m apart: give the right timeframe"
     twos = [[(START + timedelta(minutes=2 * i)).isoformat(), *row[1:]] for i, row in enumerate(rows())]
-    assert ": most rows are 0:02:00 apart: give bars of 1m, 5m, 15m, 1h, 4h, 1d" in refusal(write(tmp_path, text(twos)))
+    assert ": most rows are 0:02:00 apart: give bars of 1s, 5s, 15s, 30s, 1m" in refusal(write(tmp_path, text(twos)))
 
 
 def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:

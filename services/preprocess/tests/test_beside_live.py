@@ -284,7 +284,7 @@ def test_M8_a_frame_that_has_not_come_yet_is_refused() -> None:
     pump([stand.runner])
     letters = sorted(stand.letters())
     assert len(letters) == 2
-    assert letters[0].startswith("the 1m frame of u from 2024-01-01T00:11:01+00:00 to 2024-01-01T00:12:00+00:00 is on")
+    assert letters[0].startswith("the 1m frame of u from 2024-01-01T00:11:01+00:00 to 2024-01-01T00:12:00+00:00 is no")
     assert letters[1].startswith("the 1m frame of u is of 2124-01-02T00:10:00+00:00, and it is 2025-02-04T00:00:00")
     assert [one.time for one in all_messages(stand.bus, FeaturesComputed)] == [
         frame(bars, t).close_time for t in (9, 12)

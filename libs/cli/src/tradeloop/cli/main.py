@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli.commands import book, db, dlq, models, portfolio, strategy, topics
+from tradeloop.cli.commands import book, db, dlq, fetch, models, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
@@ -37,13 +37,16 @@ app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
 app.command("status")(book.status)
+app.command("backfill")(fetch.backfill)
+app.add_typer(fetch.instruments, name="instruments")
 
 Bars = Annotated[
     list[str] | None,
     typer.Option(
         "--bars",
         help="CSV, CSV.gz or Parquet of closed bars: FILE, a folder of them, or NAME=FILE, which names the instrument; "
-        "again for each instrument of the universe. Without it: EUR/USD hourly, installed with Tradeloop.",
+        "again for each instrument of the universe; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` "
+        "fetched into the home. Without it: EUR/USD hourly, installed with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -133,8 +136,10 @@ def demo(
     """
     from tradeloop.cli.commands.demo import run_demo
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    bars = stored_bars(bars, home or DEFAULT_HOME)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
 
 
@@ -175,8 +180,10 @@ def train(
     """
     from tradeloop.cli.commands.train import run_train
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    bars = stored_bars(bars, home)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote)
 
@@ -208,8 +215,10 @@ def backtest(
     """Run a trained policy over bars in the vectorised backtest, beside the baselines."""
     from tradeloop.cli.commands.backtest import run_backtest
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    inputs = Inputs(tuple(bars or ()), strategy_name, portfolio_file, (start, end), name)
+    bars = stored_bars(bars, home)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name)
     run_backtest(inputs, model, home, seed, out)
 
 

@@ -21,6 +21,7 @@ from tradeloop.common.market import (
     TimeRange,
     Universe,
     from_us,
+    overlaps,
     resample,
 )
 from tradeloop.common.portfolio import Portfolio
@@ -134,6 +135,14 @@ def open_source(
                 "choose another strategy, or a file with a volume column"
             )
     history = together(universe.timeframe, [part for part, _ in read])
+    if early := np.flatnonzero(overlaps(np.diff(history.open_us), universe.timeframe)).tolist():
+        row = early[0] + 1
+        one, two = (history.instruments[int(history.present[at].argmax())] for at in (row - 1, row))
+        raise UserError(
+            f"{label}: the {universe.timeframe} bar of {two} that opens {from_us(history.open_us[row]).isoformat()} "
+            f"overlaps that of {one} that opens {from_us(history.open_us[row - 1]).isoformat()}: bars that are traded "
+            "together open at the same times"
+        )
     first, stop = (int(row) for row in np.searchsorted(history.open_us, (start_us, end_us)))
     if first == stop:
         raise UserError(
@@ -230,6 +239,8 @@ def _universe_name(named: Sequence[NamedFile], parts: _Read) -> str:
 def _calendar(bars: BarArrays, report: FileReport) -> Calendar:
     if report.timeframe is Timeframe.D1:
         return "sessions"
+    if report.timeframe is Timeframe.W1:
+        return "continuous"
     return "continuous" if (bars.open_us // _DAY_US % 7 == _SATURDAY).any() else "weekdays"
 
 

@@ -30,5 +30,7 @@ class Settings(EnvironmentSettings):
     """How patient live feeds are, such as `INGEST_LIVE__GRACE_S`."""
     chunk_frames: int = Field(default=64, ge=1)
     """How many base frames a replay publishes at once."""
+    sources: Path | None = None
+    """YAML file of the sources of market data, a section for each venue. Without it: their defaults."""
     window_frames: int = Field(default=256, ge=1)
     """How many base frames of a replay may be out that a portfolio of its universe has not marked."""

@@ -21,7 +21,9 @@ from tradeloop.common.market import (
     Timeframe,
     Universe,
     align,
+    bucket_us,
     from_us,
+    overlaps,
     to_us,
 )
 from tradeloop.common.messages import BarFrame
@@ -68,10 +70,12 @@ class Gate:
         for rule in _rules(bars, steps):
             _enforce(bars, *rule)
         timeframe = self._timeframe or _infer_timeframe(open_us)
-        off_grid = open_us % timeframe.us != 0
-        _enforce(
-            bars, off_grid, f"{{time}} is no open time of a {timeframe} bar", "give open times and their timeframe"
-        )
+        crooked = open_us % Timeframe.S1.us != 0  # as the last millisecond of a bar is
+        what = f"{{time}} is no open time of a {timeframe} bar"
+        _enforce(bars, crooked, what, "give open times, in whole seconds, and their timeframe")
+        early = overlaps(steps, timeframe) & (self._last_us is not None or np.arange(len(steps)) > 0)
+        what = f"{{time}} comes before the {timeframe} bar before it has closed"
+        _enforce(bars, early, what, "give open times and their timeframe")
         ahead = open_us > self._until_us
         _enforce(bars, ahead, "{time} has not come yet", "correct its year, its unit or its zone, or leave it out")
         self._timeframe, self._last_us = timeframe, int(open_us[-1])
@@ -237,8 +241,8 @@ class Resampler:
     """Higher timeframes of a universe from its base frames, one by one: what `market.resample` gives, to the bit.
 
     A bucket closes with the last base bar that it can hold, or when a later base frame shows that this will not
-    come. After a restart, feed it the stored base frames from the start of a bucket of the longest timeframe on;
-    a frame that it has seen is not counted again.
+    come. After a restart, feed it the stored base frames from where a bucket of every timeframe begins; a frame that
+    it has seen is not counted again.
     """
 
     def __init__(self, universe: Universe) -> None:
@@ -258,12 +262,13 @@ class Resampler:
         self._fed_us = open_us
         closed = []
         for timeframe in self._timeframes:
+            start_us = bucket_us(open_us, self._universe.timeframe, timeframe)
             bucket = self._buckets.get(timeframe)
-            if bucket is not None and bucket.end_us <= open_us:
+            if bucket is not None and bucket.start_us < start_us:
                 closed.append(bucket.frame(self._universe))
                 bucket = None
             if bucket is None:
-                bucket = self._buckets[timeframe] = _Bucket(timeframe, open_us // timeframe.us * timeframe.us)
+                bucket = self._buckets[timeframe] = _Bucket(timeframe, start_us)
             bucket.add(frame)
             if bucket.end_us <= open_us + self._universe.timeframe.us:
                 closed.append(bucket.frame(self._universe))
@@ -275,7 +280,7 @@ class _Bucket:
     """A bar of a higher timeframe in the making, for each instrument."""
 
     def __init__(self, timeframe: Timeframe, start_us: int) -> None:
-        self._timeframe, self._start_us = timeframe, start_us
+        self._timeframe, self.start_us = timeframe, start_us
         self.end_us = start_us + timeframe.us
         self._bars: dict[str, list[float]] = {}
 
@@ -293,7 +298,7 @@ class _Bucket:
             sums[5] += bar.funding_rate
 
     def frame(self, universe: Universe) -> BarFrame:
-        open_time = from_us(self._start_us)
+        open_time = from_us(self.start_us)
         return BarFrame(
             universe=universe.name,
             timeframe=self._timeframe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -281,4 +281,52 @@ class Published(Protocol):
 
     def live_requests(self, owns: Callable[[str], bool]) -> Sequence[tuple[LiveRequested, LogPosition]]:
         """The newest request for a live feed of each universe that is owned. May raise `Unavailable`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedSpan:
+    """A range of open times, `[start_us, end_us)`, all of whose bars were fetched from a source and stored."""
+
+    start_us: int
+    end_us: int
+    left_out: int = 0
+    """How many bars of it the data gate did not let in."""
+
+
+def merged(spans: Iterable[FetchedSpan]) -> list[FetchedSpan]:
+    """Ranges in order; those that meet or overlap are one. What was left out of them adds up."""
+    found: list[FetchedSpan] = []
+    for span in sorted(spans, key=lambda one: (one.start_us, one.end_us)):
+        if found and span.start_us <= found[-1].end_us:
+            last = found.pop()
+            span = FetchedSpan(last.start_us, max(last.end_us, span.end_us), last.left_out + span.left_out)
+        found.append(span)
+    return found
+
+
+class Fetched(Protocol):
+    """The record of what was fetched from sources; rows are only ever added. Adapter: `sql_fetched.SqlFetched`."""
+
+    def spans(self, source: str, instrument: str, timeframe: Timeframe) -> Sequence[FetchedSpan]:
+        """The ranges that were fetched, in order; those that meet or overlap are one. May raise `Unavailable`."""
+        ...
+
+    def add(self, source: str, instrument: str, timeframe: Timeframe, span: FetchedSpan) -> None:
+        """Record a range, after its bars were stored. Recording it again changes nothing. May raise `Unavailable`."""
+        ...
+
+    def terms(self, instrument: str) -> Sequence[tuple[int, Instrument]]:
+        """The terms of an instrument, each with the time in microseconds at which it became known, oldest first.
+
+        May raise `Unavailable`.
+        """
+        ...
+
+    def add_terms(self, instrument: Instrument) -> None:
+        """Record the terms of an instrument, where they are not those known last. May raise `Unavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
         ...

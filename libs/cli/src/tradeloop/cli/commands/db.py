@@ -119,6 +119,7 @@ def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[s
     from tradeloop.cli.client.settings import load_settings
     from tradeloop.common.bar_store.sql import SCHEMA as BARS
     from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
+    from tradeloop.ingest.adapters.fetched_versions import SCHEMA as FETCHED
 
     load_settings()  # a misspelt variable would leave out a database
     if not bars_url and not ledger_url:
@@ -127,6 +128,7 @@ def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[s
         )
     if bars_url:
         yield bars_url, BARS
+        yield bars_url, FETCHED
     if ledger_url:
         yield ledger_url, LEDGER
 

@@ -16,7 +16,7 @@ from tradeloop.cli.client.client import Client
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
-from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, to_us
+from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, cycle_us, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.runtime.readback import forwards
 
@@ -53,17 +53,14 @@ def write_bars_as_live_saw_them(
         for timeframe in (base, *universe.higher_timeframes):
             frames_before = max(features.history(timeframe) for features in feature_sets)
             if timeframe is base:  # higher bars go on in the middle of a bucket
-                frames_before = max(frames_before, _longest_us(universe) // base.us)
+                cycle = cycle_us((base, *universe.higher_timeframes))
+                frames_before = max(frames_before, cycle // base.us)
             for instrument in universe.ids:
                 history = stored.read_before(
                     [instrument], timeframe, first_us, frames_before + 1, as_known_us=as_known_us
                 )
                 target.write(timeframe, history)
         target.write(base, _with(bars, frames))
-
-
-def _longest_us(universe: Universe) -> int:
-    return max(timeframe.us for timeframe in (universe.timeframe, *universe.higher_timeframes))
 
 
 def _with(bars: BarArrays, frames: dict[int, BarFrame]) -> BarArrays:

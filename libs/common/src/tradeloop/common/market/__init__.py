@@ -6,10 +6,20 @@ A bar covers the half-open interval `[open_time, close_time)`.
 
 from __future__ import annotations
 
-from tradeloop.common.market.bars import BAR_COLUMNS, BAR_PRICES, Bar, BarArrays, Series, TimeRange, align, joined
+from tradeloop.common.market.bars import (
+    BAR_COLUMNS,
+    BAR_PRICES,
+    Bar,
+    BarArrays,
+    Series,
+    TimeRange,
+    align,
+    joined,
+    overlaps,
+)
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
-from tradeloop.common.market.resample import resample
+from tradeloop.common.market.resample import bucket_us, cycle_us, resample, whole_us
 
 __all__ = [
     "BAR_COLUMNS",
@@ -29,11 +39,15 @@ __all__ = [
     "Timeframe",
     "Universe",
     "align",
+    "bucket_us",
     "check_not_ahead",
+    "cycle_us",
     "from_us",
     "iso",
     "joined",
+    "overlaps",
     "resample",
     "spoken",
     "to_us",
+    "whole_us",
 ]

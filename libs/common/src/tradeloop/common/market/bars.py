@@ -86,6 +86,19 @@ def joined(parts: Sequence[Series]) -> Series:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+_DAYLIGHT_SAVING_US = Timeframe.H1.us
+
+
+def overlaps(steps_us: NDArray[np.int64], timeframe: Timeframe) -> NDArray[np.bool_]:
+    """Which bars open while the one before them is still open, so many microseconds after it opened.
+
+    A decision at the close of one would be filled before it was taken. Bars of four hours or more may overlap by one
+    hour: where clocks go forward, a day is an hour shorter than its nominal length.
+    """
+    spared_us = _DAYLIGHT_SAVING_US if timeframe.us >= Timeframe.H4.us else 0
+    return steps_us < timeframe.us - spared_us
+
+
 def align(
     instruments: Sequence[str],
     timeframe: Timeframe,

@@ -20,14 +20,25 @@ Models from before have another name, without it."""
 
 
 class Timeframe(StrEnum):
-    """The length of a bar."""
+    """The nominal length of a bar, from the shortest to the longest."""
 
+    S1 = "1s"
+    S5 = "5s"
+    S15 = "15s"
+    S30 = "30s"
     M1 = "1m"
+    M3 = "3m"
     M5 = "5m"
     M15 = "15m"
+    M30 = "30m"
     H1 = "1h"
+    H2 = "2h"
     H4 = "4h"
+    H6 = "6h"
+    H8 = "8h"
+    H12 = "12h"
     D1 = "1d"
+    W1 = "1w"
 
     @property
     def seconds(self) -> int:
@@ -43,14 +54,8 @@ class Timeframe(StrEnum):
         return timedelta(seconds=_SECONDS[self])
 
 
-_SECONDS = {
-    Timeframe.M1: 60,
-    Timeframe.M5: 300,
-    Timeframe.M15: 900,
-    Timeframe.H1: 3600,
-    Timeframe.H4: 14_400,
-    Timeframe.D1: 86_400,
-}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SECONDS = {timeframe: int(timeframe[:-1]) * _UNITS[timeframe[-1]] for timeframe in Timeframe}
 
 Calendar = Literal["continuous", "weekdays", "sessions"]
 """When bars are due: always; Monday to Friday; or in sessions that only the venue knows."""

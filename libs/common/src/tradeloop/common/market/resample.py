@@ -1,6 +1,15 @@
-"""Bars of a longer timeframe out of bars of a shorter one."""
+"""Bars of a longer timeframe out of bars of a shorter one.
+
+A base bar belongs to the bucket in which it closes, wherever it opens: so a longer bar holds nothing that was not known
+at its own close, also where base bars open at half past or at 22:00. On a grid of whole multiples that is the bucket in
+which it opens, too. Buckets are aligned to the epoch, those of a week to Monday, 00:00 UTC.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,18 +17,38 @@ from numpy.typing import NDArray
 from tradeloop.common.market.bars import BAR_PRICES, BarArrays, Series, align
 from tradeloop.common.market.instruments import Timeframe
 
+Times = TypeVar("Times", int, NDArray[np.int64])
+
+_MONDAY_US = -3 * Timeframe.D1.us
+"""Monday 29 December 1969. Every timeframe up to a day divides it, so its buckets are those of the epoch."""
+
+
+def bucket_us(open_us: Times, base: Timeframe, target: Timeframe) -> Times:
+    """Where the target's bucket begins that holds the base bars which opened then."""
+    return whole_us(open_us + (base.us - 1), target.us)
+
+
+def whole_us(time_us: Times, length_us: int) -> Times:
+    """The last time up to this one at which a bucket of that length begins."""
+    return (time_us - _MONDAY_US) // length_us * length_us + _MONDAY_US
+
+
+def cycle_us(timeframes: Iterable[Timeframe]) -> int:
+    """The length of the shortest bucket that whole buckets of all these timeframes fill: of 3m and 5m, 15 minutes."""
+    return math.lcm(*(timeframe.us for timeframe in timeframes))
+
 
 def resample(bars: BarArrays, base: Timeframe, target: Timeframe, closed_us: int | None = None) -> BarArrays:
-    """Aggregate bars to a longer timeframe, by buckets aligned to the epoch.
+    """Aggregate bars to a longer timeframe.
 
-    A bucket holds the bars that opened in it; gaps make a bucket shorter, never wrong. The last bucket is left
+    A bucket holds the bars that closed in it; gaps make a bucket shorter, never wrong. The last bucket is left
     out unless it is closed: no bar that opens before `closed_us` is still to come. By default that is the last
     bar's close. Sums run in the order of time, so that a running sum has the same bits. Raises `ValueError`
     when `target` is no multiple of `base`.
     """
     if target.us % base.us:
         raise ValueError(f"{target} is no multiple of {base}")
-    bucket = bars.open_us // target.us * target.us
+    bucket = bucket_us(bars.open_us, base, target)
     if len(bars):
         closed = bucket + target.us <= (bars.close_us[-1] if closed_us is None else closed_us)
         bars, bucket = bars.slice(0, int(closed.sum())), bucket[closed]
@@ -27,7 +56,7 @@ def resample(bars: BarArrays, base: Timeframe, target: Timeframe, closed_us: int
 
 
 def _buckets(bars: BarArrays, bucket: NDArray[np.int64], a: int) -> Series:
-    """One instrument's bars, aggregated by the bucket that each frame opened in."""
+    """One instrument's bars, aggregated by the bucket of each frame."""
     rows = np.flatnonzero(bars.present[:, a])
     opens, first, group = np.unique(bucket[rows], return_index=True, return_inverse=True)
     if not len(rows):

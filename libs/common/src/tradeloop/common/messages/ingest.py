@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso, to_us
+from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -92,12 +92,11 @@ class BarFrame(UniverseMessage):
         return f"{self.universe}|{self.timeframe}|{iso(self.open_time)}|{self.revision}"
 
     def check(self, clock: Clock) -> None:
-        """Raise `UserError` unless the frame is one of its timeframe's grid that has opened by now."""
+        """Raise `UserError` unless the frame has its timeframe's length, and opened at a whole second by now."""
         what = f"the {self.timeframe} frame of {self.universe}"
-        open_us = to_us(self.open_time)
-        if open_us % self.timeframe.us or self.close_time - self.open_time != self.timeframe.delta:
+        if self.close_time - self.open_time != self.timeframe.delta or self.open_time.microsecond:
             raise UserError(
-                f"{what} from {self.open_time.isoformat()} to {self.close_time.isoformat()} is on no grid of "
-                f"{self.timeframe}: correct its source"
+                f"{what} from {self.open_time.isoformat()} to {self.close_time.isoformat()} is not {self.timeframe} "
+                "from a whole second on: correct its source"
             )
         check_not_ahead(self.open_time, clock, what)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 
+import numpy as np
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
@@ -20,9 +22,11 @@ from tradeloop.common.market import (
     TimeRange,
     Universe,
     align,
+    cycle_us,
     from_us,
     resample,
     to_us,
+    whole_us,
 )
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message
 from tradeloop.ingest.domain import additions, corrections, frames, runs
@@ -83,18 +87,20 @@ class Backfill:
     def _slices(self) -> Iterator[_Action]:
         universe, base = self._universe, self._universe.timeframe
         reports = []
+        grids: dict[str, set[int]] = {}
         for instrument in universe.instruments:
-            reports.append((yield from self._checked(instrument)))
+            reports.append((yield from self._checked(instrument, grids.setdefault(instrument.id, set()))))
+        _check_grids(universe, grids)
         for instrument in universe.instruments:
             for bars in self._read(instrument):
                 yield partial(write, self._store, base, align((instrument.id,), base, [bars]))
         start_us = to_us(min(report.first for report in reports))
         end_us = to_us(max(report.last for report in reports)) + base.us
         if universe.higher_timeframes:
-            longest_us = max(timeframe.us for timeframe in universe.higher_timeframes)
+            cycle = cycle_us(universe.higher_timeframes)
             yield partial(self._look_around, start_us)
-            window_us = max(_WINDOW_BARS * base.us // longest_us, 1) * longest_us
-            past_us = -(-end_us // longest_us) * longest_us
+            window_us = max(_WINDOW_BARS * base.us // cycle, 1) * cycle
+            past_us = whole_us(end_us - 1, cycle) + cycle
             for name in universe.ids:
                 for at_us in range(self._first_us, past_us, window_us):
                     yield partial(self._write_higher, name, at_us, min(at_us + window_us, past_us))
@@ -117,14 +123,16 @@ class Backfill:
         path, timeframe = self._request.files[instrument.id], self._universe.timeframe
         return self._source(path, instrument, timeframe, until_us=self._until_us)
 
-    def _checked(self, instrument: Instrument) -> Generator[_Action, None, FileReport]:
+    def _checked(self, instrument: Instrument, grids: set[int]) -> Generator[_Action, None, FileReport]:
+        """Check a file; `grids` gets how long after a multiple of the timeframe its bars open."""
         blocks = self._read(instrument)
         while True:
             try:
-                next(blocks)
+                open_us = next(blocks)["open_us"].astype(np.int64)
             except StopIteration as end:
                 report: FileReport = end.value
                 return report
+            grids.update(np.unique(open_us % self._universe.timeframe.us).tolist())
             yield tuple
 
     def _look_around(self, start_us: int) -> Iterable[Message]:
@@ -137,7 +145,8 @@ class Backfill:
     def _write_higher(self, instrument: str, start_us: int, end_us: int) -> Iterable[Message]:
         """Resample all stored base bars of some whole buckets."""
         base = self._universe.timeframe
-        bars = self._store.read([instrument], base, start_us, end_us)
+        late_us = base.us - 1  # a bar belongs to the bucket in which it closes
+        bars = self._store.read([instrument], base, start_us - late_us, end_us - late_us)
         for timeframe in self._universe.higher_timeframes:
             write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
         return ()
@@ -176,6 +185,18 @@ class Backfill:
         return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
 
 
+def _check_grids(universe: Universe, grids: Mapping[str, set[int]]) -> None:
+    """Raise `UserError` where two instruments never have a bar at the same time: no decision would see both."""
+    first, *others = universe.ids
+    for other in others:
+        if not grids[first] & grids[other]:
+            after = [timedelta(microseconds=min(grids[one])) for one in (first, other)]
+            raise UserError(
+                f"backfill of {universe.name}: bars of {first} open {after[0]} after a whole {universe.timeframe}, "
+                f"those of {other} {after[1]}, so they never share an open time: put them in two universes"
+            )
+
+
 def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
     """Store bars; those that are stored with other values become their next revision."""
     if not len(bars):
@@ -194,7 +215,9 @@ def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Me
 
 
 def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
-    """Where the longest bucket begins that holds the last base frame before `at_us`, or `at_us` itself if earlier."""
-    longest_us = max(timeframe.us for timeframe in (universe.timeframe, *universe.higher_timeframes))
-    before = store.read_before(universe.ids, universe.timeframe, at_us, 1)
-    return (int(before.open_us[0]) if len(before) else at_us) // longest_us * longest_us
+    """Where a bucket of every timeframe begins that holds the last base frame before `at_us`, or, where there is none,
+    one that opens then. Its bars are those that close later."""
+    base = universe.timeframe
+    before = store.read_before(universe.ids, base, at_us, 1)
+    last_us = int(before.open_us[0]) if len(before) else at_us
+    return whole_us(last_us + base.us - 1, cycle_us((base, *universe.higher_timeframes)))

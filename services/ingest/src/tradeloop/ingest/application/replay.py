@@ -172,7 +172,8 @@ class _Window:
 def resumed(store: BarStore, universe: Universe, at_us: int) -> Resampler:
     """A resampler in the state that the stored base bars before `at_us` leave it in. Raises `BarStoreUnavailable`."""
     resampler = Resampler(universe)
-    bars = store.read(universe.ids, universe.timeframe, bucket_before(store, universe, at_us), at_us)
+    closed_us = bucket_before(store, universe, at_us)
+    bars = store.read(universe.ids, universe.timeframe, closed_us - universe.timeframe.us + 1, at_us)
     for frame in frames(universe.name, universe.timeframe, bars):
         resampler.feed(frame)
     return resampler

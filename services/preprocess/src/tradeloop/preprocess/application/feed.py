@@ -13,7 +13,7 @@ from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features import BarValues, FeatureSet, FeatureStream, Values, bars_with_history
-from tradeloop.common.market import Timeframe, Universe, from_us, to_us
+from tradeloop.common.market import Timeframe, Universe, bucket_us, from_us, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed
 from tradeloop.common.runtime.attempts import words
 from tradeloop.preprocess.ports import Sent
@@ -126,19 +126,19 @@ class Feed:
 
     def _follows(self, open_us: int, close_us: int) -> bool:
         """Whether the stream has taken all that precedes this base frame, and nothing else."""
-        if self._last is None or open_us < self._last[1]:
+        if self._last is None or open_us <= self._last[0]:
             return False
         last_open_us, last_close_us = self._last
-        if open_us > last_close_us:  # a gap in the market, or frames that this process did not see?
+        if open_us != last_close_us:  # a gap in the market, or frames that this process did not see?
             before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
             if not len(before) or before.open_us[0] != last_open_us:
                 return False
         # A bucket that closed since then holds the frame before, or this one: there were no others.
         closed_since = {
-            (timeframe, bucket_us)
+            (timeframe, start_us)
             for timeframe in self.feature_set.timeframes
-            for bucket_us in (last_open_us // timeframe.us * timeframe.us, open_us // timeframe.us * timeframe.us)
-            if last_close_us < bucket_us + timeframe.us <= close_us
+            for start_us in (bucket_us(us, self._base, timeframe) for us in (last_open_us, open_us))
+            if last_close_us < start_us + timeframe.us <= close_us
         }
         return self._higher == closed_since
 

@@ -8,10 +8,11 @@ Three tiers of PostgreSQL hold the same bars and answer the same queries; the hi
 
 The views are for dashboards and questions by hand; services read the table. `bars_current` holds each bar in its
 highest revision. `bars_5m` to `bars_1d` hold longer bars, one for each `base` (a shorter timeframe that is stored for
-the instrument); `bars` in them counts the bars of a bucket, which may be incomplete; a volume is NULL when one of
-them is. As plain views they are exact at any time. As continuous aggregates they are exact for what is newer than
-their last refresh and for what it covered: bars and revisions stored later for older times appear after the next two
-refreshes, 20 minutes at most, and until then the earlier values stand.
+the instrument, and divides them); a bar counts in the bucket in which it opens; `bars` in them counts the bars of a
+bucket, which may be incomplete; a volume is NULL when one of them is. As plain views they are exact at any time. As
+continuous aggregates they are exact for what is newer than their last refresh and for what it covered: bars and
+revisions stored later for older times appear after the next two refreshes, 20 minutes at most, and until then the
+earlier values stand.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _REFRESHED_US = 36_525 * _DAY_US
 """How far back a refresh looks for what changed. TimescaleDB's own "from the beginning" overflows on integers."""
 _REFRESH_EVERY = "10 minutes"
 _CURRENT = "bars_current"
-_LONGER = {f"bars_{timeframe}": timeframe for timeframe in Timeframe if timeframe is not Timeframe.M1}
+_LONGER = {f"bars_{longer}": longer for longer in map(Timeframe, ("5m", "15m", "1h", "4h", "1d"))}
 
 
 class StorageTier(StrEnum):
@@ -104,6 +105,12 @@ def _continuous_aggregates(connection: Connection) -> Collection[str]:
     return connection.scalars(text("SELECT view_name FROM timescaledb_information.continuous_aggregates")).all()
 
 
+def _of_whole_minutes(connection: Connection) -> bool:
+    """Whether the view of bars is from before there were bars of seconds, of which it would keep one a minute."""
+    found = "SELECT view_definition FROM timescaledb_information.continuous_aggregates WHERE view_name = :view"
+    return str(Timeframe.M1.us) in str(connection.scalar(text(found), {"view": _CURRENT}))
+
+
 def _compress(connection: Connection) -> None:
     run = connection.exec_driver_sql
     run(
@@ -136,12 +143,15 @@ def _create_views(connection: Connection) -> None:
 
 def _create_aggregates(connection: Connection) -> None:
     """Create them in two steps: one cannot take the highest revision of each bar and then sum the bars."""
+    kind = "VIEW"  # of a lower tier
     if _CURRENT in _continuous_aggregates(connection):
-        return
-    for view in (*_LONGER, _CURRENT):  # of a lower tier
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view}")
+        if not _of_whole_minutes(connection):
+            return
+        kind = "MATERIALIZED VIEW"
+    for view in (*_LONGER, _CURRENT):
+        connection.exec_driver_sql(f"DROP {kind} IF EXISTS {view}")
     values = ", ".join(f"last({name}, revision) AS {name}" for name in BAR_COLUMNS)
-    bucket = f"time_bucket({Timeframe.M1.us}::bigint, open_us) AS open_us"
+    bucket = f"time_bucket({Timeframe.S1.us}::bigint, open_us) AS open_us"
     bars = f"SELECT instrument, timeframe, {bucket}, {values}, max(revision) AS revision FROM bars GROUP BY 1, 2, 3"
     _aggregate(connection, _CURRENT, bars)
     connection.exec_driver_sql(f"ALTER MATERIALIZED VIEW {_CURRENT} SET (timescaledb.compress)")
@@ -172,7 +182,7 @@ def _aggregate(connection: Connection, view: str, query: str) -> None:
 
 
 def _longer_bars(timeframe: Timeframe, bucket: str, *, first: str, last: str) -> str:
-    bases = ", ".join(f"'{base}'" for base in Timeframe if base.us < timeframe.us)
+    bases = ", ".join(f"'{base}'" for base in Timeframe if base.us < timeframe.us and not timeframe.us % base.us)
     return (
         f"SELECT instrument, timeframe AS base, {bucket} AS open_us, {first} AS open, max(high) AS high, "
         f"min(low) AS low, {last} AS close, CASE WHEN count(volume) = count(*) THEN sum(volume) END AS volume, "

@@ -45,8 +45,10 @@ class Trial:
     def __init__(self, strategy: Strategy, limits: RiskLimits) -> None:
         self.strategy, self.limits = strategy, limits
         self.features = strategy.feature_set
-        shortest = min((t.seconds for t in self.features.timeframes), default=Timeframe.H4.seconds)
-        base = max((t for t in Timeframe if t.seconds < shortest), key=lambda t: t.seconds, default=None)
+        higher = [t.us for t in self.features.timeframes] or [Timeframe.H4.us]
+        # At least three bars to the shortest bucket: the first, the last, and one between.
+        fitting = [t for t in Timeframe if 3 * t.us <= min(higher) and not any(us % t.us for us in higher)]
+        base = max(fitting, key=lambda t: t.us, default=None)
         if base is None:
             raise self.broken(
                 f"has features on {self.features.timeframes[0]}, the shortest timeframe: leave their on(...) out"

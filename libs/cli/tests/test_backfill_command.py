@@ -1,0 +1,127 @@
+"""`tradeloop backfill` and `tradeloop instruments`: real processes against a fake venue, killed on the way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tradeloop.cli.main import main
+from tradeloop.cli.stored import stored_bars
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, to_us
+from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
+from tradeloop.ingest.contracts.fake_venue.faults import Faults
+from tradeloop.ingest.contracts.fake_venue.market import Market
+from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+
+NOW = datetime(2024, 1, 12, tzinfo=UTC)
+START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 10, tzinfo=UTC)
+
+
+def arguments(venue: FakeVenue, home: Path, *more: str) -> list[str]:
+    return [
+        *("backfill", "--source", "binance", "--instrument", "BTC/USDT", "--timeframe", "1m", "--url", venue.url),
+        *("--from", START.isoformat(), "--to", END.isoformat(), "--home", str(home), *more),
+    ]
+
+
+def stored(home: Path) -> BarArrays:
+    with closing(SqlBarStore(f"sqlite:///{home / 'bars.db'}", SystemClock())) as store:
+        return store.read(["binance:BTC/USDT"], Timeframe.M1, -EVER_US, EVER_US)
+
+
+def process(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tradeloop.cli.main", *command])
+
+
+def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = Faults(slow_s=0.15, page_limit=500)
+    with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), faults=faults) as venue:
+        command = arguments(venue, tmp_path)
+        for kill in (1500, 4000, 7000):
+            running = process(command)
+            deadline = time.monotonic() + 60
+            while venue.served["klines rows"] < kill and running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            running.send_signal(signal.SIGKILL)
+            assert running.wait() == -signal.SIGKILL
+        assert process(command).wait() == 0
+        truth = venue.market.bars("BTC/USDT", "1m", to_us(START), to_us(END)).series()
+        bars = stored(tmp_path)
+        for name in ("open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(bars, name)[:, 0], truth[name])
+        assert np.array_equal(bars.open_us, truth["open_us"])
+        # Each kill costs the page that was on its way, and the one that was stored and not yet recorded.
+        assert venue.served["klines rows"] <= len(truth["open_us"]) + 3 * 2 * 500 + 500
+        asked = venue.served["klines"]
+        assert main(command) == 0
+        assert venue.served["klines"] == asked, "a second run fetches again"
+        told = capsys.readouterr().out
+        assert "0 1m bars fetched in 0 pages" in told
+        assert "11,520 stored from 2024-01-02 00:00 to 2024-01-09 23:59 UTC, 0 gaps" in told
+
+
+def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:
+    command = ["backfill", "--source", "simulated", "--instrument", "BTC/USDT", "--timeframe", "1h"]
+    assert main([*command, "--from", "2024-01-01", "--to", "2024-02-01", "--home", str(tmp_path)]) == 0
+    [value] = stored_bars(["store:simulated:BTC/USDT@1h"], tmp_path)
+    name, _, path = value.partition("=")
+    assert name == "simulated:BTC/USDT"
+    bars, report = read_bars(path, Instrument(id=name))
+    assert (report.rows, report.timeframe, report.gaps) == (744, Timeframe.H1, 0)
+    with closing(SqlBarStore(f"sqlite:///{tmp_path / 'bars.db'}", SystemClock())) as store:
+        assert np.array_equal(store.read([name], Timeframe.H1, -EVER_US, EVER_US).close, bars.close)
+    assert stored_bars(["a.csv"], tmp_path) == ["a.csv"]
+    for wrong, told in (
+        ("store:BTC/USDT@1h", "give store:VENUE:SYMBOL@TIMEFRAME"),
+        ("store:simulated:BTC/USDT@7m", "there is no timeframe '7m'"),
+        ("store:simulated:BTC/USDT@5m", "holds no 5m bars"),
+    ):
+        with pytest.raises(UserError, match=told):
+            stored_bars([wrong], tmp_path)
+    with pytest.raises(UserError, match="holds no bars"):
+        stored_bars(["store:simulated:BTC/USDT@1h"], tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--source", "simulate"], "did you mean source simulated"),
+        (["--instrument", "BTC-USDT"], "did you mean BTC/USDT"),
+        (["--timeframe", "7m"], "--timeframe 7m: give one of"),
+        (["--from", "2200-01-01"], "give an earlier start"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    changed: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = {"--source": "simulated", "--instrument": "BTC/USDT", "--timeframe": "1h", "--from": "2024-01-01"}
+    command |= {changed[0]: changed[1]}
+    line = ["backfill", *(word for pair in command.items() for word in pair), "--home", str(tmp_path)]
+    assert main(line) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_terms_of_instruments_are_shown_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show = ["instruments", "show", "BTC/USDT", "ETH/USDT", "--source", "simulated"]
+    assert main(show) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("simulated:BTC/USDT  tick 0.01  lot 0.001")
+    for _ in range(2):
+        assert main([*show, "--json", "--home", str(tmp_path)]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-2])
+    assert (first["id"], first["tick_size"], len(first["versions"])) == ("simulated:BTC/USDT", 0.01, 1)

@@ -1,0 +1,118 @@
+"""The fetch of bars from a source into the store: page by page, and only what was not fetched before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import BAR_PRICES, Instrument, Series, Timeframe, align, from_us
+from tradeloop.ingest.application.backfill import write
+from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, SourceUnavailable, merged
+
+ATTEMPTS = 12
+"""So often in a row a source may be unavailable before a fetch is given up: some six minutes."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch is."""
+
+    at_us: int
+    """All bars that open before, and not before the start, are stored."""
+    bars: int = 0
+    """How many the last page brought."""
+    left_out: tuple[str, ...] = ()
+    """The bars of the last page that are no bars, each with the reason."""
+    waits_s: float = 0.0
+    """How long it now waits for the source."""
+    reason: str = ""
+
+
+def missing(spans: Iterable[FetchedSpan], start_us: int, end_us: int) -> list[tuple[int, int]]:
+    """The parts of `[start_us, end_us)` that no range covers, in order."""
+    parts, at_us = [], start_us
+    for span in merged(spans):
+        if span.start_us >= end_us:
+            break
+        if span.start_us > at_us:
+            parts.append((at_us, span.start_us))
+        at_us = max(at_us, span.end_us)
+    if at_us < end_us:
+        parts.append((at_us, end_us))
+    return parts
+
+
+def fetch(
+    source: MarketSource,
+    name: str,
+    store: BarStore,
+    fetched: Fetched,
+    instrument: Instrument,
+    timeframe: Timeframe,
+    start_us: int,
+    end_us: int,
+    wait: Callable[[float], object],
+) -> Iterator[Progress]:
+    """Fetch the closed bars that open in `[start_us, end_us)`; `name` says where from in the record.
+
+    A page is stored, then recorded: whoever is killed in between fetches that page again, and stores the same. A bar
+    that is none, such as one with a price of 0, is left out and counted: the rest of a venue's history is not to wait
+    for it. `wait` passes seconds. Raises `UserError`, `SourceUnavailable` after many attempts, and what stores raise.
+    """
+    if start_us >= (now_us := source.time_us()):
+        raise UserError(
+            f"{instrument.id}: the range begins at {from_us(start_us).isoformat()}, and at the source it is "
+            f"{from_us(now_us).isoformat(timespec='seconds')}: give an earlier start"
+        )
+    for first_us, last_us in missing(fetched.spans(name, instrument.id, timeframe), start_us, end_us):
+        at_us, failures = first_us, 0
+        while at_us < last_us:
+            try:
+                for page in source.history(instrument, timeframe, at_us, last_us):
+                    kept, left_out = sound(page.bars)
+                    if len(kept["open_us"]):
+                        write(store, timeframe, align((instrument.id,), timeframe, [kept]))
+                    span = FetchedSpan(at_us, page.until_us, len(left_out))
+                    fetched.add(name, instrument.id, timeframe, span)
+                    at_us, failures = page.until_us, 0
+                    yield Progress(at_us, len(kept["open_us"]), left_out)
+                break  # the rest has not closed yet
+            except SourceUnavailable as error:
+                failures += 1
+                if failures >= ATTEMPTS:
+                    raise
+                pause_s = min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
+                pause_s = max(pause_s, error.retry_after_s or 0.0)
+                yield Progress(at_us, waits_s=pause_s, reason=str(error))
+                wait(pause_s)
+
+
+def sound(bars: Series) -> tuple[Series, tuple[str, ...]]:
+    """The bars that are such, and a line for each one that is not. A volume that is not known is none."""
+    if "volume" in bars and np.isnan(bars["volume"]).all():
+        bars = {name: column for name, column in bars.items() if name != "volume"}
+    reasons: dict[int, str] = {}
+    for broken, what in _faults(bars):
+        for row in np.flatnonzero(broken).tolist():
+            values = {name: float(column[row]) for name, column in bars.items() if name != "open_us"}
+            reasons.setdefault(row, f"{from_us(int(bars['open_us'][row])).isoformat()}: {what.format(**values)}")
+    keep = np.ones(len(bars["open_us"]), dtype=np.bool_)
+    keep[list(reasons)] = False
+    return {name: column[keep] for name, column in bars.items()}, tuple(reasons[row] for row in sorted(reasons))
+
+
+def _faults(bars: Series) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    for name in BAR_PRICES:
+        yield ~(np.isfinite(bars[name]) & (bars[name] > 0)), f"{name} {{{name}}} is no price"
+    high, low = bars["high"], bars["low"]
+    yield high < low, "high {high} is below low {low}"
+    for name in ("open", "close"):
+        yield (bars[name] < low) | (bars[name] > high), f"{name} {{{name}}} lies outside [low {{low}}, high {{high}}]"
+    if "volume" in bars:
+        yield (bars["volume"] < 0) | np.isinf(bars["volume"]), "volume {volume} is no volume"

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.clock import ManualClock, SystemClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument, Series, Timeframe, to_us
+from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
+from tradeloop.ingest.adapters.simulated_source import SimulatedSource
+from tradeloop.ingest.adapters.sources import CcxtSection, Sources, open_source
+from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+from tradeloop.ingest.application.fetch import fetch, missing, sound
+from tradeloop.ingest.contracts import (
+    FETCHED_CHECKS,
+    MARKET_SOURCE_CHECKS,
+    MakeFetched,
+    MarketOnTrial,
+    check_fetched,
+    check_market_source,
+)
+from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
+from tradeloop.ingest.contracts.fake_venue.faults import Faults
+from tradeloop.ingest.contracts.fake_venue.market import Market
+from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+from tradeloop.ingest.ports import (
+    Connected,
+    Disconnected,
+    FetchedSpan,
+    Malformed,
+    MarketEvent,
+    MarketSource,
+    MarketStream,
+    Page,
+    SourceUnavailable,
+    StreamedBar,
+    StreamedBook,
+    StreamedTrade,
+)
+
+NOW = datetime(2024, 1, 4, 0, 0, 30, tzinfo=UTC)
+START = datetime(2024, 1, 2, tzinfo=UTC)
+FAST: Sources = {"binance": CcxtSection(requests_per_s=10_000)}
+FAULTS = {
+    "none": {},
+    "pages": {"page_limit": 7},
+    "storms": {"rate_limited": 0.3, "retry_after_s": 0.0},
+    "errors": {"server_errors": 0.3},
+    "garbled": {"garbled_answers": 0.3},
+    "no open bar": {"open_bar": False},
+    "repeated": {"repeated": 0.5},
+    "malformed": {"malformed": 0.0, "slow_s": 0.01},
+}
+
+
+@contextmanager
+def fake_venue(faults: Faults | None = None) -> Iterator[FakeVenue]:
+    with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), faults=faults) as venue:
+        yield venue
+
+
+def simulated() -> MarketOnTrial:
+    clock = ManualClock(NOW)
+
+    def truth(start_us: int, end_us: int) -> Series:
+        length_us = Timeframe.M1.us
+        open_us = np.arange(-(-start_us // length_us) * length_us, end_us, length_us)
+        return SimulatedMarket(3).bars("BTC/USDT", Timeframe.M1, open_us)
+
+    return MarketOnTrial(
+        open=lambda: SimulatedSource(clock, 3),
+        symbol="BTC/USDT",
+        timeframe=Timeframe.M1,
+        start_us=to_us(START),
+        end_us=to_us(START + timedelta(hours=30)),
+        truth=truth,
+        now_us=lambda: to_us(clock.now()),
+        advance=clock.advance,
+    )
+
+
+def ccxt(venue: FakeVenue, hours: int = 30) -> MarketOnTrial:
+    return MarketOnTrial(
+        open=lambda: open_source("binance", FAST, SystemClock(), url=venue.url),
+        symbol="BTC/USDT",
+        timeframe=Timeframe.M1,
+        start_us=to_us(START),
+        end_us=to_us(START + timedelta(hours=hours)),
+        truth=lambda start_us, end_us: venue.market.bars("BTC/USDT", "1m", start_us, end_us).series(),
+        now_us=venue.market.now_us,
+        advance=venue.advance,
+    )
+
+
+@pytest.mark.parametrize("check", MARKET_SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_the_simulated_source_keeps_the_contract(check: Callable[[MarketOnTrial], None]) -> None:
+    check(simulated())
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_ccxt_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float]) -> None:
+    with fake_venue() as venue:
+        venue.faults.change(**faults)
+        check_market_source(ccxt(venue, hours=2 if "page_limit" in faults else 30))
+
+
+def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:
+    """Events until there are enough of them; fails after a while."""
+    events: list[MarketEvent] = []
+    for _ in range(150):
+        events += stream.poll(0.1)
+        if enough(events):
+            return events
+    raise AssertionError(f"the stream did not bring what was awaited, but {events[-5:]}")
+
+
+def has(*kinds: type) -> Callable[[Sequence[MarketEvent]], bool]:
+    return lambda events: all(any(isinstance(event, kind) for event in events) for kind in kinds)
+
+
+@contextmanager
+def streaming(venue: FakeVenue) -> Iterator[MarketStream]:
+    with closing(open_source("binance", FAST, SystemClock(), url=venue.url)) as source:
+        instruments = source.instruments(["BTC/USDT", "ETH/USDT"])
+        stream = source.stream(instruments, Timeframe.M1, frozenset(["bars", "trades", "books"]))
+        with closing(stream):
+            polled(stream, has(Connected))
+            yield stream
+
+
+def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
+    with fake_venue() as venue, streaming(venue) as stream:
+        events: list[MarketEvent] = []
+        for _ in range(100):
+            venue.advance(5.0)
+            events += stream.poll(0.1)
+            kinds = {(type(one), getattr(one, "instrument", "")) for one in events}
+            if len(kinds) >= 6 and any(isinstance(one, StreamedBar) and one.closed for one in events):
+                break
+        for kind in (StreamedBar, StreamedTrade, StreamedBook):
+            for symbol in ("BTC/USDT", "ETH/USDT"):
+                assert (kind, f"binance:{symbol}") in kinds
+        truth = {trade.id: trade for trade in venue.market.trades("BTC/USDT", to_us(NOW), venue.market.now_us() + 1)}
+        trades = [one for one in events if isinstance(one, StreamedTrade) and one.instrument == "binance:BTC/USDT"]
+        for trade in trades:
+            other = truth[int(trade.id)]
+            assert (trade.price, trade.size, trade.side) == (other.price, other.size, "buy" if other.buy else "sell")
+        assert len({trade.id for trade in trades}) == len(trades) > 10
+
+
+def test_a_break_in_mid_frame_is_told_and_the_stream_comes_back() -> None:
+    with fake_venue() as venue, streaming(venue) as stream:
+        for _ in range(2):
+            venue.faults.disconnect()
+            events = polled(stream, has(Disconnected, Connected))
+            places = [type(one) for one in events if isinstance(one, (Connected, Disconnected))]
+            assert places.index(Disconnected) < len(places) - 1 - places[::-1].index(Connected)
+        venue.advance(5.0)
+        polled(stream, has(StreamedBar))
+
+
+def test_malformed_frames_are_told_and_the_others_come_all_the_same() -> None:
+    with fake_venue() as venue, streaming(venue) as stream:
+        venue.faults.change(malformed=0.5)
+        events: list[MarketEvent] = []
+        for _ in range(60):
+            venue.advance(1.0)
+            events += stream.poll(0.1)
+        broken = [one for one in events if isinstance(one, Malformed)]
+        assert broken
+        assert all("\n" not in one.reason for one in broken)
+        assert has(StreamedBar)(events)
+
+
+def test_wrong_credentials_and_a_missing_permission_are_said_in_one_line() -> None:
+    with fake_venue() as venue:
+        source = open_source("binance", FAST, SystemClock(), url=venue.url)
+        instrument = source.instruments(["BTC/USDT"])[0]
+        venue.faults.change(denied=True)
+        with pytest.raises((UserError, SourceUnavailable)) as raised:
+            list(source.history(instrument, Timeframe.M1, to_us(START), to_us(NOW)))
+        assert str(raised.value).startswith("binance ")
+        venue.faults.change(denied=False, maintenance=True)
+        with pytest.raises(SourceUnavailable):
+            list(source.history(instrument, Timeframe.M1, to_us(START), to_us(NOW)))
+
+
+def test_a_venue_that_is_away_is_unavailable() -> None:
+    source = open_source("binance", FAST, SystemClock(), url="http://127.0.0.1:9")
+    with pytest.raises(SourceUnavailable, match="binance does not answer"):
+        source.instruments(["BTC/USDT"])
+
+
+@pytest.fixture
+def make_fetched(tmp_path: Path) -> MakeFetched:
+    return lambda: SqlFetched(f"sqlite:///{tmp_path / 'bars.db'}", SystemClock())
+
+
+@pytest.mark.parametrize("check", FETCHED_CHECKS, ids=lambda check: check.__name__)
+def test_the_record_in_sqlite_keeps_the_contract(
+    check: Callable[[MakeFetched], None], make_fetched: MakeFetched
+) -> None:
+    check(make_fetched)
+    check_fetched(make_fetched)
+
+
+def test_what_is_missing_is_what_no_range_covers() -> None:
+    spans = [FetchedSpan(40, 50), FetchedSpan(10, 20), FetchedSpan(20, 30)]
+    assert missing(spans, 0, 60) == [(0, 10), (30, 40), (50, 60)]
+    assert missing(spans, 12, 28) == []
+    assert missing(spans, 15, 45) == [(30, 40)]
+    assert missing([], 5, 6) == [(5, 6)]
+    assert missing(spans, 5, 5) == []
+
+
+class Scripted:
+    """A source that gives the same pages to everybody, and is unavailable as often as it is told."""
+
+    venue = "x"
+
+    def __init__(self, bars: Series, page: int, failures: int = 0) -> None:
+        self._bars, self._page, self._failures = bars, page, failures
+        self.served = 0
+
+    def instruments(self, symbols: Sequence[str]) -> Sequence[Instrument]:
+        return [Instrument(id=f"x:{symbol}") for symbol in symbols]
+
+    def history(self, instrument: Instrument, timeframe: Timeframe, start_us: int, end_us: int) -> Iterator[Page]:
+        rows = np.flatnonzero((self._bars["open_us"] >= start_us) & (self._bars["open_us"] < end_us))
+        for at in range(0, len(rows), self._page):
+            if self._failures:
+                self._failures -= 1
+                raise SourceUnavailable("x is away", 7.0)
+            part = rows[at : at + self._page]
+            self.served += len(part)
+            last = at + self._page >= len(rows)
+            yield Page(
+                {name: column[part] for name, column in self._bars.items()},
+                end_us if last else int(self._bars["open_us"][part[-1]]) + timeframe.us,
+            )
+
+    def stream(self, instruments: object, timeframe: object, channels: object) -> MarketStream:
+        raise UserError("x has no stream")
+
+    def time_us(self) -> int:
+        return to_us(NOW)
+
+    def close(self) -> None: ...
+
+
+def minutes(count: int) -> dict[str, np.ndarray]:
+    price = np.linspace(10.0, 20.0, count)
+    return {
+        "open_us": to_us(START) + np.arange(count, dtype=np.int64) * Timeframe.M1.us,
+        **{name: price.copy() for name in ("open", "high", "low", "close", "volume")},
+    }
+
+
+def test_a_fetch_goes_on_where_it_ended_and_a_second_one_asks_for_nothing(make_fetched: MakeFetched) -> None:
+    source: Scripted = Scripted(minutes(100), 10, failures=3)
+    market: MarketSource = source
+    store, fetched, waited = MemoryBarStore(SystemClock()), make_fetched(), list[float]()
+    [instrument] = source.instruments(["A"])
+    span = to_us(START), to_us(START) + 100 * Timeframe.M1.us
+
+    def run() -> Iterator[object]:
+        return fetch(market, "x", store, fetched, instrument, Timeframe.M1, *span, waited.append)
+
+    first = run()
+    for _ in range(7):
+        next(first)
+    del first  # as if it were killed
+    assert waited == [7.0] * 3
+    assert source.served == 40
+    assert len(list(run())) == 6
+    assert source.served == 100
+    assert list(run()) == []
+    assert source.served == 100
+    assert np.array_equal(store.read(["x:A"], Timeframe.M1, *span).close[:, 0], minutes(100)["close"])
+
+
+def test_bars_that_are_none_are_left_out_and_named(make_fetched: MakeFetched) -> None:
+    bars = minutes(20)
+    bars["low"][3], bars["high"][5], bars["close"][7], bars["volume"][9], bars["volume"][11] = 0, 1, np.nan, -1, np.nan
+    source = Scripted(bars, 50)
+    store, fetched = MemoryBarStore(SystemClock()), make_fetched()
+    [instrument] = source.instruments(["A"])
+    span = to_us(START), to_us(START) + 20 * Timeframe.M1.us
+    [page] = fetch(source, "x", store, fetched, instrument, Timeframe.M1, *span, lambda _: None)
+    assert page.bars == 16
+    assert [line.split(": ")[1] for line in page.left_out] == [
+        "low 0.0 is no price",
+        "high 1.0 is below low 12.631578947368421",
+        "close nan is no price",
+        "volume -1.0 is no volume",
+    ]
+    assert list(fetched.spans("x", "x:A", Timeframe.M1)) == [FetchedSpan(*span, 4)]
+    assert len(store.read(["x:A"], Timeframe.M1, *span)) == 16
+    kept, none = sound({**minutes(2), "volume": np.full(2, np.nan)})
+    assert ("volume" in kept, none) == (False, ())
+
+
+def test_a_range_in_the_future_is_refused(make_fetched: MakeFetched) -> None:
+    source = Scripted(minutes(2), 50)
+    future = to_us(NOW) + 1
+    progress = fetch(
+        source, "x", MemoryBarStore(SystemClock()), make_fetched(), source.instruments(["A"])[0], Timeframe.M1,
+        future, future + 10, lambda _: None,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="give an earlier start"):
+        next(progress)
+
+
+def test_a_reader_that_is_too_slow_is_told() -> None:
+    from tradeloop.ingest.adapters.streaming import Session, ThreadedStream
+
+    began = threading.Event()
+
+    async def run(session: Session) -> None:
+        if not began.is_set():
+            began.set()
+            for _ in range(50):
+                session.emit(Malformed(0, "x"))
+        import asyncio
+
+        await asyncio.sleep(60)
+
+    stream = ThreadedStream("x", run, SystemClock(), capacity=10)
+    began.wait(10)
+    events = polled(stream, has(Disconnected))
+    assert len([one for one in events if isinstance(one, Malformed)]) == 9
+    [lost] = [one for one in events if isinstance(one, Disconnected)]
+    assert lost.reason == "too slow: 10 events waited to be read, and 41 more were left out"
+    stream.close()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.errors import UserError
+from tradeloop.ingest.adapters.simulated_source import SimulatedSource
+from tradeloop.ingest.adapters.sources import (
+    AlpacaSection,
+    CcxtSection,
+    Reference,
+    SimulatedSection,
+    load_sources,
+    open_source,
+)
+
+
+def written(folder: Path, content: str) -> Path:
+    path = folder / "sources.yaml"
+    path.write_text(content)
+    return path
+
+
+def test_a_file_has_a_section_for_each_venue(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "testnet: {exchange: binance, market: swap, url: 'http://127.0.0.1:1/'}\n"
+        "alpaca: {feed: sip, secret: {file: /run/secrets/alpaca}}\n"
+        "simulated:\n"
+        "play: {adapter: simulated, seed: 7}\n",
+    )
+    sources = load_sources(path)
+    assert sources["testnet"] == CcxtSection(exchange="binance", market="swap", url="http://127.0.0.1:1")
+    assert sources["alpaca"] == AlpacaSection(feed="sip", secret=Reference(file=Path("/run/secrets/alpaca")))
+    assert sources["simulated"] == SimulatedSection()
+    opened = open_source("play", sources, SystemClock())
+    assert isinstance(opened, SimulatedSource)
+    assert opened.venue == "play"
+    assert load_sources(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("binance: {adaptor: ccxt}", "binance.adaptor: Extra inputs are not permitted"),
+        ("binance: {adapter: cctx}", "binance: "),
+        ("binance: {url: 'http://me:secret@host'}", "a URL holds no credentials"),
+        ("binance: {url: 'host:80'}", "base URL"),
+        ("binance: {key: abc}", "binance.key"),
+        ("alpaca: {key: {env: A, file: b}}", "either env: VARIABLE or file: PATH"),
+        ("[]", "give a section for each venue"),
+        ("a: [", "no valid YAML"),
+        ("UPPER: {}", "UPPER"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, content: str, told: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(UserError) as raised:
+        load_sources(path)
+    line = str(raised.value)
+    assert line.startswith(f"{path}: ")
+    assert told in line
+    assert "\n" not in line
+    assert "secret@" not in line
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load_sources(tmp_path / "missing.yaml")
+
+
+def test_an_unknown_venue_names_those_like_it() -> None:
+    with pytest.raises(UserError, match="has no source binanc: did you mean source binance"):
+        open_source("binanc", {}, SystemClock())
+    with pytest.raises(UserError, match="did you mean source simulated"):
+        open_source("simulate", {}, SystemClock())
+
+
+def test_a_source_without_a_network_has_no_url() -> None:
+    with pytest.raises(UserError, match="has no network"):
+        open_source("simulated", {}, SystemClock(), url="http://127.0.0.1:1")
+
+
+def test_a_secret_is_read_from_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "abc")
+    (tmp_path / "key").write_text("def\n")
+    assert Reference(env="SOME_KEY").read("x").get_secret_value() == "abc"
+    secret = Reference(file=tmp_path / "key").read("x")
+    assert secret.get_secret_value() == "def"
+    assert "def" not in repr(secret)
+    with pytest.raises(UserError, match="x is missing: set the environment variable NO_SUCH_KEY"):
+        Reference(env="NO_SUCH_KEY").read("x")
+    with pytest.raises(UserError, match="cannot be read"):
+        Reference(file=tmp_path / "none").read("x")
