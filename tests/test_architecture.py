@@ -73,6 +73,7 @@ COMMON: dict[str, set[str]] = {
         "typeguard",
     },
     "features": {"talib"},
+    "market.calendars": {"exchange_calendars"},
     "model_store.mlflow": {"mlflow"},
     "model_store.onnx_policy": {"onnxruntime"},
     "portfolio": {"yaml"},

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from tradeloop.common.market import (
     to_us,
 )
 from tradeloop.common.messages import BarFrame
-from tradeloop.ingest.domain import Gate, Refused, Resampler, corrections, count_gaps, frames, together
+from tradeloop.ingest.domain import Gate, Refused, Resampler, corrections, frames, together
 
 MINUTE = Timeframe.M1.us
 HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15, Timeframe.M3)
@@ -167,52 +166,6 @@ def test_bars_of_two_blocks_do_not_overlap() -> None:
     gate.take(bars)
     with pytest.raises(Refused, match="comes before the 1m bar before it has closed"):
         gate.take({**bars, "open_us": bars["open_us"] + 20 * MINUTE - MINUTE // 2})
-
-
-# --- gaps -----------------------------------------------------------------------------------------
-
-
-def times(*stamps: str) -> NDArray[np.int64]:
-    return np.array([to_us(datetime.fromisoformat(stamp).replace(tzinfo=UTC)) for stamp in stamps], dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    ("timeframe", "stamps", "continuous", "weekdays", "sessions"),
-    [
-        pytest.param("1m", ("2022-01-05 10:00", "2022-01-05 10:01"), 0, 0, 0, id="none"),
-        pytest.param("1m", ("2022-01-05 10:00", "2022-01-05 10:02"), 1, 1, 1, id="one minute of a Wednesday"),
-        pytest.param("1m", ("2022-01-07 21:59", "2022-01-09 22:00"), 1, 0, 0, id="a weekend"),
-        pytest.param("1m", ("2022-01-07 21:30", "2022-01-09 22:30"), 1, 0, 0, id="early close, late open"),
-        pytest.param("1m", ("2022-01-07 20:59", "2022-01-09 21:00"), 1, 0, 0, id="a weekend in summer time"),
-        pytest.param("1m", ("2022-01-07 21:30", "2022-01-07 21:58"), 1, 1, 1, id="a hole in Friday night"),
-        pytest.param("1m", ("2022-01-09 22:00", "2022-01-09 22:05"), 1, 1, 1, id="a hole in Sunday night"),
-        pytest.param("1m", ("2022-01-07 21:58", "2022-01-07 22:00"), 1, 1, 1, id="just before the weekend"),
-        pytest.param("1m", ("2022-01-05 20:59", "2022-01-06 14:30"), 1, 1, 0, id="a night"),
-        pytest.param("1d", ("2022-01-07", "2022-01-10"), 1, 0, 0, id="Friday to Monday"),
-        pytest.param("1d", ("2022-01-04", "2022-01-06"), 1, 1, 0, id="no Wednesday"),
-        pytest.param("4h", ("1969-12-31 20:00", "1970-01-01 00:00"), 0, 0, 0, id="over the epoch"),
-    ],
-)
-def test_gaps_by_calendar(
-    timeframe: str, stamps: tuple[str, ...], continuous: int, weekdays: int, sessions: int
-) -> None:
-    found = {
-        calendar: count_gaps(times(*stamps), Timeframe(timeframe), Instrument(id="x:A", calendar=calendar))
-        for calendar in ("continuous", "weekdays", "sessions")
-    }
-    assert found == {"continuous": continuous, "weekdays": weekdays, "sessions": sessions}
-
-
-@given(st.sets(st.integers(0, 4 * 168 - 1), min_size=1))
-def test_weekday_gaps_by_the_definition(hours: set[int]) -> None:
-    open_hours = sorted(hours)
-    expected = 0
-    for left, right in pairwise(open_hours):
-        missing = range(left + 1, right)
-        weekend = any((hour - 46) % 168 < 48 for hour in missing)
-        expected += bool(missing) and not weekend
-    open_us = np.array(open_hours, dtype=np.int64) * Timeframe.H1.us
-    assert count_gaps(open_us, Timeframe.H1, Instrument(id="x:A", calendar="weekdays")) == expected
 
 
 # --- what the store holds otherwise ---------------------------------------------------------------

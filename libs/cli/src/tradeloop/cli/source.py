@@ -24,10 +24,11 @@ from tradeloop.common.market import (
     overlaps,
     resample,
 )
+from tradeloop.common.market.calendars import gaps
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
-from tradeloop.ingest.domain import count_gaps, together
+from tradeloop.ingest.domain import together
 from tradeloop.ingest.ports import FileReport
 
 _PACKAGE, _FILE = "gym-anytrading", "FOREX_EURUSD_1H_ASK.csv"
@@ -184,9 +185,9 @@ def _read(named: Sequence[NamedFile], name: str | None, strategy: Strategy) -> t
         symbol = one.name or (name if len(named) == 1 else one.symbol if name else None)
         id_ = _id(symbol) if symbol else f"file:{one.called}-{digest(part, report.timeframe)}"
         instrument = Instrument(id=id_, lot_size=1e-6, taker_bps=2.0, calendar=_calendar(part, report))
-        gaps = count_gaps(part.open_us, report.timeframe, instrument)
+        holes = len(gaps(part.open_us, report.timeframe, instrument.calendar))
         instruments.append(instrument)
-        parts.append((replace(part, instruments=(id_,)), replace(report, gaps=gaps)))
+        parts.append((replace(part, instruments=(id_,)), replace(report, gaps=holes)))
     paths = {instrument.id: one.path for instrument, one in zip(instruments, named, strict=True)}
     if len(paths) < len(named):
         raise UserError(f"{listed(str(one.path) for one in named)}: two of them hold the same bars: give each once")
@@ -331,12 +332,12 @@ def understood(source: Source) -> list[str]:
     columns: dict[str, list[str]] = {}
     for instrument in source.universe.instruments:
         report = source.reports[instrument.id]
-        gaps = f"{report.gaps:,} gap{'s' * (report.gaps != 1)}" if report.gaps else "no gaps"
+        holes = f"{report.gaps:,} gap{'s' * (report.gaps != 1)}" if report.gaps else "no gaps"
         file = report.path.removeprefix(f"{Path(report.path.partition('#')[0]).parent}/")
         lines.append(
             f"{file} is {instrument.id}: {report.rows:,} bars of {report.timeframe}, {report.first:%Y-%m-%d %H:%M} to "
             f"{report.last:%Y-%m-%d %H:%M} UTC; times: {report.time_format}, zone {report.zone}; "
-            f"calendar {instrument.calendar}, {gaps}"
+            f"calendar {instrument.calendar}, {holes}"
         )
         used = [field if name.lower() == field else f"{name} as {field}" for field, name in report.columns.items()]
         ignored = [name.strip() or "one without a name" for name in report.ignored]

@@ -1,4 +1,4 @@
-"""The data gate, gaps by calendar, and frames of bars: pure rules over arrays and messages."""
+"""The data gate, and frames of bars: pure rules over arrays and messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tradeloop.common.market import (
     EVER_US,
     Bar,
     BarArrays,
-    Instrument,
     Series,
     Timeframe,
     Universe,
@@ -27,11 +26,6 @@ from tradeloop.common.market import (
     to_us,
 )
 from tradeloop.common.messages import BarFrame
-
-_WEEK_US = 7 * Timeframe.D1.us
-_WEEKEND_US = 2 * Timeframe.D1.us
-_FIRST_WEEKEND_US = 46 * Timeframe.H1.us
-"""Friday 2 January 1970, 22:00 UTC, when the week of foreign exchange ends."""
 
 
 class Refused(Exception):
@@ -127,23 +121,6 @@ def _infer_timeframe(open_us: NDArray[np.int64]) -> Timeframe:
         if timeframe.us == common_us:
             return timeframe
     raise Refused(f"most rows are {timedelta(microseconds=common_us)} apart", f"give bars of {', '.join(Timeframe)}")
-
-
-def count_gaps(open_us: NDArray[np.int64], timeframe: Timeframe, instrument: Instrument) -> int:
-    """How many times a bar does not follow where the instrument's calendar expects one.
-
-    `continuous`: every bar is expected. `weekdays`: none from Friday 22:00 to Sunday 22:00 UTC, and what is
-    missing next to that, such as a Friday's early close, counts as part of it. `sessions`: when a session begins
-    and ends only the venue knows, so only what is missing between two bars of one UTC day counts.
-    """
-    missing_us, next_us = open_us[:-1] + timeframe.us, open_us[1:]
-    gaps = next_us > missing_us
-    if instrument.calendar == "weekdays":
-        since_friday = (missing_us - _FIRST_WEEKEND_US) % _WEEK_US
-        gaps &= (since_friday >= _WEEKEND_US) & (since_friday + (next_us - missing_us) <= _WEEK_US)
-    elif instrument.calendar == "sessions":
-        gaps &= open_us[:-1] // Timeframe.D1.us == next_us // Timeframe.D1.us
-    return int(gaps.sum())
 
 
 def together(timeframe: Timeframe, parts: Sequence[BarArrays]) -> BarArrays:

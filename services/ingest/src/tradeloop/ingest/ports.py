@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Series, Timeframe, Universe, align, joined
-from tradeloop.common.messages import BarFrame, Channel, LiveRequested
+from tradeloop.common.messages import BarFrame, LiveRequested
+from tradeloop.common.messages import Channel as Channel
 
 
 @dataclass(frozen=True, slots=True)

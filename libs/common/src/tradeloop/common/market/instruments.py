@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
 """`venue:symbol`, e.g. `binance:BTC/USDT`."""
@@ -57,8 +58,31 @@ class Timeframe(StrEnum):
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SECONDS = {timeframe: int(timeframe[:-1]) * _UNITS[timeframe[-1]] for timeframe in Timeframe}
 
-Calendar = Literal["continuous", "weekdays", "sessions"]
-"""When bars are due: always; Monday to Friday; or in sessions that only the venue knows."""
+_CALENDARS = ("continuous", "weekdays", "sessions", "fx")
+EXCHANGES = (
+    *("AIXK", "ASEX", "BVMF", "CMES", "IEPA", "XAMS", "XASX", "XBDA", "XBEL", "XBKK", "XBOG", "XBOM", "XBRA", "XBRU"),
+    *("XBSE", "XBUD", "XBUE", "XCBF", "XCSE", "XCYS", "XDUB", "XDUS", "XEEE", "XETR", "XEUR", "XFRA", "XHAM", "XHEL"),
+    *("XHKG", "XICE", "XIDX", "XIST", "XJSE", "XKAR", "XKLS", "XKRX", "XLIM", "XLIS", "XLIT", "XLJU", "XLON", "XLUX"),
+    *("XMAD", "XMEX", "XMIL", "XMOS", "XNYS", "XNZE", "XOSL", "XPAR", "XPHS", "XPRA", "XRIS", "XSAU", "XSES", "XSGO"),
+    *("XSHG", "XSTO", "XSTU", "XSWX", "XTAE", "XTAI", "XTAL", "XTKS", "XTSE", "XWAR", "XWBO", "XZAG"),
+)
+"""The exchanges of the package exchange_calendars. They stand here since every service reads calendars, and few have
+that package."""
+_ALSO = {"24/7": "continuous", "crypto": "continuous", "NYSE": "XNYS", "NASDAQ": "XNYS", "XNAS": "XNYS", "LSE": "XLON"}
+
+
+def known_calendar(name: str) -> str:
+    """The name, if it is one of a calendar. Raises `ValueError` with names like it."""
+    if name in _CALENDARS or name in EXCHANGES:
+        return name
+    like = _ALSO.get(name) or next(iter(get_close_matches(name.upper(), EXCHANGES, 1, 0.5)), "")
+    meant = f", did you mean {like}?" if like else ":"
+    raise ValueError(f"no calendar {name}{meant} there are {', '.join(_CALENDARS)} and exchanges by code, such as XNYS")
+
+
+Calendar = Annotated[str, AfterValidator(known_calendar)]
+"""When bars are due: always; Monday to Friday; in sessions that only the venue knows; in the week of foreign exchange;
+or in the sessions of an exchange, by its code, such as `XNYS`. What each means: `market.calendars.gaps`."""
 
 
 class Instrument(BaseModel):

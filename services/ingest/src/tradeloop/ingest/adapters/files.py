@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, EVER_US, BarArrays, Instrument, Series, Timeframe, from_us, joined
+from tradeloop.common.market.calendars import gaps
 from tradeloop.ingest.adapters.tables import BLOCK_BYTES, UNPACKED_BYTES, Columns, blocks, goes_on
-from tradeloop.ingest.domain import Gate, Refused, count_gaps
+from tradeloop.ingest.domain import Gate, Refused
 from tradeloop.ingest.ports import FileReport, whole
 
 _SYNONYMS: Mapping[str, frozenset[str]] = {
@@ -248,7 +249,8 @@ class _Reading:
             raise refused.among(numbers) from refused
         open_us = bars["open_us"].astype(np.int64)
         before = [self._last_us] if self._rows else []
-        self._gaps += count_gaps(np.append(np.array(before, np.int64), open_us), timeframe, self._instrument)
+        times_us = np.append(np.array(before, np.int64), open_us)
+        self._gaps += len(gaps(times_us, timeframe, self._instrument.calendar))
         if not self._rows:
             self._first_us = int(open_us[0])
         self._rows, self._last_us = self._rows + len(open_us), int(open_us[-1])

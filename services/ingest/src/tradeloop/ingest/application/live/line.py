@@ -13,12 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tradeloop.common.market import EVER_US, Bar, Instrument, Timeframe
+from tradeloop.ingest.application.live.due import is_due, is_known, next_due_us
 from tradeloop.ingest.ports import StreamedBar
-
-_WEEK_US = 7 * Timeframe.D1.us
-_WEEKEND_US = 2 * Timeframe.D1.us
-_FIRST_WEEKEND_US = 46 * Timeframe.H1.us
-"""Friday 2 January 1970, 22:00 UTC, when the week of foreign exchange ends."""
 
 _REMEMBERED = 8
 """Closed bars whose values are kept, to know what comes again."""
@@ -55,7 +51,7 @@ class Line:
         self, instrument: Instrument, timeframe: Timeframe, pace: Pace, start_us: int, phase_us: int, now_us: int
     ) -> None:
         """No bar that opens before `start_us` is asked for. Bars open `phase_us` after a multiple of their length."""
-        self.instrument, self._length_us, self._pace = instrument, timeframe.us, pace
+        self.instrument, self._timeframe, self._length_us, self._pace = instrument, timeframe, timeframe.us, pace
         self.settled_us = start_us
         """Every bar that opens before is known, or does not exist."""
         self.closed: dict[int, Bar] = {}
@@ -191,17 +187,13 @@ class Line:
 
     def _due(self, open_us: int) -> bool:
         """Whether a bar that opens then may be expected. When sessions are, only the venue knows."""
-        return self.instrument.calendar != "weekdays" or (open_us - _FIRST_WEEKEND_US) % _WEEK_US >= _WEEKEND_US
+        return is_due(self.instrument.calendar, self._timeframe, open_us)
 
     def _first_due_us(self) -> int | None:
         """The open of the first bar that is expected and not settled; None where the calendar cannot tell."""
-        if self.instrument.calendar == "sessions":
+        if not is_known(self.instrument.calendar):
             return None
-        open_us = self._on_grid(self.settled_us)
-        if not self._due(open_us):
-            week_us = (open_us - _FIRST_WEEKEND_US) // _WEEK_US * _WEEK_US + _FIRST_WEEKEND_US
-            open_us = self._on_grid(week_us + _WEEKEND_US)
-        return open_us
+        return next_due_us(self.instrument.calendar, self._timeframe, self._on_grid(self.settled_us))
 
     def _on_grid(self, time_us: int) -> int:
         """The first open of the grid from a time on."""

@@ -19,12 +19,15 @@ from tradeloop.common.market import (
     Timeframe,
     Universe,
     align,
+    bucket_us,
+    cycle_us,
     from_us,
     resample,
     to_us,
+    whole_us,
 )
 from tradeloop.common.messages import BarFrame
-from tradeloop.ingest.application.backfill import bucket_before, write
+from tradeloop.ingest.application.backfill import write
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
 from tradeloop.ingest.domain import Resampler, additions, corrections, frames
@@ -214,18 +217,25 @@ class Outlet:
         """Sum up the buckets anew that hold these base bars, as far as they are closed; gives those that went out."""
         newest_us = -1 if self.newest_us is None else self.newest_us
         last_us = max(opens[-1], newest_us)
-        longest_us = max((timeframe.us for timeframe in self._universe.higher_timeframes), default=0)
-        if not longest_us:
+        if not self._universe.higher_timeframes:
             return {}
+        cycle = cycle_us(self._universe.higher_timeframes)
         went_out: dict[tuple[Timeframe, int], None] = {}
-        start_us = bucket_before(self._store, self._universe, opens[0] + 1)
-        bars = self._store.read(self._universe.ids, self._base, start_us, opens[-1] + longest_us)
+        start_us = whole_us(opens[0] + self._base.us - 1, cycle) - self._base.us + 1
+        bars = self._store.read(self._universe.ids, self._base, start_us, opens[-1] + cycle)
+        touched = {
+            timeframe: {bucket_us(at_us, self._base, timeframe) for at_us in opens}
+            for timeframe in self._universe.higher_timeframes
+        }
         for timeframe in self._universe.higher_timeframes:
             summed = resample(bars, self._base, timeframe, last_us + self._base.us)
             write(self._store, timeframe, summed)
             for open_us in summed.open_us.tolist():
-                touched = any(open_us <= at_us + self._base.us - 1 < open_us + timeframe.us for at_us in opens)
-                if touched and open_us >= self.first_us and open_us + timeframe.us <= newest_us + self._base.us:
+                if (
+                    open_us in touched[timeframe]
+                    and open_us >= self.first_us
+                    and open_us + timeframe.us <= newest_us + self._base.us
+                ):
                     went_out[timeframe, open_us] = None
         return went_out
 

@@ -1,0 +1,165 @@
+"""When a market trades, and the gaps in a history of bars: places where its calendar expected bars and there are none.
+
+The hours of an exchange, with its holidays, early closes and breaks, are those of the package exchange_calendars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeloop.common.errors import UserError
+from tradeloop.common.market.instants import from_us, to_us
+from tradeloop.common.market.instruments import Calendar, Timeframe
+
+Ints = NDArray[np.int64]
+
+_WEEK_US = Timeframe.W1.us
+_WEEKEND_US = 2 * Timeframe.D1.us
+_FIRST_WEEKEND_US = 46 * Timeframe.H1.us
+"""Friday 2 January 1970, 22:00 UTC, when the week of foreign exchange ends in New York's winter."""
+_FX_ZONE, _FX_TURNS = "America/New_York", time(17)
+_FX_HOLIDAYS = ((12, 25), (1, 1))
+_FX_EDGE_US = Timeframe.H1.us
+"""How much of a week's first or last trading may be missing: feeds of foreign exchange begin late and end early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A place where bars were expected and there are none."""
+
+    start_us: int
+    """The open time of the first bar that is missing."""
+    end_us: int
+    """The open time of the next bar that is there."""
+    bars: int
+    """How many bars are missing."""
+
+
+def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
+    """The gaps between bars, which are in the order of time.
+
+    `continuous`: every bar is expected. `weekdays`: none from Friday 22:00 to Sunday 22:00 UTC, and what is missing
+    next to that, such as a Friday's early close, counts as part of it. `sessions`: when a session begins and ends only
+    the venue knows, so only what is missing between two bars of one UTC day counts. `fx`: bars are expected from Sunday
+    to Friday, 17:00 in New York, but for 25 December and 1 January, and for an hour next to where trading rests. The
+    name of an exchange, such as `XNYS`: a bar is expected wherever trading falls into it; a bar of a day or more where
+    the middle of a session does.
+
+    Raises `UserError` for bars from before or after the exchange's calendar is known.
+    """
+    missing_us, next_us = open_us[:-1] + timeframe.us, open_us[1:]
+    found = np.flatnonzero(next_us > missing_us)
+    missing_us, next_us = missing_us[found], next_us[found]
+    if not len(found):
+        return []
+    if calendar in ("continuous", "weekdays", "sessions"):
+        due = np.ones(len(found), np.bool_)
+        if calendar == "weekdays":
+            since_friday = (missing_us - _FIRST_WEEKEND_US) % _WEEK_US
+            due = (since_friday >= _WEEKEND_US) & (since_friday + (next_us - missing_us) <= _WEEK_US)
+        elif calendar == "sessions":
+            due = open_us[found] // Timeframe.D1.us == next_us // Timeframe.D1.us
+        counts = -(-(next_us - missing_us) // timeframe.us)
+    else:
+        trading = _Trading(calendar, int(open_us[0]), int(open_us[-1]) + timeframe.us, timeframe)
+        lost_us = trading.within(missing_us, next_us)
+        due = lost_us > 0
+        if calendar == "fx" and timeframe.us < Timeframe.D1.us:
+            due &= (lost_us > _FX_EDGE_US) | (lost_us == next_us - missing_us)
+        counts = np.zeros(len(found), np.int64)
+        for row in np.flatnonzero(due):
+            slots = np.arange(missing_us[row], next_us[row], timeframe.us)
+            counts[row] = (trading.within(slots, np.minimum(slots + timeframe.us, next_us[row])) > 0).sum()
+    columns = (missing_us[due].tolist(), next_us[due].tolist(), counts[due].tolist())
+    return [Gap(*row) for row in zip(*columns, strict=True)]
+
+
+class _Trading:
+    """The times at which a market trades, some years of them."""
+
+    def __init__(self, calendar: Calendar, start_us: int, end_us: int, timeframe: Timeframe) -> None:
+        if calendar != "fx":
+            _check_known(calendar, start_us, end_us)
+        first, last = from_us(start_us).year, from_us(end_us).year + 1
+        opens, closes = _sessions(calendar, first // 10 * 10, last // 10 * 10 + 9)
+        if timeframe.us >= Timeframe.D1.us:  # the day of a session is that in which most of it lies
+            opens = (opens + closes) // 2
+            closes = opens + 1
+        self._opens, self._lengths = opens, closes - opens
+        self._before = np.concatenate([[0], np.cumsum(self._lengths)])
+
+    def within(self, start_us: Ints, end_us: Ints) -> Ints:
+        """How much trading falls between two times, in microseconds; in sessions for bars of a day or more."""
+        return self._until(end_us) - self._until(start_us)
+
+    def _until(self, time_us: Ints) -> Ints:
+        at = np.maximum(np.searchsorted(self._opens, time_us, side="right") - 1, 0)
+        inside = np.clip(time_us - self._opens[at], 0, self._lengths[at])
+        return np.asarray(self._before[at] + inside, dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _sessions(calendar: Calendar, first_year: int, last_year: int) -> tuple[Ints, Ints]:
+    """When trading begins and ends, in the order of time, from some year to another."""
+    if calendar == "fx":
+        times = np.array(list(_fx_days(first_year, last_year)), dtype=np.int64)
+        return times[:, 0], times[:, 1]
+    return _exchange_sessions(calendar, first_year, last_year)
+
+
+def _fx_days(first_year: int, last_year: int) -> Iterator[tuple[int, int]]:
+    zone = ZoneInfo(_FX_ZONE)
+
+    def turn_us(day: date) -> int:
+        return to_us(datetime.combine(day, _FX_TURNS, zone).astimezone(UTC))
+
+    day = date(first_year, 1, 1)
+    while day.year <= last_year:
+        if day.weekday() < 5 and (day.month, day.day) not in _FX_HOLIDAYS:
+            yield turn_us(day - timedelta(days=1)), turn_us(day)
+        day += timedelta(days=1)
+
+
+@lru_cache(maxsize=64)
+def _known(calendar: Calendar) -> tuple[str, str]:
+    """The first and the last day of which an exchange's calendar is known."""
+    from exchange_calendars import get_calendar
+
+    default = get_calendar(calendar)
+    lower, upper = default.bound_min(), default.bound_max()
+    return (
+        "1900-01-01" if lower is None else f"{lower:%Y-%m-%d}",
+        "2199-12-31" if upper is None else f"{upper:%Y-%m-%d}",
+    )
+
+
+def _check_known(calendar: Calendar, start_us: int, end_us: int) -> None:
+    first, last = _known(calendar)
+    start, end = from_us(start_us), from_us(end_us)
+    if f"{start + Timeframe.D1.delta:%Y-%m-%d}" < first or f"{end - Timeframe.D1.delta:%Y-%m-%d}" > last:
+        raise UserError(
+            f"calendar {calendar} is known from {first} to {last}, and the bars are from {start:%Y-%m-%d} to "
+            f"{end:%Y-%m-%d}: give the calendar sessions, or other bars"
+        )
+
+
+def _exchange_sessions(calendar: Calendar, first_year: int, last_year: int) -> tuple[Ints, Ints]:
+    from exchange_calendars import get_calendar  # it brings pandas, and takes a second
+
+    bounds = f"{first_year:04}-01-01", f"{last_year:04}-12-31"
+    known = _known(calendar)
+    start, end = (min(max(bound, known[0]), known[1]) for bound in bounds)
+    schedule = get_calendar(calendar, start=start, end=end).schedule
+    edges = [schedule[name].to_numpy(dtype="datetime64[us]") for name in ("open", "break_start", "break_end", "close")]
+    opens, breaks, goes_on, closes = edges
+    halved = ~np.isnat(breaks)
+    begins = np.sort(np.concatenate([opens, goes_on[halved]])).astype(np.int64)
+    ends = np.sort(np.concatenate([closes, breaks[halved]])).astype(np.int64)
+    return begins, ends
