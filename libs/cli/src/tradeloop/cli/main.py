@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tradeloop.cli.commands import book, db, dlq, fetch, models, portfolio, strategy, topics
+from tradeloop.cli.commands import book, db, dlq, fetch, ingest, models, portfolio, strategy, topics
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
@@ -36,6 +36,7 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
+app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 app.command("backfill")(fetch.backfill)
 app.add_typer(fetch.instruments, name="instruments")

@@ -36,6 +36,8 @@ class Deployment:
     """Feast's registry section."""
     feature_online_store: Mapping[str, Any] | None = field(default=None, repr=False)
     """Feast's online_store section."""
+    sources: Path | None = None
+    """The YAML file of the sources of market data."""
     portfolio_folder: Path | None = None
     portfolios: tuple[Portfolio, ...] | None = None
     kafka: Mapping[str, str] = field(default_factory=dict)

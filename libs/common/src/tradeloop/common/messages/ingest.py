@@ -54,7 +54,7 @@ class LiveRequested(UniverseRequest):
 
 
 class LiveReported(UniverseRequest):
-    """What became of a request for a live feed."""
+    """The outcome of a request for a live feed."""
 
     state: Literal["started", "stopped", "failed"]
     reason: str = ""

@@ -16,6 +16,8 @@ from tradeloop.common.market import EVER_US, Bar, Instrument, Timeframe
 from tradeloop.ingest.application.live.due import is_due, is_known, next_due_us
 from tradeloop.ingest.ports import StreamedBar
 
+_SILENT = 16
+"""After so many bars that were told of once a stream is taken for one that does not tell how they grow."""
 _REMEMBERED = 8
 """Closed bars whose values are kept, to know what comes again."""
 _INTERRUPTIONS = 5
@@ -74,8 +76,8 @@ class Line:
         """When the hole last got smaller, or the stream changed; and when the hole began."""
         self._heard_us: int | None = None
         """When the stream last spoke of a bar."""
-        self._grows = False
-        """Whether the stream tells of bars as they grow."""
+        self._silent = 0
+        """How many bars in a row the stream told of once, rightly, and not while they grew."""
         self._asked = False
         """Whether the history was asked since the stream began."""
 
@@ -91,7 +93,7 @@ class Line:
         # A stream that comes and goes all the time does not hold frames up for ever.
         self._moved_us = max(self._moved_us, min(now_us, self._broke_us + _INTERRUPTIONS * self._pace.fill_us))
         self._hole_us = max(self._hole_us, now_us - self._length_us + 1)
-        self._asked, self._heard_us = False, None
+        self._asked, self._heard_us = False, now_us
 
     def take(self, bar: StreamedBar, now_us: int, heard_us: int) -> bool:
         """Take in what the stream said, which came at `heard_us`. Returns whether it can be a bar at all."""
@@ -106,7 +108,8 @@ class Line:
                 self.recheck_us = min(EVER_US if self.recheck_us is None else self.recheck_us, open_us)
             return True
         before = self._growing.get(open_us)
-        self._grows = self._grows or (before is not None and before.closed is not True)
+        if bar.closed is not True:
+            self._silent = 0
         if before is not None and before.closed:
             if _values(before) != _values(bar):
                 self._doubt(close_us)  # it was closed, and still it changes
@@ -132,6 +135,7 @@ class Line:
         for open_us, bar in sorted(bars.items()):
             if self.settled_us <= open_us < until_us:
                 streamed = self._growing.get(open_us)
+                self._silent += streamed is not None and streamed.closed is True and _values(streamed) == _of(bar)
                 self.disagreed += streamed is not None and streamed.closed is True and _values(streamed) != _of(bar)
                 self.filled += streamed is None
                 self._phase_us = open_us % self._length_us
@@ -235,7 +239,8 @@ class Line:
 
     def _notice_stall(self, close_us: int, heard_us: int) -> None:
         before_us, self._heard_us = self._heard_us, heard_us
-        if before_us is not None and self._grows and heard_us - before_us > self._pace.stall_us:
+        # A stream that tells of bars only when they close is silent in between, and says nothing by that.
+        if before_us is not None and self._silent < _SILENT and heard_us - before_us > self._pace.stall_us:
             self._doubt(close_us)
 
     def _doubt(self, until_us: int) -> None:
