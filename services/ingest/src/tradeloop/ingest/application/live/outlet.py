@@ -157,8 +157,8 @@ class Outlet:
         self._resampler, self._ready = resampler, []
         return True
 
-    def correct(self) -> bool:
-        """Store what was wrong or late, and make the revisions due. Whether there were any. May raise `Unavailable`."""
+    def correct(self) -> int:
+        """Store what was wrong or late, and make the revisions due; how many. May raise `Unavailable`."""
         if self._wrong:
             opens = sorted({open_us for bars in self._wrong.values() for open_us in bars})
             write(self._store, self._base, arrays(tuple(self._wrong), self._base, self._wrong))
@@ -167,7 +167,7 @@ class Outlet:
             self._wrong = {}
             self._resampler = None  # it has summed up what was wrong
         if not self._revise:
-            return False
+            return 0
         due = []
         for timeframe, open_us in sorted(self._revise, key=lambda key: (key[1] + key[0].us, key[0].us)):
             frame = self._stored(timeframe, open_us, open_us + 1).get(open_us)
@@ -178,7 +178,7 @@ class Outlet:
         for frame in due:
             self._revisions[frame.timeframe, to_us(frame.open_time)] = frame.revision
         self._revise = {}
-        return True
+        return len(due)
 
     def send(self) -> Iterator[BarFrame]:
         """Publish what is stored. What is not consumed comes again."""

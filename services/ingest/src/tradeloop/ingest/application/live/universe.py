@@ -121,7 +121,7 @@ class LiveUniverse:
             return
         assembler = self._assembler or self._begin()
         heard = self._hear(assembler)
-        self._outlet.correct()
+        self._count("frame_revised", self._outlet.correct())
         sent = self._release(assembler)
         self._ask(assembler)
         self._watch(assembler)
@@ -305,7 +305,7 @@ class LiveUniverse:
         if assembler.late:
             self._outlet.late(assembler.late)
             assembler.late.clear()
-            self._outlet.correct()
+            self._count("frame_revised", self._outlet.correct())
         now = {venue: self._now_us(venue) for venue in self._streams}
         while self._outlet.room(_FRAMES_AT_ONCE):
             ready = assembler.release(now)
