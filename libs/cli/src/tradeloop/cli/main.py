@@ -129,6 +129,14 @@ def demo(
         ),
     ] = None,
     promote: Promote = False,
+    live_source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Trade live from a source in the place of files: `simulated`, a market of the seed without a network, "
+            "whose history is learnt from, and whose minutes then close ten times a second.",
+        ),
+    ] = None,
 ) -> None:
     """Train on the first part of the bars, trade the rest live through all five services, and report.
 
@@ -141,7 +149,7 @@ def demo(
 
     bars = stored_bars(bars, home or DEFAULT_HOME)
     inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
-    run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
+    run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
 @app.command()

@@ -47,7 +47,14 @@ _POLICY = RunPolicy(attempts=2, retry_delay_s=0.05)
 class EmbeddedStack:
     """The five services. Use `embedded(...)`, which also takes them down."""
 
-    def __init__(self, home: Path, portfolios: Sequence[Portfolio], clock: Clock, ledger: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        portfolios: Sequence[Portfolio],
+        clock: Clock,
+        ledger: Path | None = None,
+        sources: Path | None = None,
+    ) -> None:
         self.bus = MemoryBus(max_message_bytes=16_000_000, hands_over=True)
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
@@ -57,6 +64,7 @@ class EmbeddedStack:
             mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
             feature_root=home / "features",
             portfolios=tuple(portfolios),
+            sources=sources,
         )
         told = deployment.settings
         self._stop = threading.Event()
@@ -156,13 +164,18 @@ class EmbeddedStack:
 
 @contextmanager
 def embedded(
-    home: Path, portfolios: Sequence[Portfolio], clock: Clock | None = None, ledger: Path | None = None
+    home: Path,
+    portfolios: Sequence[Portfolio],
+    clock: Clock | None = None,
+    ledger: Path | None = None,
+    sources: Path | None = None,
 ) -> Iterator[EmbeddedStack]:
     """Start the stack in a folder, and take it down in the end, whatever happens.
 
     `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
+    `sources` is the file of the sources of live feeds.
     """
-    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger)
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, sources)
     try:
         yield stack
     finally:
