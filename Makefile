@@ -22,11 +22,12 @@ unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: sync ## Train, trade and report in one process: BARS= STRATEGY= OUT=demo SEED= STEPS=
+demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OUT=demo SEED= STEPS=
 	@set -- --out "$${OUT:-demo}"; \
 	[ -z "$$BARS" ] || set -- "$$@" --bars "$$BARS"; \
 	[ -z "$$STRATEGY" ] || set -- "$$@" --strategy "$$STRATEGY"; \
 	[ -z "$$SEED" ] || set -- "$$@" --seed "$$SEED"; \
+	[ -z "$$SOURCE" ] || set -- "$$@" --source "$$SOURCE"; \
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 

@@ -52,7 +52,7 @@ LOADED = {
     "ingest.domain": INNER,
     "ingest.ports": INNER,
     "ingest.contracts": INNER | {"aiohttp", "msgpack"},
-    "ingest.application": INNER | {"structlog"},
+    "ingest.application": INNER | {"exchange_calendars", "structlog"},
     "preprocess.ports": INNER,
     "preprocess.application": INNER | {"structlog", "talib"},
     "training.domain": INNER | {"numba", "talib", "yaml"},

@@ -25,7 +25,14 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message, ReplayRequested
+from tradeloop.common.messages import (
+    BackfillCompleted,
+    BackfillRequested,
+    BarFrame,
+    LiveRequested,
+    Message,
+    ReplayRequested,
+)
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, topic_of
 from tradeloop.common.runtime.headers import ERROR
 from tradeloop.common.runtime.policy import RunPolicy
@@ -509,6 +516,15 @@ class Seen:
 
     def marks(self, universe: Universe) -> Silence:
         return Silence()
+
+    def recent(self, universe: Universe, base_frames: int) -> Sequence[BarFrame]:
+        return ()
+
+    def revision(self, universe: Universe, timeframe: Timeframe, open_us: int) -> int:
+        return -1
+
+    def live_requests(self, owns: Callable[[str], bool]) -> Sequence[tuple[LiveRequested, LogPosition]]:
+        return ()
 
 
 def test_a_replay_goes_on_behind_what_it_published_before_a_crash(make: Callable[..., Stand]) -> None:

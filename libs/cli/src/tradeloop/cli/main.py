@@ -21,6 +21,7 @@ from tradeloop.cli.commands import (
     dlq,
     features,
     fetch,
+    ingest,
     inspect,
     models,
     online,
@@ -56,6 +57,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
+app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 app.command("backfill")(fetch.backfill)
@@ -152,6 +154,14 @@ def demo(
         ),
     ] = None,
     promote: Promote = False,
+    live_source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Trade live from a source in the place of files: `simulated`, a market of the seed without a network, "
+            "whose history is learnt from, and whose minutes then close ten times a second.",
+        ),
+    ] = None,
 ) -> None:
     """Train on the first part of the bars, trade the rest live through all five services, and report.
 
@@ -164,7 +174,7 @@ def demo(
 
     bars = stored_bars(bars, home or DEFAULT_HOME)
     inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
-    run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote)
+    run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
 @app.command()

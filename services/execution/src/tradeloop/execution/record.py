@@ -38,6 +38,8 @@ class BookRecord:
     quarantine: Quarantine | None = None
     live: bool = False
     """Whether the last frame was a live one, so that its decision has a deadline."""
+    catches_up: bool = False
+    """Whether it filled a hole, so that nothing is decided on it any more."""
     left_out_us: int = -1
     """Close of the last frame that was left out, since it could not be booked; -1 for none."""
 

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.runtime.health import HttpSettings
 from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.ingest.application.live import LivePolicy
 
 
 class Settings(EnvironmentSettings):
@@ -25,6 +26,8 @@ class Settings(EnvironmentSettings):
     """A file with fewer bars is refused."""
     file_root: Path = Path("/")
     """The folder that files of bars must lie under, links followed."""
+    live: LivePolicy = LivePolicy()
+    """How patient live feeds are, such as `INGEST_LIVE__GRACE_S`."""
     chunk_frames: int = Field(default=64, ge=1)
     """How many base frames a replay publishes at once."""
     sources: Path | None = None

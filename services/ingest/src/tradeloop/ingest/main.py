@@ -14,6 +14,7 @@ from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
+from tradeloop.ingest.adapters.sources import load_sources, open_source
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
@@ -28,6 +29,8 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
         clock,
         chunk_frames=settings.chunk_frames,
         window_frames=settings.window_frames,
+        open_source=partial(open_source, sources=load_sources(settings.sources), clock=clock),
+        live=settings.live,
     )
 
 

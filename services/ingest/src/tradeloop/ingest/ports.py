@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Series, Timeframe, Universe, align, joined
-from tradeloop.common.messages import BarFrame
+from tradeloop.common.messages import BarFrame, LiveRequested
+from tradeloop.common.messages import Channel as Channel
 from tradeloop.common.messages.ingest import Reading
 
 
@@ -85,10 +86,6 @@ class SourceUnavailable(Unavailable):
         super().__init__(why)
         self.retry_after_s = retry_after_s
         """How long the source asks to be left alone; None where it does not say."""
-
-
-Channel = Literal["bars", "trades", "books", "news"]
-"""The kinds of live data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +283,21 @@ class Published(Protocol):
 
     def marks(self, universe: Universe) -> Marks:
         """The marks that come from now on. May raise `Unavailable`."""
+        ...
+
+    def recent(self, universe: Universe, base_frames: int) -> Sequence[BarFrame]:
+        """The newest live frames of a universe in order, as many base frames as there are among them at most.
+
+        May raise `Unavailable`.
+        """
+        ...
+
+    def revision(self, universe: Universe, timeframe: Timeframe, open_us: int) -> int:
+        """The revision in which a frame went out last; -1 where it did not. May raise `Unavailable`."""
+        ...
+
+    def live_requests(self, owns: Callable[[str], bool]) -> Sequence[tuple[LiveRequested, LogPosition]]:
+        """The newest request for a live feed of each universe that is owned. May raise `Unavailable`."""
         ...
 
 

@@ -14,6 +14,7 @@ from tradeloop.common.clock import Clock, SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import (
     BackfillRequested,
+    LiveRequested,
     Message,
     PreprocessRequested,
     ReplayRequested,
@@ -26,7 +27,7 @@ from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.readback import Messages, Tail, all_messages, backwards, decoded
 
 M = TypeVar("M", bound=Message)
-Request = BackfillRequested | PreprocessRequested | TrainingRequested | ReplayRequested
+Request = BackfillRequested | LiveRequested | PreprocessRequested | TrainingRequested | ReplayRequested
 OnProgress = Callable[[TrainingProgressed], None]
 Say = Callable[[str], None]
 """Shows the user one line."""

@@ -38,6 +38,8 @@ class Deployment:
     """Feast's online_store section."""
     features: str | None = None
     """Where decisions take features from: `topic` or `online`."""
+    sources: Path | None = None
+    """The YAML file of the sources of market data."""
     portfolio_folder: Path | None = None
     portfolios: tuple[Portfolio, ...] | None = None
     kafka: Mapping[str, str] = field(default_factory=dict)

@@ -54,6 +54,7 @@ class EmbeddedStack:
         clock: Clock,
         ledger: Path | None = None,
         features: str = "topic",
+        sources: Path | None = None,
     ) -> None:
         self.bus = MemoryBus(max_message_bytes=16_000_000, hands_over=True)
         self.home = home
@@ -65,6 +66,7 @@ class EmbeddedStack:
             feature_root=home / "features",
             features=features,
             portfolios=tuple(portfolios),
+            sources=sources,
         )
         told = deployment.settings
         self._stop = threading.Event()
@@ -169,13 +171,14 @@ def embedded(
     clock: Clock | None = None,
     ledger: Path | None = None,
     features: str = "topic",
+    sources: Path | None = None,
 ) -> Iterator[EmbeddedStack]:
     """Start the stack in a folder, and take it down in the end, whatever happens.
 
     `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
-    `features` is where decisions take features from.
+    `features` is where decisions take features from, `sources` the file of the sources of live feeds.
     """
-    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, features)
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, features, sources)
     try:
         yield stack
     finally:

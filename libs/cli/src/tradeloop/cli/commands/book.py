@@ -56,13 +56,17 @@ def release(name: Name, reason: Reason, bootstrap_servers: Servers = None) -> No
 
 
 def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
-    """Show how far each portfolio is and what the services gave up on. Exit 1 when anything stands still."""
+    """Show portfolios, live feeds and what the services gave up on. Exit 1 when anything stands still."""
     from tradeloop.cli.client.books import book_states
     from tradeloop.cli.client.client import count_dead_letters
+    from tradeloop.cli.client.feeds import feed_states
     from tradeloop.cli.client.settings import kafka_bus
+    from tradeloop.common.clock import SystemClock
 
     with kafka_bus(bootstrap_servers) as bus:
-        books, letters = book_states(bus), count_dead_letters(bus)
+        books, letters, feeds = book_states(bus), count_dead_letters(bus), feed_states(bus, SystemClock())
+    for feed in feeds:
+        typer.echo(json.dumps(feed.described) if as_json else feed.words)
     for book in books.values():
         typer.echo(json.dumps(_described(book)) if as_json else _line(book))
     if as_json:
@@ -71,7 +75,7 @@ def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
         if not books:
             typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
         typer.echo(f"{letters} dead letters{': see `tradeloop dlq list`' if letters else ''}")
-    if any(book.quarantine is not None for book in books.values()):
+    if any(book.quarantine is not None for book in books.values()) or any(feed.stands_still for feed in feeds):
         raise typer.Exit(1)
 
 

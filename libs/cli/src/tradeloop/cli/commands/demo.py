@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tradeloop.cli.client.client import Failed
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
+from tradeloop.cli.commands.simulated import NAMES, Simulated, simulated, trade_live
 from tradeloop.cli.commands.train import in_order, prepare, train
 from tradeloop.cli.homes import check_home, remember
 from tradeloop.cli.inputs import Inputs
@@ -28,7 +29,9 @@ from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.cli.report.transitions import rows_of
 from tradeloop.cli.source import Source, split
 from tradeloop.common.arrays import Floats
+from tradeloop.common.clock import SystemClock
 from tradeloop.common.contracts.strategy import check_strategy
+from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
@@ -56,32 +59,53 @@ _GROUNDS = ("features", "action")
 
 
 def run_demo(
-    inputs: Inputs, out: Path, seeds: Sequence[int], steps: int, kept: Path | None, promote: bool = False
+    inputs: Inputs,
+    out: Path,
+    seeds: Sequence[int],
+    steps: int,
+    kept: Path | None,
+    promote: bool = False,
+    live_source: str | None = None,
 ) -> None:
     """Train, trade, check and report; see `tradeloop demo --help`. `kept` is the home that is kept, if any.
+
+    `live_source` names a source that is traded live, in the place of a replay of files.
 
     Raises `UserError` for wrong input, `ParityBroken` when parity does not hold.
     """
     started = time.monotonic()
     quiet_logs()
     stages = Stages()
+    if live_source not in (None, *NAMES):
+        raise UserError(f"--source {live_source}: a demo can trade live from {', '.join(NAMES)}")
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
         temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
         # Before it is made: Ctrl-C may come between the making of a folder and whatever follows.
         resources.callback(shutil.rmtree, temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
+        market = None
+        if live_source is not None:
+            market = simulated(inputs, temporary, SystemClock(), seeds[0])
+            inputs = market.inputs
         strategy, source = inputs.open(stages, "Reading bars")
+        if market is not None:
+            source = market.known(source)
         with stages.stage("Checking the strategy"):
-            markets = learnt(source, split(source, strategy), strategy)
+            train_bars = split(source, strategy) if market is None else market.bars
+            markets = learnt(source, train_bars, strategy)
             stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
         home = kept or temporary
         check_home(home, source)
         with stages.stage("Starting the five services"):
             # A book starts from nothing in each demo, whatever the home remembers of an earlier one.
             ledger = temporary / "ledger.db"
-            stack = resources.enter_context(embedded(home, [_portfolio(source, strategy)], ledger=ledger))
-        demo = _Demo(stack, stages, markets, strategy, steps, promote)
+            clock = None if market is None else market.clock
+            sources = None if market is None else market.sources(temporary)
+            stack = resources.enter_context(
+                embedded(home, [_portfolio(source, strategy)], clock, ledger=ledger, sources=sources)
+            )
+        demo = _Demo(stack, stages, markets, strategy, steps, promote, market)
         registered = demo.train(seeds)
         run, results, summary = demo.trade(registered)
         with stages.stage("Writing the report"):
@@ -108,7 +132,9 @@ class _Demo:
         strategy: Strategy,
         steps: int,
         promote: bool,
+        market: Simulated | None,
     ) -> None:
+        self._market = market
         source, train_bars = markets[0].source, markets[0].bars
         self._stack, self._stages, self._source, self._strategy = stack, stages, source, strategy
         self._markets, self._train_bars, self._steps, self._promote = markets, train_bars, steps, promote
@@ -140,7 +166,10 @@ class _Demo:
         )
         with self._stages.stage("Trading through five services", total) as report:
             before, began = stack.events, time.monotonic()
-            stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
+            if self._market is None:
+                stack.replay(replay, lambda: report(stack.count(SignalGenerated)))
+            else:
+                trade_live(stack, self._market, source, self._traded, report)
             events_per_s = (stack.events - before) / (time.monotonic() - began)
         read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)

@@ -144,7 +144,7 @@ def _fetched(
 ) -> None:
     """Fetch one instrument, and say what came of it."""
     from tradeloop.common.market import from_us
-    from tradeloop.common.market.calendars import gaps as gaps_of
+    from tradeloop.common.market.calendars import gaps as gaps_in
     from tradeloop.ingest.application.fetch import fetch
 
     bars, pages, left_out = 0, 0, list[str]()
@@ -165,7 +165,7 @@ def _fetched(
     if not len(stored):
         typer.echo(f"{instrument.id}: no bars are stored in this range: the venue has none")
         return
-    gaps = len(gaps_of(stored.open_us, timeframe, instrument.calendar))
+    gaps = len(gaps_in(stored.open_us, timeframe, instrument.calendar))
     first, last = (f"{from_us(us):%Y-%m-%d %H:%M}" for us in (stored.open_us[0], stored.open_us[-1]))
     before = sum(span.left_out for span in fetched.spans(name, instrument.id, timeframe))
     told = f", {before:,} were left out so far" if before else ""

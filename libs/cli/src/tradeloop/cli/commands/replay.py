@@ -66,7 +66,7 @@ def run_replay(
         raise UserError(f"--speed {speed:g}: give a positive number, such as 60 for an hour a minute")
     if prefix is not None and file is not None:
         raise UserError("--bars loads into the running stack, which a replay with --prefix leaves alone: do it before")
-    portfolios = _chosen(portfolio_file, universe, folder)
+    portfolios = chosen(portfolio_file, universe, folder)
     with running(stages.say) as stack:
         if file is not None:
             with stages.stage("Loading bars"):
@@ -84,7 +84,7 @@ def run_replay(
         raise typer.Exit(1)
 
 
-def _chosen(file: Path | None, universe: str | None, folder: Path | None) -> tuple[Portfolio, ...]:
+def chosen(file: Path | None, universe: str | None, folder: Path | None) -> tuple[Portfolio, ...]:
     """The portfolios to replay for, all of one universe."""
     if (file is None) == (universe is None):
         raise UserError("say what to replay: either --portfolio FILE.yaml, or --universe NAME with --portfolios FOLDER")

@@ -24,7 +24,15 @@ from tradeloop.common.messages.execution import (
     Transition,
 )
 from tradeloop.common.messages.inference import HoldReason, ModelActivated, SignalGenerated
-from tradeloop.common.messages.ingest import BackfillCompleted, BackfillRequested, BarFrame, ReplayRequested
+from tradeloop.common.messages.ingest import (
+    BackfillCompleted,
+    BackfillRequested,
+    BarFrame,
+    Channel,
+    LiveReported,
+    LiveRequested,
+    ReplayRequested,
+)
 from tradeloop.common.messages.market import (
     MarketBook,
     MarketBooks,
@@ -40,8 +48,11 @@ __all__ = [
     "BackfillCompleted",
     "BackfillRequested",
     "BarFrame",
+    "Channel",
     "FeaturesComputed",
     "HoldReason",
+    "LiveReported",
+    "LiveRequested",
     "MarketBook",
     "MarketBooks",
     "MarketNews",

@@ -75,6 +75,34 @@ class ReplayRequested(UniverseRequest):
     """Bar time per wall time, e.g. 60 for an hour a minute; None for as fast as the loop settles."""
 
 
+Channel = Literal["bars", "trades", "books", "news"]
+"""The kinds of live data."""
+
+
+class LiveRequested(UniverseRequest):
+    """Begin a universe's live feed, or end it. The newest request of a universe holds, over restarts too."""
+
+    command: Literal["start", "stop"]
+    time: AwareDatetime
+    """When it was asked for."""
+    channels: tuple[Channel, ...] = ("bars",)
+    since: AwareDatetime | None = None
+    """Frames that open from then on go out, as far as none newer did. Without it: those behind the newest one that went
+    out live, or those that close after `time` where none did."""
+
+
+class LiveReported(UniverseRequest):
+    """The outcome of a request for a live feed."""
+
+    state: Literal["started", "stopped", "failed"]
+    reason: str = ""
+    """Why it failed, in words."""
+
+    @property
+    def identity(self) -> str:
+        return "|".join(filter(None, (self.request_id, self.state, self.reason)))
+
+
 class BarFrame(UniverseMessage):
     """All bars of a universe at one open time and one timeframe, closed."""
 
@@ -89,6 +117,9 @@ class BarFrame(UniverseMessage):
     live: bool = False
     """Whether the bars closed just now, and the market goes on: a decision on them has a deadline. That on a replayed
     frame has none."""
+    catches_up: bool = False
+    """Whether newer bars had closed when a live frame went out, because it fills a hole: it is booked, and nothing is
+    decided on it any more."""
 
     @property
     def occurred(self) -> datetime:

@@ -46,6 +46,16 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("ingest.backfill_completed.v1", m.BackfillCompleted, "universe", ("ingest",), ("cli",)),
     Topic("ingest.replay_requested.v1", m.ReplayRequested, "universe", ("cli",), ("ingest",)),
     Topic(
+        "ingest.live_requested.v1",
+        m.LiveRequested,
+        "universe",
+        ("cli",),
+        ("ingest",),
+        retention_days=None,
+        retention_bytes=None,
+    ),
+    Topic("ingest.live_reported.v1", m.LiveReported, "universe", ("ingest",), ("cli",), **_LONG),
+    Topic(
         "market.bars.v1",
         m.BarFrame,
         "universe",

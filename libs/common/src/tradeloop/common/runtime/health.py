@@ -30,7 +30,7 @@ from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.runtime.counters import LATENCIES_S
 from tradeloop.common.runtime.runner import Runner
-from tradeloop.common.runtime.standing import Standing
+from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -93,12 +93,13 @@ class Health:
         """Whether messages are handled now: 503 says what is in the way.
 
         A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it. So are
-        messages that retention deleted before they were finished.
+        live feeds that do not go on, and messages that retention deleted before they were finished.
         """
         reasons = self.not_ready()
         portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
+        feeds = {each.universe: each.trouble for each in self._runner.feeds if each.trouble}
         lost = {f"{partition.topic}/{partition.number}": count for partition, count in self._runner.lost.items()}
-        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "lost": lost}
+        content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "feeds": feeds, "lost": lost}
         return _json(_UNAVAILABLE if reasons else _OK, content)
 
     def metrics(self) -> Page:
@@ -211,6 +212,7 @@ class _Metrics(Collector):
             text = "Event time of the last message handled."
             yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())
         yield from _portfolios(runner.standings)
+        yield from _feeds(runner.feeds)
         events = CounterMetricFamily("tradeloop_events", "What the service counted.", labels=["event", "portfolio"])
         for (event, portfolio), count in runner.tallies.items():
             events.add_metric([event, portfolio], count)
@@ -347,6 +349,28 @@ def _portfolios(standings: Sequence[Standing]) -> Iterator[Metric]:
     for each in standings:
         family.add_metric([each.universe, each.portfolio], float(each.quarantined_since is not None))
     yield family
+
+
+def _feeds(standings: Sequence[FeedStanding]) -> Iterator[Metric]:
+    for name, text, value in (
+        ("connected", "1 when all streams of the universe's live feed are connected.", attrgetter("connected")),
+        ("failed", "1 when it is given up until somebody starts it again.", attrgetter("failed")),
+        ("stale", "1 when a bar is overdue that the calendar expects.", attrgetter("stale_since")),
+    ):
+        family = GaugeMetricFamily(f"tradeloop_feed_{name}", text, labels=["universe"])
+        for each in standings:
+            family.add_metric([each.universe], float(bool(value(each))))
+        yield family
+    text = "How far the venue's clock is ahead of this machine's."
+    offset = GaugeMetricFamily("tradeloop_feed_clock_offset_seconds", text, labels=["universe"])
+    text = "Close of the newest bars that its live feed published."
+    published = GaugeMetricFamily("tradeloop_feed_published_timestamp_seconds", text, labels=["universe"])
+    for each in standings:
+        offset.add_metric([each.universe], each.clock_offset_s)
+        if each.published is not None:
+            published.add_metric([each.universe], each.published.timestamp())
+    yield offset
+    yield published
 
 
 def _latencies(counts: list[int], seconds: float) -> Metric:

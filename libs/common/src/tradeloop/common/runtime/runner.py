@@ -50,7 +50,7 @@ from tradeloop.common.runtime.progress import EMPTY_NOTE, Progress
 from tradeloop.common.runtime.readback import message_of
 from tradeloop.common.runtime.retries import Lethal, NoEffect, Retries
 from tradeloop.common.runtime.service import RequestFailed, Service
-from tradeloop.common.runtime.standing import Standing
+from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -67,10 +67,10 @@ class Runner:
         """When the last step or message began, or a long one last said that it goes on, on the monotonic clock."""
         self.assigned: frozenset[Partition] | None = None if service.consumes else frozenset()
         """The partitions that it reads; None while it waits for the group to say."""
-        self.pending = 0
-        """How many messages the service waits with."""
+        self.pending = 0  # messages that the service waits with
         self.standings: Sequence[Standing] = ()
-        """Where the portfolios of this process stood at the last check."""
+        self.feeds: Sequence[FeedStanding] = ()
+        """Where the portfolios and the live feeds of this process stood at the last check."""
         self.tallies: Mapping[tuple[str, str], int] = {}
         """The counts of the service at the last check."""
         self.lost: Mapping[Partition, int] = {}
@@ -296,9 +296,10 @@ class Runner:
         self._outage.is_over()
 
     def _look(self) -> None:
-        """See where the portfolios stand, whatever is unavailable."""
+        """See where all stand, whatever is unavailable."""
         self._look_due = self.active + self._policy.check_interval_s
-        self.standings, self.tallies = tuple(self.service.standings()), dict(self.service.tallies())
+        service = self.service
+        self.standings, self.feeds, self.tallies = (*service.standings(),), (*service.feeds(),), {**service.tallies()}
 
     def _regulate(self) -> None:
         pending = self.service.pending()

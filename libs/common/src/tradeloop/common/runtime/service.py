@@ -10,7 +10,7 @@ import structlog
 from tradeloop.common.bus.port import Bus, LogPosition, MessageTooLarge, Partition, Record
 from tradeloop.common.messages import Message
 from tradeloop.common.runtime.pending import Pending
-from tradeloop.common.runtime.standing import Standing
+from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +124,10 @@ class Service(Protocol):
         """Where each portfolio stands whose messages come to this process. From memory: asked every few seconds."""
         ...
 
+    def feeds(self) -> Iterable[FeedStanding]:
+        """Where each live feed of this process stands. From memory, as above."""
+        ...
+
     def tallies(self) -> Mapping[tuple[str, str], int]:
         """The counts of the service since it started, by event and portfolio, such as `("decision_missed", "p")`."""
         ...
@@ -177,6 +181,9 @@ class ServiceDefaults:
         return ()
 
     def standings(self) -> Iterable[Standing]:
+        return ()
+
+    def feeds(self) -> Iterable[FeedStanding]:
         return ()
 
     def tallies(self) -> Mapping[tuple[str, str], int]:

@@ -1,4 +1,4 @@
-"""The standing of a portfolio in a service: how far it is, what it waits for, whether it is set aside."""
+"""The standing of a portfolio or a live feed: how far it is, what it waits for, whether it is set aside."""
 
 from __future__ import annotations
 
@@ -32,3 +32,31 @@ class Standing:
             bar = "" if self.marked is None else f" on its bar of {self.marked.isoformat()}"
             return f"waits for the decision{bar} since {self.awaiting_since.isoformat()}"
         return f"cannot go on: {self.cause}" if self.cause else ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStanding:
+    """Where a universe's live feed stands, for all to see. Times are aware of their zone."""
+
+    universe: str
+    connected: bool
+    """Whether all of its streams are."""
+    published: datetime | None
+    """Close of the newest base frame that went out."""
+    stale_since: datetime | None
+    """Since when a bar is overdue that the calendar expects; None where none is."""
+    clock_offset_s: float
+    """How far the venue's clock is ahead of this machine's; of several the one that is furthest off."""
+    failed: bool = False
+    """Whether it is given up, until somebody starts it again."""
+    cause: str = ""
+    """Why it is given up, or cannot go on."""
+
+    @property
+    def trouble(self) -> str:
+        """The thing that it suffers from, in words; nothing when it goes on."""
+        if self.failed:
+            return f"given up: {self.cause}"
+        stale = "" if self.stale_since is None else f"no bar closed since {self.stale_since.isoformat()}, though due"
+        away = "" if self.connected else "not connected"
+        return "; ".join(filter(None, (stale, away, self.cause)))

@@ -21,7 +21,7 @@ from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
-from tradeloop.execution.application.turn import Turn, Waiting
+from tradeloop.execution.application.turn import CAUGHT_UP, Turn, Waiting
 from tradeloop.execution.domain.book import Book
 from tradeloop.execution.domain.inputs import FrameReader
 from tradeloop.execution.ports import Change, Venue
@@ -68,8 +68,8 @@ class TradedPortfolio:
         self._venue = venue
         values = len(portfolio.universe.instruments) * len(BAR_COLUMNS)
         self._waiting = Waiting(Queue(around.pending, read_frames, limit_of(values)), self._overdue)
-        self._live = False
-        """Whether the last mark is that of a live frame."""
+        self._live = self._catches_up = False
+        """Whether the last mark is that of a live frame, and of one that nothing is decided on any more."""
         self._record: BookRecord | None = None
         """Where the ledger stands; None when it must be asked."""
         self._refused = False
@@ -224,7 +224,7 @@ class TradedPortfolio:
         if not turn.effects:
             self._drop_commands(turn)
             return None
-        after = replace(self._book.record(), live=turn.live)
+        after = replace(self._book.record(), live=turn.live, catches_up=turn.catches_up)
         return Change(self.portfolio.name, self._record, after, turn.effects)
 
     def recorded(self, change: Change) -> list[tuple[str, Sequence[Message]]]:
@@ -233,7 +233,8 @@ class TradedPortfolio:
         Orders leave now: what is recorded as intended is sent until the venue has it.
         """
         turn, self._turn = self._turn, self._new_turn()
-        self._record, self._more, self._live = change.after, turn.more or self._in_part, turn.live
+        self._record, self._more = change.after, turn.more or self._in_part
+        self._live, self._catches_up = turn.live, turn.catches_up
         self._book.recorded()
         self._drop_signals(turn)
         self._waiting.frames.take(turn.frames)
@@ -242,7 +243,7 @@ class TradedPortfolio:
             self._waiting.honoured.popleft()
         for event in turn.events:
             self._around.count(event.kind, event.portfolio)
-            if event.kind == "decision_missed":
+            if event.kind == "decision_missed" and event.reason != CAUGHT_UP:  # its signal is late by intention
                 self._missed.append(to_us(event.time))
             log.warning(event.kind, portfolio=event.portfolio, time=event.time.isoformat(), reason=event.reason)
         self._attempts.passed()
@@ -281,7 +282,7 @@ class TradedPortfolio:
 
     def _go_back(self, record: BookRecord) -> None:
         """Return to a record. The venue gets its orders again: after a crash it may never have got them."""
-        self._live = record.live
+        self._live, self._catches_up = record.live, record.catches_up
         for remark in self._book.restore(record):
             log.warning(remark, portfolio=self.portfolio.name)
         if self._venue.outside:
@@ -357,4 +358,4 @@ class TradedPortfolio:
         return ""
 
     def _new_turn(self) -> Turn:
-        return Turn(self._book, self._reader, self._venue, self._waiting, self._live)
+        return Turn(self._book, self._reader, self._venue, self._waiting, self._live, self._catches_up)

@@ -22,6 +22,9 @@ from tradeloop.execution.record import Quarantine
 
 log = structlog.get_logger(__name__)
 
+CAUGHT_UP = "newer bars had closed when its frame came: it filled a hole"
+"""Why the decision on such a bar is missed at once: its prices are gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -41,7 +44,9 @@ class Waiting:
 class Turn:
     """The work on a book since its last record. It takes nothing away from what waits: whoever records it does."""
 
-    def __init__(self, book: Book, reader: FrameReader, venue: Venue, waiting: Waiting, live: bool) -> None:
+    def __init__(
+        self, book: Book, reader: FrameReader, venue: Venue, waiting: Waiting, live: bool, catches_up: bool
+    ) -> None:
         self._book, self._reader, self._venue, self._waiting = book, reader, venue, waiting
         self._name = book.portfolio.name
         self.effects: dict[str, Effects] = {}
@@ -51,8 +56,8 @@ class Turn:
         self.frames = self.commands = self.honoured = 0
         """How many of the waiting frames and commands, and of the events on record, were taken."""
         self.events: list[PortfolioEvent] = []
-        self.live = live
-        """Whether the last frame that was taken is a live one."""
+        self.live, self.catches_up = live, catches_up
+        """Whether the last frame that was taken is a live one, and one that nothing is decided on any more."""
         self.more = False
         """Whether orders have to leave before anything else is done."""
 
@@ -127,6 +132,8 @@ class Turn:
             if command.command == "skip" and to_us(command.time) == self._book.marked_us:
                 self.commands += 1
                 return f"skipped by an operator: {command.reason}"
+        if self.catches_up:
+            return CAUGHT_UP
         return self._waiting.overdue(self._book.marked_us)
 
     def _honour(self, time_us: int) -> str:
@@ -172,7 +179,7 @@ class Turn:
             earned.append(event)
         outputs: list[Message] = [booked.mark, *booked.orders, *booked.fills, *booked.verdicts, *earned]
         self._add(event_id(frame), Effects(orders=booked.orders, fills=booked.fills, outputs=outputs))
-        self.live = frame.live
+        self.live, self.catches_up = frame.live, frame.live and frame.catches_up
 
     def _leave_out(self, frame: BarFrame, reason: str) -> None:
         """Go on without a frame that cannot be booked."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tradeloop.common.bus.port import Bus, LogPosition, Record
-from tradeloop.common.market import Universe, to_us
-from tradeloop.common.messages import BarFrame, PortfolioMarked
+from tradeloop.common.market import Timeframe, Universe, to_us
+from tradeloop.common.messages import BarFrame, LiveRequested, PortfolioMarked
 from tradeloop.common.messages.topics import topic_of
-from tradeloop.common.runtime.readback import Tail, blocks_backwards, decoded, of_kind, partition_of
+from tradeloop.common.runtime.readback import (
+    Tail,
+    all_records,
+    backwards,
+    blocks_backwards,
+    decoded,
+    of_kind,
+    partition_of,
+)
 
 _BLOCK = 512
 """Records of which those of a universe are decoded at once."""
@@ -44,6 +52,30 @@ class BusFrames:
 
     def marks(self, universe: Universe) -> BusMarks:
         return BusMarks(self._bus, universe)
+
+    def recent(self, universe: Universe, base_frames: int) -> Sequence[BarFrame]:
+        found: list[BarFrame] = []
+        for frame in backwards(self._bus, BarFrame, universe.name):
+            if frame.live:
+                found.append(frame)
+                base_frames -= frame.timeframe is universe.timeframe and not frame.revision
+            if base_frames <= 0:
+                break
+        return found[::-1]
+
+    def revision(self, universe: Universe, timeframe: Timeframe, open_us: int) -> int:
+        newest = -1
+        for frame in backwards(self._bus, BarFrame, universe.name):
+            if frame.timeframe is timeframe and to_us(frame.open_time) == open_us:
+                newest = max(newest, frame.revision)
+                if not frame.revision:
+                    break
+        return newest
+
+    def live_requests(self, owns: Callable[[str], bool]) -> Sequence[tuple[LiveRequested, LogPosition]]:
+        newest = {record.key: record for record in all_records(self._bus, topic_of(LiveRequested).name)}
+        found = ((record, decoded(record, LiveRequested)) for key, record in newest.items() if owns(key))
+        return [(request, record.position) for record, request in found if request is not None]
 
 
 class BusMarks:

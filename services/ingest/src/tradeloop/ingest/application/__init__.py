@@ -1,24 +1,29 @@
-"""Backfill: files into the store. Replay: from the store onto the bus, frame by frame. Both in slices."""
+"""Backfill: files into the store. Replay: from the store onto the bus, frame by frame. Live: from venues onto the bus.
+
+Backfills and replays go in slices.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.bus.port import LogPosition
+from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import to_us
-from tradeloop.common.messages import BackfillRequested, Message, ReplayRequested
+from tradeloop.common.messages import BackfillRequested, LiveRequested, Message, ReplayRequested
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import RequestFailed, ServiceDefaults
 from tradeloop.common.runtime.slices import Slices
+from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.backfill import Backfill
+from tradeloop.ingest.application.live import Live, LivePolicy, OpenSource
 from tradeloop.ingest.application.replay import Replay
-from tradeloop.ingest.ports import BarSource, Published
+from tradeloop.ingest.ports import BarSource, MarketSource, Published
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +32,7 @@ class Ingest(ServiceDefaults):
     """The ingest service."""
 
     name = "ingest"
-    consumes: tuple[type[Message], ...] = (BackfillRequested, ReplayRequested)
+    consumes: tuple[type[Message], ...] = (BackfillRequested, ReplayRequested, LiveRequested)
 
     def __init__(
         self,
@@ -38,11 +43,18 @@ class Ingest(ServiceDefaults):
         *,
         chunk_frames: int = 64,
         window_frames: int = 256,
+        open_source: OpenSource | None = None,
+        live: LivePolicy | None = None,
+        threaded: bool = True,
     ) -> None:
-        """`chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may
-        be out that a portfolio of its universe has not marked."""
+        """`open_source` opens the sources of live feeds, asked in threads of their own where they are `threaded`.
+
+        `chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may be
+        out that a portfolio of its universe has not marked.
+        """
         self._store, self._source, self._published = store, source, published
         self._clock, self._chunk_frames, self._window_frames = clock, chunk_frames, window_frames
+        self._live = Live(store, published, open_source or _no_source, clock, live or LivePolicy(), threaded=threaded)
         self._backfills = Slices()
         self._replays: dict[str, deque[Replay]] = {}
         """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
@@ -53,6 +65,8 @@ class Ingest(ServiceDefaults):
         if isinstance(message, BackfillRequested):
             backfill = Backfill(self._store, self._source, self._published, self._clock, message)
             self._backfills.begin(position, backfill, message.universe.name)
+        elif isinstance(message, LiveRequested):
+            return self._live.take(message, position)
         elif isinstance(message, ReplayRequested):
             if message.universe.name in self._backfills.keys:
                 self._behind.append((message, position))
@@ -63,7 +77,8 @@ class Ingest(ServiceDefaults):
         return ()
 
     def advance(self) -> Iterator[Message]:
-        """A chunk of each universe's replay, then a slice of a backfill."""
+        """What is live, a chunk of each universe's replay, then a slice of a backfill."""
+        yield from self._live.advance()
         self._begin_behind()
         for universe in list(self._replays):
             replay = self._replays[universe][0]
@@ -102,7 +117,9 @@ class Ingest(ServiceDefaults):
                 self._behind.remove((request, position))
 
     def busy(self) -> bool:
-        return self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())
+        return (
+            self._live.busy or self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())
+        )
 
     def waiting(self) -> bool:
         return self._backfills.busy or bool(self._replays) or bool(self._behind)
@@ -117,8 +134,20 @@ class Ingest(ServiceDefaults):
             pending.hold(position)
         return pending
 
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
+        """Live feeds go on, whoever had them before."""
+        self._live.restore(owns)
+        return {}
+
+    def feeds(self) -> Iterable[FeedStanding]:
+        return self._live.feeds()
+
+    def tallies(self) -> Mapping[tuple[str, str], int]:
+        return self._live.tallies()
+
     def revoked(self) -> None:
         """Work in progress ends; its requests come again to whoever gets their partitions."""
+        self._live.forget()
         self._backfills.forget()
         self._behind.clear()
         for waiting in self._replays.values():
@@ -131,10 +160,16 @@ class Ingest(ServiceDefaults):
 
     def close(self) -> None:
         self.revoked()
+        self._live.close()
         self._store.close()
 
     def _request(self, request: ReplayRequested, position: LogPosition) -> None:
         universe, start_us, end_us = request.universe, to_us(request.range.start), to_us(request.range.end)
+        if self._live.wants(universe.name):
+            raise UserError(
+                f"replay of {universe.name}: its live feed runs, whose frames must not be mixed with old ones: stop it "
+                "first, or replay beside it with --prefix"
+            )
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
         if not len(last) or last.open_us[0] < start_us:
             raise UserError(
@@ -143,3 +178,7 @@ class Ingest(ServiceDefaults):
             )
         replay = Replay(self._store, self._published, request, position, self._window_frames)
         self._replays.setdefault(universe.name, deque()).append(replay)
+
+
+def _no_source(venue: str) -> MarketSource:
+    raise UserError(f"no source of live data is configured for the venue {venue}")

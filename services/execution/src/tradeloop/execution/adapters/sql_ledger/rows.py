@@ -29,6 +29,8 @@ def state_of(record: BookRecord) -> str:
         state["quarantine"] = {"since_us": record.quarantine.since_us, "cause": record.quarantine.cause}
     if record.live:
         state["live"] = True
+    if record.catches_up:
+        state["catches_up"] = True
     if record.left_out_us >= 0:
         state["left_out_us"] = record.left_out_us
     return _STATE.dump_json(state).decode()  # in a third of json's time
@@ -48,6 +50,7 @@ def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal:
         working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
         quarantine=Quarantine(**quarantine) if quarantine else None,
         live=state.get("live", False),
+        catches_up=state.get("catches_up", False),
         left_out_us=state.get("left_out_us", -1),
     )
 

@@ -1,0 +1,80 @@
+"""`tradeloop ingest live`: begin or end the live feed of a universe on a running stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tradeloop.common.errors import UserError
+
+app = typer.Typer(help="Live market data of a running stack.", no_args_is_help=True)
+
+_ANSWER_S = 60.0
+
+
+@app.callback()
+def options() -> None:
+    """Live market data of a running stack."""
+
+
+@app.command()
+def live(
+    portfolio_file: Annotated[
+        Path | None, typer.Option("--portfolio", help="YAML file of a portfolio: its universe is fed.")
+    ] = None,
+    universe: Annotated[
+        str | None, typer.Option("--universe", help="A universe of the portfolios in the --portfolios folder.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            help="Open time, ISO 8601, UTC, from which on bars are published, filled from the venues' history. Without "
+            "it: those behind the newest live ones; or those that close from now on, where there are none.",
+        ),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the feed.")] = False,
+) -> None:
+    """Feed a universe from the venues that its instruments' ids name, over restarts, until it is stopped.
+
+    `tradeloop status` shows the feed. Exit 2 where a venue refuses it.
+    """
+    from tradeloop.cli.client.client import Failed, running
+    from tradeloop.cli.commands.replay import chosen
+    from tradeloop.cli.progress import Stages, quiet_logs
+    from tradeloop.cli.span import span_us
+    from tradeloop.common.market import from_us
+    from tradeloop.common.messages import LiveReported, LiveRequested
+    from tradeloop.common.messages.topics import derived_id
+
+    quiet_logs()
+    if stop and since is not None:
+        raise UserError("--stop ends a feed, and --since begins one: leave one of them out")
+    fed = chosen(portfolio_file, universe, folder)[0].universe
+    start_us, _ = span_us((since, None))
+    with running(Stages().say) as stack:
+        now = stack.clock.now()
+        request = LiveRequested(
+            request_id=derived_id("live", fed.name, now.isoformat(), stop),
+            universe=fed,
+            command="stop" if stop else "start",
+            time=now,
+            since=None if since is None else from_us(start_us),
+        )
+        try:
+            report = stack.ask(request, LiveReported, timeout_s=_ANSWER_S)
+        except Failed as error:
+            if stop:
+                raise
+            raise Failed(
+                f"{error}; the request holds, and ingest takes it up when it can: see its page /ready"
+            ) from error
+    if report.state == "failed":
+        raise UserError(report.reason)
+    typer.echo(f"live feed of {fed.name}: {report.state}; `tradeloop status` shows how far it is")

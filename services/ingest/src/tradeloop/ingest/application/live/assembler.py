@@ -1,0 +1,64 @@
+"""`Assembler`: the bars of a universe's lines into frames, in the order of time. No I/O, no clock."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tradeloop.common.market import Bar, Timeframe
+from tradeloop.ingest.application.live.line import Line
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A frame that may go out."""
+
+    open_us: int
+    bars: Mapping[str, Bar]
+    """By instrument; at least one."""
+    catches_up: bool
+    """Whether newer bars had closed by then."""
+
+
+class Assembler:
+    """Frames go out when all lines have settled them, or when grace ends."""
+
+    def __init__(self, timeframe: Timeframe, lines: Sequence[Line], next_us: int) -> None:
+        self.lines = {line.instrument.id: line for line in lines}
+        self.next_us = next_us
+        """Frames that open from then on are still to come."""
+        self.late: list[tuple[int, Bar]] = []
+        """Bars, by their open, whose frames are gone: they are revisions. Whoever takes them clears it."""
+        self._length_us = timeframe.us
+        self._opens: list[int] = []
+        self._waits: set[int] = set()
+
+    def collect(self, line: Line) -> None:
+        """Look at what closed in a line."""
+        for open_us in line.fresh:
+            if open_us < self.next_us:
+                if (bar := line.closed.pop(open_us, None)) is not None:
+                    self.late.append((open_us, bar))
+            elif open_us not in self._waits:
+                self._waits.add(open_us)
+                heapq.heappush(self._opens, open_us)
+        line.fresh.clear()
+
+    @property
+    def waited_us(self) -> int | None:
+        """The open of the frame that waits; None where none does."""
+        return self._opens[0] if self._opens else None
+
+    def release(self, now_us: Mapping[str, int]) -> Ready | None:
+        """Take out the next frame, if it may go out. `now_us` has the clock of each venue."""
+        if not self._opens:
+            return None
+        open_us = self._opens[0]
+        if any(line.holds_up(open_us, now_us[line.venue]) for line in self.lines.values()):
+            return None
+        heapq.heappop(self._opens)
+        self._waits.discard(open_us)
+        self.next_us = open_us + 1
+        bars = {name: line.closed.pop(open_us) for name, line in self.lines.items() if open_us in line.closed}
+        return Ready(open_us, bars, max(now_us.values()) >= open_us + 2 * self._length_us)
