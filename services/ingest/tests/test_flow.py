@@ -22,6 +22,7 @@ from tradeloop.ingest.ports import (
     Channel,
     Connected,
     Disconnected,
+    Malformed,
     MarketEvent,
     StreamedBook,
     StreamedNews,
@@ -115,7 +116,7 @@ def test_what_is_left_out_is_counted_by_name() -> None:
     assert flow.columns(A, MINUTE, 2 * MINUTE)["trade_count"] == 0.0
     assert flow.dropped == {
         "repeated_trades": 1,
-        "unsound_trades": 1,
+        "priceless_trades": 1,
         "other_trades": 1,
         "ahead_trades": 1,
         "crossed_books": 1,
@@ -125,6 +126,21 @@ def test_what_is_left_out_is_counted_by_name() -> None:
         "late_trades": 1,
         "late_books": 1,
     }
+
+
+def test_a_bar_of_which_something_cannot_be_read_or_came_twice_over_has_no_columns() -> None:
+    flow = flow_of(trade(5), trade(6, size=math.nan), trade(MINUTE + 5), book(MINUTE + 6, (math.inf, 1.0), (2.0, 1.0)))
+    flow.take(Malformed(4 * MINUTE, "what is that"))
+    for minute, known in enumerate([False, False, True, False, False, True]):
+        assert bool(flow.columns(A, minute * MINUTE, (minute + 1) * MINUTE)) == known, minute
+    assert flow.columns(A, 2 * MINUTE, 3 * MINUTE) == {}, "the events of a bar are given out once"
+    assert flow.dropped == {"unsound_trades": 1, "unsound_books": 1, "incomplete_bars": 5}
+
+
+def test_what_happened_in_no_bar_is_counted() -> None:
+    flow = flow_of(trade(5), trade(6), news(7, 0.5, A), trade(MINUTE + 5))
+    assert flow.columns(A, MINUTE, 2 * MINUTE)["trade_count"] == 1.0
+    assert flow.dropped == {"barless_trades": 2, "barless_news": 1}
 
 
 def test_a_side_that_is_not_told_leaves_the_sides_unknown() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -39,6 +39,13 @@ def live(
             "it: those behind the newest live ones; or those that close from now on, where there are none.",
         ),
     ] = None,
+    channels: Annotated[
+        str,
+        typer.Option(
+            "--channels",
+            help="What the feed brings: bars, and maybe trades, books, news, which become columns of bars.",
+        ),
+    ] = "bars",
     stop: Annotated[bool, typer.Option("--stop", help="End the feed.")] = False,
 ) -> None:
     """Feed a universe from the venues that its instruments' ids name, over restarts, until it is stopped.
@@ -50,12 +57,19 @@ def live(
     from tradeloop.cli.progress import Stages, quiet_logs
     from tradeloop.cli.span import span_us
     from tradeloop.common.market import from_us
-    from tradeloop.common.messages import LiveReported, LiveRequested
+    from tradeloop.common.messages import Channel, LiveReported, LiveRequested
     from tradeloop.common.messages.topics import derived_id
 
     quiet_logs()
     if stop and since is not None:
         raise UserError("--stop ends a feed, and --since begins one: leave one of them out")
+    if stop and channels != "bars":
+        raise UserError("--stop ends a feed, and --channels is for one that begins: leave one of them out")
+    asked_for = tuple(dict.fromkeys(name.strip() for name in channels.split(",")))
+    if unknown := ", ".join(name or "''" for name in asked_for if name not in get_args(Channel)):
+        raise UserError(f"--channels: there is no channel {unknown}; give some of {', '.join(get_args(Channel))}")
+    if "bars" not in asked_for:
+        raise UserError("--channels: a feed needs bars: they carry what the others bring")
     fed = chosen(portfolio_file, universe, folder)[0].universe
     start_us, _ = span_us((since, None))
     with running(Stages().say) as stack:
@@ -65,6 +79,7 @@ def live(
             universe=fed,
             command="stop" if stop else "start",
             time=now,
+            channels=cast(tuple[Channel, ...], asked_for),
             since=None if since is None else from_us(start_us),
         )
         try:

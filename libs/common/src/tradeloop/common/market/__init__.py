@@ -14,6 +14,7 @@ from tradeloop.common.market.bars import (
     Series,
     TimeRange,
     align,
+    extra_names,
     joined,
     overlaps,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "bucket_us",
     "check_not_ahead",
     "cycle_us",
+    "extra_names",
     "from_us",
     "is_extra",
     "iso",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
@@ -14,6 +15,7 @@ from tradeloop.ingest.ports import (
     Channel,
     Connected,
     Disconnected,
+    Malformed,
     MarketEvent,
     StreamedBook,
     StreamedNews,
@@ -44,7 +46,8 @@ class Flow:
         self._away_since_us: int | None = -(2**63)
         self._unsent: tuple[list[MarketTrade], list[MarketBook], list[MarketNewsItem]] = [], [], []
         self.dropped: Counter[str] = Counter()
-        """`late_trades`, `ahead_books`, `repeated_trades`, `crossed_books`, `unsent_news`, `incomplete_bars`, ..."""
+        """`late_trades`, `ahead_books`, `repeated_trades`, `crossed_books`, `barless_news`, `unsent`, `incomplete_bars`
+        and so on. Whoever takes them clears it."""
 
     def take(self, event: MarketEvent) -> None:
         """Take what the stream brought; other events than those of the flow and its connection are none of it."""
@@ -58,16 +61,26 @@ class Flow:
             if self._away_since_us is not None:
                 self._lost = [*self._lost[-999:], (self._away_since_us, event.time_us + _SKEW_US)]
                 self._away_since_us = None
+        elif isinstance(event, Malformed):  # it may have been a trade
+            self._lost = [*self._lost[-999:], (event.time_us - _SKEW_US, event.time_us + _SKEW_US)]
         elif isinstance(event, Disconnected) and self._away_since_us is None:
             self._away_since_us = event.time_us - _SKEW_US
 
     def columns(self, instrument: str, open_us: int, close_us: int) -> Mapping[str, float]:
         """The columns of a bar that closes now; what comes for it later is late.
 
-        Nothing for a bar during which the connection was away: sums of a part would look like sums of the whole.
+        Nothing for a bar during which the connection was away or something of it was dropped: sums of a part would look
+        like sums of the whole. Nothing either for a bar whose events are given out already.
         """
         held = self._held[instrument]
+        if close_us <= held.closed_us:
+            self.dropped["incomplete_bars"] += 1
+            return {}
+        is_spoilt = held.is_spoilt(open_us, close_us)
         trades, books, news = held.until(close_us)
+        for kind, times in (("trades", [one.time_us for one in trades]), ("news", [time_us for time_us, _ in news])):
+            if barless := sum(time_us < open_us for time_us in times):
+                self.dropped[f"barless_{kind}"] += barless
         trades = [one for one in trades if one.time_us >= open_us]
         early = [one for one in books if one.time_us < open_us]
         books = [one for one in books if one.time_us >= open_us]
@@ -75,7 +88,7 @@ class Flow:
         if before is not None and self._was_away(before.time_us, open_us):
             before = None  # no state of a book leads over to the next connection
         held.before = books[-1] if books else before
-        if self._was_away(open_us, close_us):
+        if is_spoilt or self._was_away(open_us, close_us):
             self.dropped["incomplete_bars"] += 1
             return {}
         columns: dict[str, float] = {}
@@ -85,7 +98,7 @@ class Flow:
             columns |= book_columns(books, before, open_us, close_us)
         if "news" in self._channels:
             columns |= news_columns([sentiment for time_us, sentiment in news if time_us >= open_us])
-        return columns
+        return {name: value for name, value in columns.items() if math.isfinite(value)}
 
     def messages(self) -> Iterator[MarketTrades | MarketBooks | MarketNews]:
         """The events since the last call, in messages of bounded size."""
@@ -108,11 +121,14 @@ class Flow:
         held = self._counted("trades", event.instrument, event.time_us, event.received_us)
         if held is None:
             return
-        if not (event.price > 0.0 and event.size >= 0.0):
+        if not (math.isfinite(event.price) and math.isfinite(event.size)):
             self.dropped["unsound_trades"] += 1
+            held.spoil(event.time_us)
+        elif event.price <= 0.0 or event.size < 0.0:  # such as Binance tells of an insurance fund, which is no trade
+            self.dropped["priceless_trades"] += 1
         elif event.id in held.ids:
             self.dropped["repeated_trades"] += 1
-        elif self._has_room("trades", len(held.trades)):
+        elif self._has_room("trades", held, len(held.trades), event.time_us):
             held.ids[event.id] = event.time_us
             trade = Traded(event.time_us, event.price, event.size, event.side)
             bisect.insort(held.trades, trade, key=lambda one: one.time_us)
@@ -135,9 +151,12 @@ class Flow:
             self.dropped["one_sided_books"] += 1
             return
         (bid, bid_size), (ask, ask_size) = event.bids[0], event.asks[0]
-        if not (0.0 < bid < ask and bid_size > 0.0 and ask_size > 0.0):
+        if not all(math.isfinite(number) for level in (*event.bids, *event.asks) for number in level):
+            self.dropped["unsound_books"] += 1
+            held.spoil(event.time_us)
+        elif not (0.0 < bid < ask and bid_size > 0.0 and ask_size > 0.0):
             self.dropped["crossed_books"] += 1
-        elif self._has_room("books", len(held.books)):
+        elif self._has_room("books", held, len(held.books), event.time_us):
             book = Quoted(event.time_us, bid, bid_size, ask, ask_size)
             bisect.insort(held.books, book, key=lambda one: one.time_us)
             bids, asks = event.bids[:MOST_LEVELS], event.asks[:MOST_LEVELS]
@@ -156,7 +175,7 @@ class Flow:
             held = self._counted("news", instrument, event.time_us, event.received_us)
             if held is not None and f"{event.source}|{event.id}" in held.ids:
                 self.dropped["repeated_news"] += 1
-            elif held is not None and self._has_room("news", len(held.news)):
+            elif held is not None and self._has_room("news", held, len(held.news), event.time_us):
                 held.ids[f"{event.source}|{event.id}"] = event.time_us
                 bisect.insort(held.news, (event.time_us, event.sentiment), key=lambda one: one[0])
                 taken = True
@@ -184,10 +203,11 @@ class Flow:
             return held
         return None
 
-    def _has_room(self, kind: str, held: int) -> bool:
-        if held >= _MOST_HELD:
+    def _has_room(self, kind: str, held: _Held, count: int, time_us: int) -> bool:
+        if count >= _MOST_HELD:
             self.dropped[f"too_many_{kind}"] += 1
-        return held < _MOST_HELD
+            held.spoil(time_us)
+        return count < _MOST_HELD
 
     def _publish(self, item: MarketTrade | MarketBook | MarketNewsItem) -> None:
         trades, books, news = self._unsent
@@ -213,6 +233,17 @@ class _Held:
         self.before: Quoted | None = None
         """The last state of the order book in bars that have closed."""
         self.closed_us = -(2**63)
+        self._spoilt: tuple[int, int] | None = None
+        """The first and the last time of which something is dropped."""
+
+    def spoil(self, time_us: int) -> None:
+        """Something that happened then is not held."""
+        first_us, last_us = self._spoilt or (time_us, time_us)
+        self._spoilt = min(first_us, time_us), max(last_us, time_us)
+
+    def is_spoilt(self, open_us: int, close_us: int) -> bool:
+        """Whether something of a bar is not held."""
+        return self._spoilt is not None and self._spoilt[0] < close_us and self._spoilt[1] >= open_us
 
     def until(self, close_us: int) -> tuple[list[Traded], list[Quoted], list[tuple[int, float | None]]]:
         """Take out what happened before a close."""
@@ -224,4 +255,6 @@ class _Held:
         news, self.news = self.news[:at], self.news[at:]
         self.ids = {id_: time_us for id_, time_us in self.ids.items() if time_us >= close_us}
         self.closed_us = max(self.closed_us, close_us)
+        if self._spoilt is not None and self._spoilt[1] < close_us:
+            self._spoilt = None
         return trades, books, news

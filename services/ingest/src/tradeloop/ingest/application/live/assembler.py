@@ -24,13 +24,14 @@ class Ready:
 class Assembler:
     """Frames go out when all lines have settled them, or when grace ends."""
 
-    def __init__(self, timeframe: Timeframe, lines: Sequence[Line], next_us: int) -> None:
+    def __init__(self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0) -> None:
+        """No frame goes out sooner than `wait_us` after its close."""
         self.lines = {line.instrument.id: line for line in lines}
         self.next_us = next_us
         """Frames that open from then on are still to come."""
         self.late: list[tuple[int, Bar]] = []
         """Bars, by their open, whose frames are gone: they are revisions. Whoever takes them clears it."""
-        self._length_us = timeframe.us
+        self._length_us, self._wait_us = timeframe.us, wait_us
         self._opens: list[int] = []
         self._waits: set[int] = set()
 
@@ -55,6 +56,8 @@ class Assembler:
         if not self._opens:
             return None
         open_us = self._opens[0]
+        if self._wait_us and min(now_us.values()) < open_us + self._length_us + self._wait_us:
+            return None
         if any(line.holds_up(open_us, now_us[line.venue]) for line in self.lines.values()):
             return None
         heapq.heappop(self._opens)

@@ -44,6 +44,8 @@ class Pace:
     """How many bars a line may be ahead of the frames that went out."""
     always_confirm: bool
     """Whether every bar is in doubt."""
+    flow_us: int = 0
+    """After its close: how long a frame waits for the last trades, order books and news, where they are asked for."""
 
 
 class Line:

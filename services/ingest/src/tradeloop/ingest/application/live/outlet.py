@@ -21,6 +21,7 @@ from tradeloop.common.market import (
     align,
     bucket_us,
     cycle_us,
+    extra_names,
     from_us,
     resample,
     to_us,
@@ -264,12 +265,14 @@ def bars_of(instrument: str, series: Series) -> tuple[dict[int, Bar], int]:
     found: dict[int, Bar] = {}
     unsound = 0
     columns = {name: series[name].tolist() for name in BAR_COLUMNS if name in series}
+    further = {name: series[name].tolist() for name in extra_names([series])}
     for row, open_us in enumerate(series["open_us"].tolist()):
         values = {name: column[row] for name, column in columns.items()}
         if (volume := values.get("volume")) is not None and math.isnan(volume):
             values["volume"] = None
         try:
-            bar = Bar(instrument=instrument, **values)
+            extra = {name: column[row] for name, column in further.items() if not math.isnan(column[row])}
+            bar = Bar(instrument=instrument, extra=extra, **values)
         except ValidationError:
             unsound += 1
             continue
@@ -286,4 +289,6 @@ def _series(bars: Bars) -> Series:
     for name in BAR_COLUMNS:
         values = [getattr(bars[open_us], name) for open_us in opens]
         columns[name] = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    for name in sorted({name for bar in bars.values() for name in bar.extra}):
+        columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
     return {"open_us": np.array(opens, dtype=np.int64), **columns}

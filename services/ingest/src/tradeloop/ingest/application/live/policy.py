@@ -25,6 +25,9 @@ class LivePolicy(BaseModel):
     """After the close of a bar in doubt: when its history is asked for."""
     poll_after_s: float = Field(default=2.0, gt=0)
     """After the close of a bar that the stream has not closed: when its history is asked for."""
+    flow_after_s: float = Field(default=0.25, ge=0)
+    """How long after its close a frame goes out at the soonest where trades, order books or news make columns of its
+    bars: what comes of them later is left out. A quarter of the timeframe at most."""
     stall_s: float = Field(default=10.0, gt=0)
     """A silence between two updates that puts a bar in doubt; half of the timeframe at most."""
     fill_s: float = Field(default=60.0, gt=0)
@@ -51,6 +54,7 @@ class LivePolicy(BaseModel):
             fill_us=_us(self.fill_s),
             ahead_bars=1024,
             always_confirm=self.confirm == "all",
+            flow_us=_us(min(self.flow_after_s, length_s / 4)),
         )
 
 

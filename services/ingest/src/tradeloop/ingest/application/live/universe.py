@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import structlog
@@ -13,9 +13,10 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, from_us, to_us
-from tradeloop.common.messages import BarFrame, LiveRequested
+from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.live.assembler import Assembler
+from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.history import Answer, Asker, Purpose, Question
 from tradeloop.ingest.application.live.line import Line
 from tradeloop.ingest.application.live.outlet import Outlet, bars_in, bars_of
@@ -23,7 +24,6 @@ from tradeloop.ingest.application.live.policy import LivePolicy
 from tradeloop.ingest.ports import (
     Connected,
     Disconnected,
-    Heartbeat,
     Malformed,
     MarketEvent,
     MarketSource,
@@ -99,6 +99,7 @@ class LiveUniverse:
         self._asking = {name: _Asking() for name in self._universe.ids}
         self._assembler: Assembler | None = None
         self._outlet = Outlet(request.universe, store, published)
+        self._flows = Flows(request.universe, request.channels, clock, count)
         self._stale_us: int | None = None
         self._trouble = ""
         self.busy = False
@@ -109,7 +110,7 @@ class LiveUniverse:
         """Whether its streams are open."""
         return self._assembler is not None
 
-    def step(self) -> Iterator[BarFrame]:
+    def step(self) -> Iterator[Message]:
         """Hear, ask, store, publish. What is not consumed, or raises on its way out, comes again.
 
         Raises `Unavailable` with unchanged state, `UserError` for what no waiting heals.
@@ -127,6 +128,7 @@ class LiveUniverse:
         self._watch(assembler)
         self.busy = heard or sent or bool(self._answers)
         yield from self._outlet.send()
+        yield from self._flows.send()
 
     def standing(self) -> FeedStanding:
         """How it goes, for all to see."""
@@ -182,7 +184,7 @@ class LiveUniverse:
             lines.append(Line(instrument, self._base, self._pace, start_us, phase_us, venue_us))
             before = self._store.read([instrument.id], self._base, start_us - _OVERLAP_BARS * base_us, start_us)
             self._asking[instrument.id].checked_us = int(before.open_us[0]) if len(before) else start_us
-        assembler = Assembler(self._base, lines, next_us)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -208,6 +210,7 @@ class LiveUniverse:
 
     def _take(self, assembler: Assembler, venue: str, one: _Stream, event: MarketEvent) -> None:
         now_us, universe = self._now_us(venue), self._universe.name
+        is_asked_for = self._flows.take(venue, event, one.offset_us or 0)
         if isinstance(event, StreamedBar):
             line = assembler.lines.get(event.instrument)
             if line is None or event.timeframe is not self._base:
@@ -237,7 +240,7 @@ class LiveUniverse:
             for line in assembler.lines.values():
                 if line.venue == venue:
                     line.interrupted(event.time_us + (one.offset_us or 0))
-        elif not isinstance(event, Heartbeat):
+        elif not is_asked_for:
             self._count("stream_stray", 1)
 
     def _learn(self) -> None:
@@ -302,8 +305,9 @@ class LiveUniverse:
 
     def _release(self, assembler: Assembler) -> bool:
         """Let the frames out that may go. Whether there were any."""
+        length_us = self._base.us
         if assembler.late:
-            self._outlet.late(assembler.late)
+            self._outlet.late((at, self._flows.extended(bar, at, at + length_us)) for at, bar in assembler.late)
             assembler.late.clear()
             self._count("frame_revised", self._outlet.correct())
         now = {venue: self._now_us(venue) for venue in self._streams}
@@ -311,7 +315,9 @@ class LiveUniverse:
             ready = assembler.release(now)
             if ready is None:
                 break
-            self._outlet.put(ready)
+            close_us = ready.open_us + length_us
+            bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
+            self._outlet.put(replace(ready, bars=bars))
             self._count("bar_missing", len(self._universe.ids) - len(ready.bars))
         return self._outlet.store()
 
