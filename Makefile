@@ -83,6 +83,7 @@ check: sync ## Lint, layout, types, import contracts, lock files, generated file
 	$(UV) lock --check --quiet
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
+	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
 	.ci/subjects
 
 # Exit statuses of uv: 1 is found, more is not looked up. The latter must not read like a clean result.

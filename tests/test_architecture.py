@@ -30,7 +30,12 @@ LINES = 400
 """The most lines of a Python file outside tests: a longer one holds two concepts, and becomes a folder."""
 
 INNER = {"numpy", "pydantic"}
-RINGS = {"domain": INNER, "ports": INNER, "contracts": INNER | {"aiohttp"}, "application": INNER | {"structlog"}}
+RINGS = {
+    "domain": INNER,
+    "ports": INNER,
+    "contracts": INNER | {"aiohttp", "msgpack"},
+    "application": INNER | {"structlog"},
+}
 """Third parties that each inner ring of a service may import itself. Adapters, main and config are free.
 
 aiohttp is the server of the fake venue, which is among the contracts of ingest.
@@ -46,7 +51,7 @@ LOADED = {
     "inference.application": INNER | {"structlog", "talib", "yaml"},
     "ingest.domain": INNER,
     "ingest.ports": INNER,
-    "ingest.contracts": INNER | {"aiohttp"},
+    "ingest.contracts": INNER | {"aiohttp", "msgpack"},
     "ingest.application": INNER | {"exchange_calendars", "structlog"},
     "preprocess.ports": INNER,
     "preprocess.application": INNER | {"structlog", "talib"},
@@ -71,6 +76,7 @@ COMMON: dict[str, set[str]] = {
         "redis",
         "sqlalchemy",
         "typeguard",
+        "yaml",
     },
     "features": {"talib"},
     "market.calendars": {"exchange_calendars"},

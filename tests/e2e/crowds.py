@@ -214,7 +214,7 @@ class Crowd:
         time = START + timedelta(days=300, minutes=self._bars)
         for universe in self.universes:
             price = 100.0 * float(np.exp(self._random.normal(0.0, 1e-3)))
-            bar = {"open": price, "high": 1.01 * price, "low": 0.99 * price, "close": price}
+            bar: dict[str, Any] = {"open": price, "high": 1.01 * price, "low": 0.99 * price, "close": price}
             frame = BarFrame(
                 universe=universe.name,
                 timeframe=Timeframe.M1,

@@ -50,6 +50,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS, dead_letter_topic, specs, topic_of
 from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.port import Policy, model_name
@@ -154,7 +155,12 @@ def policy_of(portfolio: Portfolio, graph: bytes) -> Policy:
 
 
 def read_bars(
-    path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+    path: str,
+    instrument: Instrument,
+    timeframe: Timeframe | None = None,
+    *,
+    reading: Reading | None = None,
+    until_us: int = EVER_US,
 ) -> Generator[Series, None, FileReport]:
     """One instrument's bars, as if from a file, in two blocks."""
     generator = np.random.default_rng([*instrument.id.encode()])

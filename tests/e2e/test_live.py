@@ -193,7 +193,7 @@ def frame(market: Market, t: int, live: bool) -> BarFrame:
         open_time=from_us(bars.open_us[t]),
         close_time=from_us(bars.close_us[t]),
         bars=tuple(
-            Bar(instrument=one, **{name: float(getattr(bars, name)[t, a]) for name in names})
+            Bar.model_validate({"instrument": one} | {name: float(getattr(bars, name)[t, a]) for name in names})
             for a, one in enumerate(bars.instruments)
             if bars.present[t, a]
         ),

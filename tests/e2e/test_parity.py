@@ -53,6 +53,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import CATALOGUE, dead_letter_topic, retry_topic, topic_of
 from tradeloop.common.model_store.port import Actor, Policy, RegisteredPolicy
 from tradeloop.common.portfolio import Costs, Portfolio
@@ -66,6 +67,7 @@ from tradeloop.common.strategy import (
     TargetPosition,
     cross_mean,
     cross_rank,
+    cross_zscore,
     log_return,
     of,
     on,
@@ -73,6 +75,8 @@ from tradeloop.common.strategy import (
     reward,
     talib,
     time_of_day,
+    volatility,
+    zscore,
 )
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.execution.adapters.bus_history import BusHistory as ExecutionHistory
@@ -112,6 +116,8 @@ class Careful:
             "turnover": -0.01 * c.turnover,
             "patience": 1e-6 * c.state["seen"],
             "momentum": 0.1 * c.features["log_return_1"].mean(axis=1),
+            "calm": -c.features["volatility_parkinson_5"].mean(axis=1),
+            "lead": 0.01 * (c.features["cross_zscore_zscore_rsi_5_6"] * c.position).sum(axis=1),
         }
 
 
@@ -129,8 +135,9 @@ STRATEGY = Strategy(
     Careful(),
     window=4,
     actions=TargetPosition(no_trade_band=0.02),
+    reward_features=[volatility(5, "parkinson"), cross_zscore(zscore(talib("RSI", timeperiod=5), 6))],
 )
-FEATURES = len(STRATEGY.feature_set.names)
+FEATURES = len(STRATEGY.features)
 
 
 class Formula:
@@ -199,7 +206,13 @@ class Market:
         self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
 
     def read(
-        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+        self,
+        path: str,
+        instrument: Instrument,
+        timeframe: Timeframe | None = None,
+        *,
+        reading: Reading | None = None,
+        until_us: int = EVER_US,
     ) -> Generator[Series, None, FileReport]:
         """One instrument's bars, as if from a file."""
         a = self.ids.index(instrument.id)
@@ -499,7 +512,7 @@ def test_a_model_that_takes_over_is_recorded_and_honoured_by_the_backtest(whole:
         if np.isnan(features[t]).any():
             builder.clear()
         else:
-            builder.append(features[t])
+            builder.append(STRATEGY.observed(features[t]))
         if not builder.ready:
             actions.append(np.zeros((1, len(loop.market.ids))))
             return np.full((1, len(loop.market.ids)), np.nan)

@@ -13,7 +13,8 @@ from tradeloop.cli.inputs import Inputs
 from tradeloop.cli.markets import beside, cut, learnt, named
 from tradeloop.cli.naming import named_files, symbol_of
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.source import Source, open_source, split, understood
+from tradeloop.cli.source import Source, open_source, split
+from tradeloop.cli.understood import understood
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
 from tradeloop.common.portfolio import Costs, Portfolio, portfolio_yaml
@@ -109,16 +110,18 @@ def test_what_was_understood_is_said(tmp_path: Path) -> None:
     file = write(tmp_path / "prices.csv")
     lines = file.read_text().splitlines()
     file.write_text("\n".join([f"{lines[0]},tick_volume", *(f"{line},7" for line in [*lines[1:9], *lines[12:]])]))
-    first, second = understood(opened(file, name="gold"))
+    first, second, third = understood(opened(file, name="gold"))
     assert "prices.csv is file:gold: 37 bars of 1h, 2026-01-05 00:00 to 2026-01-06 15:00 UTC" in first
     assert "zone none, read as UTC; calendar weekdays, 1 gap" in first
     assert second.endswith("timestamp as time, open, high, low, close, volume; ignored: tick_volume")
+    assert third.endswith("the volume is volume; if it is tick_volume, say so by --columns volume=NAME")
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, object], str]]:
     hours, days = write(folder / "hours.csv"), write(folder / "days.csv", seconds=86_400)
     late, empty = write(folder / "late.csv", first=500, price=9.0), folder / "empty"
     empty.mkdir()
+    other = write(folder / "other.csv", price=50.0)
     long = folder / "long.csv"
     rows = hours.read_text().splitlines()
     long.write_text("\n".join([f"{rows[0]},tic", *(f"{row},{'AB'[i % 3 == 2]}" for i, row in enumerate(rows[1:]))]))
@@ -128,13 +131,13 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Sequence[object], dict[str, obje
         "a named folder": ([f"BTC={empty}"], {}, "whose files name themselves"),
         "an empty folder": ([empty], {}, "no file in this folder ends in .csv"),
         "a file twice": ([hours, hours], {}, "has the file"),
-        "a name twice": ([f"A={hours}", f"A={late}"], {}, "has the name A twice"),
+        "a name twice": ([f"A={hours}", f"A={other}"], {}, "is 100.0 in line 2 of hours.csv and 50.0 in line 2 of"),
         "the same bars twice": ([hours, write(folder / "copy" / "hours.csv")], {}, "hold the same bars"),
         "two timeframes": ([hours, days], {}, "give files of one timeframe"),
         "no common bar": ([hours, late], {}, "no bar at which all 2 instruments have one"),
         "one name for several instruments": ([f"A={long}"], {}, "names 2 instruments (A, B): name one by FILE#SYMBOL"),
         "an instrument that is not in the file": ([f"{long}#C"], {}, "names 2 instruments (A, B): C is none of them"),
-        "an instrument that is sparse": ([long], {}, "12h, 1d, 1w (column tic names 2 instruments: A, B)"),
+        "an instrument that is sparse": ([long], {}, "by --timeframe (column tic names 2 instruments: A, B)"),
         "a wrong name": ([hours], {"name": "Gold!"}, "--name Gold!: a name is lower-case"),
         "a strategy of a shorter timeframe": (
             [days], {"strategy": SLOW}, "slow has features on 4h, and days.csv has bars of 1d: they must be longer"

@@ -86,7 +86,9 @@ def make_store(adapter: str, tmp_path: Path, clock: ManualClock) -> Callable[[],
 
 def assert_equal(left: BarArrays, right: BarArrays) -> None:
     for field in fields(BarArrays):
-        np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name), err_msg=field.name)
+        if field.name != "extra":
+            np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name), err_msg=field.name)
+    assert left.extra.keys() == right.extra.keys()
 
 
 @pytest.mark.parametrize("check", BAR_STORE_CHECKS, ids=lambda check: check.__name__)
@@ -189,6 +191,25 @@ def test_a_file_survives_in_one_piece(tmp_path: Path, clock: ManualClock) -> Non
     with sqlite3.connect(tmp_path / "bars.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_a_file_of_an_earlier_release_is_written_and_read(tmp_path: Path, clock: ManualClock) -> None:
+    with closing(sqlite3.connect(tmp_path / "bars.db")) as connection, connection:
+        connection.execute(
+            "CREATE TABLE bars (instrument TEXT, timeframe TEXT, open_us BIGINT, revision INTEGER, "
+            "open DOUBLE NOT NULL, high DOUBLE NOT NULL, low DOUBLE NOT NULL, close DOUBLE NOT NULL, volume DOUBLE, "
+            "funding_rate DOUBLE NOT NULL, known_us BIGINT NOT NULL, "
+            "PRIMARY KEY (instrument, timeframe, open_us, revision)) WITHOUT ROWID"
+        )
+        connection.execute("INSERT INTO bars VALUES ('x:A', '1m', 0, 0, 1, 1, 1, 1, NULL, 0, 5)")
+    for _ in range(2):
+        with closing(SqlBarStore(f"sqlite:///{tmp_path}/bars.db", clock)) as store:
+            later = replace(bars({A: [1]}), extra={"mood": np.array([[0.1]])})
+            store.write(Timeframe.M1, later)
+            found = store.read([A], Timeframe.M1, 0, EVER_US)
+            assert found.close[:, 0].tolist() == [1.0, later.close[0, 0]]
+            assert np.isnan(found.extra["mood"][0, 0])
+            assert found.extra["mood"][1, 0] == 0.1
 
 
 def test_many_bars_in_a_file_pass_as_arrays_and_not_as_objects(tmp_path: Path, clock: ManualClock) -> None:

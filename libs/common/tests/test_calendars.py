@@ -177,6 +177,12 @@ def test_an_unknown_calendar_is_refused(name: str, said: str) -> None:
     assert said in str(refused.value)
 
 
+def test_before_1970_no_holiday_is_a_gap() -> None:
+    """The package takes Washington's birthday of 1962 for a day of trading."""
+    assert gaps(times("1962-02-21", "1962-02-23"), Timeframe.D1, "XNYS") == []
+    assert gaps(times("1972-02-18", "1972-02-22"), Timeframe.D1, "XNYS") == []
+
+
 def test_bars_from_before_a_calendar_are_refused() -> None:
     open_us = times("1990-01-04", "1990-01-08")
     with pytest.raises(UserError, match="calendar XTKS is known from 1997-01-01 to 2199-12-31, and the bars are from"):

@@ -26,7 +26,7 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.contracts.feature_store import MakeFeatureStore, another_opening_finds_everything
 from tradeloop.common.contracts.feature_store import rows_at as rows
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
-from tradeloop.common.feature_store.port import FeatureRows, FeatureStore, FeatureStoreUnavailable
+from tradeloop.common.feature_store.port import Covered, FeatureRows, FeatureStore, FeatureStoreUnavailable
 from tradeloop.common.testing import FEATURE_STORE_CHECKS, check_feature_store
 
 if TYPE_CHECKING:  # importing Feast takes seconds: only tests that need it pay
@@ -112,10 +112,10 @@ class LookingAhead(MemoryFeatureStore):
 class Filling(MemoryFeatureStore):
     """Takes NaN for missing, and keeps the last value that was none."""
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
         known = ~np.isnan(rows.values).all(axis=(1, 2))
         super().write_offline(
-            feature_set, universe, replace(rows, time_us=rows.time_us[known], values=rows.values[known])
+            feature_set, universe, replace(rows, time_us=rows.time_us[known], values=rows.values[known]), covers
         )
 
 
@@ -137,8 +137,8 @@ class Newest(MemoryFeatureStore):
 class OneUniverse(MemoryFeatureStore):
     """Keeps the history of all universes as one."""
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
-        super().write_offline(feature_set, "", rows)
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
+        super().write_offline(feature_set, "", rows, covers)
 
     def read_offline(
         self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,21 +21,35 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.features import (
     ANCHOR_BARS,
     BarValues,
+    CrossSection,
     Feature,
     FeatureError,
     FeatureSet,
     FeatureStream,
+    change,
+    change_of,
+    column,
     cross_mean,
     cross_rank,
+    cross_zscore,
     day_of_week,
+    difference,
+    lag,
     log_return,
     of,
     on,
+    ratio,
     relative,
+    rolling,
+    session,
     talib,
     time_of_day,
+    vectorised,
+    volatility,
     windowed,
+    zscore,
 )
+from tradeloop.common.features.catalogue import CATALOGUE
 from tradeloop.common.market import BarArrays, Timeframe, align, resample, to_us
 
 Bars = Mapping[Timeframe, BarArrays]
@@ -43,7 +58,7 @@ BASE, HIGHER = Timeframe.M1, Timeframe.M5
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
-def zscore(close: Floats) -> float:
+def score(close: Floats) -> float:
     spread = close.std()
     return float((close[-1] - close.mean()) / spread) if spread else math.nan
 
@@ -59,6 +74,14 @@ def close_per_volume(close: Floats, volume: Floats) -> float:
 def stretched(close: Floats, time: Floats, scale: float) -> float:
     """A move in units of `scale`, over the hours that it took."""
     return float(math.log(close[-1] / close[0]) / scale / max((time[-1] - time[0]) / 3600.0, 1.0))
+
+
+def pressure(mood: Floats, close: Floats, buy_volume: Floats) -> float:
+    return float(mood[-1] * (close[-1] - close[0]) + buy_volume.mean())
+
+
+def mood_change(mood: Floats) -> float:
+    return float(mood[-1] - mood[0])
 
 
 SCALE = 1.0
@@ -93,9 +116,14 @@ SET = FeatureSet(
         talib("VAR", timeperiod=30),  # running sums: their last bits never forget where they began
         talib("CDLDOJI"),
         relative(talib("EMA", timeperiod=20)),
-        windowed("zscore", zscore, 16),
+        windowed("zscore", score, 16),
         windowed("signed_volume", signed_volume, 2, inputs=("close", "volume")),
         windowed("stretched", stretched, 3, inputs=("close", "time"), scale=0.01),
+        windowed("pressure", pressure, 4, inputs=("mood", "close", "buy_volume")),
+        talib("EMA", timeperiod=9, inputs=("buy_volume",)),
+        relative(talib("SMA", timeperiod=3, inputs=("mood",))),
+        on("5m", talib("RSI", timeperiod=3, inputs=("buy_volume",))),
+        cross_rank(windowed("mood_change", mood_change, 2, inputs=("mood",))),
         on("5m", log_return(2)),
         on("5m", relative(talib("EMA", timeperiod=5))),
         *time_of_day("America/New_York"),
@@ -103,10 +131,48 @@ SET = FeatureSet(
         on("5m", time_of_day()[0]),
         of(0, log_return(3)),
         of("0", on("5m", log_return(3))),
-        cross_mean(windowed("zscore", zscore, 5)),
+        cross_mean(windowed("zscore", score, 5)),
         cross_rank(log_return(7)),
     ]
 )
+
+
+def sloped(close: Floats, volume: Floats) -> Floats:
+    """Whatever NumPy may compute otherwise in another shape: sums, products of matrices, logarithms, sorting."""
+    slope = np.linspace(-1.0, 1.0, len(close)) @ close / close.sum(axis=0)
+    return np.asarray(slope * np.log(np.median(volume, axis=0)) + close.std(axis=0) / close.mean(axis=0))
+
+
+def moody(close: Floats, mood: Floats, volume: Floats) -> Floats:
+    return np.asarray((close * mood).sum(axis=0) / volume.sum(axis=0))
+
+
+LIBRARY = [
+    *(f for family in CATALOGUE.values() for entry in family for f in entry.features if not (f.timeframe or f.extras)),
+    vectorised("sloped", sloped, 11, ("close", "volume")),
+    zscore(ratio(talib("ATR"), rolling("mean", lag(talib("EMA", timeperiod=9), 2), 5)), 40),  # nested, and recursive
+    difference(talib("RSI", timeperiod=5), talib("RSI", timeperiod=60)),  # of other histories
+    cross_zscore(change(talib("KAMA"), 3)),
+    cross_rank(vectorised("sloped", sloped, 5, ("close", "volume"))),
+    *(
+        on("5m", feature)
+        for feature in (
+            volatility(10, "yang_zhang"),
+            zscore(talib("RSI"), 10),
+            change_of("AD", 6),
+            session("09:30", "16:00")[0],
+            vectorised("sloped", sloped, 3, ("close", "volume")),
+        )
+    ),
+    of(0, on("5m", rolling("rank", column("volume"), 4))),
+    zscore(column("mood"), 5),
+    ratio(column("mood"), rolling("mean", column("buy_volume"), 3)),
+    difference(talib("EMA", timeperiod=4, inputs=("mood",)), talib("SMA", timeperiod=3, inputs=("buy_volume",))),
+    change_of("OBV", 5, inputs=("close", "buy_volume")),
+    vectorised("moody", moody, 4, ("close", "mood", "volume")),
+    on("5m", rolling("highest", column("buy_volume"), 3)),
+]
+"""The library: every example of the catalogue, and its definitions inside of each other."""
 
 
 def walk(rng: np.random.Generator, open_us: NDArray[np.int64]) -> dict[str, Floats | NDArray[np.int64]]:
@@ -123,6 +189,16 @@ def walk(rng: np.random.Generator, open_us: NDArray[np.int64]) -> dict[str, Floa
     }
 
 
+def further(rng: np.random.Generator, n: int) -> dict[str, Floats]:
+    """Further columns: one at nearly all bars, one that begins late and stands still now and then."""
+    there = rng.random((2, n)) >= [[rng.choice([0.0, 0.004])], [0.02]]
+    there[1, : int(rng.integers(0, n + 1))] &= rng.random() < 0.5
+    return {
+        "buy_volume": np.where(there[0], rng.lognormal(2, 1, n), np.nan),
+        "mood": np.where(there[1], rng.normal(5, 1, n), np.nan),
+    }
+
+
 def market(rng: np.random.Generator, frames: int, instruments: int, gap: float, missing: float) -> Bars:
     """Random walks whose time jumps now and then, by up to two intervals between anchors."""
     jumps = np.where(rng.random(frames) < gap, rng.integers(2, 2 * ANCHOR_BARS, frames), 1)
@@ -130,7 +206,8 @@ def market(rng: np.random.Generator, frames: int, instruments: int, gap: float, 
     series = []
     for _ in range(instruments):
         own = grid[rng.random(frames) >= missing]
-        series.append(walk(rng, own if len(own) else grid[:1]))
+        own = own if len(own) else grid[:1]
+        series.append({**walk(rng, own), **further(rng, len(own))})
     bars = align([f"x:{a}" for a in range(instruments)], BASE, series)
     return {BASE: bars, HIGHER: resample(bars, BASE, HIGHER)}
 
@@ -145,14 +222,17 @@ markets = st.builds(
 )
 
 
-def rows_of(bars: BarArrays, t: int) -> list[BarValues | None]:
+def rows_of(bars: BarArrays, t: int, extras: Sequence[str] = ()) -> list[BarValues | None]:
     columns = [getattr(bars, field)[t].tolist() for field in FIELDS]
+    columns += [bars.extra[name][t].tolist() for name in extras]
     return [
         row if there else None for row, there in zip(zip(*columns, strict=True), bars.present[t].tolist(), strict=True)
     ]
 
 
-def play(stream: FeatureStream, bars: Bars, start: int, stop: int) -> Iterator[Sequence[Sequence[float]]]:
+def play(
+    features: FeatureSet, stream: FeatureStream, bars: Bars, start: int, stop: int
+) -> Iterator[Sequence[Sequence[float]]]:
     """Feed base frames `start` to `stop`, and higher frames when they are due."""
     base = bars[BASE]
     for t in range(start, stop):
@@ -163,15 +243,15 @@ def play(stream: FeatureStream, bars: Bars, start: int, stop: int) -> Iterator[S
                 continue
             due = (higher.close_us <= close_us) & (higher.open_us > (-1 if newest is None else newest))
             for j in np.flatnonzero(due).tolist():
-                row = rows_of(higher, j)
+                row = rows_of(higher, j, features.extras)
                 stream.update_higher(timeframe, int(higher.open_us[j]), int(higher.close_us[j]), row)
-        yield stream.update(int(base.open_us[t]), close_us, rows_of(base, t))
+        yield stream.update(int(base.open_us[t]), close_us, rows_of(base, t, features.extras))
 
 
 def played(features: FeatureSet, bars: Bars) -> Floats:
     """All values of a stream that sees everything from the start."""
     stream = FeatureStream(features, BASE, bars[BASE].instruments)
-    return np.array(list(play(stream, bars, 0, len(bars[BASE]))))
+    return np.array(list(play(features, stream, bars, 0, len(bars[BASE]))))
 
 
 def recent(bars: BarArrays, stop: int, count: int) -> BarArrays:
@@ -179,7 +259,8 @@ def recent(bars: BarArrays, stop: int, count: int) -> BarArrays:
     series = []
     for a in range(len(bars.instruments)):
         own = np.flatnonzero(bars.present[:stop, a])[-count:]
-        series.append({"open_us": bars.open_us[own], **{field: getattr(bars, field)[own, a] for field in FIELDS}})
+        columns = {field: bars.columns()[field][own, a] for field in (*FIELDS, *bars.extra)}
+        series.append({"open_us": bars.open_us[own], **columns})
     timeframe = next(t for t in Timeframe if len(bars) == 0 or t.us == bars.close_us[0] - bars.open_us[0])
     return align(bars.instruments, timeframe, series)
 
@@ -202,6 +283,63 @@ def same(a: Floats, b: Floats) -> bool:
     return a.shape == b.shape and np.array_equal(known, ~np.isnan(b)) and a[known].tobytes() == b[known].tobytes()
 
 
+libraries = st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=10, unique_by=lambda feature: feature.name).map(
+    lambda features: FeatureSet([*features, on("5m", log_return(2))])  # which `play` feeds bars of both timeframes
+)
+
+
+@given(bars=markets, features=libraries, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_library_is_the_same_bits_in_batch_in_stream_and_after_a_restart(
+    bars: Bars, features: FeatureSet, data: st.DataObject
+) -> None:
+    """Restarts come at any bar, over gaps, of many instruments and on both timeframes at once."""
+    frames = len(bars[BASE])
+    expected = features.compute(bars, BASE).values
+    assert same(played(features, bars), expected)
+    cut = data.draw(st.integers(0, frames - 1))
+    stop = min(frames, cut + 40)
+    assert same(np.array(list(play(features, reopened(features, bars, cut), bars, cut, stop))), expected[cut:stop])
+
+
+@given(bars=markets, features=libraries, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_library_knows_no_future(bars: Bars, features: FeatureSet, data: st.DataObject) -> None:
+    """Neither when what comes is taken away, nor when it is another."""
+    cut = data.draw(st.integers(1, len(bars[BASE])))
+    expected = features.compute(bars, BASE).values[:cut]
+    past = bars[BASE].slice(0, cut)
+    assert same(features.compute({BASE: past, HIGHER: resample(past, BASE, HIGHER)}, BASE).values, expected)
+    base = bars[BASE]
+    other = {name: getattr(base, name).copy() for name in FIELDS}
+    for numbers in other.values():
+        numbers[cut:] *= 3.0
+    scrambled = replace(base, **other)
+    assert same(
+        features.compute({BASE: scrambled, HIGHER: resample(scrambled, BASE, HIGHER)}, BASE).values[:cut], expected
+    )
+
+
+@given(bars=markets, features=libraries)
+@settings(max_examples=30, deadline=None)
+def test_instruments_share_no_state(bars: Bars, features: FeatureSet) -> None:
+    """Alone, an instrument has the values that it has among others, but for those that look at the others."""
+    alone = [f for f in features.features if not isinstance(f, CrossSection)]
+    if not alone:
+        return
+    base = bars[BASE]
+    among = FeatureSet(alone).compute(bars, BASE)
+    stream = played(FeatureSet(alone), bars)
+    for a, instrument in enumerate(base.instruments):
+        own = np.flatnonzero(base.present[:, a])
+        further = {field: bars[BASE].columns()[field][own, a] for field in (*FIELDS, *base.extra)}
+        series = {"open_us": base.open_us[own], **further}
+        single = align([instrument], BASE, [series])
+        found = FeatureSet(alone).compute({BASE: single, HIGHER: resample(single, BASE, HIGHER)}, BASE)
+        assert same(found.values[:, 0], among.values[own, a])
+        assert same(found.values[:, 0], stream[own, a])
+
+
 @given(bars=markets)
 @settings(max_examples=25, deadline=None)
 def test_a_stream_gives_the_batch_to_the_last_bit(bars: Bars) -> None:
@@ -216,7 +354,7 @@ def test_a_stream_opened_at_any_bar_goes_on_as_if_never_stopped(bars: Bars, data
     cut = data.draw(st.integers(0, frames - 1))
     stop = min(frames, cut + 40)
     stream = reopened(SET, bars, cut)
-    assert same(np.array(list(play(stream, bars, cut, stop))), expected[cut:stop])
+    assert same(np.array(list(play(SET, stream, bars, cut, stop))), expected[cut:stop])
 
 
 @pytest.mark.parametrize("place", [0, 1, ANCHOR_BARS - 1])
@@ -232,11 +370,11 @@ def test_the_history_that_is_asked_for_is_just_enough(place: int, missing: bool)
     present[cut, 1] = not missing
     bars = {BASE: replace(base, present=present)}
     expected = features.compute(bars, BASE).values[cut : cut + 9]
-    assert same(np.array(list(play(reopened(features, bars, cut), bars, cut, cut + 9))), expected)
+    assert same(np.array(list(play(features, reopened(features, bars, cut), bars, cut, cut + 9))), expected)
     too_little = FeatureStream(features, BASE, base.instruments)
     needed = place + features.features[0].history if not (missing and place == 0) else features.history(BASE)
     too_little.open({BASE: recent(bars[BASE], cut, needed - 1)})
-    assert not same(np.array(list(play(too_little, bars, cut, cut + 9))), expected)
+    assert not same(np.array(list(play(features, too_little, bars, cut, cut + 9))), expected)
 
 
 @given(bars=markets, data=st.data())
@@ -278,11 +416,13 @@ def real_bars(count: int) -> Bars:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared market data is not here")
 def test_real_bars_with_an_hourly_feature() -> None:
     bars = real_bars(6000)
-    features = FeatureSet([*(f for f in SET.features if f.timeframe is None), on("1h", talib("EMA", timeperiod=20))])
+    features = FeatureSet(
+        [*(f for f in SET.features if not (f.timeframe or f.extras)), on("1h", talib("EMA", timeperiod=20))]
+    )
     expected = features.compute(bars, BASE).values
     assert same(played(features, bars), expected)
     for cut in (1, 33, 511, 1500, 3583, 3584, 5999):
-        values = list(play(reopened(features, bars, cut), bars, cut, min(cut + 200, 6000)))
+        values = list(play(features, reopened(features, bars, cut), bars, cut, min(cut + 200, 6000)))
         assert same(np.array(values), expected[cut : cut + 200])
     # The file starts at 23:01, so the 20th hourly bar, 59 minutes of the first hour included, closes after 1199 bars.
     hourly = expected[:, 0, -1]
@@ -369,7 +509,7 @@ def test_names_are_readable() -> None:
             talib("BBANDS", nbdevup=2.5, output="upperband"),
             talib("EMA", timeperiod=20, inputs=("volume",)),
             on("1h", relative(talib("EMA", timeperiod=20))),
-            on(Timeframe.D1, windowed("zscore", zscore, 5)),
+            on(Timeframe.D1, windowed("zscore", score, 5)),
         ]
     )
     assert features.names == (
@@ -398,8 +538,8 @@ def test_the_identity_follows_the_definitions_alone() -> None:
         [on("4h", talib("RSI"))],
         [talib("STOCH", output="slowk")],
         [talib("STOCH", output="slowd")],
-        [windowed("zscore", zscore, 5)],
-        [windowed("zscore", zscore, 6)],
+        [windowed("zscore", score, 5)],
+        [windowed("zscore", score, 6)],
         [windowed("zscore", shape_kept, 5)],
         [windowed("scaled", scaled, 5, scale=2.0)],
         [windowed("scaled", scaled, 5, scale=3.0)],
@@ -449,14 +589,14 @@ def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
         (lambda: talib("RSI", timeperiod=-1), "refuses timeperiod=-1"),
         (lambda: talib("MACD"), "several outputs: choose one with output=, of macd, macdsignal, macdhist"),
         (lambda: talib("MACD", output="signal"), "no output 'signal': it has macd, macdsignal, macdhist"),
-        (lambda: talib("OBV"), r"depends on where its series starts.*windowed"),
+        (lambda: talib("OBV"), r"depends on where its series starts.*change_of\('OBV', n\)"),
         (lambda: talib("ATR", inputs=("close",)), r"takes 3 inputs \(high, low, close\), not 1"),
-        (lambda: talib("RSI", inputs=("bid",)), "'bid', which bars do not have: they have open, high"),
+        (lambda: talib("RSI", inputs=("Bid",)), "'Bid', which bars do not have: they have open, high"),
         (lambda: talib("MAVP"), "'periods', which bars do not have"),
         (lambda: log_return(0), "n is 0; it must be a whole number of bars, at least 1"),
-        (lambda: windowed("Z score", zscore, 3), "a name is lower-case letters"),
-        (lambda: windowed("z", zscore, 0), "window is 0"),
-        (lambda: windowed("z", zscore, 3, inputs=("price",)), "'price', which bars do not have"),
+        (lambda: windowed("Z score", score, 3), "a name is lower-case letters"),
+        (lambda: windowed("z", score, 0), "window is 0"),
+        (lambda: windowed("z", score, 3, inputs=("price!",)), "'price!', which bars do not have"),
         (lambda: windowed("z", lambda close: close[-1], 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
         (lambda: windowed("z", partial(scaled, scale=2.0), 3), r"written with def.*windowed\('z', fn, 3, scale=2.0\)"),
         (lambda: windowed("z", scaled, 3, scole=2.0), r"calls scaled\(close, scole\), and scaled takes \(close.*scole"),
@@ -477,7 +617,7 @@ def test_history_is_an_interval_between_anchors_and_a_restart() -> None:
         (lambda: cross_mean("rsi"), "'rsi' is no feature"),  # type: ignore[arg-type]
         (lambda: on("1h", of("a", log_return(1))), r"write on\('1h', ...\) inside of that"),
         (lambda: relative(cross_mean(log_return(1))), r"write relative\(...\) inside of that"),
-        (lambda: on("2h", log_return(1)), "the timeframes are 1m, 5m"),
+        (lambda: on("7h", log_return(1)), "the timeframes are 1s, 5s"),
         (lambda: on("4h", on("1h", log_return(1))), "is on 1h already"),
         (lambda: relative(on("1h", talib("EMA"))), r"say on\('1h', relative\(...\)\)"),
         (lambda: FeatureSet([]), "at least one feature"),
@@ -525,6 +665,27 @@ def test_bars_that_cannot_give_a_feature_are_named(feature: Feature, volume: flo
         played(features, bars)
     with pytest.raises(FeatureError, match=message):
         FeatureStream(features, BASE, ["x:0"]).open({BASE: bars[BASE].slice(0, 31)})
+
+
+def test_a_column_that_no_bar_has_is_named_with_those_that_there_are() -> None:
+    features = FeatureSet([talib("SMA", timeperiod=2, inputs=("buy_volumes",))])
+    told = (
+        "feature sma_2_buy_volumes reads 'buy_volumes', which no 1m bar has here: did you mean buy_volume? they have "
+        "open, high, low, close, volume, buy_volume, mood; use a source that gives buy_volumes, or leave the feature "
+        "out"
+    )
+    with pytest.raises(FeatureError, match=re.escape(told)):
+        features.compute({BASE: small()}, BASE)
+    # A stream may be ahead of its source: it waits.
+    assert np.isnan(played_without_columns(features)).all()
+
+
+def played_without_columns(features: FeatureSet) -> Floats:
+    stream = FeatureStream(features, BASE, ["x:0"])
+    bars = replace(small(), extra={})
+    stream.open({BASE: bars.slice(0, 30)})
+    frames = [(int(bars.open_us[t]), int(bars.close_us[t]), features.frame(bars, t)) for t in range(30, 40)]
+    return np.array([stream.update(*one) for one in frames])
 
 
 def test_a_level_of_zero_is_no_level() -> None:

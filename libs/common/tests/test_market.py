@@ -49,11 +49,12 @@ def series(minutes: list[int], seed: int = 0, volume: bool = True) -> Series:
 
 
 def equal(left: BarArrays, right: BarArrays) -> bool:
-    return all(np.array_equal(getattr(left, f.name), getattr(right, f.name), _floats(f.name)) for f in fields(left))
-
-
-def _floats(name: str) -> bool:
-    return name not in ("instruments", "open_us", "close_us", "present")
+    ours, theirs = left.columns(), right.columns()
+    same = all(
+        getattr(left, name).tolist() == getattr(right, name).tolist() for name in ("open_us", "close_us", "present")
+    )
+    same &= left.instruments == right.instruments and ours.keys() == theirs.keys()
+    return same and all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)
 
 
 def minutes_lists(most: int = 90) -> st.SearchStrategy[list[int]]:

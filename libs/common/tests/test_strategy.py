@@ -17,6 +17,7 @@ import pytest
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy import strategy_checks
+from tradeloop.common.contracts.strategy.features import features_ignore_another_future, features_restart
 from tradeloop.common.contracts.strategy.trial import Trial
 from tradeloop.common.errors import UserError
 from tradeloop.common.portfolio import RiskLimits
@@ -40,6 +41,8 @@ from tradeloop.common.strategy import (
     scalar_reward,
     talib,
     time_of_day,
+    vectorised,
+    volatility,
     windowed,
 )
 from tradeloop.common.strategy import installed as plug_in
@@ -118,8 +121,16 @@ def strategy(
     features: Any = (log_return(1),),  # noqa: B008
     actions: Any = "target_position",
     window: Any = 4,
+    reward_features: Any = (),
 ) -> Strategy:
-    return Strategy(name="mine", features=features, reward=reward, window=window, actions=actions)
+    return Strategy(
+        name="mine",
+        features=features,
+        reward=reward,
+        window=window,
+        actions=actions,
+        reward_features=reward_features,
+    )
 
 
 # --- construction ----------------------------------------------------------------------------------
@@ -140,7 +151,7 @@ def test_a_strategy_says_four_things() -> None:
     ("make", "message"),
     [
         (lambda: Strategy("My Edge", [log_return(1)], Growth()), "^strategy 'My Edge': a name is lower-case letters"),
-        (lambda: strategy(features=[]), "at least one feature"),
+        (lambda: strategy(features=[]), "strategy mine has no features: a policy that sees nothing"),
         (lambda: strategy(features=["RSI"]), "^strategy mine: 'RSI' is no feature; write e.g. talib"),
         (
             lambda: strategy(features=[time_of_day()]),
@@ -262,7 +273,7 @@ def test_what_cannot_be_loaded_is_one_line(
 )
 def test_a_good_strategy_passes(mine: Strategy) -> None:
     promises = list(strategy_checks(mine))
-    assert len(set(promises)) == len(promises) == 9
+    assert len(set(promises)) == len(promises) == 12
     assert list(strategy_checks(mine)) == promises
     assert check_strategy(mine) == ()
 
@@ -484,6 +495,44 @@ class Centred(Feature):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shifted(Feature):
+    """The return of the next bar."""
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        returns = log_return(1).batch(columns, blocks)
+        return np.append(returns[1:], returns[-1:])
+
+    def state(self) -> Any:
+        return log_return(1).state()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peeking(Feature):
+    """The higher close of two bars, the next one among them: mostly it says little about the next return."""
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        close = np.append(columns[3], columns[3, -1:])
+        highest: Floats = np.maximum(close[:-1], close[1:])
+        return highest
+
+    def state(self) -> Any:
+        return log_return(1).state()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Short(Feature):
+    """It says that it looks back four bars, and looks back a hundred."""
+
+    anchored: bool = False
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        return log_return(100).batch(columns, blocks)
+
+    def state(self) -> Any:
+        return log_return(100).state()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forgetful(Feature):
     """Its state is another feature than its batch."""
 
@@ -514,6 +563,11 @@ def noise(close: Floats) -> float:
     return float(np.random.random())  # noqa: NPY002
 
 
+def mixed(close: Floats) -> Floats:
+    """Measured by all windows that it gets: the future's among them."""
+    return np.asarray(close[-1] / close.mean())
+
+
 def nothing(close: Floats) -> float:
     return math.nan
 
@@ -525,8 +579,30 @@ def custom(kind: type[Feature], definition: str = "mine") -> Feature:
 @pytest.mark.parametrize(
     ("feature", "message"),
     [
-        (custom(Centred), "looks ahead: feature custom changes when the bars from .* on are taken away"),
-        (custom(Forgetful), "trains on other values than it trades on: bar by bar, feature custom differs"),
+        (
+            custom(Centred),
+            r"looks ahead: feature custom of check:A at bar 0 changes when the bars from 1199 on",
+        ),
+        (
+            custom(Shifted),
+            r"feature custom goes with the return of the next bar \(rank correlation 1\.00 over .*shift",
+        ),
+        (
+            custom(Peeking),
+            r"looks ahead: feature custom of check:A at bar \d+ changes when the bars from 1199 on",
+        ),
+        (
+            custom(Forgetful),
+            r"than it trades on: bar by bar, feature custom of check:A at bar 600 differs",
+        ),
+        (
+            custom(Short),
+            r"than it trades on: bar by bar, feature custom of check:A at bar \d+ differs",
+        ),
+        (
+            vectorised("mixed", mixed, 5),
+            r"looks ahead: feature mixed of check:A at bar \d+ changes when the bars from \d+ on are taken",
+        ),
         (custom(Forgetful, definition=f"<function at 0x{id(Growth):x}>"), "feature custom holds an address in memory"),
         (windowed("z", z_score, 20), "loses its value: z is NaN at bar .* guard it where the price stands still"),
         (
@@ -538,13 +614,65 @@ def custom(kind: type[Feature], definition: str = "mine") -> Feature:
             r"fails in feature explodes: LookupError: .* \(tests/test_strategy\.py:\d+\)$",
         ),
         (windowed("huge", huge, 2), "observes what no float32 can hold: scale huge down"),
-        (windowed("noise", noise, 2), "looks ahead: feature noise changes"),
+        (windowed("noise", noise, 2), r"looks ahead: feature noise of check:A at bar \d+ changes"),
         (windowed("nothing", nothing, 2), "has a feature without values: nothing gives none in"),
         (on("1s", log_return(1)), "has features on 1s, the shortest timeframe"),
     ],
 )
 def test_a_bad_feature_is_refused(feature: Feature, message: str) -> None:
     assert re.search(message, refused(strategy(features=[log_return(1), feature])))
+
+
+@pytest.mark.parametrize("kind", [Centred, Peeking, Shifted])
+def test_another_future_finds_what_looks_ahead_too(kind: type[Feature]) -> None:
+    trial = Trial(strategy(features=[custom(kind)]), RiskLimits())
+    with pytest.raises(StrategyError, match=r"feature custom of check:A at bar \d+ changes when .* are others"):
+        features_ignore_another_future(trial)
+
+
+def test_a_history_that_is_too_short_is_found_after_a_restart() -> None:
+    trial = Trial(strategy(features=[custom(Short)]), RiskLimits())
+    with pytest.raises(StrategyError, match=r"after a restart: feature custom of check:A at bar \d+ .* at bar \d+"):
+        features_restart(trial)
+
+
+@reward(version="1")
+class Calm:
+    """Growth, less a fine for trading where it is loud."""
+
+    feature: str = "volatility_close_5"
+
+    def __call__(self, c: RewardContext) -> Floats:
+        assert c.features.get("nothing") is None
+        assert "nothing" not in c.features
+        return np.asarray(np.log(c.equity / c.equity_prev) - c.turnover * c.features[self.feature].mean(axis=1))
+
+
+def test_features_of_the_reward_alone_are_no_part_of_the_observation() -> None:
+    mine = strategy(reward=Calm(), reward_features=[volatility(5)])
+    assert mine.feature_set.names == (*(f.name for f in mine.features), "volatility_close_5")
+    assert mine.observation_size(2) == strategy().observation_size(2)
+    assert mine.feature_set.id != strategy().feature_set.id
+    assert strategy(reward_features=[]).feature_set.id == strategy().feature_set.id
+    assert check_strategy(mine) == ()
+    assert check_strategy(pickle.loads(pickle.dumps(mine))) == ()
+
+
+def test_a_reward_that_asks_for_what_is_not_there_is_told_what_is() -> None:
+    names = ", ".join(strategy().feature_set.names)
+    message = refused(strategy(reward=Calm()))
+    assert f"reward Calm asks for the feature 'volatility_close_5', and it sees {names}: name it in the" in message
+    message = refused(strategy(reward=Calm("volatility_close_4"), reward_features=[volatility(5)]))
+    assert f"it sees {names}, volatility_close_5: is it volatility_close_5?" in message
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(["RSI"], "'RSI' is no feature"), ([log_return(1)], "log_return_1 is listed twice")],
+)
+def test_features_of_the_reward_are_checked_as_others(features: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        strategy(features=[log_return(1)], reward_features=features)
 
 
 @dataclass(frozen=True)

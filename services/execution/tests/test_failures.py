@@ -160,7 +160,8 @@ def closes(t: int) -> datetime:
 
 
 def frame(t: int, price: float = 100.0, live: bool = False, universe: str = "pair") -> BarFrame:
-    bar = {"open": price, "high": price * 1.01, "low": price * 0.99, "close": price * (1.0 + 0.001 * (t % 3))}
+    close = price * (1.0 + 0.001 * (t % 3))
+    bar: dict[str, Any] = {"open": price, "high": price * 1.01, "low": price * 0.99, "close": close}
     return BarFrame(
         universe=universe,
         timeframe=Timeframe.M1,

@@ -241,7 +241,9 @@ def test_a_refused_file_stores_nothing_and_is_dead_lettered(make: Callable[..., 
     assert len(stand.store.read(two.ids, Timeframe.M1, 0, EVER)) == 0
     assert list(stand.sent(BackfillCompleted)) == []
     assert stand.runner.counters.dead_letters == 1
-    assert re.search(r"b\.csv, line 2: open -1\..* is not positive: correct or remove it", stand.dead_letter())
+    assert re.search(
+        r"b\.csv, line 2: open -1\..* is not positive: positive prices alone can be traded", stand.dead_letter()
+    )
     assert not stand.ingest.pending()
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.domain import Gate, Refused, Resampler, corrections, frames, together
 
 MINUTE = Timeframe.M1.us
+EXTRAS = ("trade_count", "buy_volume", "spread_mean", "bid_max", "ask_min", "vwap", "mood")
 HIGHER = (Timeframe.H1, Timeframe.M5, Timeframe.M15, Timeframe.M3)
 
 
@@ -45,6 +48,16 @@ def series(minutes: list[int], seed: int = 0, volume: bool = True) -> Series:
     return columns | {"volume": rng.uniform(0, 1e6, n)} if volume else columns
 
 
+def further(names: list[str], n: int, a: int) -> dict[str, NDArray[np.float64]]:
+    """Further columns that begin late, or lack values; the third instrument has none."""
+    rng = np.random.default_rng(n + a)
+    return {
+        name: np.where(rng.random(n) < [1.0, 0.9, 0.1][(a + place) % 3], rng.normal(size=n), np.nan)
+        for place, name in enumerate(names)
+        if a < 2
+    }
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> BarArrays:
     """Up to three instruments with gaps of their own, some without volume."""
@@ -52,7 +65,12 @@ def histories(draw: st.DrawFn) -> BarArrays:
     ids = universe(len(minutes)).ids
     parts = [series(times, a, volume=a != 1) for a, times in enumerate(minutes)]
     beside_us = draw(st.sampled_from([0, MINUTE // 2, MINUTE - 1]))
-    return align(ids, Timeframe.M1, [{**part, "open_us": part["open_us"] + beside_us} for part in parts])
+    extras = draw(st.lists(st.sampled_from(EXTRAS), unique=True))
+    beside = [
+        {**part, "open_us": part["open_us"] + beside_us, **further(extras, len(part["open_us"]), a)}
+        for a, part in enumerate(parts)
+    ]
+    return align(ids, Timeframe.M1, beside)
 
 
 def feed_all(resampler: Resampler, base: list[BarFrame]) -> list[BarFrame]:
@@ -93,6 +111,39 @@ def test_a_stream_resamples_to_what_the_batch_gives(bars: BarArrays) -> None:
     assert closes == sorted(closes)
 
 
+LONGER = (Timeframe.M5, Timeframe.M15, Timeframe.H1, Timeframe.H4, Timeframe.D1)
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 2_900), max_size=3).map(sorted))
+@settings(max_examples=20, deadline=None)
+def test_a_stream_with_restarts_resamples_to_what_polars_groups(seed: int, restarts: list[int]) -> None:
+    """Two days of minutes with gaps, the process killed at some frames and resumed from where all buckets begin."""
+    rng = np.random.default_rng(seed)
+    minutes = np.flatnonzero(rng.random(2 * 24 * 60 + 60) > rng.choice([0.0, 0.1, 0.9])).tolist()
+    bars = align(("x:A",), Timeframe.M1, [series(minutes, seed)])
+    one, base = universe(1, LONGER), list(frames("u", Timeframe.M1, bars))
+    resampler, sent = Resampler(one), []
+    for number, frame in enumerate(base):
+        if number in restarts:
+            day = (to_us(base[number - 1].close_time) - 1) // Timeframe.D1.us * Timeframe.D1.us
+            resampler = Resampler(one)
+            feed_all(resampler, [old for old in base[:number] if to_us(old.close_time) > day])
+        sent += resampler.feed(frame)
+    columns = {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close", "volume")}
+    table = pl.DataFrame({"open_us": bars.open_us, **columns})
+    for timeframe in LONGER:
+        expected = (
+            table.group_by_dynamic("open_us", every=f"{timeframe.us}i")
+            .agg(pl.first("open"), pl.max("high"), pl.min("low"), pl.last("close"), pl.sum("volume"))
+            .filter(pl.col("open_us") + timeframe.us <= int(bars.close_us[-1]))
+        )
+        own = [frame for frame in sent if frame.timeframe is timeframe]
+        assert [to_us(frame.open_time) for frame in own] == expected["open_us"].to_list()
+        for name in ("open", "high", "low", "close"):
+            assert [getattr(frame.bars[0], name) for frame in own] == expected[name].to_list()
+        np.testing.assert_allclose([frame.bars[0].volume or 0.0 for frame in own], expected["volume"], rtol=1e-12)
+
+
 @given(histories())
 def test_a_higher_frame_comes_as_soon_as_it_is_known_to_be_closed(bars: BarArrays) -> None:
     resampler, published = Resampler(universe(len(bars.instruments))), set()
@@ -130,8 +181,8 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
     good["open_us"] = (np.arange(n) + start) * timeframe.us
     for known in (None, timeframe):
         gate = Gate(known, 10)
-        assert gate.take(good) == timeframe
-        assert gate.end() == timeframe
+        assert gate.take(good) is good
+        assert gate.end() == gate.timeframe == timeframe
 
 
 @pytest.mark.parametrize(
@@ -141,8 +192,8 @@ def test_good_bars_pass_and_tell_their_timeframe(n: int, timeframe: Timeframe, s
         pytest.param("1d", -2, None, 0, "", id="days from 22:00 on"),
         pytest.param("1d", 5, 7, 1, "", id="clocks go forward"),
         pytest.param("1d", 4, 7, -1, "", id="clocks go back"),
-        pytest.param("1d", 4, 7, 2, "comes before the 1d bar before it has closed", id="two hours early"),
-        pytest.param("1h", 0, 7, 0.5, "comes before the 1h bar before it has closed", id="half an hour early"),
+        pytest.param("1d", 4, 7, 2, "is no open time of a 1d bar here", id="two hours early"),
+        pytest.param("1h", 0, 7, 0.5, "is no open time of a 1h bar here", id="half an hour early"),
     ],
 )
 def test_bars_may_open_at_any_time_but_not_inside_of_another(
@@ -153,7 +204,8 @@ def test_bars_may_open_at_any_time_but_not_inside_of_another(
     bars["open_us"][len(bars["open_us"]) if row is None else row :] -= int(early_hours * Timeframe.H1.us)
     gate = Gate(None, 10)
     if not fault:
-        assert gate.take(bars) is Timeframe(timeframe)
+        assert gate.take(bars) is bars
+        assert gate.timeframe is Timeframe(timeframe)
         return
     with pytest.raises(Refused, match=fault) as refused:
         gate.take(bars)
@@ -164,7 +216,7 @@ def test_bars_of_two_blocks_do_not_overlap() -> None:
     bars = dict(series(list(range(20))))
     gate = Gate(Timeframe.M1, 10)
     gate.take(bars)
-    with pytest.raises(Refused, match="comes before the 1m bar before it has closed"):
+    with pytest.raises(Refused, match="is no open time of a 1m bar"):
         gate.take({**bars, "open_us": bars["open_us"] + 20 * MINUTE - MINUTE // 2})
 
 
@@ -183,6 +235,25 @@ def test_only_what_differs_is_corrected() -> None:
     assert result.open_us.tolist() == [2 * MINUTE, 3 * MINUTE]
     assert result.present.tolist() == [[False, True], [True, False]]
     assert result.close[0, 1] == new.close[2, 1]
+
+    stored = replace(new, extra={"mood": np.array([[1.0, np.nan], [2.0, np.nan], [np.nan] * 2, [3.0] * 2])})
+    other = replace(new, extra={"mood": np.array([[1.0, np.nan], [5.0, np.nan], [4.0, np.nan], [3.0] * 2])})
+    assert corrections(stored, stored).present.tolist() == []
+    assert corrections(other, stored).open_us.tolist() == [MINUTE, 2 * MINUTE]
+    assert corrections(other, stored).extra["mood"].tolist()[0][0] == 5.0
+    assert corrections(stored, new).open_us.tolist() == [0, MINUTE, 3 * MINUTE]
+
+
+def test_a_source_that_does_not_give_a_column_takes_none_away() -> None:
+    ids = ("x:A",)
+    plain = align(ids, Timeframe.M1, [series([0, 1, 2], 1)])
+    stored = replace(plain, extra={"mood": np.array([[1.0], [2.0], [np.nan]])})
+    assert len(corrections(plain, stored)) == 0
+    moved = replace(plain, close=plain.close + np.array([[0.0], [0.1], [0.0]]), extra={"fear": np.full((3, 1), np.nan)})
+    result = corrections(moved, stored)
+    assert result.open_us.tolist() == [MINUTE]
+    assert result.extra["mood"].tolist() == [[2.0]]
+    assert np.isnan(result.extra["fear"]).all()
 
 
 def test_parts_are_put_on_one_grid() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Instrument, Series, Timeframe, from_us, to_us
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars, read_blocks
 from tradeloop.ingest.contracts import BAR_SOURCE_CHECKS, Write, check_bar_source
 from tradeloop.ingest.ports import BarSource, FileReport, whole
@@ -101,7 +102,12 @@ Whole = Callable[[str, Instrument, Timeframe | None], tuple[BarArrays, FileRepor
 
 def in_one_block(read: Whole) -> BarSource:
     def blocks(
-        path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+        path: str,
+        instrument: Instrument,
+        timeframe: Timeframe | None = None,
+        *,
+        reading: Reading | None = None,
+        until_us: int = EVER_US,
     ) -> Generator[Series, None, FileReport]:
         bars, report = read(path, instrument, timeframe)
         yield {"open_us": bars.open_us} | {name: getattr(bars, name)[:, 0] for name in BAR_COLUMNS}
@@ -304,7 +310,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     assert refusal(str(tmp_path / "folder.csv")) == ": is a directory: name one file"
     assert "unknown ending" in refusal(write(tmp_path, text(rows()), "bars.xlsx"))
-    assert "unknown ending" in refusal(str(tmp_path / "none.json"))
+    assert "there is no such file" in refusal(str(tmp_path / "none.json"))
 
 
 @pytest.mark.parametrize(
@@ -341,9 +347,9 @@ def test_columns_that_are_missing_or_doubtful(tmp_path: Path) -> None:
     assert "no column for open, low among 'time', 'bid', 'high', 'x', 'close'" in refusal(
         write(tmp_path, text(table, "time,bid,high,x,close"))
     )
-    assert "its first line is no header" in refusal(write(tmp_path, "\n".join(",".join(row) for row in table)))
-    assert "columns Date and Time could each be the time" in refusal(
-        write(tmp_path, text([[row[0], *row] for row in table], "Date,Time,open,high,low,close"))
+    late = [[(START + timedelta(days=i)).isoformat(), *row] for i, row in enumerate(table)]
+    assert "columns Date and Time could each be the time, and say 2022-01-04" in refusal(
+        write(tmp_path, text(late, "Date,Time,open,high,low,close"))
     )
     assert "columns close and Close could each be the close" in refusal(
         write(tmp_path, text([[*row, "1"] for row in table], "time,open,high,low,close,Close"))
@@ -410,7 +416,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
         ),
         ({"time": "2022-01-03 00:03:00"}, "2022-01-03T00:03:00+00:00 comes twice"),
         ({"time": "2022-01-03 00:01:00"}, "2022-01-03T00:01:00+00:00 comes after a later time"),
-        ({"time": "2022-01-03 00:03:30"}, "2022-01-03T00:03:30+00:00 comes before the 1m bar before it has closed"),
+        ({"time": "2022-01-03 00:03:30"}, "2022-01-03T00:03:30+00:00 is no open time of a 1m bar"),
         ({"time": "03.01.2022 00:04"}, "time '03.01.2022 00:04' cannot be parsed"),
         ({"time": "2022-13-03 00:04:00"}, "time '2022-13-03 00:04:00' cannot be parsed"),
         ({"time": "2022-01-03 24:04:00"}, "time '2022-01-03 24:04:00' cannot be parsed"),
@@ -470,14 +476,13 @@ def test_a_very_long_cell_is_cut(tmp_path: Path) -> None:
     [
         (["Z"] * 5 + [""] * 7, ", line 7: the zone changes from 'Z' to none (7 such rows)"),
         ([""] * 5 + ["+01:00"] + [""] * 6, ", line 7: the zone changes from none to '+01:00'"),
-        (["+01:00"] * 11 + ["+02:00"], ", line 13: the zone changes from '+01:00' to '+02:00'"),
     ],
 )
 def test_mixed_zones(tmp_path: Path, zones: list[str], message: str) -> None:
     table = [[row[0] + zone, *row[1:]] for row, zone in zip(rows(), zones, strict=True)]
     line = refusal(write(tmp_path, text(table)))
     assert line.startswith(message)
-    assert line.endswith("give all times in UTC")
+    assert line.endswith("name the zone in all rows, or in none")
 
 
 def test_two_spellings_of_one_zone_are_one_zone(tmp_path: Path) -> None:
@@ -492,7 +497,7 @@ def test_two_spellings_of_one_zone_are_one_zone(tmp_path: Path) -> None:
             [1641168000 + 60 * i for i in range(11)] + [1641168660000],
             ", line 13: time 1641168660000 is in another unit",
         ),
-        ([20220103 + i for i in range(12)], ", line 2: time 20220103 is too small for an epoch (12 such rows)"),
+        ([90220103 + i for i in range(12)], ", line 2: time 90220103 is too small for an epoch (12 such rows)"),
         ([1641168000000 + 60_000 * i - 1 for i in range(12)], ", line 2: 2022-01-02T23:59:59.999000+00:00 is no open"),
     ],
 )
@@ -503,7 +508,7 @@ def test_numbers_that_are_no_open_times(tmp_path: Path, times: list[int], messag
 
 def test_a_timeframe_that_does_not_fit(tmp_path: Path) -> None:
     minutes = write(tmp_path, text(rows()))
-    assert refusal(minutes, Timeframe.M5).startswith(", line 3: 2022-01-03T00:01:00+00:00 comes before the 5m bar")
+    assert refusal(minutes, Timeframe.M5).startswith(", line 3: 2022-01-03T00:01:00+00:00 is no open time of a 5m bar")
     hours = [[(START + timedelta(hours=i)).isoformat(), *row[1:]] for i, row in enumerate(rows())]
     path = write(tmp_path, text(hours))
     assert refusal(path, Timeframe.M1) == ": no two rows are 1m apart: give the right timeframe"
@@ -516,7 +521,7 @@ def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
     prices = {name: [1.0] * ROWS for name in ("open", "high", "low", "close")}
     path = str(tmp_path / "bars.parquet")
     pl.DataFrame({"time": times, **prices, "volume": [0.0] * 4 + [-1.0] * 8}).write_parquet(path)
-    assert refusal(path) == ", row 5: volume -1.0 is negative (8 such rows): correct or remove it"
+    assert refusal(path) == ", row 5: volume -1.0 is negative (8 such rows): correct it at its source"
     pl.DataFrame({"time": times, **prices, "volume": [0.0] * 4 + [None] * 8}).write_parquet(path)
     assert refusal(path).startswith(", row 5: volume is empty (8 such rows)")
     pl.DataFrame({"time": [None, *times[1:]], **prices}).write_parquet(path)
@@ -647,7 +652,7 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path: Path, name: str, block_b
             yield parts[-1]
 
     in_blocks, the_same = whole(counted(), INSTRUMENT)
-    assert the_same == report
+    assert replace(the_same, remarks=()) == replace(report, remarks=())  # a jump is unusual in its block
     assert report.gaps == 1
     for name in (*BAR_COLUMNS, "open_us", "present"):
         np.testing.assert_array_equal(getattr(in_blocks, name), getattr(bars, name))
@@ -679,8 +684,8 @@ def test_a_bad_row_of_a_later_block_is_named_by_its_line(
 def test_formats_that_change_from_block_to_block_are_refused(tmp_path: Path) -> None:
     table = [[(START + timedelta(minutes=i)).isoformat(), "2", "9", "1", "2"] for i in range(120)]
     for row in table[60:]:
-        row[0] = row[0].replace("+00:00", "+01:00")
-    with pytest.raises(UserError, match=r"the times change from ISO 8601 in UTC to .*01:00|the zone changes"):
+        row[0] = row[0].replace("+00:00", "")
+    with pytest.raises(UserError, match=r"the times change from UTC to none|the zone changes from '\+00:00' to none"):
         list(read_blocks(write(tmp_path, text(table)), INSTRUMENT, block_bytes=300))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pytest
 
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.clock import ManualClock, SystemClock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
+from tradeloop.common.sql.migrations import migrate
+from tradeloop.ingest.adapters.fetched_versions import SCHEMA
+from tradeloop.ingest.adapters.sections import CcxtSection, Sources
 from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
-from tradeloop.ingest.adapters.sources import CcxtSection, Sources, open_source
+from tradeloop.ingest.adapters.sources import open_source
 from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 from tradeloop.ingest.application.fetch import fetch, missing, sound
 from tradeloop.ingest.contracts import (
@@ -31,6 +35,7 @@ from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
 from tradeloop.ingest.ports import (
+    Channel,
     Connected,
     Disconnected,
     FetchedSpan,
@@ -42,6 +47,7 @@ from tradeloop.ingest.ports import (
     SourceUnavailable,
     StreamedBar,
     StreamedBook,
+    StreamedNews,
     StreamedTrade,
 )
 
@@ -111,6 +117,94 @@ def test_ccxt_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float
         check_market_source(ccxt(venue, hours=2 if "page_limit" in faults else 30))
 
 
+def broker(venue: FakeVenue, name: str, symbol: str, hours: int = 30) -> MarketOnTrial:
+    return replace(
+        ccxt(venue, hours),
+        open=lambda: open_source(name, {}, SystemClock(), url=venue.url),
+        symbol=symbol,
+        truth=lambda start_us, end_us: venue.market.bars(symbol, "1m", start_us, end_us).series(),
+    )
+
+
+@pytest.fixture
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "secret")
+    monkeypatch.setenv("MASSIVE_API_KEY", "key")
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_alpaca_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
+    with fake_venue() as venue:
+        venue.faults.change(**faults)
+        check_market_source(broker(venue, "alpaca", symbol, hours=2 if "page_limit" in faults else 30))
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_alpaca_says_that_credentials_or_a_permission_are_wrong() -> None:
+    with (
+        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
+        closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source,
+        pytest.raises(UserError, match="alpaca refuses the credentials"),
+    ):
+        source.instruments(["AAPL"])
+    with fake_venue() as venue, closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source:
+        venue.faults.change(denied=True)
+        with pytest.raises(UserError, match="alpaca denies permission"):
+            source.instruments(["AAPL"])
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_massive_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
+    with fake_venue() as venue:
+        venue.faults.change(**faults)
+        check_market_source(broker(venue, "massive", symbol, hours=2 if "page_limit" in faults else 30))
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_massive_says_that_credentials_or_a_permission_are_wrong() -> None:
+    with (
+        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
+        closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source,
+        pytest.raises(UserError, match="massive refuses the credentials"),
+    ):
+        source.instruments(["AAPL"])
+    with fake_venue() as venue, closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source:
+        venue.faults.change(denied=True)
+        with pytest.raises(UserError, match="massive denies permission"):
+            source.instruments(["AAPL"])
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("alpaca", frozenset(["bars", "trades", "books", "news"])), ("massive", frozenset(["bars", "trades"]))],
+)
+def test_brokers_stream_stocks_beside_crypto_and_come_back(name: str, channels: frozenset[Channel]) -> None:
+    market = Market(clock=VenueClock(NOW, speed=0.0), news_per_day=1440.0)
+    with FakeVenue(market) as venue, closing(open_source(name, {}, SystemClock(), url=venue.url)) as source:
+        instruments = source.instruments(["AAPL", "BTC/USDT"])
+        kinds = {"bars": StreamedBar, "trades": StreamedTrade, "books": StreamedBook}
+        wanted = {(kinds[one], of.id) for one in channels & kinds.keys() for of in instruments}
+        with closing(source.stream(instruments, Timeframe.M1, channels)) as stream:
+            for _ in range(2):
+                events = polled(stream, has(Connected))
+                for _ in range(100):
+                    venue.advance(30.0)
+                    events += stream.poll(0.1)
+                    news = any(isinstance(one, StreamedNews) for one in events) or "news" not in channels
+                    if news and wanted <= {(type(one), getattr(one, "instrument", "")) for one in events}:
+                        break
+                else:
+                    raise AssertionError(f"of {wanted} not all came")
+                venue.faults.disconnect_now()
+                polled(stream, has(Disconnected))
+
+
 def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:
     """Events until there are enough of them; fails after a while."""
     events: list[MarketEvent] = []
@@ -133,6 +227,17 @@ def streaming(venue: FakeVenue) -> Iterator[MarketStream]:
         with closing(stream):
             polled(stream, has(Connected))
             yield stream
+
+
+def flow(venue: FakeVenue, stream: MarketStream) -> None:
+    """Wait until bars, trades and books come: each has a connection of its own."""
+    events: list[MarketEvent] = []
+    for _ in range(100):
+        venue.advance(2.0)
+        events += stream.poll(0.1)
+        if has(StreamedBar, StreamedTrade, StreamedBook)(events):
+            return
+    raise AssertionError("not all channels bring something")
 
 
 def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
@@ -158,12 +263,12 @@ def test_ccxt_streams_bars_trades_and_books_of_each_instrument() -> None:
 def test_a_break_in_mid_frame_is_told_and_the_stream_comes_back() -> None:
     with fake_venue() as venue, streaming(venue) as stream:
         for _ in range(2):
-            venue.faults.disconnect()
+            flow(venue, stream)
+            venue.faults.disconnect_now()
             events = polled(stream, has(Disconnected, Connected))
             places = [type(one) for one in events if isinstance(one, (Connected, Disconnected))]
             assert places.index(Disconnected) < len(places) - 1 - places[::-1].index(Connected)
-        venue.advance(5.0)
-        polled(stream, has(StreamedBar))
+        flow(venue, stream)
 
 
 def test_malformed_frames_are_told_and_the_others_come_all_the_same() -> None:
@@ -209,6 +314,17 @@ def test_the_record_in_sqlite_keeps_the_contract(
 ) -> None:
     check(make_fetched)
     check_fetched(make_fetched)
+
+
+@pytest.mark.parametrize("check", FETCHED_CHECKS, ids=lambda check: check.__name__)
+def test_the_record_in_postgresql_keeps_the_contract(check: Callable[[MakeFetched], None], plain_database: str) -> None:
+    with (
+        closing(SqlFetched(plain_database, SystemClock())) as early,
+        pytest.raises(Unavailable, match="it has no tables yet; run: tradeloop db migrate"),
+    ):
+        early.spans("s", "x:A", Timeframe.M1)
+    migrate(plain_database, SCHEMA)
+    check(lambda: SqlFetched(plain_database, SystemClock()))
 
 
 def test_what_is_missing_is_what_no_range_covers() -> None:

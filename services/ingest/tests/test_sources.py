@@ -6,12 +6,9 @@ import pytest
 
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.ingest.adapters.sections import CcxtSection, Reference, SimulatedSection
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import (
-    AlpacaSection,
-    CcxtSection,
-    Reference,
-    SimulatedSection,
     load_sources,
     open_source,
 )
@@ -27,13 +24,13 @@ def test_a_file_has_a_section_for_each_venue(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         "testnet: {exchange: binance, market: swap, url: 'http://127.0.0.1:1/'}\n"
-        "alpaca: {feed: sip, secret: {file: /run/secrets/alpaca}}\n"
+        "kraken: {secret: {file: /run/secrets/kraken}}\n"
         "simulated:\n"
         "play: {adapter: simulated, seed: 7}\n",
     )
     sources = load_sources(path)
     assert sources["testnet"] == CcxtSection(exchange="binance", market="swap", url="http://127.0.0.1:1")
-    assert sources["alpaca"] == AlpacaSection(feed="sip", secret=Reference(file=Path("/run/secrets/alpaca")))
+    assert sources["kraken"] == CcxtSection(secret=Reference(file=Path("/run/secrets/kraken")))
     assert sources["simulated"] == SimulatedSection()
     opened = open_source("play", sources, SystemClock())
     assert isinstance(opened, SimulatedSource)
@@ -49,7 +46,7 @@ def test_a_file_has_a_section_for_each_venue(tmp_path: Path) -> None:
         ("binance: {url: 'http://me:secret@host'}", "a URL holds no credentials"),
         ("binance: {url: 'host:80'}", "base URL"),
         ("binance: {key: abc}", "binance.key"),
-        ("alpaca: {key: {env: A, file: b}}", "either env: VARIABLE or file: PATH"),
+        ("kraken: {key: {env: A, file: b}}", "either env: VARIABLE or file: PATH"),
         ("[]", "give a section for each venue"),
         ("a: [", "no valid YAML"),
         ("UPPER: {}", "UPPER"),

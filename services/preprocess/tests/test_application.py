@@ -23,7 +23,7 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
-from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown
 from tradeloop.common.features import (
     FeatureError,
     cross_rank,
@@ -77,6 +77,10 @@ class Gain:
         return np.log(c.equity / c.equity_prev)
 
 
+def pressure(mood_mean: Floats, buy_volume: Floats) -> float:
+    return float(mood_mean[-1] * buy_volume[0])
+
+
 FEATURES = [
     log_return(2),
     talib("VAR", timeperiod=5),  # running sums: their last bits never forget where they began
@@ -84,6 +88,8 @@ FEATURES = [
     time_of_day("Europe/Berlin")[0],
     of("B", on("5m", log_return(1))),
     cross_rank(log_return(1)),
+    windowed("pressure", pressure, 2, inputs=("mood_mean", "buy_volume")),
+    on("5m", talib("EMA", timeperiod=3, inputs=("mood_mean",))),
 ]
 STRATEGIES = {
     "s": Strategy("s", FEATURES, Gain()),
@@ -91,6 +97,7 @@ STRATEGIES = {
     "led": Strategy("led", [of("ETH", log_return(1))], Gain()),
     "hourly": Strategy("hourly", [on("1h", log_return(1))], Gain()),
     "volume": Strategy("volume", [talib("MFI")], Gain()),
+    "moody": Strategy("moody", [talib("SMA", inputs=("moodmean",))], Gain()),
 }
 SET = STRATEGIES["s"].feature_set
 
@@ -108,7 +115,9 @@ def market(seed: int, frames: int, gap: float = 0.03, missing: float = 0.2) -> d
         close = 100.0 * np.exp(np.cumsum(rng.normal(0, 1e-3, len(open_us))))
         volume = rng.lognormal(3, 1, len(open_us))
         prices = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close}
-        series.append({"open_us": open_us, **prices, "volume": volume})
+        mood = np.where(rng.random(len(open_us)) < 0.05, np.nan, rng.normal(5, 1, len(open_us)))
+        further = {"mood_mean": mood, **({"buy_volume": volume * 0.4} if a else {})}
+        series.append({"open_us": open_us, **prices, "volume": volume, **further})
     bars = align(UNIVERSE.ids, BASE, series)
     return {BASE: bars, HIGHER: resample(bars, BASE, HIGHER)}
 
@@ -127,6 +136,7 @@ def frame(timeframe: Timeframe, bars: BarArrays, t: int, revision: int = 0) -> B
                 low=bars.low[t, a],
                 close=bars.close[t, a],
                 volume=None if math.isnan(bars.volume[t, a]) else bars.volume[t, a],
+                extra={name: one[t, a] for name, one in bars.extra.items() if not math.isnan(one[t, a])},
             )
             for a, instrument in enumerate(bars.instruments)
             if bars.present[t, a]
@@ -416,6 +426,41 @@ def test_features_that_fail_are_published_as_unknown_and_others_go_on(failures: 
     assert preprocess.tallies() == {("features_failed", "u"): 1}
 
 
+def test_the_newest_stored_bar_is_online_before_another_frame_comes() -> None:
+    """A service that was away, or an online store that was emptied; and not where there is nothing to do."""
+    bars = market(3, 300)
+    features, store = CountingFeatureStore(), stored(bars)
+    preprocess = service(store, features)
+    preprocess.assigned({}, lambda universe: universe == "other")
+    assert not preprocess.busy(), "it is another process's universe"
+    preprocess.assigned({}, lambda _: True)
+    while preprocess.busy():
+        assert not list(preprocess.advance())
+    [rows] = features.online
+    assert rows.time_us.tolist() == [int(bars[BASE].close_us[-1])]
+    assert same(rows.values, SET.compute(bars, BASE).values[-1:])
+    preprocess.assigned({}, lambda _: True)
+    while preprocess.busy():
+        list(preprocess.advance())
+    assert len(features.online) == 1, "it is there"
+    published(preprocess, feed(bars, 200, 201))
+    preprocess.before_commit({})
+    found = features.read_online(SET.id, "u", UNIVERSE.ids)
+    assert found.time_us.tolist() == [int(bars[BASE].close_us[-1])], "an older bar is not current"
+
+
+def test_an_online_store_that_is_read_has_a_bar_before_it_is_published() -> None:
+    bars = market(3, 30)
+    features, clock = CountingFeatureStore(), ManualClock(from_us(START_US) + timedelta(days=365))
+    pairs = [(UNIVERSE, "s")]
+    preprocess = Preprocess(pairs, STRATEGIES.__getitem__, stored(bars), features, clock, NothingSent(), True)
+    for one in feed(bars):
+        for computed in preprocess.handle(one, POSITION):
+            assert isinstance(computed, FeaturesComputed)
+            found = features.read_online(SET.id, "u", UNIVERSE.ids, to_us(computed.time))
+            assert same(found.values, values_of([computed]))
+
+
 def request(start_us: int, end_us: int, strategy: str = "s") -> PreprocessRequested:
     asked = TimeRange(start=from_us(start_us), end=from_us(end_us))
     return PreprocessRequested(request_id="r", universe=UNIVERSE, strategy=strategy, range=asked)
@@ -447,6 +492,16 @@ def test_a_range_without_bars_is_refused() -> None:
     assert isinstance(raised.value.__cause__, UserError)
     line = r"no 1m bars of u are stored from 1970-01-01T00:00:00\+00:00 to .*: backfill them first"
     assert re.fullmatch(line, str(raised.value.__cause__))
+
+
+def test_a_column_that_no_stored_bar_has_is_refused_before_anything_is_written() -> None:
+    bars, features = market(2, 10), MemoryFeatureStore()
+    with pytest.raises(RequestFailed) as raised:
+        answered(service(stored(bars), features), request(START_US, START_US + 100 * BASE.us, "moody"))
+    line = "reads 'moodmean', which no 1m bar has here: did you mean mood_mean? they have open, high, low, close, "
+    assert line in str(raised.value.__cause__)
+    with pytest.raises(FeatureSetUnknown):
+        features.read_offline(STRATEGIES["moody"].feature_set.id, "u", UNIVERSE.ids, bars[BASE].close_us)
 
 
 def test_a_timeframe_that_the_universe_lacks_is_refused() -> None:

@@ -16,7 +16,7 @@ from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
-from tradeloop.common.feature_store.port import FeatureRows
+from tradeloop.common.feature_store.port import Covered, FeatureRows
 from tradeloop.common.features import cross_rank, log_return, on, relative, talib
 from tradeloop.common.market import (
     EVER_US,
@@ -86,7 +86,10 @@ def frame(bars: BarArrays, t: int, revision: int = 0) -> BarFrame:
         timeframe=M1,
         open_time=from_us(bars.open_us[t]),
         close_time=from_us(bars.close_us[t]),
-        bars=tuple(Bar(instrument=one, **{n: float(getattr(bars, n)[t, a]) for n in names}) for a, one in present),
+        bars=tuple(
+            Bar.model_validate({"instrument": one} | {n: float(getattr(bars, n)[t, a]) for n in names})
+            for a, one in present
+        ),
         missing=tuple(one for a, one in enumerate(bars.instruments) if not bars.present[t, a]),
         revision=revision,
     )
@@ -125,9 +128,9 @@ class Parts(MemoryFeatureStore):
         super().__init__()
         self.parts: list[int] = []
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
         self.parts.append(len(rows.time_us) * len(rows.instruments))
-        super().write_offline(feature_set, universe, rows)
+        super().write_offline(feature_set, universe, rows, covers)
 
 
 class Stand:

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.strategy import RewardContext, reward
+from tradeloop.common.strategy import RewardContext, log_return, reward
 from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.adapters.environment import TradingEnv, TradingVecEnv
 
@@ -76,7 +76,7 @@ class ByInstrument:
         return np.log(c.equity / c.equity_prev) - 0.1 * moved + 0.5 * c.drawdown
 
 
-@pytest.mark.parametrize("rewarded", ["growth", "curious", "by_instrument"])
+@pytest.mark.parametrize("rewarded", ["growth", "curious", "apart", "by_instrument"])
 @pytest.mark.parametrize("instruments", [1, 3])
 @pytest.mark.parametrize("actions", SCHEMES)
 def test_both_environments_and_the_backtest_are_one_simulation(
@@ -84,8 +84,15 @@ def test_both_environments_and_the_backtest_are_one_simulation(
 ) -> None:
     costs = Costs(slippage_bps=3.0)
     world = make_world(length=120, instruments=instruments, costs=costs, seed=instruments)
-    rewards_of = {"growth": world.strategy().reward, "curious": curious, "by_instrument": ByInstrument()}
-    changes = {"actions": actions, "reward": rewards_of[rewarded]}
+    rewards_of = {
+        "growth": world.strategy().reward,
+        "curious": curious,
+        "apart": curious,
+        "by_instrument": ByInstrument(),
+    }
+    changes: dict[str, Any] = {"actions": actions, "reward": rewards_of[rewarded]}
+    if rewarded == "apart":  # of a feature that the policy does not see
+        changes |= {"features": [log_return(2)], "reward_features": [log_return(1)]}
     steps = 120 - 4 - 3  # what remains after warm-up and window
     many = vec_env(world, episode_bars=steps, **changes)
     one = single_env(world, episode_bars=steps, **changes)
@@ -114,8 +121,8 @@ def test_both_environments_and_the_backtest_are_one_simulation(
             assert one.episodes.simulator.books.equity[0] == result.equity[t + 7]
             last = t == steps - 1
             assert (terminated, truncated) == (False, last)
-            told = 100.0 if last and rewarded == "curious" else 0.0  # a backtest is never truncated
-            assert got == result.rewards[t + 7] + told
+            told = 100.0 if last and rewards_of[rewarded] is curious else 0.0  # a backtest is never truncated
+            assert got == (pytest.approx(result.rewards[t + 7] + told, rel=1e-12) if told else result.rewards[t + 7])
 
 
 def _then_still(replay: Replay, action: Any) -> Any:

@@ -13,7 +13,7 @@ from tradeloop.cli.source import Source
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Universe, from_us, resample
+from tradeloop.common.market import EVER_US, BarArrays, Universe, from_us, resample
 
 _UNIVERSES = "universes"
 
@@ -31,7 +31,7 @@ def check_home(home: Path, source: Source) -> None:
 
 def _check(home: Path, source: Source, name: str) -> None:
     """Refuse one market; `name` is what may be chosen anew."""
-    known, universe = _known(home, source.universe.name), source.universe
+    known, universe = known_universe(home, source.universe.name), source.universe
     if known is not None and (known.ids, known.timeframe) != (universe.ids, universe.timeframe):
         raise UserError(
             f"{home} knows universe {universe.name} as {', '.join(known.ids)} at {known.timeframe}, and now it would "
@@ -68,7 +68,8 @@ def remember(home: Path, source: Source) -> None:
         path.write_text(market.universe.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _known(home: Path, name: str) -> Universe | None:
+def known_universe(home: Path, name: str) -> Universe | None:
+    """A universe whose bars a home holds; None where it knows none of that name. Raises `UserError`."""
     path = home / _UNIVERSES / f"{name}.json"
     try:
         return Universe.model_validate_json(path.read_bytes())
@@ -86,7 +87,9 @@ def _is_among(stored: BarArrays, own: BarArrays, a: int, rows: NDArray[np.int64]
     inside = place < len(own)
     place = np.where(inside, place, 0)
     same = inside & (own.open_us[place] == stored.open_us[rows]) & own.present[place, a]
-    for name in BAR_COLUMNS:
-        here, there = getattr(own, name)[place, a], getattr(stored, name)[rows, a]
+    here_all, there_all = own.columns(), stored.columns()
+    for name in here_all.keys() | there_all.keys():
+        here = here_all[name][place, a] if name in here_all else np.full(len(rows), np.nan)
+        there = there_all[name][rows, a] if name in there_all else np.full(len(rows), np.nan)
         same &= (here == there) | (np.isnan(here) & np.isnan(there))
     return np.asarray(same)

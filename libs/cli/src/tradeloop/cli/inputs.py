@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tradeloop.cli.markets import beside
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.source import EVERYTHING, Source, open_source, understood
+from tradeloop.cli.source import EVERYTHING, Source, open_source
 from tradeloop.cli.span import Span
+from tradeloop.cli.understood import understood
 from tradeloop.common.errors import UserError
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.portfolio import Portfolio, read_portfolio
 from tradeloop.common.strategy import Strategy, load
 
@@ -26,14 +28,15 @@ class Inputs:
     span: Span = EVERYTHING
     name: str | None = None
     also: tuple[str, ...] = ()
+    reading: Reading = field(default_factory=Reading)
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
         portfolio = None if self.portfolio is None else read_portfolio(self.portfolio)
         strategy = load(_strategy_of(portfolio, self.strategy))
         with stages.stage(stage):
-            source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span)
-            source = beside(source, self.also, strategy, self.span)
+            source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span, reading=self.reading)
+            source = beside(source, self.also, strategy, self.span, self.reading)
         for market in source.markets:
             for line in understood(market):
                 stages.say(line)

@@ -10,13 +10,31 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tradeloop.cli.commands import book, db, dlq, fetch, ingest, models, portfolio, strategy, topics
+from tradeloop.cli.commands import (
+    bars,
+    book,
+    db,
+    dlq,
+    features,
+    fetch,
+    ingest,
+    inspect,
+    models,
+    online,
+    portfolio,
+    strategy,
+    topics,
+)
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
+from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.common.messages.ingest import Reading
 
 app = typer.Typer(
     name="tradeloop",
@@ -30,14 +48,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models.app, name="models")
+app.add_typer(bars.app, name="bars")
 app.add_typer(portfolio.app, name="portfolio")
 app.add_typer(strategy.app, name="strategy")
 app.add_typer(topics.app, name="topics")
+app.add_typer(features.app, name="features")
 app.add_typer(db.app, name="db")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(book.app, name="book")
+features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+bars.app.command("inspect")(with_reading(inspect.inspect))
 app.command("backfill")(fetch.backfill)
 app.add_typer(fetch.instruments, name="instruments")
 
@@ -45,9 +67,10 @@ Bars = Annotated[
     list[str] | None,
     typer.Option(
         "--bars",
-        help="CSV, CSV.gz or Parquet of closed bars: FILE, a folder of them, or NAME=FILE, which names the instrument; "
-        "again for each instrument of the universe; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` "
-        "fetched into the home. Without it: EUR/USD hourly, installed with Tradeloop.",
+        help="Closed bars, as text (CSV and the like), JSON, Parquet or Feather, packed or not: FILE, a folder, "
+        "or NAME=FILE, which names the instrument; again for each instrument of the universe, or for more files of "
+        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched into the home. Without it: EUR/USD "
+        "hourly, installed with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -110,7 +133,9 @@ def options(
 
 
 @app.command()
+@with_reading
 def demo(
+    reading: Reading,
     bars: Bars = None,
     strategy_name: StrategyName = None,
     portfolio_file: PortfolioFile = None,
@@ -148,12 +173,14 @@ def demo(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home or DEFAULT_HOME)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
 @app.command()
+@with_reading
 def train(
+    reading: Reading,
     bars: Annotated[
         list[str] | None,
         typer.Option(
@@ -173,6 +200,12 @@ def train(
     steps: Steps = DEFAULT_STEPS,
     home: Home = DEFAULT_HOME,
     promote: Promote = False,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="Compute features anew, those too that are stored and whose bars are the same."
+        ),
+    ] = False,
     stack: Annotated[
         Which | None,
         typer.Option(
@@ -192,13 +225,15 @@ def train(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()))
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
     on_running = None if stack is None else stack is Which.running
-    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
 
 @app.command()
+@with_reading
 def backtest(
+    reading: Reading,
     model: Annotated[
         str,
         typer.Option(
@@ -227,7 +262,7 @@ def backtest(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, reading=reading)
     run_backtest(inputs, model, home, seed, out)
 
 
@@ -242,7 +277,9 @@ def mlflow(
 
 
 @app.command()
+@with_reading
 def replay(
+    reading: Reading,
     portfolio_file: Annotated[
         Path | None, typer.Option("--portfolio", help="YAML file of the portfolio whose universe is replayed.")
     ] = None,
@@ -291,7 +328,7 @@ def replay(
     """
     from tradeloop.cli.commands.replay import run_replay
 
-    run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again)
+    run_replay(portfolio_file, universe, folder, bars, (start, end), speed, prefix, (out, ledger_url), again, reading)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

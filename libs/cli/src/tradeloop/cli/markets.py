@@ -14,6 +14,7 @@ from tradeloop.cli.source import Source, check_length, open_source
 from tradeloop.cli.span import Span
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import TimeRange, from_us
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.training import MarketRange
 from tradeloop.common.strategy import Strategy
 
@@ -47,7 +48,9 @@ class Learnt:
         }
 
 
-def beside(source: Source, also: Sequence[str], strategy: Strategy, span: Span) -> Source:
+def beside(
+    source: Source, also: Sequence[str], strategy: Strategy, span: Span, reading: Reading | None = None
+) -> Source:
     """The source with more markets, each the value of an `--also`: a file, or `NAME=FILE`.
 
     Raises `UserError` for one that is not of one instrument and the source's timeframe, or that is given twice.
@@ -59,7 +62,7 @@ def beside(source: Source, also: Sequence[str], strategy: Strategy, span: Span) 
         )
     markets = [source]
     for value in also:
-        one = open_source((value,), strategy, span=span, option="--also")
+        one = open_source((value,), strategy, span=span, option="--also", reading=reading)
         if len(one.universe.ids) != 1:
             raise UserError(
                 f"--also {value} has {len(one.universe.ids)} instruments, and each market has one: give --also for "

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Timeframe
+from tradeloop.ingest.domain.file_names import ENDINGS, by_series, series_name, without_ending
 
-ENDINGS = (".csv", ".csv.gz", ".parquet")
-"""The endings of files of bars."""
+_MAYBE_NOTES = (".txt", ".json", ".dat", ".asc")
 _DIGEST = 6
 _SYMBOL = 40
 _UNIVERSE = 25
@@ -27,6 +27,8 @@ class NamedFile:
     name: str | None = None
     symbol: str | None = None
     """The name of one instrument of several in the file; the path then ends in `#SYMBOL`."""
+    more: tuple[Path, ...] = ()
+    """Further files of the same instrument."""
 
     @property
     def file(self) -> Path:
@@ -36,13 +38,16 @@ class NamedFile:
     @property
     def called(self) -> str:
         """The symbol, or the file's name as one."""
+        if self.symbol is None and self.more:
+            return symbol_of(Path(series_name(self.path.name)))
         return symbol_of(self.path) if self.symbol is None else symbol_of(Path(self.symbol.replace("/", "-")))
 
 
 def named_files(values: Iterable[str], option: str = "--bars") -> tuple[list[NamedFile], list[str]]:
     """The files of `--bars`, or of another option: a file each, a folder of files, or `NAME=FILE`; and notes on them.
 
-    Raises `UserError` for a folder without files of bars, and for a file or a name that comes twice.
+    Files of one name join, and so do files whose names differ in their dates alone. Raises `UserError` for a folder
+    without files of bars, and for a file that comes twice.
     """
     found: list[NamedFile] = []
     notes: list[str] = []
@@ -57,17 +62,36 @@ def named_files(values: Iterable[str], option: str = "--bars") -> tuple[list[Nam
         elif os.path.isdir(value):
             inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
             files = [one for one in inside if one.is_file() and one.name.lower().endswith(ENDINGS)]
+            # Beside tables, other text is about them: a note, a licence, a setting.
+            files = [one for one in files if not one.name.lower().endswith(_MAYBE_NOTES)] or files
             if not files:
-                raise UserError(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}")
+                raise UserError(f"{path}: no file in this folder ends in {', '.join(ENDINGS[:10])} or the like")
             found += map(NamedFile, files)
             if others := [one.name for one in inside if one not in files]:
                 notes.append(f"{path}: {len(others)} of {len(inside)} entries are no files of bars: {listed(others)}")
         else:
             found.append(NamedFile(path))
-    for what, each in (("file", [str(one.path) for one in found]), ("name", [one.name for one in found if one.name])):
-        if twice := [one for place, one in enumerate(each) if one in each[:place]]:
-            raise UserError(f"{option} has the {what} {twice[0]} twice: give each instrument once")
-    return found, notes
+    paths = [str(one.path) for one in found]
+    if twice := [one for place, one in enumerate(paths) if one in paths[:place]]:
+        raise UserError(f"{option} has the file {twice[0]} twice: give each file once")
+    return _joined(found), notes
+
+
+def _joined(found: list[NamedFile]) -> list[NamedFile]:
+    """Files that follow each other as one each: those of one name, and those of a folder that differ in dates."""
+    groups: dict[tuple[str, str], list[NamedFile]] = {}
+    for one in found:
+        if one.name is not None:
+            key = "name", one.name
+        else:
+            neighbours = [str(other.path) for other in found if other.path.parent == one.path.parent]
+            alone = len(by_series(neighbours)[series_name(str(one.path))]) == 1
+            key = "file", str(one.path) if alone else str(one.path.parent / series_name(one.path.name))
+        groups.setdefault(key, []).append(one)
+    return [
+        NamedFile(first.path, first.name, first.symbol, tuple(one.path for one in rest))
+        for first, *rest in groups.values()
+    ]
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
@@ -78,7 +102,7 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 def symbol_of(path: Path) -> str:
     """The name of a file, as a symbol can be written."""
-    stem = re.sub(r"\.(csv|csv\.gz|parquet)$", "", path.name, flags=re.IGNORECASE)
+    stem = without_ending(path.name)
     return re.sub(r"[^A-Za-z0-9_.\-]+", "-", stem)[:_SYMBOL].strip("-.") or "bars"
 
 
@@ -88,10 +112,12 @@ def name_of(text: str, longest: int = _UNIVERSE) -> str:
 
 
 def digest(bars: BarArrays, timeframe: Timeframe) -> str:
-    """A few letters that another content changes: times, prices, volumes and funding rates of all bars."""
+    """A few letters that another content changes: times and all numbers of all bars."""
     whole = blake2b(timeframe.encode(), digest_size=16)
     for array in (bars.open_us, bars.present, *(getattr(bars, name) for name in BAR_COLUMNS)):
         whole.update(array.tobytes())
+    for name in sorted(bars.extra):
+        whole.update(name.encode() + bars.extra[name].tobytes())
     return whole.hexdigest()[:_DIGEST]
 
 

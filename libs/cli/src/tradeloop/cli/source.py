@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import files
 from pathlib import Path
 
 import numpy as np
 
+from tradeloop.cli.bar_files import read_files, reading_of
 from tradeloop.cli.naming import NamedFile, check_name, digest, digest_of_all, listed, name_of, named_files, symbol_of
 from tradeloop.cli.span import Span, span_us
 from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import (
     BarArrays,
-    Calendar,
-    Instrument,
     Timeframe,
     TimeRange,
     Universe,
@@ -24,17 +23,14 @@ from tradeloop.common.market import (
     overlaps,
     resample,
 )
-from tradeloop.common.market.calendars import gaps
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
-from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
+from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.domain import together
 from tradeloop.ingest.ports import FileReport
 
 _PACKAGE, _FILE = "gym-anytrading", "FOREX_EURUSD_1H_ASK.csv"
-_DAY_US = 86_400_000_000
-_SATURDAY = 2
-"""The number of a Saturday, in days since the epoch, which was a Thursday, modulo 7."""
 EVERYTHING: Span = (None, None)
 
 
@@ -60,6 +56,8 @@ class Source:
     """The portfolio that the bars were opened for."""
     also: tuple[Source, ...] = ()
     """More markets that a training learns from, and nothing else looks at."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """How the files of each instrument are read, by its id."""
 
     @property
     def path(self) -> Path:
@@ -104,6 +102,7 @@ def open_source(
     name: str | None = None,
     span: Span = EVERYTHING,
     option: str = "--bars",
+    reading: Reading | None = None,
 ) -> Source:
     """Read and check files of bars; the installed one where none is named. `bars` are the values of `option`.
 
@@ -112,13 +111,14 @@ def open_source(
     file, the row and the remedy.
     """
     start_us, end_us = span_us(span)
+    reading = reading or Reading()
     named, notes = named_files(bars, option)
     label = listed((one.path.name for one in named), 3)
     if not named:
         named = [NamedFile(_installed(), "EUR/USD")]
         label = f"EUR/USD hourly, from the package {_PACKAGE} (MIT)"
     if portfolio is None:
-        paths, read, universe = _read(named, name and check_name(name), strategy)
+        paths, read, universe = _read(named, name and check_name(name), strategy, reading)
     else:
         if name not in (None, portfolio.universe.name):
             raise UserError(
@@ -127,7 +127,10 @@ def open_source(
             )
         universe = portfolio.universe
         paths = _assigned(named, universe)
-        read = [read_bars(str(paths[one.id]), one, universe.timeframe) for one in universe.instruments]
+        read = [
+            read_bars(str(paths[one.id].path), one, universe.timeframe, reading=reading_of(paths[one.id], reading))
+            for one in universe.instruments
+        ]
     _check(strategy, universe, label)
     for part, report in read:
         if strategy.feature_set.requires_volume and np.isnan(part.volume).any():
@@ -152,10 +155,11 @@ def open_source(
         )
     if len(read) > 1 and not history.present[first:stop].all(axis=1).any():
         raise UserError(
-            f"{label}: there is no bar at which all {len(read)} instruments have one: give files that overlap"
+            f"{label}: there is no bar at which all {len(read)} instruments have one: give files that overlap, or "
+            "where they are one instrument, NAME=FILE with one NAME for each of them"
         )
     return Source(
-        files={one.id: paths[one.id].absolute() for one in universe.instruments},
+        files={one.id: paths[one.id].path.absolute() for one in universe.instruments},
         name=label,
         history=history,
         first=first,
@@ -164,68 +168,39 @@ def open_source(
         universe=universe,
         notes=tuple(notes),
         given=portfolio,
+        readings={one.id: reading_of(paths[one.id], reading) for one in universe.instruments},
     )
 
 
 _Read = list[tuple[BarArrays, FileReport]]
 
 
-def _read(named: Sequence[NamedFile], name: str | None, strategy: Strategy) -> tuple[dict[str, Path], _Read, Universe]:
+def _read(
+    named: Sequence[NamedFile], name: str | None, strategy: Strategy, reading: Reading
+) -> tuple[dict[str, NamedFile], _Read, Universe]:
     """Files whose instruments nobody described: ids, timeframe and calendars as names and rows show them."""
-    parts: _Read = []
-    instruments: list[Instrument] = []
-    found = [each for one in named for each in _read_one(one)]
-    named = [one for one, _, _ in found]
-    for one, part, report in found:
-        if parts and report.timeframe is not (known := parts[0][1]).timeframe:
+    found = read_files(named, name, reading)
+    for one in found[1:]:
+        if one.report.timeframe is not (known := found[0].report).timeframe:
             raise UserError(
-                f"{known.path} has bars of {known.timeframe} and {one.path} of {report.timeframe}: "
+                f"{known.path} has bars of {known.timeframe} and {one.report.path} of {one.report.timeframe}: "
                 "give files of one timeframe"
             )
-        symbol = one.name or (name if len(named) == 1 else one.symbol if name else None)
-        id_ = _id(symbol) if symbol else f"file:{one.called}-{digest(part, report.timeframe)}"
-        instrument = Instrument(id=id_, lot_size=1e-6, taker_bps=2.0, calendar=_calendar(part, report))
-        holes = len(gaps(part.open_us, report.timeframe, instrument.calendar))
-        instruments.append(instrument)
-        parts.append((replace(part, instruments=(id_,)), replace(report, gaps=holes)))
-    paths = {instrument.id: one.path for instrument, one in zip(instruments, named, strict=True)}
-    if len(paths) < len(named):
-        raise UserError(f"{listed(str(one.path) for one in named)}: two of them hold the same bars: give each once")
+    parts = [(one.bars, one.report) for one in found]
+    files = {one.instrument.id: one.file for one in found}
+    if len(files) < len(found):
+        raise UserError(
+            f"{listed(str(one.file.path) for one in found)}: two of them hold the same bars: give each once"
+        )
     universe = Universe(
-        name=name or _universe_name(named, parts),
-        instruments=tuple(instruments),
+        name=name or _universe_name([one.file for one in found], parts),
+        instruments=tuple(one.instrument for one in found),
         timeframe=parts[0][1].timeframe,
         higher_timeframes=(),
     )
-    _check_timeframes(strategy, universe.timeframe, listed((one.path.name for one in named), 3))
+    _check_timeframes(strategy, universe.timeframe, listed((one.file.path.name for one in found), 3))
     higher = strategy.feature_set.timeframes
-    return paths, parts, universe.model_copy(update={"higher_timeframes": higher})
-
-
-def _read_one(given: NamedFile) -> Iterator[tuple[NamedFile, BarArrays, FileReport]]:
-    """The bars of a file, or of each instrument in it where it holds several; one name cannot be that of all."""
-    try:
-        yield given, *read_bars(str(given.path), Instrument(id="file:bars"))
-    except SeveralInstruments as error:
-        if given.name is not None:
-            raise
-        for symbol in error.symbols:
-            try:
-                yield from _read_one(replace(given, path=Path(f"{given.path}#{symbol}"), symbol=symbol))
-            except UserError as wrong:
-                raise UserError(
-                    f"{wrong} (column {error.column} names {len(error.symbols)} instruments: {listed(error.symbols)})"
-                ) from wrong
-
-
-def _id(symbol: str) -> str:
-    id_ = symbol if ":" in symbol else f"file:{symbol}"
-    try:
-        return Instrument(id=id_).id
-    except ValueError:
-        raise UserError(
-            f"--bars {symbol}=...: give SYMBOL=FILE or venue:SYMBOL=FILE, of 64 characters at most"
-        ) from None
+    return files, parts, universe.model_copy(update={"higher_timeframes": higher})
 
 
 def _universe_name(named: Sequence[NamedFile], parts: _Read) -> str:
@@ -237,19 +212,11 @@ def _universe_name(named: Sequence[NamedFile], parts: _Read) -> str:
     return f"{base}-{contents[0] if len(contents) == 1 else digest_of_all(contents)}"
 
 
-def _calendar(bars: BarArrays, report: FileReport) -> Calendar:
-    if report.timeframe is Timeframe.D1:
-        return "sessions"
-    if report.timeframe is Timeframe.W1:
-        return "continuous"
-    return "continuous" if (bars.open_us // _DAY_US % 7 == _SATURDAY).any() else "weekdays"
-
-
-def _assigned(named: Sequence[NamedFile], universe: Universe) -> dict[str, Path]:
+def _assigned(named: Sequence[NamedFile], universe: Universe) -> dict[str, NamedFile]:
     """The file of each instrument of a portfolio: the only one, or the one that has its name."""
     if len(named) == len(universe.ids) == 1 and named[0].name is None:
-        return {universe.ids[0]: named[0].path}
-    found: dict[str, Path] = {}
+        return {universe.ids[0]: named[0]}
+    found: dict[str, NamedFile] = {}
     for one in named:
         called = one.name or one.called
         matches = [id_ for id_ in universe.ids if called == id_ or _alike(called, id_.partition(":")[2])]
@@ -258,7 +225,7 @@ def _assigned(named: Sequence[NamedFile], universe: Universe) -> dict[str, Path]
                 f"--bars {one.path}: universe {universe.name} has {listed(universe.ids)}, and which of them "
                 f"{called} is cannot be told: give ID={one.path}"
             )
-        found[matches[0]] = one.path
+        found[matches[0]] = one
     if missing := [id_ for id_ in universe.ids if id_ not in found]:
         raise UserError(
             f"universe {universe.name} has {len(universe.ids)} instruments and --bars {len(found)} of them: "
@@ -313,7 +280,7 @@ def split(source: Source, strategy: Strategy, train_share: float = 0.7) -> int:
 def check_length(source: Source, strategy: Strategy, train: int) -> None:
     """Raise `UserError` where the features of the first `train` bars have too few values for a single episode."""
     base, needed = source.universe.timeframe, strategy.window + 2
-    longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.features)
+    longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.feature_set.features)
     if train + source.first >= longest + needed:
         return  # no feature looks back that far
     known: Bools = np.asarray(np.isfinite(source.features(strategy)[:train]).all(axis=1))  # (train, F)
@@ -324,40 +291,6 @@ def check_length(source: Source, strategy: Strategy, train: int) -> None:
             f"strategy {strategy.name}, {slowest}, has values at {int(known.sum(axis=0).min()):,} of them; at least "
             f"{needed} are needed: give more bars, or choose a strategy with a shorter memory"
         )
-
-
-def understood(source: Source) -> list[str]:
-    """The findings in the files, and how much of them is used, for people: a few lines."""
-    lines = list(source.notes)
-    columns: dict[str, list[str]] = {}
-    for instrument in source.universe.instruments:
-        report = source.reports[instrument.id]
-        holes = f"{report.gaps:,} gap{'s' * (report.gaps != 1)}" if report.gaps else "no gaps"
-        file = report.path.removeprefix(f"{Path(report.path.partition('#')[0]).parent}/")
-        lines.append(
-            f"{file} is {instrument.id}: {report.rows:,} bars of {report.timeframe}, {report.first:%Y-%m-%d %H:%M} to "
-            f"{report.last:%Y-%m-%d %H:%M} UTC; times: {report.time_format}, zone {report.zone}; "
-            f"calendar {instrument.calendar}, {holes}"
-        )
-        used = [field if name.lower() == field else f"{name} as {field}" for field, name in report.columns.items()]
-        ignored = [name.strip() or "one without a name" for name in report.ignored]
-        without = [] if "volume" in report.columns else ["no volume"]
-        said = ", ".join([*used, *without]) + (f"; ignored: {', '.join(ignored)}" if ignored else "")
-        columns.setdefault(said, []).append(file)
-    lines += [f"Columns of {listed(names, 3)}: {said}" for said, names in columns.items()]
-    bars = source.bars
-    if len(bars) < len(source.history):
-        lines.append(
-            f"Of these {len(bars):,} bars are used, {from_us(bars.open_us[0]):%Y-%m-%d %H:%M} to "
-            f"{from_us(bars.open_us[-1]):%Y-%m-%d %H:%M} UTC; earlier ones only warm the features up"
-        )
-    if len(source.universe.ids) > 1:
-        whole = int(bars.present.all(axis=1).sum())
-        lines.append(
-            f"Universe {source.universe.name}: {len(source.universe.ids)} instruments; all of them have a bar at "
-            f"{whole:,} of {len(bars):,} times"
-        )
-    return lines
 
 
 def _installed() -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import SecretStr
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
@@ -23,3 +26,15 @@ class Settings(PortfolioSettings, EnvironmentSettings):
     """SQLAlchemy URL of the bar store: features whose records have expired are computed again from bars."""
     mlflow_tracking_uri: SecretStr
     """Address of the model registry: `http://USER:PASSWORD@HOST:PORT` or `sqlite:///FILE`."""
+    features: Literal["topic", "online"] = "topic"
+    """The place that decisions take features from: their messages, or Feast's online store. Set it for preprocess too,
+    which then writes them there before it publishes them."""
+    online_wait_s: float = Field(default=5.0, gt=0)
+    """How long a decision waits for the features of its bar in the online store; then it is to hold, with the reason.
+    Nothing is later than the portfolio's own deadline."""
+    feature_root: Path | None = None
+    """Folder of the features, needed where they are read online."""
+    feature_registry: dict[str, Any] | None = Field(default=None, repr=False)
+    """Feast's registry section, as JSON, for a registry in SQL."""
+    feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
+    """Feast's online_store section, as JSON, for an online store in Redis."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
 from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.errors import UserError
+from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
@@ -23,7 +28,33 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
 
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
     models = MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value())
-    return Inference(settings.read_portfolios(), load, models, OnnxPolicy, BusHistory(bus, bars), clock)
+    return Inference(
+        settings.read_portfolios(),
+        load,
+        models,
+        OnnxPolicy,
+        BusHistory(bus, bars),
+        clock,
+        online=_online(settings, clock) if settings.features == "online" else None,
+        online_wait_s=settings.online_wait_s,
+    )
+
+
+def _online(settings: Settings, clock: Clock) -> FeatureStore:
+    """The store of current features. Raises `UserError` where it cannot be had."""
+    if settings.feature_root is None:
+        raise UserError("INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features")
+    if find_spec("feast") is None:
+        raise UserError("INFERENCE_FEATURES is online, and Feast is not installed: install tradeloop-common[feast]")
+    # By name, since it is no dependency: the image of a service that reads the topic has no Feast, pandas and polars.
+    module = import_module("tradeloop.common.feature_store.feast.store")
+    store: FeatureStore = module.FeastFeatureStore(
+        settings.feature_root,
+        clock,
+        registry=settings.feature_registry,
+        online_store=settings.feature_online_store,
+    )
+    return store
 
 
 def main() -> None:

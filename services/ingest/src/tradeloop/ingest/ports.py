@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Series, Timeframe, Universe, align, joined
 from tradeloop.common.messages import BarFrame, LiveRequested
 from tradeloop.common.messages import Channel as Channel
+from tradeloop.common.messages.ingest import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class FileReport:
     ignored: tuple[str, ...]
     """Columns that were not read, such as `Adj Close`."""
     time_format: str
-    """`ISO 8601`, `DD.MM.YYYY`, `date`, `epoch s`, `epoch ms`, `epoch us`, `epoch ns` or `Parquet timestamp`."""
+    """Such as `ISO 8601`, `DD.MM.YYYY`, `date`, `epoch s`, `epoch ms`, `epoch us`, `epoch ns`, `Parquet timestamp`."""
     zone: str
     """The zone that the times are in; `none, read as UTC` where they say none."""
     timeframe: Timeframe
@@ -34,15 +36,29 @@ class FileReport:
     first: datetime
     last: datetime
     """Open times of the first and the last bar, UTC."""
+    first_open: float = math.nan
+    last_close: float = math.nan
+    volume: float | None = None
+    """The sum of all bars' volumes; None where there is none."""
+    remarks: tuple[str, ...] = ()
+    """Lines for people about what could be understood otherwise, or was repaired, or looks wrong."""
 
 
 class BarSource(Protocol):
     """Bars of one instrument from a file. Adapter: `files.read_blocks`, which passes `contracts.check_bar_source`."""
 
     def __call__(
-        self, path: str, instrument: Instrument, timeframe: Timeframe | None = None, *, until_us: int = EVER_US
+        self,
+        path: str,
+        instrument: Instrument,
+        timeframe: Timeframe | None = None,
+        *,
+        reading: Reading | None = None,
+        until_us: int = EVER_US,
     ) -> Generator[Series, None, FileReport]:
         """The bars of the file, checked block by block; of one instrument of it where the path is FILE#SYMBOL.
+
+        Where `reading` says how it is to be read, that is not detected.
 
         The report comes at the end. The timeframe is inferred where none is given. No bar opens after `until_us`. A
         block is some thousand bars: a slice of work.

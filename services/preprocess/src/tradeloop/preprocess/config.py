@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -29,3 +29,6 @@ class Settings(PortfolioSettings, EnvironmentSettings):
     """Feast's registry section, as JSON, for a registry in SQL."""
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's online_store section, as JSON, for an online store in Redis."""
+    features: Literal["topic", "online"] = "topic"
+    """The place that inference takes features from, as it is set there. With `online`, those of each bar are written
+    online before they are published; else the newest are, with each commit, off the decisions' path."""

@@ -28,7 +28,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Preprocess:
     )
     bars = SqlBarStore(settings.database_url.get_secret_value(), clock)
     pairs = [(portfolio.universe, portfolio.strategy) for portfolio in settings.read_portfolios()]
-    return Preprocess(pairs, load, bars, features, clock, BusSent(bus, clock))
+    return Preprocess(pairs, load, bars, features, clock, BusSent(bus, clock), settings.features == "online")
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ class Deployment:
     """Feast's registry section."""
     feature_online_store: Mapping[str, Any] | None = field(default=None, repr=False)
     """Feast's online_store section."""
+    features: str | None = None
+    """Where decisions take features from: `topic` or `online`."""
     sources: Path | None = None
     """The YAML file of the sources of market data."""
     portfolio_folder: Path | None = None

@@ -53,6 +53,7 @@ class EmbeddedStack:
         portfolios: Sequence[Portfolio],
         clock: Clock,
         ledger: Path | None = None,
+        features: str = "topic",
         sources: Path | None = None,
     ) -> None:
         self.bus = MemoryBus(max_message_bytes=16_000_000, hands_over=True)
@@ -63,6 +64,7 @@ class EmbeddedStack:
             ledger_url=f"sqlite:///{ledger or home / 'ledger.db'}",
             mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
             feature_root=home / "features",
+            features=features,
             portfolios=tuple(portfolios),
             sources=sources,
         )
@@ -168,14 +170,16 @@ def embedded(
     portfolios: Sequence[Portfolio],
     clock: Clock | None = None,
     ledger: Path | None = None,
+    features: str = "topic",
     sources: Path | None = None,
 ) -> Iterator[EmbeddedStack]:
     """Start the stack in a folder, and take it down in the end, whatever happens.
 
     `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
-    `sources` is the file of the sources of live feeds, which need no network and are asked in this thread.
+    `features` is where decisions take features from; `sources` the file of the sources of live feeds, which need no
+    network and are asked in this thread.
     """
-    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, sources)
+    stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, features, sources)
     try:
         yield stack
     finally:

@@ -83,6 +83,7 @@ def backfill(
             closing(SqlBarStore(database_url, clock)) as store,
             closing(SqlFetched(database_url, clock)) as fetched,
         ):
+            typer.echo(f"Bars go into {fetched.address}")
             for instrument in terms:
                 fetched.add_terms(instrument)
                 _fetched(stages, source, name, store, fetched, instrument, length, start_us, end_us)

@@ -35,7 +35,8 @@ def new(
     from pydantic import ValidationError
 
     from tradeloop.cli.progress import Stages
-    from tradeloop.cli.source import open_source, understood
+    from tradeloop.cli.source import open_source
+    from tradeloop.cli.understood import understood
     from tradeloop.common.portfolio import Portfolio, portfolio_yaml
     from tradeloop.common.strategy import load
 

@@ -38,6 +38,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
     Transition,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.portfolio import Portfolio, PortfolioSettings, read_portfolio
 from tradeloop.common.runtime.readback import Tail, of_kind
@@ -55,6 +56,7 @@ def run_replay(
     prefix: str | None,
     ledger: tuple[Path, str | None],
     again: bool,
+    reading: Reading,
 ) -> None:
     """Replay and print; see `tradeloop replay --help`. Raises `UserError` for wrong input, and exits as said there."""
     quiet_logs()
@@ -68,7 +70,7 @@ def run_replay(
     with running(stages.say) as stack:
         if file is not None:
             with stages.stage("Loading bars"):
-                _backfill(stack, portfolios[0].universe, file)
+                _backfill(stack, portfolios[0].universe, file, reading)
         bars = stored_bars(portfolios[0].universe, start_us, end_us)
         if prefix is not None:
             from tradeloop.cli.replay.side_by_side import SideRun, replay_side_by_side, traded_live
@@ -98,7 +100,7 @@ def chosen(file: Path | None, universe: str | None, folder: Path | None) -> tupl
     return found
 
 
-def _backfill(stack: Client, universe: Universe, file: Path) -> None:
+def _backfill(stack: Client, universe: Universe, file: Path, reading: Reading) -> None:
     if len(universe.instruments) > 1:
         raise UserError(
             f"universe {universe.name} has {len(universe.instruments)} instruments and {file.name} the bars of one: "
@@ -107,7 +109,9 @@ def _backfill(stack: Client, universe: Universe, file: Path) -> None:
     path = str(file.absolute())
     identity = derived_id("backfill", universe.name, path)
     files = dict.fromkeys(universe.ids, path)
-    stack.ask(BackfillRequested(request_id=identity, universe=universe, files=files), BackfillCompleted)
+    readings = {} if reading == Reading() else dict.fromkeys(universe.ids, reading)
+    request = BackfillRequested(request_id=identity, universe=universe, files=files, readings=readings)
+    stack.ask(request, BackfillCompleted)
 
 
 def stored_bars(universe: Universe, start_us: int, end_us: int) -> BarArrays:

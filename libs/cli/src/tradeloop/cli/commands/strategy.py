@@ -37,7 +37,9 @@ def list_installed() -> None:
         except StrategyError as error:
             typer.echo(f"  broken    {error}")
             continue
-        typer.echo(f"  features  {', '.join(strategy.feature_set.names)}")
+        typer.echo(f"  features  {', '.join(feature.name for feature in strategy.features)}")
+        if strategy.reward_features:
+            typer.echo(f"  to reward {', '.join(feature.name for feature in strategy.reward_features)}")
         typer.echo(f"  window    {strategy.window} bars")
         typer.echo(f"  actions   {strategy.actions.name}")
         typer.echo(f"  reward    {strategy.reward!r}, {strategy.reward_id}")

@@ -18,6 +18,7 @@ from tradeloop.cli.outcome import print_whole
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.source import Source
 from tradeloop.common.contracts.strategy import check_strategy
+from tradeloop.common.market import iso
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
@@ -27,6 +28,7 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
+from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION
 from tradeloop.common.strategy import Strategy
@@ -35,11 +37,18 @@ _SHOWN = ("total_return", "sharpe", "max_drawdown")
 
 
 def run_train(
-    inputs: Inputs, seeds: Sequence[int], steps: int, home: Path, on_running: bool | None, promote: bool
+    inputs: Inputs,
+    seeds: Sequence[int],
+    steps: int,
+    home: Path,
+    on_running: bool | None,
+    promote: bool,
+    recompute: bool = False,
 ) -> None:
     """Train on all of the bars, once for each seed; see `tradeloop train --help`. Raises `UserError` for wrong input.
 
-    `on_running` says whether the running stack does it; None leaves that to the settings.
+    `on_running` says whether the running stack does it; None leaves that to the settings. `recompute` has features
+    computed anew that are stored already.
     """
     quiet_logs()
     stages = Stages()
@@ -48,7 +57,7 @@ def run_train(
         markets = learnt(source, len(source.bars), strategy)
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
     with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
-        prepare(client, stages, markets, strategy)
+        prepare(client, stages, markets, strategy, recompute)
         keep()
         ready = {seed: train(client, stages, markets, strategy, seed, steps, promote) for seed in in_order(seeds)}
     console = Console()
@@ -112,26 +121,48 @@ def _stack(
             yield stack.client, str(home), lambda: remember(home, source)
 
 
-def prepare(client: Client, stages: Stages, markets: Sequence[Learnt], strategy: Strategy) -> None:
-    """Bars into the store, features of what is learnt from into Feast: each asked for by message."""
+def prepare(
+    client: Client, stages: Stages, markets: Sequence[Learnt], strategy: Strategy, recompute: bool = False
+) -> None:
+    """Bars into the store, features of what is learnt from into Feast: each asked for by message.
 
-    def identity(one: Learnt) -> str:
+    Says how many features were computed, and how many were there.
+    """
+
+    def identity(one: Learnt, *more: str) -> str:
         universe = one.source.universe
-        return derived_id("prepare", universe.name, strategy.name, *universe.ids, one.range.start, one.range.end)
+        return derived_id("prepare", universe.name, strategy.name, *universe.ids, one.range.start, one.range.end, *more)
 
     with stages.stage("Loading bars"):
         for one in markets:
             files = {instrument: str(path) for instrument, path in one.source.files.items()}
-            request = BackfillRequested(request_id=identity(one), universe=one.source.universe, files=files)
+            request = BackfillRequested(
+                request_id=identity(one), universe=one.source.universe, files=files, readings=_asked(one.source)
+            )
             client.ask(request, BackfillCompleted)
+    done: list[PreprocessCompleted] = []
     with stages.stage("Computing features"):
         for one in markets:
-            client.ask(
-                PreprocessRequested(
-                    request_id=identity(one), universe=one.source.universe, strategy=strategy.name, range=one.range
-                ),
-                PreprocessCompleted,
+            features = PreprocessRequested(
+                # Asked at another time it is another request: what this one finds computed is not its own.
+                request_id=identity(one, iso(client.clock.now())),
+                universe=one.source.universe,
+                strategy=strategy.name,
+                range=one.range,
+                force=recompute,
             )
+            done.append(client.ask(features, PreprocessCompleted))
+    for each in done:
+        if each.reused:
+            stages.say(
+                f"Features of {each.universe.name}: {each.rows - each.reused:,} rows computed, {each.reused:,} reused, "
+                "as their bars have not changed"
+            )
+
+
+def _asked(source: Source) -> dict[str, Reading]:
+    """How files are to be read, of those that do not show it."""
+    return {id_: reading for id_, reading in source.readings.items() if reading != Reading()}
 
 
 def train(

@@ -94,7 +94,7 @@ class Joined:
     ) -> None:
         """`features` (T, A, F) are those at the closes of the bars."""
         self._strategy, self._close_us = strategy, bars.close_us
-        self._features: Float32s = features.reshape(len(bars), -1).astype(np.float32)
+        self._features: Float32s = strategy.observed(features).reshape(len(bars), -1).astype(np.float32)
         self._fills: dict[int, list[str]] = {}
         for fill in fills:
             self._fills.setdefault(to_us(fill.decision_time), []).append(fill.fill_id)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from tradeloop.common.bar_store.rows import StoredBar, before, between, columns_of, rows_of
+from tradeloop.common.bar_store.port import Census
+from tradeloop.common.bar_store.rows import StoredBar, before, between, columns_of, parsed, rows_of, with_extra
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
 
@@ -51,6 +50,29 @@ class MemoryBarStore:
         histories = [self._history(instrument, timeframe, end_us, as_known_us) for instrument in instruments]
         return before(instruments, timeframe, histories, end_us, frames)
 
+    def census(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> Census:
+        rows = [
+            (open_us, revision, known_us)
+            for instrument in instruments
+            for open_us, revisions in self._bars.get((instrument, timeframe), {}).items()
+            if start_us <= open_us < end_us
+            for revision, (known_us, _) in revisions.items()
+        ]
+        opens, revised, known = zip(*rows, strict=True) if rows else ((), (), ())
+        return Census(len(set(opens)), len(rows), sum(revised), max(known, default=0))
+
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        texts = [
+            row[-1]
+            for instrument in instruments
+            for open_us, revisions in self._bars.get((instrument, timeframe), {}).items()
+            if start_us <= open_us < end_us
+            for _, row in revisions.values()
+        ]
+        return frozenset(name for row in parsed(texts) if row for name in row)
+
     def check(self, *, writes: bool = False) -> None:
         """It is always there."""
 
@@ -63,4 +85,5 @@ class MemoryBarStore:
         for _, revisions in sorted(self._bars.get((instrument, timeframe), {}).items()):
             known = [row for _, (us, row) in sorted(revisions.items()) if us <= known_us and row[0] < end_us]
             rows += known[-1:]
-        return columns_of([np.array(column) for column in zip(*rows, strict=True)])
+        columns = list(zip(*rows, strict=True))
+        return with_extra(columns_of(columns[:-1]), parsed(columns[-1])) if columns else columns_of(())

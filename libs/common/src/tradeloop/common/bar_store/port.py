@@ -6,7 +6,7 @@ All pass `tradeloop.common.testing.check_bar_store`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import BarArrays, Timeframe
@@ -14,6 +14,19 @@ from tradeloop.common.market import BarArrays, Timeframe
 
 class BarStoreUnavailable(Unavailable):
     """The store cannot be reached. Trying again is safe: writing a bar twice changes nothing."""
+
+
+class Census(NamedTuple):
+    """The bars of a range, counted: another census means other bars, since a stored bar never changes."""
+
+    frames: int = 0
+    """Different open times."""
+    rows: int = 0
+    """Bars, each revision counted."""
+    revisions: int = 0
+    """The sum of their revisions."""
+    known_us: int = 0
+    """When the last of them became known, microseconds since the epoch; 0 where there is none."""
 
 
 class BarStore(Protocol):
@@ -35,6 +48,16 @@ class BarStore(Protocol):
 
     def read_before(self, instruments: Sequence[str], timeframe: Timeframe, end_us: int, frames: int) -> BarArrays:
         """The last `frames` frames that opened before `end_us`; fewer when there are no more."""
+        ...
+
+    def census(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> Census:
+        """The bars with `start_us <= open time < end_us`, counted without being read. Raises `BarStoreUnavailable`."""
+        ...
+
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        """The further columns that any revision of any bar of a range has. Raises `BarStoreUnavailable`."""
         ...
 
     def check(self, *, writes: bool = False) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Bools
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe, align
 
-StoredBar = tuple[int, float, float, float, float, float | None, float]
-"""`open_us`, then `BAR_COLUMNS`; a volume of None is not known."""
+STORED = ("open_us", *BAR_COLUMNS, "extra")
+"""The columns of a stored bar. The last are its further columns by name, as the text of a JSON object; None where it
+has none."""
+
+StoredBar = tuple[int, float, float, float, float, float | None, float, str | None]
+"""A row of `STORED`; a volume of None is not known."""
 
 
 def rows_of(bars: BarArrays, a: int) -> list[StoredBar]:
@@ -19,7 +26,23 @@ def rows_of(bars: BarArrays, a: int) -> list[StoredBar]:
     present = bars.present[:, a]
     columns = [getattr(bars, name)[present, a].tolist() for name in BAR_COLUMNS]
     columns[4] = [None if math.isnan(volume) else volume for volume in columns[4]]
-    return list(zip(bars.open_us[present].tolist(), *columns, strict=True))
+    return list(zip(bars.open_us[present].tolist(), *columns, extra_of(bars, a, present), strict=True))
+
+
+def extra_of(bars: BarArrays, a: int, which: Bools | NDArray[np.intp]) -> Iterable[str | None]:
+    """The further columns of some bars of instrument `a`, as they are stored."""
+    if not bars.extra:
+        return repeat(None, len(bars.open_us[which]))
+    return map(_text, _rows(sorted(bars.extra), [bars.extra[name][which, a].tolist() for name in sorted(bars.extra)]))
+
+
+def _text(row: Mapping[str, float]) -> str | None:
+    return json.dumps(row) if row else None
+
+
+def _rows(names: Sequence[str], columns: Sequence[list[float]]) -> Iterator[Mapping[str, float]]:
+    for values in zip(*columns, strict=True):
+        yield {name: value for name, value in zip(names, values, strict=True) if not math.isnan(value)}
 
 
 def columns_of(columns: Sequence[NDArray[np.generic] | Sequence[object]]) -> Series:
@@ -27,6 +50,19 @@ def columns_of(columns: Sequence[NDArray[np.generic] | Sequence[object]]) -> Ser
     open_us, *values = columns or [()] * (1 + len(BAR_COLUMNS))
     named = {name: np.array(column, dtype=np.float64) for name, column in zip(BAR_COLUMNS, values, strict=True)}
     return {"open_us": np.array(open_us, dtype=np.int64), **named}
+
+
+def with_extra(bars: Series, extra: Sequence[Mapping[str, float] | None]) -> Series:
+    """Bars of one instrument with their further columns; None for a bar without."""
+    names = dict.fromkeys(name for row in extra if row for name in row)
+    nothing: Mapping[str, float] = {}
+    rows = [row or nothing for row in extra] if names else []
+    return dict(bars) | {name: np.array([row.get(name, math.nan) for row in rows], np.float64) for name in names}
+
+
+def parsed(extra: Sequence[object]) -> list[Mapping[str, float] | None]:
+    """Further columns as they were before they became text."""
+    return [json.loads(text) if isinstance(text, str) else None for text in extra]
 
 
 def between(instruments: Sequence[str], timeframe: Timeframe, histories: Sequence[Series], start_us: int) -> BarArrays:

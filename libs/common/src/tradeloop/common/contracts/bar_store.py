@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.bar_store.port import BarStore, Census
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Series, Timeframe, align
 
@@ -34,6 +34,26 @@ def what_was_written_is_read_to_the_bit(make_store: MakeBarStore) -> None:
         _same(store.read([a, b], Timeframe.M1, -EVER_US, EVER_US), written, "what was written is read otherwise")
         turned = store.read([b, a], Timeframe.M1, -EVER_US, EVER_US).instruments
         assert turned == (b, a), "instruments do not come in the order in which they were asked for"
+
+
+def a_census_tells_of_every_bar_that_comes(make_store: MakeBarStore) -> None:
+    with closing(make_store()) as store:
+        a, b = _instruments()
+
+        def counted(start: int = 0, end: int = 9) -> Census:
+            return store.census([a, b], Timeframe.M1, start * _MINUTE, end * _MINUTE)
+
+        assert counted() == Census(), "bars are counted that nobody wrote"
+        store.write(Timeframe.M1, bars_at({a: [0, 1, 2], b: [2, 3]}))
+        first = counted()
+        assert first[:3] == (4, 5, 0), f"4 frames of 5 bars are counted as {first}"
+        assert first.known_us > 0, "a census does not say when its bars became known"
+        assert counted(1, 3)[:3] == (2, 3, 0), "a census counts bars of other times"
+        store.write(Timeframe.M1, bars_at({a: [0, 1, 2]}, price=7.0))
+        assert counted() == first, "bars that were refused are counted"
+        store.write(Timeframe.M1, bars_at({a: [1]}, price=7.0), 2)
+        assert counted()[:3] == (4, 6, 2), "a bar that was corrected is not counted"
+        assert store.census([a], Timeframe.M5, 0, 9 * _MINUTE) == Census(), "bars of another timeframe are counted"
 
 
 def another_opening_finds_everything(make_store: MakeBarStore) -> None:
@@ -94,6 +114,46 @@ def a_volume_that_is_not_known_stays_so(make_store: MakeBarStore) -> None:
         store.write(Timeframe.M1, bars_at({a: [0, 1]}, volume=False))
         volume = store.read([a], Timeframe.M1, 0, EVER_US).volume
         assert np.isnan(volume).all(), f"a volume that nobody knows is read as {volume[:, 0]}"
+
+
+def further_columns_are_there_where_they_were_known(make_store: MakeBarStore) -> None:
+    """Few bars, and as many as a database loads in bulk; of some the volume is not known."""
+    for count in (7, 2500):
+        a, b = _instruments()
+        minutes = np.arange(count)
+        chance = np.random.default_rng(count).normal(size=(2, count)) * 10.0 ** np.linspace(-12, 12, count)
+        odd = {"book_imbalance_mean": chance[0], "trade_count": np.abs(chance[1])}
+        odd["book_imbalance_mean"][::3] = np.nan
+        odd["trade_count"][(minutes % 3 == 0) | (minutes % 5 == 1)] = np.nan  # every third bar has neither
+        plain = bars_at({a: list(minutes), b: list(minutes[::2])})
+        columns = {name: np.column_stack([column, np.full(count, np.nan)]) for name, column in odd.items()}
+        written = replace(plain, extra=columns)
+        written.volume[::7] = np.nan
+        with closing(make_store()) as store:
+            store.write(Timeframe.M1, written)
+            _same(store.read([a, b], Timeframe.M1, 0, EVER_US), written, "further columns are read otherwise")
+            last = store.read_before([a, b], Timeframe.M1, EVER_US, 5)
+            _same(last, written.slice(count - 5, count), "further columns of the last bars are read otherwise")
+            names = store.extra_columns([b, a], Timeframe.M1, 0, EVER_US)
+            assert names == set(odd), f"there are {sorted(odd)}, and the store knows of {sorted(names)}"
+            nothing = store.extra_columns([b], Timeframe.M1, 0, EVER_US)
+            assert nothing == frozenset(), f"bars without further columns are said to have {sorted(nothing)}"
+            empty = store.extra_columns([a], Timeframe.M1, 0, _MINUTE)
+            assert empty == frozenset(), "a range ends after its end"
+
+
+def a_revision_may_bring_further_columns_or_take_them(make_store: MakeBarStore) -> None:
+    with closing(make_store()) as store:
+        a, _ = _instruments()
+        plain = bars_at({a: [0, 1, 2]})
+        more = replace(plain, extra={"x": np.array([[1.5], [np.nan], [2.5]])})
+        store.write(Timeframe.M1, plain)
+        store.write(Timeframe.M1, more.slice(0, 2), revision=1)
+        found = store.read([a], Timeframe.M1, 0, EVER_US)
+        expected = replace(plain, extra={"x": np.array([[1.5], [np.nan], [np.nan]])})
+        _same(found, expected, "a revision does not bring its further columns")
+        store.write(Timeframe.M1, plain, revision=2)
+        _same(store.read([a], Timeframe.M1, 0, EVER_US), plain, "a further column outlives its revision")
 
 
 def the_end_of_a_range_is_left_out(make_store: MakeBarStore) -> None:
@@ -198,10 +258,13 @@ def only_present_bars_are_stored(make_store: MakeBarStore) -> None:
 
 BAR_STORE_CHECKS: Sequence[Callable[[MakeBarStore], None]] = (
     what_was_written_is_read_to_the_bit,
+    a_census_tells_of_every_bar_that_comes,
     another_opening_finds_everything,
     openings_that_write_at_once_lose_nothing,
     many_bars_written_by_many_at_once_are_each_there_once,
     a_volume_that_is_not_known_stays_so,
+    further_columns_are_there_where_they_were_known,
+    a_revision_may_bring_further_columns_or_take_them,
     the_end_of_a_range_is_left_out,
     a_range_equals_that_part_of_the_whole,
     nothing_stored_is_zero_frames,
@@ -237,13 +300,12 @@ def _minutes(bars: BarArrays) -> list[int]:
 
 def _same(found: BarArrays, expected: BarArrays, otherwise: str) -> None:
     """Raise `AssertionError` with the message `otherwise` unless both are equal to the last bit."""
-    for field in fields(BarArrays):
-        is_equal = np.array_equal(
-            getattr(found, field.name),
-            getattr(expected, field.name),
-            equal_nan=field.name not in {"instruments", "open_us", "close_us", "present"},
-        )
-        assert is_equal, f"{otherwise}: {field.name} differs"
+    for name in ("instruments", "open_us", "close_us", "present"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), f"{otherwise}: {name} differs"
+    ours, theirs, nothing = expected.columns(), found.columns(), np.full(found.present.shape, np.nan)
+    for name in ours.keys() | theirs.keys():
+        is_equal = np.array_equal(ours.get(name, nothing), theirs.get(name, nothing), equal_nan=True)
+        assert is_equal, f"{otherwise}: {name} differs"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.contracts.steps import fresh, kept, refused
-from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown, FeatureStore
+from tradeloop.common.feature_store.port import Covered, FeatureRows, FeatureSetUnknown, FeaturesTooOld, FeatureStore
 
 MakeFeatureStore = Callable[[], FeatureStore]
 """Opens the same storage at every call, as another process does; one that lives in an object gives that object."""
@@ -171,6 +171,35 @@ def part_of_a_universe_is_not_served(make_store: MakeFeatureStore) -> None:
         assert not len(shelf.current().time_us), "part of a universe is served"
 
 
+def values_older_than_asked_for_are_refused(make_store: MakeFeatureStore) -> None:
+    with closing(make_store()) as store:
+        shelf = _shelf(store)
+        refused(FeaturesTooOld, lambda: shelf.current(since=5), "values that nobody wrote", "are none")
+        store.write_online(shelf.set, shelf.universe, rows_at([6], 6.0, _INSTRUMENTS[:1]))
+        store.write_online(shelf.set, shelf.universe, rows_at([5], 5.0))
+        assert shelf.current(since=5).time_us.tolist() == [5 * _MINUTE], "values of that very bar are too old"
+        refused(
+            FeaturesTooOld, lambda: shelf.current(since=6), "values of which one is older", "closed 1970-01-01T00:05"
+        )
+
+
+def a_stretch_is_remembered_with_its_rows(make_store: MakeFeatureStore) -> None:
+    with closing(make_store()) as store, closing(make_store()) as other:
+        shelf = _shelf(store)
+        assert not store.covered(shelf.set, shelf.universe), "a stretch is covered that nobody wrote"
+        first, second = Covered(0, 9, "a", "r"), Covered(9, 12, "b", "r")
+        store.write_offline(shelf.set, shelf.universe, rows_at([1], 1.0), second)
+        store.write_offline(shelf.set, shelf.universe, rows_at([2], 1.0), first)
+        store.write_offline(shelf.set, shelf.universe, rows_at([], 1.0), Covered(20, 30, "c", "r"))
+        store.write_offline(shelf.set, shelf.universe, rows_at([3], 1.0))
+        found = list(kept(lambda: other.covered(shelf.set, shelf.universe), "what was covered"))
+        assert found == [first, second], f"other stretches are covered than were written: {found}"
+        assert not store.covered(shelf.set, fresh("universe")), "a stretch of another universe is covered"
+        store.write_offline(shelf.set, shelf.universe, rows_at([4], 2.0), Covered(8, 10, "d", "r"))
+        found = list(store.covered(shelf.set, shelf.universe))
+        assert found == [Covered(8, 10, "d", "r")], f"a stretch is covered that a later one overlaps: {found}"
+
+
 def times_finer_than_a_second_are_kept(make_store: MakeFeatureStore) -> None:
     with closing(make_store()) as store:
         shelf = _shelf(store)
@@ -202,6 +231,7 @@ def an_unknown_set_is_named(make_store: MakeFeatureStore) -> None:
             ("reading history", lambda: store.read_offline(unknown, universe, _INSTRUMENTS, times)),
             ("writing current values", lambda: store.write_online(unknown, universe, row)),
             ("reading current values", lambda: store.read_online(unknown, universe, _INSTRUMENTS)),
+            ("asking for stretches", lambda: store.covered(unknown, universe)),
         ):
             refused(FeatureSetUnknown, call, f"{what} of an unknown set", says)
 
@@ -263,6 +293,8 @@ FEATURE_STORE_CHECKS: Sequence[Callable[[MakeFeatureStore], None]] = (
     an_older_row_never_overwrites_a_newer_one,
     the_time_is_that_of_the_oldest_instrument,
     part_of_a_universe_is_not_served,
+    values_older_than_asked_for_are_refused,
+    a_stretch_is_remembered_with_its_rows,
     times_finer_than_a_second_are_kept,
     defining_again_is_harmless_and_changing_is_refused,
     an_unknown_set_is_named,
@@ -294,8 +326,9 @@ class _Shelf:
         times = np.array(minutes, dtype=np.int64) * _MINUTE
         return self.store.read_offline(self.set, self.universe, instruments, times).values
 
-    def current(self) -> FeatureRows:
-        return self.store.read_online(self.set, self.universe, _INSTRUMENTS)
+    def current(self, since: int | None = None) -> FeatureRows:
+        since_us = None if since is None else since * _MINUTE
+        return self.store.read_online(self.set, self.universe, _INSTRUMENTS, since_us)
 
 
 def _shelf(store: FeatureStore) -> _Shelf:

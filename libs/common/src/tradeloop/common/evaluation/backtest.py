@@ -78,7 +78,7 @@ def backtest(
     watch: Watch | None = None,
 ) -> BacktestResult:
     """Run a policy over T bars; `features` is (T, A, F), NaN while an indicator warms up."""
-    builder = ObservationBuilder(strategy.window, len(bars.instruments), features.shape[2])
+    builder = ObservationBuilder(strategy.window, len(bars.instruments), len(strategy.features))
     hold = np.full((1, len(bars.instruments)), np.nan)
     actions: list[Floats] = []
 
@@ -86,7 +86,7 @@ def backtest(
         if np.isnan(features[t]).any():
             builder.clear()
         else:
-            builder.append(features[t])
+            builder.append(strategy.observed(features[t]))
         if not builder.ready:
             actions.append(np.zeros((1, strategy.actions.size(len(bars.instruments)))))
             return hold

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown, check_names, latest_row
+from tradeloop.common.feature_store.port import (
+    Covered,
+    FeatureRows,
+    FeatureSetUnknown,
+    check_age,
+    check_names,
+    latest_row,
+    uncovered_by,
+)
 
 
 class MemoryFeatureStore:
@@ -16,17 +24,25 @@ class MemoryFeatureStore:
     def __init__(self) -> None:
         self._names: dict[str, tuple[str, ...]] = {}
         self._history: dict[tuple[str, str, str], dict[int, NDArray[np.float64]]] = {}
+        self._covered: dict[tuple[str, str], list[Covered]] = {}
         self._current: dict[tuple[str, str, str], tuple[int, list[float]]] = {}
 
     def define(self, feature_set: str, names: Sequence[str]) -> None:
         if self._names.setdefault(feature_set, tuple(names)) != tuple(names):
             raise ValueError(f"feature set {feature_set} has other features: give the changed set a new id")
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
         check_names(feature_set, self._known(feature_set), rows)
+        if covers is not None and len(rows.time_us):
+            before = self._covered.get((feature_set, universe), ())
+            self._covered[feature_set, universe] = sorted([*uncovered_by(covers, before), covers])
         for a, instrument in enumerate(rows.instruments):
             history = self._history.setdefault((feature_set, universe, instrument), {})
             history.update(zip(rows.time_us.tolist(), rows.values[:, a].copy(), strict=True))
+
+    def covered(self, feature_set: str, universe: str) -> Sequence[Covered]:
+        self._known(feature_set)
+        return self._covered.get((feature_set, universe), ())
 
     def read_offline(
         self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
@@ -48,10 +64,12 @@ class MemoryFeatureStore:
             if key not in self._current or self._current[key][0] <= close_us:
                 self._current[key] = (close_us, rows.values[-1, a].tolist())
 
-    def read_online(self, feature_set: str, universe: str, instruments: Sequence[str]) -> FeatureRows:
+    def read_online(
+        self, feature_set: str, universe: str, instruments: Sequence[str], since_us: int | None = None
+    ) -> FeatureRows:
         names = self._known(feature_set)
         found = [self._current.get((feature_set, universe, instrument)) for instrument in instruments]
-        return latest_row(instruments, names, found)
+        return check_age(feature_set, universe, latest_row(instruments, names, found), since_us)
 
     def check(self) -> None:
         """It is always there."""

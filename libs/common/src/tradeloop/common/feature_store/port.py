@@ -5,14 +5,15 @@ Both pass `tradeloop.common.testing.check_feature_store`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.market import from_us
 
 
 class FeatureStoreUnavailable(Unavailable):
@@ -21,6 +22,29 @@ class FeatureStoreUnavailable(Unavailable):
 
 class FeatureSetUnknown(LookupError):
     """The feature set was never defined."""
+
+
+class FeaturesTooOld(LookupError):
+    """Current values are those of an earlier bar than was asked for; or there are none: `time_us` is None then."""
+
+    def __init__(self, feature_set: str, universe: str, time_us: int | None, since_us: int) -> None:
+        newest = "none" if time_us is None else f"of the bar that closed {from_us(time_us).isoformat()}"
+        super().__init__(
+            f"the current features of {universe} in feature set {feature_set} are {newest}, and not of "
+            f"{from_us(since_us).isoformat()} or later"
+        )
+        self.time_us = time_us
+
+
+class Covered(NamedTuple):
+    """A stretch of base bars whose features are in the history, by the times at which the bars open."""
+
+    start_us: int
+    end_us: int
+    basis: str
+    """Digest of the bars that the values were computed from."""
+    request: str
+    """Id of the request that they were computed for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +82,15 @@ class FeatureStore(Protocol):
         """
         ...
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
-        """Store history for training. A row written again replaces the older one. All or nothing."""
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
+        """Store history for training. A row written again replaces the older one. All or nothing.
+
+        `covers` is the stretch that these rows are all of, remembered with them; nothing is where there are no rows.
+        """
+        ...
+
+    def covered(self, feature_set: str, universe: str) -> Sequence[Covered]:
+        """The stretches of history, in order of time. One that is overlapped by a later one is forgotten."""
         ...
 
     def read_offline(
@@ -75,10 +106,13 @@ class FeatureStore(Protocol):
         """Publish current values for serving: the last row. An instrument that has a newer one keeps it."""
         ...
 
-    def read_online(self, feature_set: str, universe: str, instruments: Sequence[str]) -> FeatureRows:
+    def read_online(
+        self, feature_set: str, universe: str, instruments: Sequence[str], since_us: int | None = None
+    ) -> FeatureRows:
         """The newest values, one row: its time is that of the oldest instrument, so that its age can be judged.
 
-        When any instrument has no values yet there are zero rows: part of an observation is none.
+        When any instrument has no values yet there are zero rows: part of an observation is none. `since_us` is the
+        earliest close that is wanted: raises `FeaturesTooOld` for values of an earlier bar, or for none.
         """
         ...
 
@@ -95,6 +129,19 @@ def check_names(feature_set: str, names: Sequence[str], rows: FeatureRows) -> No
     """Raise ValueError unless rows carry exactly these features of a set, in this order."""
     if rows.names != tuple(names):
         raise ValueError(f"feature set {feature_set} has the features {', '.join(names)}; got {', '.join(rows.names)}")
+
+
+def uncovered_by(one: Covered, others: Iterable[Covered]) -> list[Covered]:
+    """The stretches that do not overlap with one."""
+    return [other for other in others if other.end_us <= one.start_us or one.end_us <= other.start_us]
+
+
+def check_age(feature_set: str, universe: str, found: FeatureRows, since_us: int | None) -> FeatureRows:
+    """Give current values back. Raises `FeaturesTooOld` as `FeatureStore.read_online` does."""
+    time_us = int(found.time_us[0]) if len(found.time_us) else None
+    if since_us is not None and (time_us is None or time_us < since_us):
+        raise FeaturesTooOld(feature_set, universe, time_us, since_us)
+    return found
 
 
 def latest_row(

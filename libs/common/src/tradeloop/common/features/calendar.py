@@ -35,24 +35,74 @@ def day_of_week(zone: str = "UTC") -> tuple[Feature, Feature]:
     return _turns("day_of_week", zone)
 
 
-def _turns(part: str, zone: str) -> tuple[Feature, Feature]:
+def month_of_year(zone: str = "UTC") -> tuple[Feature, Feature]:
+    """Sine and cosine of the month in a time zone, a full turn a year in twelve steps from January on."""
+    return _turns("month_of_year", zone)
+
+
+def quarter_of_year(zone: str = "UTC") -> tuple[Feature, Feature]:
+    """Sine and cosine of the quarter in a time zone, a full turn a year in four steps from January on."""
+    return _turns("quarter_of_year", zone)
+
+
+def session(opens: str, closes: str, zone: str = "UTC") -> tuple[Feature, Feature]:
+    """Minutes since a trading session opened, and until it closes: `*session("09:30", "16:00", "America/New_York")`.
+
+    Both are 0 outside of it. Sessions open on Mondays to Fridays, and may run over midnight; one that closes when it
+    opens takes a day. A clock on the wall knows no holidays and no early closes. Raises `FeatureError`.
+    """
+    _check_zone("session", zone)
+    minutes = []
+    for text in (opens, closes):
+        if not isinstance(text, str) or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+            raise FeatureError(f"session({opens!r}, {closes!r}): write a time of day as 09:30, from 00:00 to 23:59")
+        minutes.append(int(text[:2]) * 60 + int(text[3:]))
+    length = (minutes[1] - minutes[0]) % _DAY or _DAY
+    words = f"{opens}_{closes}".replace(":", "") + _word(zone)
+    since, until = (
+        _OfTime(
+            name=f"session_{words}_{part}",
+            definition=canonical(calendar="session", opens=minutes[0], length=length, zone=zone, part=part),
+            history=0,
+            inputs=("time",),
+            anchored=False,
+            zone=zone,
+            of=_Session(minutes[0], length, part),
+        )
+        for part in ("since", "until")
+    )
+    return since, until
+
+
+_DAY = 24 * 60
+
+
+def _check_zone(owner: str, zone: str) -> None:
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, TypeError, OSError):  # ZoneInfoNotFoundError is a KeyError
         raise FeatureError(
-            f"{part}: this machine knows no time zone {zone!r}: write a name of the IANA database, such as "
+            f"{owner}: this machine knows no time zone {zone!r}: write a name of the IANA database, such as "
             "America/New_York, and install the package tzdata if the system brings no time zones"
         ) from None
-    word = "" if zone == "UTC" else "_" + re.sub(r"[^a-z0-9]+", "_", zone.lower().replace("+", "_plus_")).strip("_")
+
+
+def _word(zone: str) -> str:
+    """A time zone inside a name: nothing for UTC."""
+    return "" if zone == "UTC" else "_" + re.sub(r"[^a-z0-9]+", "_", zone.lower().replace("+", "_plus_")).strip("_")
+
+
+def _turns(part: str, zone: str) -> tuple[Feature, Feature]:
+    _check_zone(part, zone)
     sine, cosine = (
         _OfTime(
-            name=f"{part}{word}_{axis}",
+            name=f"{part}{_word(zone)}_{axis}",
             definition=canonical(calendar=part, zone=zone, axis=axis),
             history=0,
             inputs=("time",),
-            part=part,
+            anchored=False,
             zone=zone,
-            axis=axis,
+            of=_Turn(part, axis),
         )
         for axis in ("sin", "cos")
     )
@@ -67,19 +117,62 @@ def _share_of_week(local: datetime) -> float:
     return local.weekday() / 7
 
 
-_SHARES: dict[str, Callable[[datetime], float]] = {"time_of_day": _share_of_day, "day_of_week": _share_of_week}
-_AXES: dict[str, Callable[[float], float]] = {"sin": math.sin, "cos": math.cos}
+def _share_of_year(local: datetime) -> float:
+    return (local.month - 1) / 12
+
+
+def _share_of_quarters(local: datetime) -> float:
+    return (local.month - 1) // 3 / 4
+
+
+_SHARES: dict[str, Callable[[datetime], float]] = {
+    "time_of_day": _share_of_day,
+    "day_of_week": _share_of_week,
+    "month_of_year": _share_of_year,
+    "quarter_of_year": _share_of_quarters,
+}
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """The sine or cosine of a part of time."""
+
+    part: str
+    axis: str
+
+    def __call__(self, local: datetime) -> float:
+        angle = 2.0 * math.pi * _SHARES[self.part](local)
+        return math.sin(angle) if self.axis == "sin" else math.cos(angle)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Minutes within a session."""
+
+    opens: int
+    length: int
+    part: str
+
+    def __call__(self, local: datetime) -> float:
+        minute = local.hour * 60 + local.minute + local.second / 60
+        since = (minute - self.opens) % _DAY
+        day = local.weekday() - (since > minute - self.opens)  # the day on which it opened
+        if since > self.length or day % 7 > _FRIDAY:
+            return 0.0
+        return since if self.part == "since" else self.length - since
+
+
+_FRIDAY = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OfTime(Feature):
-    part: str
     zone: str
-    axis: str
+    of: Callable[[datetime], float]
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
         value = _Clock(self).value
-        return np.array([value(time) for time in columns[TIME].tolist()], dtype=np.float64)
+        return np.fromiter(map(value, columns[TIME].tolist()), np.float64, columns.shape[1])
 
     def state(self) -> FeatureState:
         return _Clock(self)
@@ -87,7 +180,7 @@ class _OfTime(Feature):
 
 class _Clock:
     def __init__(self, feature: _OfTime) -> None:
-        self._zone, self._share, self._axis = ZoneInfo(feature.zone), _SHARES[feature.part], _AXES[feature.axis]
+        self._zone, self._of = ZoneInfo(feature.zone), feature.of
 
     def open(self, columns: Floats) -> float:
         return self.value(columns[TIME, -1].item()) if columns.shape[1] else math.nan
@@ -96,4 +189,4 @@ class _Clock:
         return self.value(row[TIME])
 
     def value(self, time: float) -> float:
-        return self._axis(2.0 * math.pi * self._share(datetime.fromtimestamp(time, self._zone)))
+        return self._of(datetime.fromtimestamp(time, self._zone))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import Feature, FeatureError, FeatureState, canonical
+from tradeloop.common.features.feature import FLAT, Feature, FeatureError, FeatureState, canonical
 
 _INSTRUMENT = r"([a-z0-9_\-]{1,32}:)?[A-Za-z0-9_./\-]{1,64}"
 """An id, or the symbol in it."""
@@ -46,6 +46,19 @@ def cross_rank(feature: Feature) -> Feature:
     universe of one it is 0.
     """
     return _Rank(**_around("cross_rank(...)", "cross_rank", feature, cross="rank"))
+
+
+def cross_demean(feature: Feature) -> Feature:
+    """The feature less its mean over the instruments; NaN until each has a value."""
+    return _Demeaned(**_around("cross_demean(...)", "cross_demean", feature, cross="demean"))
+
+
+def cross_zscore(feature: Feature) -> Feature:
+    """The feature less its mean over the instruments, over their deviation (of the population).
+
+    NaN until each instrument has a value; 0 where all of them are equal, as in a universe of one.
+    """
+    return _Scored(**_around("cross_zscore(...)", "cross_zscore", feature, cross="zscore"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,7 @@ def _around(owner: str, prefix: str, feature: Feature, **what: object) -> dict[s
         "history": feature.history,
         "inputs": feature.inputs,
         "timeframe": feature.timeframe,
+        "anchored": feature.anchored,
         "inner": feature,
     }
 
@@ -119,10 +133,22 @@ class _Of(CrossSection):
 
 class _Mean(CrossSection):
     def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        total = values[:, 0].copy()
-        for a in range(1, values.shape[1]):  # one after the other: a sum over an axis may order them by their number
-            total += values[:, a]
-        return np.repeat((total / values.shape[1])[:, None], values.shape[1], axis=1)
+        return np.repeat(_means(values), values.shape[1], axis=1)
+
+
+class _Demeaned(CrossSection):
+    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
+        apart: Floats = values - _means(values)
+        return apart
+
+
+class _Scored(CrossSection):
+    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
+        means = _means(values)
+        apart: Floats = values - means
+        deviation = np.sqrt(_means(apart * apart))
+        flat = deviation <= FLAT * np.abs(means)
+        return np.where(flat, 0.0, apart / np.where(flat, 1.0, deviation))
 
 
 class _Rank(CrossSection):
@@ -135,6 +161,15 @@ class _Rank(CrossSection):
                 ranks[:, a] = (2 * below.sum(axis=1) + level.sum(axis=1) - 1) / others - 1.0
         ranks[np.isnan(values).any(axis=1)] = np.nan
         return ranks
+
+
+def _means(values: Floats) -> Floats:
+    """The mean over the instruments, (T, 1)."""
+    total = values[:, 0].copy()
+    for a in range(1, values.shape[1]):  # one after the other: a sum over an axis may order them by their number
+        total += values[:, a]
+    means: Floats = (total / values.shape[1])[:, None]
+    return means
 
 
 def _word(instrument: str | int) -> str:

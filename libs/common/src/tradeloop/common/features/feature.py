@@ -1,7 +1,8 @@
 """A feature: arithmetic in two forms, batch and state, with an identity.
 
-Bars come as columns, (6, n) float64 with contiguous rows in the order of `INPUTS`, or one at a time as `Row`. They are
-the bars an instrument really has: a bar that is missing does not stand in them.
+Bars come as columns, (6 + E, n) float64 with contiguous rows in the order of `INPUTS`, then of the E further columns
+that the feature reads (`Feature.layout`), or one at a time as `Row`. They are the bars an instrument really has: a bar
+that is missing does not stand in them. A further column is NaN at a bar that lacks it.
 """
 
 from __future__ import annotations
@@ -10,28 +11,37 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Protocol
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_PRICES, Timeframe
+from tradeloop.common.market import BAR_PRICES, Timeframe, is_extra
 
-BarValues = tuple[float, float, float, float, float]
-"""One bar of one instrument: open, high, low, close, volume. Volume is NaN where the source gives none."""
+BarValues = tuple[float, ...]
+"""One bar of one instrument: open, high, low, close, volume, then the further columns that a feature set reads, in the
+order of `FeatureSet.extras`. Volume and further columns are NaN where the source gives none."""
 
 FIELDS = (*BAR_PRICES, "volume")
 """The numbers in a bar."""
 
-Row = tuple[float, float, float, float, float, float]
-"""A bar as a feature takes it: `BarValues`, then its time."""
+Row = tuple[float, ...]
+"""A bar as a feature takes it, in the order of `Feature.layout`; what follows is not its own."""
 
 INPUTS = (*FIELDS, "time")
-"""The inputs of a feature. `time` is the close of the bar, in seconds since 1970, UTC: known as soon as the bar is."""
+"""The inputs that every bar gives a feature, before its further columns. `time` is the close of the bar, in seconds
+since 1970, UTC: known as soon as the bar is."""
 
 CLOSE, TIME = INPUTS.index("close"), INPUTS.index("time")
 
 ANCHOR_BARS = 512
 """Bars of event time between anchors. More makes the batch faster, fewer makes recovery read less."""
+
+NAME = r"[a-z][a-z0-9_]*"
+"""The names that an author may give to a feature, as a pattern."""
+FLAT = 1e-9
+"""A deviation below this share of the mean is none: it is what rounding leaves of equal numbers."""
 
 
 class FeatureError(UserError):
@@ -42,7 +52,7 @@ class FeatureState(Protocol):
     """A feature carried forward one bar at a time."""
 
     def open(self, columns: Floats) -> float:
-        """Begin anew with these bars, (6, n), n >= 0; the value at the last, NaN when there are too few."""
+        """Begin anew with these bars, (6 + E, n), n >= 0; the value at the last, NaN when there are too few."""
         ...
 
     def update(self, row: Row) -> float:
@@ -60,9 +70,37 @@ class Feature(ABC):
     history: int
     """Bars before an anchor from which the feature is restarted there."""
     inputs: tuple[str, ...]
-    """Which `INPUTS` it reads."""
+    """Which `INPUTS` and which further columns of bars it reads."""
     timeframe: Timeframe | None = None
     """The higher timeframe it is computed on; None for the base."""
+    anchored: bool = True
+    """Whether a value depends on where its series began, as one of a recursive indicator does. One that does not is a
+    function of the `history` bars before it and of its own, and is computed over all bars at once."""
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """The further columns of bars that it reads."""
+        return tuple(name for name in self.inputs if name not in INPUTS)
+
+    @property
+    def layout(self) -> tuple[str, ...]:
+        """Names of what its columns and rows hold, by place; the same for a feature inside another one."""
+        return INPUTS + self.extras
+
+    @property
+    def further(self) -> slice:
+        """The places of its further columns."""
+        return slice(len(INPUTS), len(INPUTS) + len(self.extras))
+
+    def chosen(self, layout: Sequence[str]) -> tuple[int, ...] | None:
+        """The places of its layout in a greater one; None where that begins as its own, so that it fits as it is."""
+        own = self.layout
+        return None if tuple(layout[: len(own)]) == own else tuple(layout.index(name) for name in own)
+
+    @property
+    def places(self) -> list[int]:
+        """The places of its inputs."""
+        return [self.layout.index(name) for name in self.inputs]
 
     @abstractmethod
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
@@ -79,15 +117,37 @@ def require_count(owner: str, what: str, value: int) -> None:
 
 
 def fields_of(owner: str, defaults: tuple[str, ...], inputs: Sequence[str] | None) -> tuple[str, ...]:
-    """The `INPUTS` that a feature reads, checked."""
+    """The inputs that a feature reads, checked: whether bars have a further column shows when they are there."""
     fields = defaults if inputs is None else tuple(inputs)
     if inputs is not None and len(fields) != len(defaults):
         raise FeatureError(f"{owner} takes {len(defaults)} inputs ({', '.join(defaults)}), not {len(fields)}")
     for field in fields:
-        if field not in INPUTS:
-            raise FeatureError(f"{owner} wants {field!r}, which bars do not have: they have {', '.join(INPUTS)}")
+        if field not in INPUTS and (inputs is None or not is_extra(field)):
+            raise FeatureError(
+                f"{owner} wants {field!r}, which bars do not have: they have {', '.join(INPUTS)}; their further "
+                "columns, given as inputs=, have names of lower-case letters, digits and _"
+            )
     return fields
 
 
 def canonical(**definition: object) -> str:
     return json.dumps(definition, sort_keys=True)
+
+
+class _Chosen:
+    """The state of a feature that reads further columns, where a feature set has others beside them."""
+
+    def __init__(self, state: FeatureState, places: Sequence[int]) -> None:
+        self._state, self._columns, self._pick = state, list(places), itemgetter(*places)
+
+    def open(self, columns: Floats) -> float:
+        return self._state.open(columns[self._columns])
+
+    def update(self, row: Row) -> float:
+        return self._state.update(self._pick(row))
+
+
+def placed(feature: Feature, layout: Sequence[str]) -> FeatureState:
+    """The state of a feature, for columns and rows of a layout."""
+    places = feature.chosen(layout)
+    return feature.state() if places is None else _Chosen(feature.state(), places)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 from tradeloop.common.arrays import Floats
 from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features.cross_section import CrossSection
-from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, Feature, FeatureError
-from tradeloop.common.market import BarArrays, Timeframe, from_us
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, INPUTS, BarValues, Feature, FeatureError
+from tradeloop.common.market import BarArrays, Series, Timeframe, from_us
 
 _FORMAT = 1
 """Raised when the arithmetic of existing definitions changes: every identity then changes with it."""
@@ -56,6 +58,30 @@ class FeatureSet:
     def requires_volume(self) -> bool:
         return any("volume" in feature.inputs for feature in self.features)
 
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """The further columns of bars that its features read, in the order of the alphabet."""
+        return tuple(sorted({name for feature in self.features for name in feature.extras}))
+
+    @cached_property
+    def layout(self) -> tuple[str, ...]:
+        """Names of what the columns and rows of bars hold for it, by place."""
+        return INPUTS + self.extras
+
+    def check_extras(self, timeframe: Timeframe, there: Collection[str]) -> None:
+        """Raise `FeatureError` when a feature reads a further column that is not among those that bars have."""
+        for _, feature in self.of(timeframe):
+            for name in feature.extras:
+                if name not in there:
+                    raise _no_column(feature, name, timeframe, there)
+
+    def frame(self, bars: BarArrays, t: int) -> list[BarValues | None]:
+        """A frame as `FeatureStream` takes it."""
+        columns = [getattr(bars, name)[t].tolist() for name in FIELDS]
+        there = {name: column[t] for name, column in bars.extra.items()}
+        columns += [column.tolist() for column in _further(there, self.extras, bars.present[t].shape)]
+        return [row if has else None for row, has in zip(zip(*columns, strict=True), bars.present[t], strict=True)]
+
     def history(self, timeframe: Timeframe) -> int:
         """How many of an instrument's own bars, before a bar, fix the values at that bar and all later ones.
 
@@ -90,7 +116,8 @@ class FeatureSet:
 
         `bars` holds the base and every timeframe of `timeframes`, of the same instruments. A row's values are
         final when `history` bars of each instrument precede it, or all that there are. Where an instrument has
-        no bar its values repeat. Raises `FeatureError` when bars are missing or a value is infinite.
+        no bar its values repeat. Raises `FeatureError` when bars are missing, when none of them has a further column
+        that a feature reads, and when a value is infinite.
         """
         self.check_base(base)
         grid = bars[base]
@@ -103,9 +130,11 @@ class FeatureSet:
                     f"add {timeframe} to the universe's higher_timeframes"
                 )
             source = bars[timeframe]
+            if len(source):
+                self.check_extras(timeframe, source.extra)
             visible = np.searchsorted(source.close_us, grid.close_us, side="right") - 1
             for a, instrument in enumerate(grid.instruments):
-                open_us, columns, last = own_bars(source, a)
+                open_us, columns, last = own_bars(source, a, self.extras)
                 rows = np.where(visible >= 0, last[visible], -1) if len(source) else visible
                 for place, own in self.own_values(timeframe, instrument, open_us, columns):
                     values[:, a, place] = np.append(own, np.nan)[rows]
@@ -117,12 +146,13 @@ class FeatureSet:
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The values of one timeframe's features at an instrument's own bars, (n,), each with its place in the set.
 
-        `columns` (6, n) are as `own_bars` gives them. Raises `FeatureError`.
+        `columns` (6 + E, n) are in the order of `layout`. Raises `FeatureError`.
         """
         blocks = _blocks(open_us, timeframe)
         check_volume(self.of(timeframe), instrument, open_us, columns)
         for place, feature in self.of(timeframe):
-            own = feature.batch(columns, blocks)
+            chosen = feature.chosen(self.layout)
+            own = feature.batch(columns if chosen is None else columns[list(chosen)], blocks)
             if len(infinite := np.flatnonzero(np.isinf(own))):
                 raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
             yield place, own
@@ -133,12 +163,23 @@ class FeatureSet:
             values[..., place] = feature.combine(values[..., place], instruments)
 
 
-def own_bars(bars: BarArrays, a: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """The bars that instrument `a` really has: open times (n,), columns (6, n), and for each frame the index of the
-    last of them at or before it, -1 where there is none."""
+def own_bars(bars: BarArrays, a: int, extras: Sequence[str]) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """The bars that instrument `a` really has: open times (n,), columns (6 + E, n) with these further ones, and for
+    each frame the index of the last of them at or before it, -1 where there is none."""
     present = bars.present[:, a]
-    columns = np.array([*(getattr(bars, field)[present, a] for field in FIELDS), bars.close_us[present] / 1e6])
-    return bars.open_us[present], columns, np.cumsum(present) - 1
+    return bars.open_us[present], columns_of(bars.series(a), bars.close_us[present], extras), np.cumsum(present) - 1
+
+
+def columns_of(series: Series, close_us: NDArray[np.int64], extras: Sequence[str]) -> Floats:
+    """Bars of one instrument as columns (6 + E, n): `INPUTS`, then these further ones, NaN where there are none."""
+    return np.array([*(series[name] for name in FIELDS), close_us / 1e6, *_further(series, extras, close_us.shape)])
+
+
+def _further(
+    columns: Mapping[str, NDArray[Any]], extras: Sequence[str], shape: tuple[int, ...]
+) -> Iterator[NDArray[Any]]:
+    for name in extras:
+        yield columns[name] if name in columns else np.full(shape, np.nan)
 
 
 def check_volume(
@@ -154,6 +195,15 @@ def no_volume(feature: Feature, instrument: str, open_us: int) -> FeatureError:
     return FeatureError(
         f"feature {feature.name} needs volume, and the bar of {instrument} that opened {from_us(open_us)} has none: "
         "use a source that gives volume, or leave the feature out"
+    )
+
+
+def _no_column(feature: Feature, name: str, timeframe: Timeframe, there: Collection[str]) -> FeatureError:
+    known = (*FIELDS, *sorted(there))
+    hint = f"did you mean {close[0]}? " if (close := difflib.get_close_matches(name, known, n=1)) else ""
+    return FeatureError(
+        f"feature {feature.name} reads {name!r}, which no {timeframe} bar has here: {hint}they have "
+        f"{', '.join(known)}; use a source that gives {name}, or leave the feature out"
     )
 
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features.feature import FIELDS
-from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe, Universe, align, from_us
+from tradeloop.common.features.feature_set import FeatureSet, columns_of
+from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, Universe, align, from_us, joined
 
 
 def compute_stored(
@@ -31,6 +30,23 @@ def compute_stored(
             if not len(rows.time_us):
                 raise no_bars(universe, start_us, end_us) from None
             return rows
+
+
+def check_columns(store: BarStore, feature_set: FeatureSet, universe: Universe, start_us: int, end_us: int) -> None:
+    """Raise `FeatureError` when a feature reads a further column that none of the stored bars has.
+
+    What a range lacks, where other bars do not, is unknown there: no news came, for example.
+    """
+    if not feature_set.extras:
+        return
+    for timeframe in (universe.timeframe, *feature_set.timeframes):
+        first_us = start_us - timeframe.us
+        last = store.read_before(universe.ids, timeframe, end_us, 1)
+        if len(last) and last.open_us[0] >= first_us:
+            there = store.extra_columns(universe.ids, timeframe, first_us, end_us)
+            if not there.issuperset(feature_set.extras):
+                there |= store.extra_columns(universe.ids, timeframe, -EVER_US, EVER_US)
+            feature_set.check_extras(timeframe, there)
 
 
 def no_bars(universe: Universe, start_us: int, end_us: int) -> UserError:
@@ -66,7 +82,7 @@ def compute_in_steps(
             close_us = open_us + timeframe.us
             if timeframe is base:
                 opens.append(open_us[open_us >= start_us])
-            columns = np.array([*(series[field] for field in FIELDS), close_us / 1e6])
+            columns = columns_of(series, close_us, feature_set.extras)
             for place, one in feature_set.own_values(timeframe, instrument, open_us, columns):
                 values[place] = close_us, one
         own.append(values)
@@ -101,5 +117,4 @@ def _series(store: BarStore, instrument: str, timeframe: Timeframe, start_us: in
     parts = [store.read_before([instrument], timeframe, start_us, history)]
     if start_us < end_us:
         parts.append(store.read([instrument], timeframe, start_us, end_us))
-    columns = {name: np.concatenate([getattr(part, name)[:, 0] for part in parts]) for name in BAR_COLUMNS}
-    return {"open_us": np.concatenate([part.open_us for part in parts]), **columns}
+    return joined([part.series(0) for part in parts])

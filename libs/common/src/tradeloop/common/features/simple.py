@@ -1,8 +1,9 @@
-"""Features that need no library: returns, closes relative to another feature, and longer timeframes."""
+"""Features that need no library: columns of a bar, returns, closes relative to a level, and longer timeframes."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,14 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.features.cross_section import not_of_others
 from tradeloop.common.features.feature import (
     CLOSE,
+    INPUTS,
+    NAME,
     Feature,
     FeatureError,
     FeatureState,
     Row,
     canonical,
+    fields_of,
     require_count,
 )
 from tradeloop.common.market import Timeframe
@@ -26,7 +30,45 @@ from tradeloop.common.market import Timeframe
 def log_return(n: int) -> Feature:
     """Natural logarithm of the close over the close `n` bars ago."""
     require_count("log_return", "n", n)
-    return _LogReturn(name=f"log_return_{n}", definition=canonical(log_return=n), history=n, inputs=("close",), lag=n)
+    return replace(log_ratio("close", "close", n), name=f"log_return_{n}", definition=canonical(log_return=n))
+
+
+def simple_return(n: int) -> Feature:
+    """The close over the close `n` bars ago, less 1."""
+    require_count("simple_return", "n", n)
+    return _Return(
+        name=f"return_{n}",
+        definition=canonical(simple_return=n),
+        history=n,
+        inputs=("close",),
+        anchored=False,
+        top=CLOSE,
+        bottom=CLOSE,
+        lag=n,
+        logarithm=False,
+    )
+
+
+def log_ratio(top: str, bottom: str, lag: int = 0) -> Feature:
+    """Natural logarithm of a price over another one, `lag` bars ago."""
+    fields = fields_of(f"log_ratio({top!r}, {bottom!r})", ("close", "open"), (top, bottom))
+    return _Return(
+        name=f"log_{top}_{bottom}" + (f"_{lag}" if lag else ""),
+        definition=canonical(log_ratio=fields, lag=lag),
+        history=lag,
+        inputs=tuple(dict.fromkeys(fields)),
+        anchored=False,
+        top=INPUTS.index(top),
+        bottom=INPUTS.index(bottom),
+        lag=lag,
+        logarithm=True,
+    )
+
+
+def column(name: str) -> Feature:
+    """A number of the bar as it is, such as `column("volume")` or a further column: for others to be made of."""
+    fields = fields_of(f"column({name!r})", ("close",), (name,))
+    return _Column(name=name, definition=canonical(column=name), history=0, inputs=fields, anchored=False)
 
 
 def relative(feature: Feature) -> Feature:
@@ -42,8 +84,18 @@ def relative(feature: Feature) -> Feature:
         definition=canonical(relative=feature.definition),
         history=feature.history,
         inputs=tuple(dict.fromkeys((*feature.inputs, "close"))),
+        anchored=feature.anchored,
         level=feature,
     )
+
+
+def named(name: str, feature: Feature) -> Feature:
+    """The feature under another name: for long ones, and where two would have the same."""
+    if not re.fullmatch(NAME, name):
+        raise FeatureError(f"named({name!r}, ...): a name is lower-case letters, digits and _")
+    if not isinstance(feature, Feature):
+        raise FeatureError(f"named({name!r}, ...): {feature!r} is no feature; write e.g. log_return(1)")
+    return replace(feature, name=name, definition=canonical(named=name, feature=feature.definition))
 
 
 def on(timeframe: Timeframe | str, feature: Feature) -> Feature:
@@ -57,38 +109,68 @@ def on(timeframe: Timeframe | str, feature: Feature) -> Feature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _LogReturn(Feature):
+class _Return(Feature):
+    """A price over an earlier one, as a logarithm or less 1."""
+
+    top: int
+    bottom: int
     lag: int
+    logarithm: bool
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        close = columns[CLOSE]
-        values = np.full(len(close), np.nan)
+        values = np.full(columns.shape[1], np.nan)
+        ratios = columns[self.top, self.lag :] / columns[self.bottom, : max(0, columns.shape[1] - self.lag)]
         # math.log and not np.log, whose vector and scalar forms may differ in the last bit.
-        ratios = (close[self.lag :] / close[: -self.lag]).tolist()
-        values[self.lag :] = [math.log(ratio) for ratio in ratios]
+        values[self.lag :] = (
+            np.fromiter(map(math.log, ratios.tolist()), np.float64, len(ratios)) if self.logarithm else ratios - 1.0
+        )
         return values
 
     def state(self) -> FeatureState:
-        return _LogReturnState(self.lag)
+        return _ReturnState(self)
 
 
-class _LogReturnState:
-    def __init__(self, lag: int) -> None:
-        self._lag = lag
-        self._closes: deque[float] = deque(maxlen=lag + 1)
+class _ReturnState:
+    def __init__(self, feature: _Return) -> None:
+        self._top, self._bottom, self._lag = feature.top, feature.bottom, feature.lag
+        self._logarithm = feature.logarithm
+        self._bottoms: deque[float] = deque(maxlen=self._lag + 1)
 
     def open(self, columns: Floats) -> float:
-        self._closes.clear()
-        self._closes.extend(columns[CLOSE, max(0, columns.shape[1] - self._lag - 1) :].tolist())
-        return self._value()
+        self._bottoms.clear()
+        self._bottoms.extend(columns[self._bottom, max(0, columns.shape[1] - self._lag - 1) :].tolist())
+        return self._value(columns[self._top, -1].item()) if columns.shape[1] else math.nan
 
     def update(self, row: Row) -> float:
-        self._closes.append(row[CLOSE])
-        return self._value()
+        self._bottoms.append(row[self._bottom])
+        return self._value(row[self._top])
 
-    def _value(self) -> float:
-        closes = self._closes
-        return math.log(closes[-1] / closes[0]) if len(closes) > self._lag else math.nan
+    def _value(self, top: float) -> float:
+        bottoms = self._bottoms
+        if len(bottoms) <= self._lag:
+            return math.nan
+        return math.log(top / bottoms[0]) if self._logarithm else top / bottoms[0] - 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column(Feature):
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        values: Floats = columns[self.places[0]].copy()
+        return values
+
+    def state(self) -> FeatureState:
+        return _ColumnState(self.places[0])
+
+
+class _ColumnState:
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def open(self, columns: Floats) -> float:
+        return columns[self._place, -1].item() if columns.shape[1] else math.nan
+
+    def update(self, row: Row) -> float:
+        return row[self._place]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import ANCHOR_BARS, INPUTS, BarValues, Feature, Row
+from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, BarValues, Feature, Row, placed
 from tradeloop.common.features.feature_set import FeatureSet, check_volume, infinite_value, no_volume, own_bars
 from tradeloop.common.market import BarArrays, Timeframe
+
+_FIELDS = len(FIELDS)
 
 Values = tuple[tuple[float, ...], ...]
 """Features by instrument, then by place in the set; NaN while one is warming up."""
@@ -32,7 +34,7 @@ class FeatureStream:
         self._values = [[math.nan] * len(feature_set.features) for _ in instruments]
         self._series = {
             timeframe: [
-                _Series(instrument, timeframe, feature_set.of(timeframe), values)
+                _Series(instrument, timeframe, feature_set.of(timeframe), feature_set.layout, values)
                 for instrument, values in zip(instruments, self._values, strict=True)
             ]
             for timeframe in (base, *feature_set.timeframes)
@@ -57,7 +59,7 @@ class FeatureStream:
             if source.instruments != self._instruments:
                 raise ValueError(f"bars of {source.instruments} for a stream of {self._instruments}")
             for a, one in enumerate(series):
-                open_us, columns, _ = own_bars(source, a)
+                open_us, columns, _ = own_bars(source, a, self._feature_set.extras)
                 one.open(open_us, columns)
             self._last_open_us[timeframe] = int(source.open_us[-1]) if len(source) else None
             if timeframe is not self._base and len(source):
@@ -101,10 +103,16 @@ class _Series:
     """The features of one instrument on one timeframe. Writes their values into their places of `values`."""
 
     def __init__(
-        self, instrument: str, timeframe: Timeframe, features: Sequence[tuple[int, Feature]], values: list[float]
+        self,
+        instrument: str,
+        timeframe: Timeframe,
+        features: Sequence[tuple[int, Feature]],
+        layout: Sequence[str],
+        values: list[float],
     ) -> None:
         self._instrument, self._features, self._values = instrument, features, values
-        self._states = [(place, feature, feature.state()) for place, feature in features]
+        self._states = [(place, feature, placed(feature, layout)) for place, feature in features]
+        self._width = len(layout)
         self._volume_reader = next((f for _, f in features if "volume" in f.inputs), None)
         self._timeframe_us, self._block_us = timeframe.us, ANCHOR_BARS * timeframe.us
         self._block: int | None = None
@@ -126,11 +134,12 @@ class _Series:
     def update(self, open_us: int, bar: BarValues) -> None:
         if self._volume_reader is not None and math.isnan(bar[4]):
             raise no_volume(self._volume_reader, self._instrument, open_us)
-        row: Row = (*bar, (open_us + self._timeframe_us) / 1e6)
+        close_s = (open_us + self._timeframe_us) / 1e6
+        row: Row = (*bar, close_s) if len(bar) == _FIELDS else (*bar[:_FIELDS], close_s, *bar[_FIELDS:])
         block = open_us // self._block_us
         if block != self._block:
             self._block = block
-            columns = np.array(self._history).reshape(-1, len(INPUTS)).T.copy()
+            columns = np.array(self._history).reshape(-1, self._width).T.copy()
             for _, feature, state in self._states:
                 state.open(columns[:, max(0, columns.shape[1] - feature.history) :])
         for place, feature, state in self._states:

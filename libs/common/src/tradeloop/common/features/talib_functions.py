@@ -10,20 +10,22 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import talib as functions
 from talib import InsufficientHistory, get_functions  # type: ignore[attr-defined]  # exported, but its stubs forget it
 from talib import stream as handles
 from talib.abstract import Function  # type: ignore[attr-defined]
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.feature import (
-    INPUTS,
     Feature,
     FeatureError,
     FeatureState,
     Row,
     canonical,
     fields_of,
+    require_count,
 )
+from tradeloop.common.features.windowed import WindowState, whole_windows
 
 _FUNCTIONS: list[str] = get_functions()  # type: ignore[no-untyped-call]
 
@@ -31,9 +33,9 @@ _FORGETTING_PERIODS, _FORGETTING_BARS = 26, 384
 """An average with smoothing 1/period has forgotten where it began after 26 periods: (1 - 1/p)^(26 p) < 6e-12.
 Functions that hide their periods (HT_*, MACDFIX, the amplified STOCHRSI) were measured to need up to 384 bars."""
 
-_CUMULATIVE = frozenset(
-    ("AD", "CUMSUM", "MAXINDEX", "MININDEX", "MINMAXINDEX", "NVI", "OBV", "PVI", "PVT", "VWAP", "WAD")
-)
+_RUNNING = ("AD", "CUMSUM", "NVI", "OBV", "PVI", "PVT", "WAD")
+"""TA-Lib functions that add up from where the series starts, so that only their changes mean something."""
+_CUMULATIVE = frozenset(("MAXINDEX", "MININDEX", "MINMAXINDEX", "VWAP", *_RUNNING))
 """TA-Lib functions whose value depends on where the series starts, however long ago that was."""
 
 
@@ -42,8 +44,9 @@ def talib(
 ) -> Feature:
     """A TA-Lib function of the bars, e.g. `talib("RSI", timeperiod=14)`.
 
-    `inputs` are the bar fields it reads, in the function's own order; its defaults when left out. A function of
-    several outputs needs `output`. Raises `FeatureError`, also for cumulative functions such as OBV.
+    `inputs` are the bar fields or further columns it reads, in the function's own order; its defaults when left out.
+    Behind a bar that lacks a further column it begins anew, as at a series' first bar. A function of several outputs
+    needs `output`. Raises `FeatureError`, also for cumulative functions such as OBV.
     """
     if function not in _FUNCTIONS:
         close = difflib.get_close_matches(function.upper(), _FUNCTIONS, n=1)
@@ -51,8 +54,8 @@ def talib(
         raise FeatureError(f"TA-Lib has no function {function!r}: {hint}")
     if function in _CUMULATIVE:
         raise FeatureError(
-            f"{function} depends on where its series starts, so it has no value that a restart could repeat: "
-            "take its change over a number of bars instead, computed with windowed(...)"
+            f"{function} depends on where its series starts, so it has no value that a restart could repeat: take "
+            + (f"its change, change_of({function!r}, n)" if function in _RUNNING else "a window, with windowed(...)")
         )
     info = Function(function)
     for name in parameters:
@@ -94,6 +97,49 @@ def talib(
     )
 
 
+def change_of(function: str, n: int, *, inputs: Sequence[str] | None = None) -> Feature:
+    """The change over `n` bars of a TA-Lib function that adds up without end, e.g. `change_of("OBV", 20)`.
+
+    One of AD, CUMSUM, NVI, OBV, PVI, PVT and WAD. It is computed as if the series had begun `n` bars ago, a call a bar:
+    about 2 microseconds each, in batch too. `inputs` as for `talib`. Raises `FeatureError`.
+    """
+    if function not in _RUNNING:
+        raise FeatureError(f"change_of({function!r}, ...): the functions that add up are {', '.join(_RUNNING)}")
+    require_count(f"change_of({function!r}, ...)", "n", n)
+    fields = fields_of(function, _flat(Function(function).info["input_names"].values()), inputs)
+    return _Change(
+        name="_".join((f"change_of_{function.lower()}_{n}", *(inputs or ()))),
+        definition=canonical(change_of=function, n=n, inputs=fields),
+        history=n,
+        inputs=fields,
+        anchored=False,
+        function=function,
+        n=n,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change(Feature):
+    function: str
+    n: int
+
+    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        call, series = self.call, columns[self.places]
+        known = whole_windows(columns[self.further], self.n + 1)
+        values = np.full(columns.shape[1], np.nan)
+        for stop in range(self.n + 1, columns.shape[1] + 1):
+            if known[stop - 1]:
+                values[stop - 1] = call(series[:, stop - self.n - 1 : stop])
+        return values
+
+    def state(self) -> FeatureState:
+        return WindowState(self, self.call, self.n + 1)
+
+    def call(self, window: Floats) -> float:
+        line = getattr(functions, self.function)(*window)
+        return float(line[-1] - line[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _TaLib(Feature):
     function: str
@@ -106,15 +152,15 @@ class _TaLib(Feature):
         values = np.full(columns.shape[1], np.nan)
         open_and_fill = getattr(handles, self.function).open_and_fill
         for start, stop in pairwise(blocks):
-            begin = max(0, start - self.history)
-            if stop - begin <= self.lookback:
-                continue
-            try:
-                handle, filled = open_and_fill(*self._series(columns[:, begin:stop]), **dict(self.arguments))
-            except InsufficientHistory:
-                continue
-            first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
-            values[first:stop] = (filled if self.output is None else filled[self.output])[first - begin :]
+            for begin, end in _unbroken(columns[self.further], max(0, start - self.history), stop):
+                if end - begin <= self.lookback or end <= start:
+                    continue
+                try:
+                    handle, filled = open_and_fill(*self._series(columns[:, begin:end]), **dict(self.arguments))
+                except InsufficientHistory:
+                    continue
+                first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
+                values[first:end] = (filled if self.output is None else filled[self.output])[first - begin :]
         return values
 
     def state(self) -> FeatureState:
@@ -125,17 +171,20 @@ class _TaLib(Feature):
         return getattr(handles, self.function)(*self._series(columns), **dict(self.arguments))
 
     def _series(self, columns: Floats) -> list[Floats]:
-        return list(columns[[INPUTS.index(field) for field in self.inputs]])
+        return list(columns[self.places])
 
 
 class _TaLibState:
     def __init__(self, feature: _TaLib) -> None:
         self._feature, self._output = feature, feature.output
-        self._columns = [INPUTS.index(field) for field in feature.inputs]
-        self._warming_up = np.empty((len(INPUTS), 0))
+        self._columns = feature.places
+        self._further = feature.further if feature.extras else None
+        self._warming_up = np.empty((len(feature.layout), 0))
         self._handle: Any = None
 
     def open(self, columns: Floats) -> float:
+        if self._further is not None:
+            columns = columns[:, _unbroken(columns[self._further], 0, columns.shape[1])[-1][0] :]
         self._warming_up, self._handle = columns, None
         if columns.shape[1] > self._feature.lookback:
             try:
@@ -146,12 +195,23 @@ class _TaLibState:
         return math.nan
 
     def update(self, row: Row) -> float:
+        if self._further is not None and any(map(math.isnan, row[self._further])):
+            self._warming_up, self._handle = self._warming_up[:, :0], None
+            return math.nan
         if self._handle is None:
             return self.open(np.column_stack((self._warming_up, row)))
         return self._value(self._handle.update(*[row[column] for column in self._columns]))
 
     def _value(self, value: Any) -> float:
         return float(value if self._output is None else value[self._output])
+
+
+def _unbroken(further: Floats, start: int, stop: int) -> list[tuple[int, int]]:
+    """Spans of bars from `start` to `stop` that lack no further column; the last one, maybe empty, ends there."""
+    if not len(further):
+        return [(start, stop)]
+    lacking = np.flatnonzero(np.isnan(further[:, start:stop]).any(axis=0)) + start
+    return list(zip([start, *(lacking + 1).tolist()], [*lacking.tolist(), stop], strict=True))
 
 
 def _flat(names: Iterable[str | Sequence[str]]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tradeloop.common.market.bars import (
     joined,
     overlaps,
 )
+from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.resample import bucket_us, cycle_us, resample, whole_us
@@ -27,6 +28,7 @@ __all__ = [
     "EPOCH",
     "EVER_US",
     "GRACE",
+    "MOST_EXTRA",
     "Bar",
     "BarArrays",
     "Calendar",
@@ -43,6 +45,7 @@ __all__ = [
     "check_not_ahead",
     "cycle_us",
     "from_us",
+    "is_extra",
     "iso",
     "joined",
     "overlaps",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tradeloop.common.market.columns import checked
 from tradeloop.common.market.instruments import Timeframe
 
 
@@ -26,6 +28,14 @@ class Bar(BaseModel):
     volume: float | None = Field(default=None, ge=0)
     funding_rate: float = 0.0
     """Share of the position's value that longs pay shorts at this bar's close (perpetual futures)."""
+    extra: dict[str, float] = Field(default_factory=dict, exclude_if=operator.not_)
+    """Further columns that are known of this bar, by name; see `tradeloop.common.market.columns`."""
+
+    @field_validator("extra")
+    @classmethod
+    def _named(cls, extra: dict[str, float]) -> dict[str, float]:
+        checked(extra)
+        return extra
 
 
 class TimeRange(BaseModel):
@@ -43,13 +53,17 @@ class TimeRange(BaseModel):
         return self
 
 
+Rows = slice | NDArray[np.bool_] | NDArray[np.intp]
+
+
 @dataclass(frozen=True, slots=True)
 class BarArrays:
     """Bars of one universe and timeframe on their common time grid: T frames by A instruments.
 
     `open_us` and `close_us` are (T,) int64, strictly increasing. Prices, `volume` and `funding_rate` are
     (T, A) float64. Where `present` is False the instrument had no bar: its prices repeat the last close
-    (NaN before the first bar). `volume` is NaN where the source gives none.
+    (NaN before the first bar). `volume` is NaN where the source gives none. `extra` are further columns, (T, A)
+    float64 by name, NaN where a bar lacks one.
     """
 
     instruments: tuple[str, ...]
@@ -62,28 +76,55 @@ class BarArrays:
     volume: NDArray[np.float64]
     funding_rate: NDArray[np.float64]
     present: NDArray[np.bool_]
+    extra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.open_us)
 
     def slice(self, start: int, stop: int) -> BarArrays:
         """Frames `start` to `stop` (exclusive), as views."""
-        arrays = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "instruments"}
-        return replace(self, **arrays)
+        return self.frames(slice(start, stop))
 
+    def frames(self, which: Rows) -> BarArrays:
+        """Some of the frames, in their order."""
+        arrays = {name: getattr(self, name)[which] for name in _OF_FRAMES}
+        return replace(self, **arrays, extra={name: column[which] for name, column in self.extra.items()})
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """The numbers of the bars, (T, A) by name: `BAR_COLUMNS`, then the further ones."""
+        return {name: getattr(self, name) for name in BAR_COLUMNS} | dict(self.extra)
+
+    def series(self, a: int) -> Series:
+        """The bars that instrument `a` has."""
+        there = self.present[:, a]
+        return {"open_us": self.open_us[there]} | {name: one[there, a] for name, one in self.columns().items()}
+
+
+_OF_FRAMES = tuple(f.name for f in fields(BarArrays) if f.name not in {"instruments", "extra"})
 
 BAR_PRICES = ("open", "high", "low", "close")
-BAR_COLUMNS = tuple(name for name in Bar.model_fields if name != "instrument")
-"""The numbers of a bar, by the names that they have in `Bar`, `BarArrays`, `Series` and in tables: the prices first."""
+BAR_COLUMNS = tuple(name for name in Bar.model_fields if name not in {"instrument", "extra"})
+"""The numbers that every bar has a place for, by the names that they have in `Bar`, `BarArrays`, `Series` and in
+tables: the prices first."""
 
 Series = Mapping[str, NDArray[np.float64] | NDArray[np.int64]]
-"""Bars of one instrument: `open_us` (int64, strictly increasing), the four prices, and optionally `volume` and
-`funding_rate`, all of one length."""
+"""Bars of one instrument: `open_us` (int64, strictly increasing), the four prices, and optionally `volume`,
+`funding_rate` and further columns, all of one length. A number is NaN where it is not known."""
+
+
+def extra_names(parts: Sequence[Series]) -> list[str]:
+    """The further columns of series, in the order of the alphabet."""
+    return sorted({name for part in parts for name in part}.difference(BAR_COLUMNS, ("open_us",)))
 
 
 def joined(parts: Sequence[Series]) -> Series:
-    """Series that follow each other, as one; there is at least one."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Series that follow each other, as one; there is at least one. They may have different further columns."""
+    known = [name for name in parts[0] if name in ("open_us", *BAR_COLUMNS)]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in known}
+    for name in extra_names(parts):
+        nothing = [np.full(len(part["open_us"]), np.nan) if name not in part else part[name] for part in parts]
+        whole[name] = np.concatenate(nothing)
+    return whole
 
 
 _DAYLIGHT_SAVING_US = Timeframe.H1.us
@@ -114,6 +155,7 @@ def align(
     shape = (len(grid), len(instruments))
     columns = {name: np.full(shape, np.nan) for name in (*BAR_PRICES, "volume")}
     funding = np.zeros(shape)
+    extra = {name: np.full(shape, np.nan) for name in extra_names(series)}
     present = np.zeros(shape, dtype=np.bool_)
     for a, one in enumerate(series):
         rows = np.searchsorted(grid, one["open_us"])
@@ -124,9 +166,13 @@ def align(
             columns["volume"][rows, a] = one["volume"]
         if "funding_rate" in one:
             funding[rows, a] = one["funding_rate"]
+        for name in extra.keys() & one.keys():
+            extra[name][rows, a] = one[name]
         if not present[:, a].all():
             _carry_close_forward(columns, present[:, a], a, math.nan if last_closes is None else last_closes[a])
-    return BarArrays(tuple(instruments), grid, grid + timeframe.us, **columns, funding_rate=funding, present=present)
+    return BarArrays(
+        tuple(instruments), grid, grid + timeframe.us, **columns, funding_rate=funding, present=present, extra=extra
+    )
 
 
 def _carry_close_forward(

@@ -50,7 +50,7 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
     the venue knows, so only what is missing between two bars of one UTC day counts. `fx`: bars are expected from Sunday
     to Friday, 17:00 in New York, but for 25 December and 1 January, and for an hour next to where trading rests. The
     name of an exchange, such as `XNYS`: a bar is expected wherever trading falls into it; a bar of a day or more where
-    the middle of a session does.
+    the middle of a session does. Of times before 1970 the package knows no holidays, so there nothing is a gap.
 
     Raises `UserError` for bars from before or after the exchange's calendar is known.
     """
@@ -73,6 +73,8 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
         due = lost_us > 0
         if calendar == "fx" and timeframe.us < Timeframe.D1.us:
             due &= (lost_us > _FX_EDGE_US) | (lost_us == next_us - missing_us)
+        elif calendar != "fx":
+            due &= missing_us >= 0
         counts = np.zeros(len(found), np.int64)
         for row in np.flatnonzero(due):
             slots = np.arange(missing_us[row], next_us[row], timeframe.us)

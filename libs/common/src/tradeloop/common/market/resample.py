@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.market.bars import BAR_PRICES, BarArrays, Series, align
+from tradeloop.common.market.columns import aggregated
 from tradeloop.common.market.instruments import Timeframe
 
 Times = TypeVar("Times", int, NDArray[np.int64])
@@ -43,8 +44,8 @@ def resample(bars: BarArrays, base: Timeframe, target: Timeframe, closed_us: int
 
     A bucket holds the bars that closed in it; gaps make a bucket shorter, never wrong. The last bucket is left
     out unless it is closed: no bar that opens before `closed_us` is still to come. By default that is the last
-    bar's close. Sums run in the order of time, so that a running sum has the same bits. Raises `ValueError`
-    when `target` is no multiple of `base`.
+    bar's close. Sums run in the order of time, so that a running sum has the same bits; further columns follow the
+    rules of `columns`. Raises `ValueError` when `target` is no multiple of `base`.
     """
     if target.us % base.us:
         raise ValueError(f"{target} is no multiple of {base}")
@@ -62,6 +63,8 @@ def _buckets(bars: BarArrays, bucket: NDArray[np.int64], a: int) -> Series:
     if not len(rows):
         return {"open_us": opens, **{name: np.empty(0) for name in BAR_PRICES}}
     last = np.r_[first[1:], len(rows)] - 1
+    volume = bars.volume[rows, a]
+    extra = {name: aggregated(name, one[rows, a], volume, group, len(opens)) for name, one in bars.extra.items()}
     return {
         "open_us": opens,
         "open": bars.open[rows[first], a],
@@ -69,6 +72,7 @@ def _buckets(bars: BarArrays, bucket: NDArray[np.int64], a: int) -> Series:
         "low": np.minimum.reduceat(bars.low[rows, a], first),
         "close": bars.close[rows[last], a],
         # bincount adds one by one, unlike reduceat, whose pairwise sums differ in the last bits.
-        "volume": np.bincount(group, bars.volume[rows, a]),
+        "volume": np.bincount(group, volume),
         "funding_rate": np.bincount(group, bars.funding_rate[rows, a]),
+        **extra,
     }

@@ -33,6 +33,14 @@ from tradeloop.common.messages.ingest import (
     LiveRequested,
     ReplayRequested,
 )
+from tradeloop.common.messages.market import (
+    MarketBook,
+    MarketBooks,
+    MarketNews,
+    MarketNewsItem,
+    MarketTrade,
+    MarketTrades,
+)
 from tradeloop.common.messages.preprocess import FeaturesComputed, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.training import ModelReady, TrainingProgressed, TrainingRequested
 
@@ -45,6 +53,12 @@ __all__ = [
     "HoldReason",
     "LiveReported",
     "LiveRequested",
+    "MarketBook",
+    "MarketBooks",
+    "MarketNews",
+    "MarketNewsItem",
+    "MarketTrade",
+    "MarketTrades",
     "Message",
     "ModelActivated",
     "ModelReady",

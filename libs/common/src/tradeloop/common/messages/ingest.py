@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
@@ -13,11 +14,48 @@ from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, 
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
+class Reading(BaseModel):
+    """How files of bars are to be read, where that is not left to what they show themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The file's name of `time`, `clock` (the time of day, where `time` is the date), a price, `volume`,
+    `funding_rate` or `symbol`; or the column's number, from 1."""
+    zone: str | None = None
+    """The IANA time zone of times that name none, such as `America/New_York`."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """The unit of times that are numbers."""
+    timeframe: Timeframe | None = None
+    """The length of bars, where nothing else says it."""
+    dates: Literal["day-first", "month-first"] | None = None
+    decimal: Literal[".", ","] | None = None
+    """The decimal sign of numbers."""
+    separator: Literal[",", ";", "|", "tab", "space"] | None = None
+    """The sign between the cells of a text file."""
+    repair: tuple[Literal["zero-opens"], ...] = ()
+    """The faults that are repaired: for an open of 0 the close before it is taken."""
+    more: tuple[str, ...] = ()
+    """Paths of further files of the same instrument."""
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError("there is no such time zone, give one such as America/New_York") from None
+        return zone
+
+
 class BackfillRequested(UniverseRequest):
     """Load a file of bars into the store."""
 
     files: dict[str, str]
     """Path of the bars of each instrument of the universe, by instrument id."""
+    readings: dict[str, Reading] = Field(default_factory=dict)
+    """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 
 
 class BackfillCompleted(UniverseRequest):

@@ -14,10 +14,12 @@ from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
 class PreprocessRequested(UniverseRequest):
-    """Compute a strategy's features over stored bars, into the offline feature store."""
+    """Compute a strategy's features over stored bars, into the offline feature store: those that are not there yet."""
 
     strategy: Name
     range: TimeRange
+    force: bool = False
+    """Compute all of them, those too that are there and whose bars are as they were."""
 
 
 class PreprocessCompleted(UniverseRequest):
@@ -27,6 +29,9 @@ class PreprocessCompleted(UniverseRequest):
     feature_set: str
     range: TimeRange
     rows: int
+    """Rows of the range that are stored now."""
+    reused: int = 0
+    """As many of them were stored before, from bars that are as they were."""
 
 
 class FeaturesComputed(UniverseMessage):

@@ -42,9 +42,12 @@ class Attempts:
         self._wait(error, self._patience.delay_s * 2 ** min(self._failures - 1, 6))
         return self._failures >= self._patience.attempts
 
-    def held_up(self, error: BaseException) -> None:
-        """Note that something was unavailable, which is no failure of the work: it is tried for ever."""
-        self._wait(error, self._patience.delay_s)
+    def held_up(self, error: BaseException, delay_s: float | None = None) -> None:
+        """Note that something was unavailable, which is no failure of the work: it is tried for ever.
+
+        `delay_s` is the time until then, for what is expected at any moment.
+        """
+        self._wait(error, self._patience.delay_s if delay_s is None else delay_s)
 
     def passed(self) -> None:
         """Begin anew: the work is done, or given up."""

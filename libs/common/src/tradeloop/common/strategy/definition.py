@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
 from tradeloop.common.features import Feature, FeatureSet
 from tradeloop.common.strategy.actions import SCHEMES, ActionScheme
@@ -30,6 +31,7 @@ class Strategy:
     name: str
     """The name of its entry point: lower case, digits, `-` and `_`."""
     features: tuple[Feature, ...]
+    """The policy's observation of the market; the reward sees them too."""
     reward: Reward
     window: int = 4
     """Bars of features in an observation."""
@@ -38,10 +40,12 @@ class Strategy:
     """One of `algorithms.ALGORITHMS`."""
     parameters: Mapping[str, object] = field(default_factory=dict)
     """Hyper-parameters of the algorithm that differ from the platform's defaults."""
+    reward_features: tuple[Feature, ...] = ()
+    """Features that the reward sees, and the policy does not."""
     hyper_parameters: Parameters = field(init=False, repr=False, compare=False)
     """All hyper-parameters, the defaults included."""
     feature_set: FeatureSet = field(init=False, repr=False, compare=False)
-    """The features, with their identity."""
+    """All features with their identity, whoever sees them: first those of the observation, then those of the reward."""
     reward_id: str = field(init=False, repr=False, compare=False)
     """Identity of the reward, its version and its parameters."""
 
@@ -54,10 +58,11 @@ class Strategy:
         actions: ActionScheme | str = "discrete",
         algorithm: str = "PPO",
         parameters: Mapping[str, object] | None = None,
+        reward_features: Sequence[Feature] = (),
     ) -> None:
         if not re.fullmatch(_NAME, name):
             raise StrategyError(f"strategy {name!r}: a name is lower-case letters, digits, - and _, at most 63 of them")
-        for one in features:
+        for one in (*features, *reward_features):
             if isinstance(one, tuple | list):
                 raise StrategyError(
                     f"strategy {name}: one of its features is a list of {len(one)}; put a star before what makes "
@@ -76,6 +81,8 @@ class Strategy:
                 raise StrategyError(f"strategy {name}: {given.__name__} is a class; write {given.__name__}()")
         if not callable(reward):
             raise StrategyError(f"strategy {name}: its reward is a {type(reward).__name__}; make one with @reward")
+        if not features:
+            raise StrategyError(f"strategy {name} has no features: a policy that sees nothing has nothing to learn")
         try:
             chosen = hyper_parameters(algorithm, parameters or {})
         except UserError as error:
@@ -83,6 +90,7 @@ class Strategy:
         for key, value in {
             "name": name,
             "features": tuple(features),
+            "reward_features": tuple(reward_features),
             "reward": reward,
             "window": window,
             "actions": actions,
@@ -90,11 +98,16 @@ class Strategy:
             "parameters": dict(parameters or {}),
             "hyper_parameters": chosen,
             # Made here and now, so that a mistake in them shows here.
-            "feature_set": FeatureSet(features),
+            "feature_set": FeatureSet((*features, *reward_features)),
             "reward_id": reward_id(reward),
         }.items():
             object.__setattr__(self, key, value)
 
     def observation_size(self, instruments: int) -> int:
         """Length of an observation of so many instruments."""
-        return observation_size(self.window, instruments, len(self.feature_set.names))
+        return observation_size(self.window, instruments, len(self.features))
+
+    def observed(self, values: Floats) -> Floats:
+        """The values (..., F) of the features that the policy sees, a view."""
+        seen: Floats = values[..., : len(self.features)]
+        return seen

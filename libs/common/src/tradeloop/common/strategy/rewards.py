@@ -7,11 +7,12 @@ episodes in training and 1 in backtest, paper and live.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Protocol, TypeVar, dataclass_transform
@@ -74,7 +75,7 @@ class RewardContext:
     """Microseconds since the epoch."""
     ts: NDArray[np.int64]
     features: Mapping[str, Floats] = field(default_factory=dict)
-    """Unscaled features as of the decision by name, (N, A) each."""
+    """Unscaled features as of the decision by name, (N, A) each: those of the observation and `reward_features`."""
     state: dict[str, Floats] = field(default_factory=dict)
     """The memory of the reward, (N,) or (N, k); the reward writes into it, and a new episode resets it."""
 
@@ -213,6 +214,8 @@ class RewardEngine:
     def __call__(self, context: RewardContext) -> Floats:
         """Rewards (N,) float64, in an array of their own. Raises `RewardError`."""
         context.state = self.state
+        if not isinstance(context.features, _Asked):
+            context.features = _Asked(context.features, self)
         answer: Any = self.reward(context)
         self.components = dict(answer) if isinstance(answer, Mapping) else {"reward": answer}
         total: Floats | None = None
@@ -277,8 +280,41 @@ class RewardEngine:
             )
         return row
 
+    def lacks(self, feature: str, there: Sequence[str]) -> RewardError:
+        """The error of a reward that asks for a feature that it is not given."""
+        near = difflib.get_close_matches(feature, there, n=1)
+        return self._error(
+            f"asks for the feature {feature!r}, and "
+            + (f"it sees {', '.join(there)}" if there else "it sees none")
+            + (f": is it {near[0]}?" if near else ": name it in the strategy's features, or in its reward_features")
+        )
+
     def _error(self, what: str) -> RewardError:
         return RewardError(f"reward {_name(self.reward)} {what}")
+
+
+class _Asked(Mapping[str, Floats]):
+    """Features by name, which say what there is where a reward asks for what is not."""
+
+    def __init__(self, features: Mapping[str, Floats], engine: RewardEngine) -> None:
+        self._features, self._engine = features, engine
+
+    def __getitem__(self, name: str) -> Floats:
+        if name not in self._features:
+            raise self._engine.lacks(name, tuple(self._features))
+        return self._features[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._features.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._features
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
 
 
 def _circumstances(context: RewardContext, book: int) -> str:

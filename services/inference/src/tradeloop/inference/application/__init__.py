@@ -11,6 +11,7 @@ import structlog
 from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.market import check_not_ahead
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -37,6 +38,7 @@ from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.fit import check_fit
 from tradeloop.inference.application.desk import Desk
+from tradeloop.inference.application.online import OnlineFeatures
 from tradeloop.inference.domain import ActiveModel, NoModel
 from tradeloop.inference.ports import History
 
@@ -185,8 +187,14 @@ class Inference(ServiceDefaults):
         history: History,
         clock: Clock,
         patience: Patience | None = None,
+        online: FeatureStore | None = None,
+        online_wait_s: float = 5.0,
     ) -> None:
-        """`strategies` gives a strategy by name, `make_actor` makes a policy answer."""
+        """`strategies` gives a strategy by name, `make_actor` makes a policy answer.
+
+        With `online`, the features of a bar are read from that store, and waited for as long as `online_wait_s`.
+        """
+        self._online, self._online_wait_s = online, online_wait_s
         self._history, self._clock, self._patience = history, clock, patience or Patience()
         self._models = Shelf(models, make_actor)
         self._strategies = {portfolio.strategy: strategies(portfolio.strategy) for portfolio in portfolios}
@@ -264,11 +272,15 @@ class Inference(ServiceDefaults):
 
         A portfolio without a model that fits is no hindrance: only training, which needs a running stack, gives it one.
         """
+        if self._online is not None:
+            self._online.check()
         models = (self._preparing.error,) if self._preparing.error else ()
         return [*models, *(f"portfolio {name}: {self._desks[name].trouble}" for name in self._later)]
 
     def close(self) -> None:
         self._history.close()
+        if self._online is not None:
+            self._online.close()
 
     def _begin(self) -> None:
         """Desks that know nothing yet."""
@@ -292,10 +304,18 @@ class Inference(ServiceDefaults):
             strategy = self._strategies[portfolio.strategy]
             memory = DeskMemory(portfolio, strategy, self._models, self._history)
             self._memories[name] = memory
-            desk = self._desks[name] = Desk(portfolio, strategy, self._pending, memory, self._clock, self._patience)
+            desk = self._desks[name] = Desk(
+                portfolio, strategy, self._pending, memory, self._clock, self._patience, *self._reads(name)
+            )
             self._unprepared[name] = None
         self._ready[name] = None
         return desk
+
+    def _reads(self, name: str) -> Sequence[Callable[[FeaturesComputed], FeaturesComputed]]:
+        """How the desk of a portfolio reads features, where it does not take the published ones."""
+        if self._online is None:
+            return ()
+        return (OnlineFeatures(self._online, self._clock, name, self._tallies, self._online_wait_s).of,)
 
     def _prepare(self, names: Sequence[str]) -> None:
         """Load the models of some desks; what is wrong with one is met again, and said, when it has to decide."""

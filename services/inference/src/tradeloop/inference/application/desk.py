@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
+from tradeloop.inference.application.online import POLL_S, NotOnlineYet
 from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel, account_of
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,10 @@ class Desk:
         memory: Memory,
         clock: Clock,
         patience: Patience,
+        read: Callable[[FeaturesComputed], FeaturesComputed] = lambda published: published,
     ) -> None:
+        """`read` gives the features to decide on for published ones. It may raise `Unavailable`."""
+        self._read = read
         self.portfolio, self.strategy = portfolio, strategy
         count, features = len(portfolio.universe.instruments), len(strategy.feature_set.names)
         self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on(), limit_of(count * features))
@@ -96,7 +100,7 @@ class Desk:
         self._decision: list[Message] = []
         self._again = False
         """Whether the last decision was asked for again."""
-        self._builder = ObservationBuilder(strategy.window, count, features)
+        self._builder = ObservationBuilder(strategy.window, count, len(strategy.features))
 
     @property
     def trouble(self) -> str:
@@ -150,6 +154,8 @@ class Desk:
             for decision in self._join():
                 messages += decision
                 self._attempts.passed()
+        except NotOnlineYet as error:
+            self._attempts.held_up(error, POLL_S)
         except Unavailable as error:
             self._attempts.held_up(error)
         except Exception as error:  # noqa: BLE001  whatever a model or a strategy does is its own failure
@@ -213,7 +219,7 @@ class Desk:
             if features_us > mark_us:
                 signal = self._hold(mark, "no_features")
             else:
-                signal = self._decide(features, mark, choice.model)
+                signal = self._decide(self._read(features), mark, choice.model)
             self._models.use(choice)
             if features_us == mark_us:
                 self._features.take()
@@ -268,7 +274,7 @@ class Desk:
         if any(value is None for row in features.values for value in row):
             self._builder.clear()
         else:
-            self._builder.append(np.array(features.values, dtype=np.float64))
+            self._builder.append(self.strategy.observed(np.array(features.values, dtype=np.float64)))
         self._seen_us = time_us
 
     def _decide(

@@ -1,4 +1,4 @@
-"""`CcxtSource`: any exchange that ccxt knows, its history through REST; `ccxt_stream` has what comes live."""
+"""`CcxtSource`: any exchange that ccxt knows, its history through REST; live data are from `ccxt_stream`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
-from tradeloop.ingest.adapters.sources import CcxtSection
+from tradeloop.ingest.adapters.ccxt_exchange import opened, strict, translated
+from tradeloop.ingest.adapters.ccxt_stream import CcxtStream, check_channels
+from tradeloop.ingest.adapters.sections import CcxtSection
 from tradeloop.ingest.adapters.streaming import ThreadedStream
 from tradeloop.ingest.adapters.symbols import symbol_of, unknown
-from tradeloop.ingest.adapters.urls import moved
 from tradeloop.ingest.ports import Channel, Page, SourceUnavailable
 
 R = TypeVar("R")
@@ -36,7 +37,7 @@ class CcxtSource:
         """Asks nothing yet. Raises `UserError` for an exchange that ccxt does not know, and for missing secrets."""
         self.venue = venue
         self._section, self._clock = section, clock
-        self._exchange = opened(ccxt, venue, section)
+        self._exchange = opened(ccxt, venue, section, strict)
         self._ahead_us: int | None = None
         self._measured_s = 0.0
 
@@ -51,8 +52,6 @@ class CcxtSource:
     def stream(
         self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
     ) -> ThreadedStream:
-        from tradeloop.ingest.adapters.ccxt_stream import CcxtStream, check_channels
-
         check_channels(self.venue, self._section, channels)
         self._check_timeframe(timeframe)
         symbols = {}
@@ -102,14 +101,14 @@ class CcxtSource:
 
     def _rows(
         self, symbol: str, timeframe: Timeframe, at_us: int, size: int, until_ms: int | None = None
-    ) -> list[list[float]]:
+    ) -> list[list[Any]]:
         """Rows of ccxt from a time on, in order, each time once."""
         since = -(-at_us // 1000)
         params = {} if until_ms is None else {"until": until_ms}
         found = self._asked(lambda: self._exchange.fetch_ohlcv(symbol, timeframe.value, since, size, params))
         if not isinstance(found, list) or not all(_is_row(row) for row in found):
             raise SourceUnavailable(f"{self.venue}: its answer cannot be read as bars: {str(found)[:100]}")
-        rows = {int(row[0]): row for row in found if row[0] >= since}
+        rows = {int(row[0]): [int(row[0]), *row[1:]] for row in found if row[0] >= since}
         return [rows[time] for time in sorted(rows)]
 
     def _page_size(self, symbol: str) -> int:
@@ -153,70 +152,6 @@ class CcxtSource:
             raise translated(self.venue, error, self._exchange.last_response_headers) from error
 
 
-def opened(module: Any, venue: str, section: CcxtSection, kind: Callable[[Any], Any] = lambda found: found) -> Any:
-    """An exchange of `ccxt` or `ccxt.pro` by configuration. `kind` makes another class of the exchange's."""
-    name = section.exchange or venue
-    if name not in ccxt.exchanges:
-        raise unknown("ccxt", name, ccxt.exchanges)
-    if not hasattr(module, name):
-        raise UserError(f"{venue}: ccxt has no live streams of {name}")
-    secrets = {"apiKey": section.key, "secret": section.secret, "password": section.password}
-    given: dict[str, Any] = {
-        name: reference.read(f"{venue}: its {name}").get_secret_value()
-        for name, reference in secrets.items()
-        if reference is not None
-    }
-    if section.requests_per_s is not None:
-        given["rateLimit"] = 1000.0 / section.requests_per_s
-    exchange = kind(getattr(module, name))(
-        {**given, "enableRateLimit": True, "timeout": round(section.timeout_s * 1000), "newUpdates": True}
-    )
-    exchange.options["defaultType"] = section.market
-    exchange.options["fetchCurrencies"] = False
-    if isinstance(exchange.options.get("fetchMarkets"), dict) and "types" in exchange.options["fetchMarkets"]:
-        # The markets of Binance come from one address for each type.
-        exchange.options["fetchMarkets"]["types"] = ["spot"] if section.market == "spot" else ["linear", "inverse"]
-    if section.url is not None:
-        exchange.urls["api"] = moved(exchange.urls["api"], section.url)
-    return exchange
-
-
-def translated(venue: str, error: Exception, headers: Any = None) -> SourceUnavailable | UserError:
-    """The port's error for one of ccxt's."""
-    told = " ".join(str(error).split())[:300]
-    if isinstance(error, (SourceUnavailable, UserError)):
-        return error
-    if isinstance(error, ccxt.AuthenticationError):
-        # A PermissionDenied is one of these.
-        return UserError(f"{venue} refuses the credentials: {told}: correct its key and secret, or their permissions")
-    if isinstance(error, ccxt.BadSymbol):
-        return UserError(f"{venue} does not know the symbol: {told}")
-    if isinstance(error, ccxt.OnMaintenance):
-        return SourceUnavailable(f"{venue} is under maintenance: {told}", retry_after(headers))
-    if isinstance(error, (ccxt.RateLimitExceeded, ccxt.DDoSProtection)):
-        return SourceUnavailable(f"{venue} says that it is asked too often: {told}", retry_after(headers))
-    if isinstance(error, ccxt.OperationFailed):
-        return SourceUnavailable(f"{venue} does not answer: {told}", retry_after(headers))
-    if isinstance(error, (ccxt.NotSupported, ccxt.BadRequest, ccxt.RestrictedLocation)):
-        return UserError(f"{venue} refuses the request: {told}")
-    if isinstance(error, ccxt.BaseError):
-        return SourceUnavailable(f"{venue} answers with an error: {told}")
-    # The libraries take whatever came for granted: a malformed answer is an error of Python's.
-    return SourceUnavailable(f"{venue}: its answer cannot be read: {type(error).__name__}: {told}")
-
-
-def retry_after(headers: Any) -> float | None:
-    """The seconds of a `Retry-After` header, where there is one."""
-    for name, value in dict(headers or {}).items():
-        if str(name).lower() == "retry-after":
-            try:
-                seconds = float(value)
-            except ValueError:
-                return None
-            return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    return None
-
-
 def _is_row(row: object) -> bool:
     return (
         isinstance(row, list)
@@ -226,12 +161,12 @@ def _is_row(row: object) -> bool:
     )
 
 
-def _series(rows: Sequence[Sequence[float | None]]) -> Series:
+def _series(rows: Sequence[Sequence[Any]]) -> Series:
     columns = {
         name: np.array([math.nan if row[place] is None else row[place] for row in rows], dtype=np.float64)
         for place, name in enumerate(_COLUMNS, start=1)
     }
-    return {"open_us": np.array([int(row[0] or 0) * 1000 for row in rows], dtype=np.int64), **columns}
+    return {"open_us": np.array([row[0] * 1000 for row in rows], dtype=np.int64), **columns}
 
 
 def _bps(share: float | None, default: float) -> float:

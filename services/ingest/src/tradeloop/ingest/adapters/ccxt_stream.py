@@ -1,4 +1,4 @@
-"""What comes live from an exchange, through ccxt.pro.
+"""Live data of an exchange, through ccxt.pro.
 
 A frame that ccxt cannot read ends its loop of reading without a word, and so the socket would seem to stall: here such
 a frame is reported, and reading goes on. Where an exchange says that a bar is closed, as Binance does, ccxt drops the
@@ -13,12 +13,11 @@ from typing import Any
 
 import ccxt
 import ccxt.pro
-from aiohttp import WSMsgType
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Timeframe
-from tradeloop.ingest.adapters.ccxt_source import opened, translated
-from tradeloop.ingest.adapters.sources import CcxtSection
+from tradeloop.ingest.adapters.ccxt_exchange import opened, translated
+from tradeloop.ingest.adapters.sections import CcxtSection
 from tradeloop.ingest.adapters.streaming import HEARTBEAT_S, ConnectionLost, Session
 from tradeloop.ingest.ports import Channel, StreamedBar, StreamedBook, StreamedTrade
 
@@ -70,7 +69,7 @@ class CcxtStream:
             await exchange.close()
 
     def _work(self, exchange: Any, session: Session, lost: asyncio.Future[str]) -> list[Awaitable[None]]:
-        work = [_until(lost)]
+        work: list[Awaitable[None]] = [_until(lost)]
         if "bars" in self._channels:
             if exchange.says_closed:
                 work.append(self._subscribe_bars(exchange))
@@ -199,13 +198,13 @@ def _guard(client: Any, session: Session, lose: Callable[[object], None]) -> Non
         _check(data, session)
 
     def handled(message: Any) -> None:
-        if message.type in (WSMsgType.PONG, WSMsgType.PING):
+        if message.type.name in ("PONG", "PING"):
             now = asyncio.get_running_loop().time()
             if now - beaten[0] >= HEARTBEAT_S / 2:
                 beaten[0] = now
                 session.heartbeat()
         handle(message)
-        if message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
+        if message.type.name in ("CLOSED", "CLOSING"):
             # ccxt goes on reading from a connection that is gone.
             lose("the connection ended without a word")
 

@@ -29,7 +29,7 @@ _BLOCK_S = 1 << 12
 _KEPT_BLOCKS = 2048
 _YEARLY_VOLATILITY = 0.6
 _VARIANCE = _YEARLY_VOLATILITY**2 / (365 * 86_400)
-"""Of the logarithm of the price, a second."""
+"""The variance of the logarithm of the price, a second."""
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]

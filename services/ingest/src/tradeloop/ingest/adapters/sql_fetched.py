@@ -51,6 +51,11 @@ class SqlFetched:
         self._clock = clock
         self._ready = False
 
+    @property
+    def address(self) -> str:
+        """The database, without its password."""
+        return address(self._engine.url)
+
     def spans(self, source: str, instrument: str, timeframe: Timeframe) -> Sequence[FetchedSpan]:
         wanted = select(SPANS.c.start_us, SPANS.c.end_us, SPANS.c.left_out).where(
             SPANS.c.source == source, SPANS.c.instrument == instrument, SPANS.c.timeframe == timeframe.value
@@ -59,7 +64,7 @@ class SqlFetched:
             return merged(FetchedSpan(*row) for row in connection.execute(wanted))
 
     def add(self, source: str, instrument: str, timeframe: Timeframe, span: FetchedSpan) -> None:
-        row = {
+        row: dict[str, object] = {
             "source": source,
             "instrument": instrument,
             "timeframe": timeframe.value,
@@ -81,7 +86,7 @@ class SqlFetched:
         known = self.terms(instrument.id)
         if known and known[-1][1] == instrument:
             return
-        row = {
+        row: dict[str, object] = {
             "instrument": instrument.id,
             "known_us": to_us(self._clock.now()),
             "terms": instrument.model_dump_json(),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import stamina
 import structlog
@@ -20,6 +22,7 @@ log = structlog.get_logger(__name__)
 CAPACITY = 200_000
 """Events that wait to be polled at most: some 100 MB."""
 HEARTBEAT_S = 5.0
+PONG_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _LIVED_S = 10.0
 """A connection that lived as long as this was a good one: the pauses begin small again."""
@@ -32,7 +35,7 @@ class ConnectionLost(Exception):
 
 
 class Session:
-    """What one connection brings. It is used in the thread of the stream alone."""
+    """One connection, as it tells what it brings. It is used in the thread of the stream alone."""
 
     def __init__(self, stream: ThreadedStream, clock: Clock) -> None:
         self._stream, self._clock = stream, clock
@@ -107,10 +110,8 @@ class ThreadedStream:
             loop, main = self._loop, self._main
             self._ready.notify_all()
         if loop is not None and main is not None and not loop.is_closed():
-            try:
+            with contextlib.suppress(RuntimeError):  # it may just have ended by itself
                 loop.call_soon_threadsafe(main.cancel)
-            except RuntimeError:
-                pass  # it has just ended by itself
         self._thread.join(_END_S)
         if self._thread.is_alive():
             log.warning("the thread of a stream does not end", venue=self._venue, waited_s=_END_S)
@@ -191,6 +192,20 @@ class ThreadedStream:
             await asyncio.sleep(0.01)
         dropped, self._dropped = self._dropped, 0
         return f"too slow: {self._capacity:,} events waited to be read, and {dropped:,} more were left out"
+
+
+async def beat(socket: Callable[[], Any], session: Session) -> None:
+    """Ask a socket for a sign of life again and again. Raises `ConnectionLost` when there is none."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        if (open_socket := socket()) is None:
+            continue
+        pong = await open_socket.ping()
+        try:
+            await asyncio.wait_for(pong, PONG_S)
+        except TimeoutError:
+            raise ConnectionLost(f"no sign of life for {PONG_S:g} s") from None
+        session.heartbeat()
 
 
 def _line(error: BaseException) -> str:

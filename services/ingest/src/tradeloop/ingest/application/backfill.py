@@ -58,6 +58,8 @@ class Backfill:
         if set(request.files) != set(universe.ids):
             wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
             raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
+        if unknown := request.readings.keys() - request.files.keys():
+            raise UserError(f"backfill of {universe.name}: readings name {', '.join(sorted(unknown))}, which it lacks")
         self._store, self._source, self._published = store, source, published
         self._request, self._universe = request, universe
         self._until_us = to_us(clock.now() + GRACE)
@@ -121,7 +123,8 @@ class Backfill:
 
     def _read(self, instrument: Instrument) -> Generator[Series, None, FileReport]:
         path, timeframe = self._request.files[instrument.id], self._universe.timeframe
-        return self._source(path, instrument, timeframe, until_us=self._until_us)
+        reading = self._request.readings.get(instrument.id)
+        return self._source(path, instrument, timeframe, reading=reading, until_us=self._until_us)
 
     def _checked(self, instrument: Instrument, grids: set[int]) -> Generator[_Action, None, FileReport]:
         """Check a file; `grids` gets how long after a multiple of the timeframe its bars open."""

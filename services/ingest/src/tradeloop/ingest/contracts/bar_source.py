@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_PRICES, BarArrays, Instrument, Series, Timeframe, align, from_us
+from tradeloop.common.market import BAR_COLUMNS, BAR_PRICES, BarArrays, Instrument, Series, Timeframe, align, from_us
 from tradeloop.ingest.ports import BarSource, FileReport, whole
 
 Write = Callable[[Series], str]
@@ -33,9 +32,10 @@ def bars_come_back_to_the_bit(read: BarSource, write: Write) -> None:
     sent = _bars(Timeframe.M1)
     bars, _ = _read(read, write(sent), _INSTRUMENT)
     expected = align((_INSTRUMENT.id,), Timeframe.M1, [sent])
-    for field in fields(BarArrays):
-        found, wanted = getattr(bars, field.name), getattr(expected, field.name)
-        assert np.array_equal(found, wanted), f"bars come back with another {field.name}"
+    for name in ("instruments", "open_us", "close_us", "present", *BAR_COLUMNS):
+        found, wanted = getattr(bars, name), getattr(expected, name)
+        assert np.array_equal(found, wanted), f"bars come back with another {name}"
+    assert not bars.extra, f"bars come back with {', '.join(bars.extra)}, which nobody gave them"
 
 
 def what_a_file_does_not_say_is_not_invented(read: BarSource, write: Write) -> None:

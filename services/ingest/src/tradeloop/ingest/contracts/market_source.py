@@ -192,8 +192,9 @@ def _asked(ask: Callable[[], T]) -> T:
         try:
             return ask()
         except SourceUnavailable as error:
-            assert "\n" not in str(error), f"a source is unavailable in several lines: {error}"
-            threading.Event().wait(error.retry_after_s or _PAUSE_S)
+            reason, pause_s = str(error), error.retry_after_s or _PAUSE_S
+        assert "\n" not in reason, f"a source is unavailable in several lines: {reason}"
+        threading.Event().wait(pause_s)
     raise AssertionError("a source stays unavailable")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
@@ -11,7 +11,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition, MessageTooLarge, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.feature_store.port import FeatureStore
+from tradeloop.common.feature_store.port import FeatureRows, FeatureStore
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Universe
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessRequested
@@ -41,12 +41,16 @@ class Preprocess(ServiceDefaults):
         features: FeatureStore,
         clock: Clock,
         sent: Sent,
+        online_first: bool = False,
     ) -> None:
         """`pairs` are the universes and strategies whose features are computed frame by frame; `strategies` gives a
-        strategy by name. Raises `UserError` when a strategy needs a timeframe or an instrument that its universe does
-        not have."""
+        strategy by name; `online_first` writes the features of each frame online before they are published. Raises
+        `UserError` when a strategy needs a timeframe or an instrument that its universe does not have."""
         self._strategies, self._bars, self._features, self._clock = strategies, bars, features, clock
+        self._online_first = online_first
         self._batches = Slices()
+        self._behind: deque[tuple[str, Feed]] = deque()
+        """Streams whose newest stored bar may not be online yet, with their universes."""
         self._defined: set[str] = set()
         self._refused: Counter[str] = Counter()
         """How often the online store refused features, by universe."""
@@ -66,7 +70,10 @@ class Preprocess(ServiceDefaults):
         if isinstance(message, BarFrame):
             message.check(self._clock)
             feeds = self._feeds.get(message.universe, {}).values()
-            return [computed for feed in feeds for computed in feed.take(message, position)]
+            published = [computed for feed in feeds for computed in feed.take(message, position)]
+            if self._online_first:
+                self._write_newest(message.universe)
+            return published
         raise TypeError(f"preprocess does not read {type(message).__name__}")
 
     def answers(self, message: Message) -> bool:
@@ -90,10 +97,21 @@ class Preprocess(ServiceDefaults):
         return (refused.unknown(words(error)),)
 
     def advance(self) -> Iterator[Message]:
+        if self._behind:
+            self._write_online(*self._behind[0], self._behind[0][1].stored_newest(self._features))
+            self._behind.popleft()
+            return iter(())
         return self._batches.advance()
 
     def busy(self) -> bool:
-        return self._batches.busy
+        return self._batches.busy or bool(self._behind)
+
+    def assigned(self, committed: Mapping[Partition, int], owns: Callable[[str], bool]) -> Mapping[Partition, int]:
+        """Have the newest stored bars of these partitions brought online: the next one may take a day to come."""
+        self._behind.extend(
+            (universe, feed) for universe, feeds in self._feeds.items() if owns(universe) for feed in feeds.values()
+        )
+        return {}
 
     def pending(self) -> Pending:
         """A request is finished with its last slice: a crash before that begins it anew."""
@@ -102,26 +120,32 @@ class Preprocess(ServiceDefaults):
     def revoked(self) -> None:
         """The streams read their bars anew: others may have gone on with them meanwhile."""
         self._batches.forget()
+        self._behind.clear()
         for feeds in self._feeds.values():
             for feed in feeds.values():
                 feed.forget()
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Write the newest features online: values in between were never current by the time they could be read."""
-        for universe, feeds in self._feeds.items():
-            for feature_set, feed in feeds.items():
-                newest = feed.newest
-                if newest is None:
-                    continue
-                try:
-                    self._define(feed.feature_set)
-                    self._features.write_online(feature_set, universe, newest)
-                except Unavailable:
-                    raise
-                except Exception:  # features that the store refuses hold up no others
-                    self._refused[universe] += 1
-                    log.exception("features not written online", universe=universe, feature_set=feature_set)
-                feed.forget_newest()
+        for universe in self._feeds:
+            self._write_newest(universe)
+
+    def _write_newest(self, universe: str) -> None:
+        for feed in self._feeds.get(universe, {}).values():
+            self._write_online(universe, feed, feed.newest)
+            feed.forget_newest()
+
+    def _write_online(self, universe: str, feed: Feed, rows: FeatureRows | None) -> None:
+        if rows is None:
+            return
+        try:
+            self._define(feed.feature_set)
+            self._features.write_online(feed.feature_set.id, universe, rows)
+        except Unavailable:
+            raise
+        except Exception:  # features that the store refuses hold up no others
+            self._refused[universe] += 1
+            log.exception("features not written online", universe=universe, feature_set=feed.feature_set.id)
 
     def not_ready(self) -> Iterable[str]:
         self._bars.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import structlog
@@ -11,9 +12,16 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.features import BarValues, FeatureSet, FeatureStream, Values, bars_with_history
-from tradeloop.common.market import Timeframe, Universe, bucket_us, from_us, to_us
+from tradeloop.common.feature_store.port import FeatureRows, FeatureSetUnknown, FeaturesTooOld, FeatureStore
+from tradeloop.common.features import (
+    BarValues,
+    FeatureSet,
+    FeatureStream,
+    Values,
+    bars_with_history,
+    compute_stored,
+)
+from tradeloop.common.market import EVER_US, Timeframe, Universe, bucket_us, from_us, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed
 from tradeloop.common.runtime.attempts import words
 from tradeloop.preprocess.ports import Sent
@@ -48,6 +56,30 @@ class Feed:
             return None
         close_us, values = self._newest
         return FeatureRows(self._universe.ids, self.feature_set.names, np.array([close_us]), np.array([values]))
+
+    def stored_newest(self, features: FeatureStore) -> FeatureRows | None:
+        """The features of the newest stored bar; None where there is none, where they are online, or where one fails.
+
+        May raise `Unavailable`.
+        """
+        universe, feature_set = self._universe, self.feature_set
+        last = self._store.read_before(universe.ids, self._base, EVER_US, 1)
+        if not len(last):
+            return None
+        open_us = int(last.open_us[0])
+        try:
+            with suppress(FeaturesTooOld, FeatureSetUnknown):
+                features.read_online(feature_set.id, universe.name, universe.ids, since_us=open_us + self._base.us)
+                return None
+            rows = compute_stored(self._store, feature_set, universe, open_us, open_us + 1)
+        except Unavailable:
+            raise
+        except Exception:  # whatever the code of a feature does: it is counted when the next bar comes
+            log.exception("features failed", universe=universe.name, feature_set=feature_set.id, time=open_us)
+            self.failed += 1
+            return None
+        log.info("caught up online", universe=universe.name, feature_set=feature_set.id, time=open_us)
+        return rows
 
     def forget_newest(self) -> None:
         self._newest = None
@@ -122,6 +154,10 @@ class Feed:
             bar.instrument: (bar.open, bar.high, bar.low, bar.close, math.nan if bar.volume is None else bar.volume)
             for bar in frame.bars
         }
+        if self.feature_set.extras:
+            for bar in frame.bars:
+                further = (bar.extra.get(name, math.nan) for name in self.feature_set.extras)
+                rows[bar.instrument] = (*rows[bar.instrument], *further)
         return [rows.get(instrument) for instrument in self._universe.ids]
 
     def _follows(self, open_us: int, close_us: int) -> bool:

@@ -91,7 +91,7 @@ class Episodes:
         self.engine = RewardEngine(strategy.reward, books)
         ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
         self.cursors = EpisodeCursors(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
-        seen = np.ascontiguousarray(features.reshape(len(bars), -1), dtype=np.float32)
+        seen = np.ascontiguousarray(strategy.observed(features).reshape(len(bars), -1), dtype=np.float32)
         self._bars = TrainingBars(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
         self._episode_bars, self._scheme = episode_bars, strategy.actions
         self.action = np.zeros((books, strategy.actions.size(instruments)))

@@ -37,14 +37,14 @@ def random_policy(
     widths = (size, *hidden, actions * max(scheme.choices, 1))
     layers = [_layer(generator, *sides, gain=1.0, tanh=True) for sides in pairwise(widths[:-1])]
     layers.append(_layer(generator, *widths[-2:], gain=gain, tanh=False))
-    scaler = fit_scaler(values, strategy.window, np.ones(count), whole(len(values)))
+    scaler = fit_scaler(strategy.observed(values), strategy.window, np.ones(count), whole(len(values)))
     onnx = policy_graph(scaler, layers, kind=scheme.kind, choices=scheme.choices, actions=actions)
     manifest = PolicyManifest(
         strategy=strategy.name,
         universe=universe,
         instruments=count,
         feature_set=strategy.feature_set.id,
-        feature_names=strategy.feature_set.names,
+        feature_names=tuple(feature.name for feature in strategy.features),
         window=strategy.window,
         observation_size=size,
         action_scheme=strategy.actions.name,

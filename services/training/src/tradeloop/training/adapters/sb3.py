@@ -79,7 +79,7 @@ class Sb3Trainer:
                 staggered=True,
             )
             usual = usual_return(task.bars, task.segments)
-            scaler = fit_scaler(task.features, strategy.window, usual, task.segments)
+            scaler = fit_scaler(strategy.observed(task.features), strategy.window, usual, task.segments)
             model = make_model(strategy.algorithm, env, scaler, chosen, task.seed)
             kept_apart = any(split < end for _, split, end in task.segments)
             validation = Validation(task) if kept_apart else None

@@ -101,7 +101,8 @@ def join(markets: Sequence[Market], share: float) -> Material:
         for name in ("open_us", "close_us", *BAR_COLUMNS, "present")
     }
     features = np.concatenate([market.features for market in markets])
-    return Material(replace(first, **arrays), features, segments)
+    # What reads further columns has read them: only features do.
+    return Material(replace(first, **arrays, extra={}), features, segments)
 
 
 def rows_known(features: Floats) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import psycopg
@@ -11,7 +12,7 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, event, text
 
 from tradeloop.common.bar_store.port import BarStoreUnavailable
-from tradeloop.common.bar_store.rows import columns_of, rows_of
+from tradeloop.common.bar_store.rows import STORED, columns_of, extra_of, rows_of, with_extra
 from tradeloop.common.bar_store.sql.versions import SCHEMA
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe
 from tradeloop.common.sql.engine import address, complaint
@@ -27,7 +28,7 @@ _COPIED_FROM = 1_000
 """Fewer bars than this are inserted by one statement."""
 _COPIED_AT_ONCE = 50_000
 
-_COLUMNS = ("instrument", "timeframe", "revision", "known_us", "open_us", *BAR_COLUMNS)
+_COLUMNS = ("instrument", "timeframe", "revision", "known_us", *STORED)
 _INSERT = (
     f"INSERT INTO bars ({', '.join(_COLUMNS)}) VALUES ({', '.join(['%s'] * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
 )
@@ -44,7 +45,7 @@ _TAKEN = """
 _COPY = f"COPY {{}} ({', '.join(_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 _COPY_HEADER, _COPY_TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
-_OF_BAR = f"open_us, {', '.join(BAR_COLUMNS)}"
+_OF_BAR = ", ".join(STORED)
 _ASKED = "bars.instrument = asked.instrument AND timeframe = :timeframe AND known_us <= :known_us"
 _BETWEEN = f"""
     (SELECT {_OF_BAR} FROM bars WHERE {_ASKED} AND open_us < least(:start_us, :end_us)
@@ -61,9 +62,16 @@ _BEFORE = f"""
 _HISTORIES = f"""
     SELECT history.* FROM unnest(CAST(:instruments AS text[])) WITH ORDINALITY AS asked (instrument, place)
     CROSS JOIN LATERAL (
-        SELECT {", ".join(f"array_agg({name})" for name in ("open_us", *BAR_COLUMNS))} FROM ({{}}) AS bar
+        SELECT {", ".join(f"array_agg({name})" for name in STORED[:-1])},
+            CASE WHEN count(extra) > 0 THEN json_agg(extra) END
+        FROM ({{}}) AS bar
     ) AS history
     ORDER BY place
+"""
+
+_EXTRA_COLUMNS = """
+    SELECT DISTINCT jsonb_object_keys(extra) FROM bars
+    WHERE instrument = ANY(%s) AND timeframe = %s AND open_us >= %s AND open_us < %s AND extra IS NOT NULL
 """
 
 
@@ -119,6 +127,13 @@ class PostgresqlBars:
         range_us = {"end_us": end_us, "frames": frames, "known_us": known_us}
         return _histories(connection, _BEFORE, instruments, timeframe, range_us)
 
+    def extra_columns(
+        self, connection: Connection, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> Iterable[str]:
+        """The further columns of any bar of a range."""
+        asked = (list(instruments), timeframe.value, start_us, end_us)
+        return connection.exec_driver_sql(_EXTRA_COLUMNS, asked).scalars()
+
 
 def _set_up(connection: psycopg.Connection[tuple[object, ...]], _: object) -> None:
     wanted = ", ".join("(%s, %s)" for _ in _SETTINGS)
@@ -137,8 +152,10 @@ def _histories(
 ) -> list[Series]:
     histories: list[Series] = []
     asked = {"instruments": list(instruments), "timeframe": timeframe.value, **range_us}
-    for columns in connection.execute(text(_HISTORIES.format(bars)), asked):
+    for *columns, extra in connection.execute(text(_HISTORIES.format(bars)), asked):
         history = columns_of([] if columns[0] is None else columns)
+        if extra is not None:
+            history = with_extra(history, extra)
         order = np.argsort(history["open_us"])
         histories.append({name: column[order] for name, column in history.items()})
     return histories
@@ -180,28 +197,44 @@ def _blocks(timeframe: Timeframe, bars: BarArrays, revision: int, known_us: int)
     length in bytes, or -1 for NULL; numbers are big-endian."""
     for a, name in enumerate(bars.instruments):
         instrument = name.encode()
-        for known in (True, False):  # a volume that is NULL has no bytes: rows of another length
-            rows = np.flatnonzero(bars.present[:, a] & (np.isnan(bars.volume[:, a]) != known))
-            fields: dict[str, tuple[str, object]] = {
-                "instrument": (f"S{len(instrument)}", instrument),
-                "timeframe": (f"S{len(timeframe.value)}", timeframe.value.encode()),
-                "revision": (">i4", revision),
-                "known_us": (">i8", known_us),
-                "open_us": (">i8", bars.open_us),
-                **{name: (">f8", getattr(bars, name)[:, a]) for name in BAR_COLUMNS},
-            }
+        # What is NULL has no bytes: rows of another length.
+        known = ~np.isnan(bars.volume[:, a])
+        extended = np.zeros(len(bars), np.bool_)
+        for column in bars.extra.values():
+            extended |= ~np.isnan(column[:, a])
+        for has_volume, has_extra in product((True, False), repeat=2):
+            rows = np.flatnonzero(bars.present[:, a] & (known == has_volume) & (extended == has_extra))
+            null = {"volume": not has_volume, "extra": not has_extra}
             for start in range(0, len(rows), _COPIED_AT_ONCE):
-                yield _encoded(fields, rows[start : start + _COPIED_AT_ONCE], null=() if known else ("volume",))
+                part = rows[start : start + _COPIED_AT_ONCE]
+                fields: dict[str, tuple[str, object]] = {
+                    "instrument": (f"S{len(instrument)}", instrument),
+                    "timeframe": (f"S{len(timeframe.value)}", timeframe.value.encode()),
+                    "revision": (">i4", revision),
+                    "known_us": (">i8", known_us),
+                    "open_us": (">i8", bars.open_us[part]),
+                    **{name: (">f8", getattr(bars, name)[part, a]) for name in BAR_COLUMNS},
+                    "extra": _jsonb(bars, a, part) if has_extra else ("S1", b""),
+                }
+                yield _encoded(fields, len(part), null=[name for name, absent in null.items() if absent])
 
 
-def _encoded(fields: dict[str, tuple[str, object]], rows: NDArray[np.intp], null: Iterable[str]) -> bytes:
+def _jsonb(bars: BarArrays, a: int, rows: NDArray[np.intp]) -> tuple[str, object]:
+    """Further columns as JSONB takes them: the version of its format, then text. All of one length, thanks to blanks
+    at their ends, which JSON does not mind."""
+    texts = [f"\x01{text}" for text in extra_of(bars, a, rows)]
+    longest = max(map(len, texts))
+    return f"S{longest}", np.array([text.ljust(longest).encode() for text in texts])
+
+
+def _encoded(fields: dict[str, tuple[str, object]], rows: int, null: Iterable[str]) -> bytes:
     layout = [("count", ">i2")]
     for name, (kind, _) in fields.items():
         layout += [(f"{name} length", ">i4")] if name in null else [(f"{name} length", ">i4"), (name, kind)]
-    block = np.empty(len(rows), dtype=np.dtype(layout))
+    block = np.empty(rows, dtype=np.dtype(layout))
     block["count"] = len(fields)
     for name, (kind, value) in fields.items():
         block[f"{name} length"] = -1 if name in null else np.dtype(kind).itemsize
         if name not in null:
-            block[name] = value[rows] if isinstance(value, np.ndarray) else value
+            block[name] = value
     return block.tobytes()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
-from tradeloop.common.bar_store.rows import columns_of, rows_of
+from tradeloop.common.bar_store.rows import STORED, columns_of, parsed, rows_of, with_extra
 from tradeloop.common.bar_store.sql.table import BARS
-from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe
+from tradeloop.common.market import BarArrays, Series, Timeframe, joined
 
 _INSERT = (
-    f"INSERT INTO bars (instrument, timeframe, revision, known_us, open_us, {', '.join(BAR_COLUMNS)}) "
-    f"VALUES ({', '.join('?' * (5 + len(BAR_COLUMNS)))}) ON CONFLICT DO NOTHING"
+    f"INSERT INTO bars (instrument, timeframe, revision, known_us, {', '.join(STORED)}) "
+    f"VALUES ({', '.join('?' * (4 + len(STORED)))}) ON CONFLICT DO NOTHING"
 )
 # With a lone max(), SQLite takes the other columns from the row that has it.
 _CURRENT = (
-    f"SELECT open_us, {', '.join(BAR_COLUMNS)}, max(revision) FROM bars "
+    f"SELECT {', '.join(STORED)}, max(revision) FROM bars "
     "WHERE instrument = ? AND timeframe = ? AND known_us <= ? AND open_us < ?"
 )
+_EXTRA_COLUMNS = (
+    "SELECT DISTINCT json_each.key FROM bars, json_each(bars.extra) "
+    "WHERE instrument = ? AND timeframe = ? AND open_us >= ? AND open_us < ?"
+)
+_HAS_EXTRA = "SELECT 1 FROM pragma_table_info('bars') WHERE name = 'extra'"
 _AT_ONCE = 10_000
 """Bars that are Python objects at the same time."""
 _BEFORE = f"{_CURRENT} GROUP BY open_us ORDER BY open_us DESC LIMIT ?"
@@ -31,8 +36,14 @@ class SqliteBars:
     """The statements of SQLite, in the transaction of a connection."""
 
     def find_table(self, connection: Connection) -> None:
-        """Create it where it is not there."""
+        """Create it where it is not there, and give it the column that those of earlier releases lack."""
         connection.execute(CreateTable(BARS, if_not_exists=True))
+        if not connection.exec_driver_sql(_HAS_EXTRA).first():
+            try:
+                connection.exec_driver_sql("ALTER TABLE bars ADD COLUMN extra TEXT")
+            except DBAPIError:
+                if not connection.exec_driver_sql(_HAS_EXTRA).first():  # unless another process was faster
+                    raise
 
     def insert(
         self, connection: Connection, timeframe: Timeframe, bars: BarArrays, revision: int, known_us: int
@@ -61,7 +72,7 @@ class SqliteBars:
             key = (instrument, timeframe.value, known_us)
             carried = _series(run(_BEFORE, (*key, min(start_us, end_us), 1)))
             found = _series(run(_BETWEEN, (*key, end_us, start_us)))
-            histories.append({name: np.concatenate([carried[name], found[name]]) for name in found})
+            histories.append(joined([carried, found]))
         return histories
 
     def before(
@@ -81,9 +92,21 @@ class SqliteBars:
             histories.append({name: column[::-1] for name, column in latest_first.items()})
         return histories
 
+    def extra_columns(
+        self, connection: Connection, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> Iterator[str]:
+        """The further columns of any bar of a range."""
+        for instrument in instruments:
+            key = (instrument, timeframe.value, start_us, end_us)
+            yield from connection.exec_driver_sql(_EXTRA_COLUMNS, key).scalars()
+
 
 def _series(rows: CursorResult[tuple[object, ...]]) -> Series:
     """The series of rows in their order, without their revision."""
     # Years of minutes as Python objects would take ten times the memory of the arrays.
-    parts = [columns_of(list(zip(*block, strict=True))[:-1]) for block in rows.partitions(_AT_ONCE)] or [columns_of([])]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = []
+    for block in rows.partitions(_AT_ONCE):
+        *columns, extra, _ = zip(*block, strict=True)
+        bars = columns_of(columns)
+        parts.append(with_extra(bars, parsed(extra)) if any(extra) else bars)
+    return joined(parts) if parts else columns_of([])

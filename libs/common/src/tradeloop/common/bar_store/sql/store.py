@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tradeloop.common.bar_store.port import BarStoreUnavailable
+from tradeloop.common.bar_store.port import BarStoreUnavailable, Census
 from tradeloop.common.bar_store.rows import before, between
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
@@ -75,6 +75,28 @@ class SqlBarStore:
         with self._transaction() as connection:
             histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
         return before(instruments, timeframe, histories, end_us, frames)
+
+    def census(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> Census:
+        column = BARS.c
+        counts = select(
+            func.count(column.open_us.distinct()),
+            func.count(),
+            func.coalesce(func.sum(column.revision), 0),
+            func.coalesce(func.max(column.known_us), 0),
+        ).where(
+            column.instrument.in_(instruments),
+            column.timeframe == timeframe.value,
+            column.open_us >= start_us,
+            column.open_us < end_us,
+        )
+        with self._transaction() as connection:
+            return Census(*(int(count) for count in connection.execute(counts).one()))
+
+    def extra_columns(
+        self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> frozenset[str]:
+        with self._transaction() as connection:
+            return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
 
     def check(self, *, writes: bool = False) -> None:
         with self._transaction() as connection:

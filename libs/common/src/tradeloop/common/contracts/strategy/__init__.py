@@ -43,8 +43,11 @@ def strategy_checks(
 _CHECKS: Sequence[tuple[str, Callable[[Trial], None]]] = (
     ("its identity is stable, also when pickled", definition.has_an_identity),
     ("features keep a value once they have one", features.features_keep_their_values),
+    ("features do not foretell the next bar of a random walk", features.features_foretell_nothing),
     ("features do not change when the future is taken away", features.features_know_no_future),
+    ("features do not change when the future is another", features.features_ignore_another_future),
     ("features are the same bits in a batch and bar by bar", features.features_stream),
+    ("features are the same bits after a restart at any bar", features.features_restart),
     ("the observation has its declared shape", definition.observation_has_its_shape),
     ("every action becomes finite weights within the limits", definition.actions_become_weights),
     ("the reward is finite, has its shape and leaves its context alone", reward.reward_is_sound),

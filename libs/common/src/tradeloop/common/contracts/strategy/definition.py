@@ -15,7 +15,7 @@ from tradeloop.common.strategy.observations import ObservationBuilder, account_s
 
 def has_an_identity(trial: Trial) -> None:
     strategy = trial.strategy
-    for feature in strategy.features:
+    for feature in strategy.feature_set.features:
         if " at 0x" in feature.definition:
             raise trial.broken(
                 f"has no stable identity: the definition of feature {feature.name} holds an address in memory; "
@@ -33,20 +33,23 @@ def has_an_identity(trial: Trial) -> None:
 def _pickled(strategy: Strategy) -> Strategy:
     copy: Strategy = pickle.loads(pickle.dumps(strategy))
     # Made anew from its parts, so that the identities are derived again.
-    return Strategy(copy.name, copy.features, copy.reward, copy.window, copy.actions)
+    return Strategy(
+        copy.name, copy.features, copy.reward, copy.window, copy.actions, reward_features=copy.reward_features
+    )
 
 
 def observation_has_its_shape(trial: Trial) -> None:
     strategy, count = trial.strategy, len(trial.ids)
     size = strategy.observation_size(count)
-    builder = ObservationBuilder(strategy.window, count, len(trial.features.names))
-    for row in trial.batch[-strategy.window :]:
+    seen = strategy.observed(trial.batch)
+    builder = ObservationBuilder(strategy.window, count, seen.shape[2])
+    for row in seen[-strategy.window :]:
         builder.append(row)
     one = builder.build(np.zeros(account_size(count)))
     if not np.isfinite(one).all():
-        large = ~np.isfinite(trial.batch.astype(np.float32)[-strategy.window :]).all(axis=(0, 1))
+        large = ~np.isfinite(seen.astype(np.float32)[-strategy.window :]).all(axis=(0, 1))
         raise trial.broken(f"observes what no float32 can hold: scale {trial.names(large)} down")
-    flat = trial.batch.reshape(len(trial.batch), -1).astype(np.float32)
+    flat = seen.reshape(len(seen), -1).astype(np.float32)
     last = np.array([len(flat) - 1])
     many = observe(flat, strategy.window, last, np.zeros((1, account_size(count))), np.empty((1, size), np.float32))
     if one.shape != (1, size) or not np.array_equal(one, many):

@@ -89,7 +89,7 @@ class Trial:
         most = max((f.history + 1) * (f.timeframe or self.base).us // self.base.us for f in self.features.features)
         length = _SHORTEST
         while True:
-            bars = _random_walks(length, self.base, self.ids)
+            bars = _random_walks(length, self.base, self.ids, self.features.extras)
             values = self.values(bars)
             late = np.isnan(values[: length - STREAMED - self.strategy.window]).all(axis=0).any(axis=0)
             if not late.any():
@@ -117,6 +117,11 @@ class Trial:
         """Features of all bars, (T, A, F)."""
         return self.values(self.bars)
 
+    @cached_property
+    def all_frames(self) -> Mapping[Timeframe, BarArrays]:
+        """The frames of all bars."""
+        return self.frames(self.bars)
+
     def frames(self, bars: BarArrays) -> Mapping[Timeframe, BarArrays]:
         """The bars, and those of the higher timeframes that have closed with them."""
         return {self.base: bars} | {higher: resample(bars, self.base, higher) for higher in self.features.timeframes}
@@ -125,10 +130,14 @@ class Trial:
         """The names of the features that are marked in (F,)."""
         return ", ".join(name for f, name in enumerate(self.features.names) if which[f])
 
-    def difference(self, one: Floats, other: Floats) -> str | None:
-        """Which features two arrays (T, A, F) do not agree on."""
-        differ = (~((one == other) | (np.isnan(one) & np.isnan(other)))).any(axis=(0, 1))
-        return f"feature {self.names(differ)}" if differ.any() else None
+    def first_difference(self, one: Floats, other: Floats, first: int = 0) -> str | None:
+        """The first value that two arrays (T, A, F) do not agree on, in words; their first row is bar `first`."""
+        differ = np.argwhere(~((one == other) | (np.isnan(one) & np.isnan(other))))
+        if not len(differ):
+            return None
+        t, a, f = differ[0].tolist()
+        where = f" of {self.ids[a]}" if len(self.ids) > 1 else ""
+        return f"feature {self.features.names[f]}{where} at bar {first + t}"
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -200,13 +209,14 @@ def part(context: RewardContext, books: NDArray[np.int64]) -> RewardContext:
 
 
 def _first(bars: BarArrays, count: int) -> BarArrays:
-    """The bars of the first instruments."""
+    """The bars of the first instruments, as a market takes them."""
     columns = {name: getattr(bars, name)[:, :count] for name in (*BAR_COLUMNS, "present")}
-    return replace(bars, instruments=bars.instruments[:count], **columns)
+    return replace(bars, instruments=bars.instruments[:count], **columns, extra={})
 
 
-def _random_walks(length: int, base: Timeframe, ids: Sequence[str]) -> BarArrays:
-    """Bars of instruments that stand still for a while; all but the first lack some of theirs."""
+def _random_walks(length: int, base: Timeframe, ids: Sequence[str], extras: Sequence[str]) -> BarArrays:
+    """Bars of instruments that stand still for a while; all but the first lack some of theirs. Every bar has the
+    further columns `extras`, whose values say nothing."""
     rng = np.random.default_rng(SEED)
     open_us = _START_US + np.arange(length) * base.us
     still = slice(length - STREAMED + 40, length - STREAMED + 140)
@@ -227,6 +237,7 @@ def _random_walks(length: int, base: Timeframe, ids: Sequence[str]) -> BarArrays
             "volume": rng.lognormal(5.0, 1.0, size=length),
             "funding_rate": rng.normal(0.0, 1e-4, size=length),
         }
+        one |= {name: rng.lognormal(0.0, 1.0, size=length) for name in extras}
         one["volume"][still] = 0.0
         there = (rng.random(length) > 0.02 * a) | (np.arange(length) >= length - _UNBROKEN)
         series.append({name: column[there] for name, column in one.items()})

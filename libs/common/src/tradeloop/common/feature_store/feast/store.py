@@ -1,9 +1,10 @@
 """`FeastFeatureStore`: the feature store over Feast.
 
-A feature set is one feature view, named by the set's id, which changes with its definition: two versions live side by
-side. Its entities are the universe and the instrument, its event timestamp is the bar's close. Without other
-configuration the registry is a file, the online store SQLite, and history Parquet under
-`<root>/offline/<feature set>/<universe>/`, read through Feast by `offline.PolarsOfflineStore`.
+A feature set is one feature view, and one feature service of all its features, named by the set's id, which changes
+with its definition: two versions live side by side. Its entities are the universe and the instrument, its event
+timestamp is the bar's close. Without other configuration the registry is a file, the online store SQLite, and history
+Parquet under `<root>/offline/<feature set>/<universe>/`, read through Feast by `offline.PolarsOfflineStore`. Whoever
+defines feature sets makes the root a Feast repository (`repository`).
 
 One process at a time writes the history of a universe, as one consumer at a time owns its partition. Definitions may
 be applied by several at once. What an online store forgets, such as a Redis that was flushed, the next bars bring back.
@@ -12,7 +13,6 @@ be applied by several at once. What an online store forgets, such as a Redis tha
 from __future__ import annotations
 
 import fcntl
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +25,6 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 from sqlalchemy import text
@@ -34,11 +33,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.addresses import address
 from tradeloop.common.clock import Clock
+from tradeloop.common.feature_store.feast.dataset import CLOSE, COLUMNS, KEYS, append, covered_by, schema_of, write
 from tradeloop.common.feature_store.feast.offline import PolarsOfflineStoreConfig
+from tradeloop.common.feature_store.feast.repository import PROJECT, describe, redis_section
 from tradeloop.common.feature_store.port import (
+    Covered,
     FeatureRows,
     FeatureSetUnknown,
     FeatureStoreUnavailable,
+    check_age,
     check_names,
     latest_row,
 )
@@ -47,19 +50,11 @@ from tradeloop.common.sql.engine import cause, open_engine
 
 # isort: split
 # Feast comes after `offline`, which says why.
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
-from feast.errors import FeatureViewNotFoundException
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64, String
-
-_KEYS = ("universe", "instrument")
-_CLOSE = "_close_us"
-"""The bar's close among the values: online stores keep event times in whole seconds, and SQLite's in local time."""
-_COLUMNS = (*_KEYS, _CLOSE, "event_timestamp", "created_timestamp")
-_TIME = pl.Datetime("us", "UTC")
-_LARGE_ROWS = 16_384
-"""Rows of which a file is left as it is."""
 
 
 class FeastFeatureStore:
@@ -83,21 +78,24 @@ class FeastFeatureStore:
         if self._registry.get("registry_type") == "sql":
             self._registry = {"sqlalchemy_config_kwargs": {"pool_pre_ping": True}, **self._registry}
         if self._online_store.get("type") == "redis":
-            self._online_store = _redis(self._online_store)
+            self._online_store = redis_section(self._online_store)
         self._views: dict[str, FeatureView] = {}
+        self._described = False
 
     def define(self, feature_set: str, names: Sequence[str]) -> None:
-        if taken := sorted(set(names) & set(_COLUMNS)):
+        if taken := sorted(set(names) & set(COLUMNS)):
             raise ValueError(f"feature set {feature_set}: {', '.join(taken)} is no name for a feature: rename it")
         with _reaching(self._root):
+            self._describe()
             try:
                 view = self._view(feature_set)
             except FeatureSetUnknown:
                 view = self._apply(feature_set, names)
             if _names(view) != tuple(names):
                 raise ValueError(f"feature set {feature_set} has other features: give the changed set a new id")
+            self._serve(view)
 
-    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
+    def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
         with _reaching(self._root):
             check_names(feature_set, _names(self._view(feature_set)), rows)
             if not len(rows.time_us):
@@ -109,12 +107,17 @@ class FeastFeatureStore:
                     "universe": pl.repeat(universe, len(time_us), eager=True),
                     "instrument": np.tile(np.array(rows.instruments), len(rows.time_us)),
                     **{name: np.ravel(rows.values[:, :, f]) for f, name in enumerate(rows.names)},
-                    _CLOSE: time_us,
+                    CLOSE: time_us,
                     "event_timestamp": time_us,
                 },
-                schema=_schema(rows.names, created=False),
+                schema=schema_of(rows.names, created=False),
             )
-            _append(self._dataset(feature_set) / universe, frame, to_us(self._clock.now()))
+            append(self._dataset(feature_set) / universe, frame, covers, to_us(self._clock.now()))
+
+    def covered(self, feature_set: str, universe: str) -> Sequence[Covered]:
+        with _reaching(self._root):
+            self._view(feature_set)
+            return covered_by(self._dataset(feature_set) / universe)
 
     def read_offline(
         self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
@@ -146,35 +149,38 @@ class FeastFeatureStore:
             close_us = int(rows.time_us[-1])
             keys = _keys(universe, rows.instruments)
             # Feast's Redis refuses a row of the same time too, its SQLite takes an older one: decide here.
-            stored = self._online(view, keys, [_CLOSE])
+            stored = self._online(view, keys, [CLOSE])
             batch: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
                 (
                     key,
                     {name: Value(double_val=value) for name, value in zip(rows.names, values, strict=True)}
-                    | {_CLOSE: Value(int64_val=close_us)},
+                    | {CLOSE: Value(int64_val=close_us)},
                     from_us(close_us),
                     None,
                 )
                 for key, values, old in zip(keys, rows.values[-1].tolist(), stored, strict=True)
-                if old is None or old[_CLOSE].int64_val <= close_us
+                if old is None or old[CLOSE].int64_val <= close_us
             ]
             self._feast.provider.online_write_batch(self._feast.config, view, batch, None)
 
-    def read_online(self, feature_set: str, universe: str, instruments: Sequence[str]) -> FeatureRows:
+    def read_online(
+        self, feature_set: str, universe: str, instruments: Sequence[str], since_us: int | None = None
+    ) -> FeatureRows:
         with _reaching(self._root):
             view = self._view(feature_set)
             names = _names(view)
-            found = self._online(view, _keys(universe, instruments), [*names, _CLOSE])
+            found = self._online(view, _keys(universe, instruments), [*names, CLOSE])
         rows = [
-            None if row is None else (row[_CLOSE].int64_val, [_number(row[name]) for name in names]) for row in found
+            None if row is None else (row[CLOSE].int64_val, [_number(row[name]) for name in names]) for row in found
         ]
-        return latest_row(instruments, names, rows)
+        # Feast enforces no age: values of last year are as present as those of the last bar.
+        return check_age(feature_set, universe, latest_row(instruments, names, rows), since_us)
 
     def check(self) -> None:
         with _reaching(self._root):
             # Feast has no question but that for values; without any view there is nothing that could be away.
             for view in [*self._views.values(), *([] if self._views else self._feast.list_feature_views())][:1]:
-                self._online(view, _keys("", ("",)), [_CLOSE])
+                self._online(view, _keys("", ("",)), [CLOSE])
 
     def close(self) -> None:
         if "_feast" not in self.__dict__:
@@ -189,14 +195,15 @@ class FeastFeatureStore:
     @cached_property
     def _feast(self) -> FeatureStore:
         self._root.mkdir(parents=True, exist_ok=True)
+        offline_store = PolarsOfflineStoreConfig()
         with self._alone():  # a registry in SQL creates its tables
             store = FeatureStore(
                 repo_path=str(self._root),
                 config=RepoConfig(
-                    project="tradeloop",
+                    project=PROJECT,
                     registry=self._registry,
                     online_store=self._online_store,
-                    offline_store=PolarsOfflineStoreConfig(),
+                    offline_store=offline_store,
                     repo_path=self._root,
                 ),
             )
@@ -234,15 +241,15 @@ class FeastFeatureStore:
 
     def _apply(self, feature_set: str, names: Sequence[str]) -> FeatureView:
         """The view as it stands afterwards: another process may have been faster."""
-        entities = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in _KEYS]
+        entities = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in KEYS]
         view = FeatureView(
             name=feature_set,
             entities=entities,
             ttl=timedelta(0),
             schema=[
-                *(Field(name=key, dtype=String) for key in _KEYS),
+                *(Field(name=key, dtype=String) for key in KEYS),
                 *(Field(name=name, dtype=Float64) for name in names),
-                Field(name=_CLOSE, dtype=Int64),
+                Field(name=CLOSE, dtype=Int64),
             ],
             source=FileSource(
                 name=feature_set,
@@ -257,9 +264,26 @@ class FeastFeatureStore:
             with suppress(FeatureSetUnknown):
                 return self._view(feature_set)
             # A dataset is never without a file, so that its columns are known before its first row.
-            _write(self._dataset(feature_set) / "empty.parquet", pl.DataFrame(schema=_schema(names)))
+            write(self._dataset(feature_set) / "empty.parquet", pl.DataFrame(schema=schema_of(names)))
             store.apply([*entities, view])
             return self._view(feature_set)
+
+    def _describe(self) -> None:
+        if not self._described:
+            self._feast  # noqa: B018  makes the folder
+            kind = self._feast.config.offline_store.type
+            with self._alone():
+                describe(self._root, self._registry, self._online_store, kind)
+            self._described = True
+
+    def _serve(self, view: FeatureView) -> None:
+        """Make the feature service of a view, by which Feast's clients ask for all of its features."""
+        try:
+            self._feast.get_feature_service(view.name)
+        except FeatureServiceNotFoundException:
+            with self._alone():
+                self._feast.refresh_registry()  # type: ignore[no-untyped-call]
+                self._feast.apply(FeatureService(name=view.name, features=[view]))
 
     def _dataset(self, feature_set: str) -> Path:
         return self._root / "offline" / feature_set
@@ -267,11 +291,11 @@ class FeastFeatureStore:
     def _online(self, view: FeatureView, keys: list[EntityKey], names: list[str]) -> list[dict[str, Value] | None]:
         """The row stored under each key; None for one that was never written. Feast adds to `names`."""
         found = self._feast.provider.online_read(self._feast.config, view, keys, names)
-        return [row if row and row[_CLOSE].HasField("int64_val") else None for _, row in found]
+        return [row if row and row[CLOSE].HasField("int64_val") else None for _, row in found]
 
 
 def _names(view: FeatureView) -> tuple[str, ...]:
-    return tuple(feature.name for feature in view.features if feature.name != _CLOSE)
+    return tuple(feature.name for feature in view.features if feature.name != CLOSE)
 
 
 def _number(value: Value) -> float:
@@ -281,64 +305,9 @@ def _number(value: Value) -> float:
 
 def _keys(universe: str, instruments: Sequence[str]) -> list[EntityKey]:
     return [
-        EntityKey(join_keys=_KEYS, entity_values=[Value(string_val=universe), Value(string_val=instrument)])
+        EntityKey(join_keys=KEYS, entity_values=[Value(string_val=universe), Value(string_val=instrument)])
         for instrument in instruments
     ]
-
-
-def _schema(names: Sequence[str], *, created: bool = True) -> pl.Schema:
-    columns: dict[str, Any] = dict.fromkeys(_KEYS, pl.String) | dict.fromkeys(names, pl.Float64)
-    columns |= {_CLOSE: pl.Int64, "event_timestamp": _TIME} | ({"created_timestamp": _TIME} if created else {})
-    return pl.Schema(columns)
-
-
-def _append(directory: Path, rows: pl.DataFrame, now_us: int) -> None:
-    """Add rows to a dataset, over older ones of the same key and time, in one file that appears at once.
-
-    Files are named by when they were written and by the times that they cover. Of small ones, the newest are merged
-    into the new file while they hold no more rows than it has so far, so that there are never more than a logarithm of
-    all rows. Large ones, of a history that is written in parts, stay as they are, until a write has all of their rows:
-    so memory is bounded by one part, and a history that is written again takes the place of the older one. A crash
-    before older files are gone leaves duplicates, which readers resolve by `created_timestamp`.
-    """
-    files = sorted(directory.glob("*.parquet"))
-    created_us = max(now_us, int(files[-1].stem.partition("-")[0]) + 1) if files else now_us
-    created = pl.lit(created_us).cast(_TIME).alias("created_timestamp")
-    gone, frame = [], rows.with_columns(created)
-    while files and pq.read_metadata(files[-1]).num_rows <= len(frame) < _LARGE_ROWS:
-        gone.append(files.pop())
-        frame = pl.concat([pl.read_parquet(gone[-1]), frame])
-    identity = [*_KEYS, "event_timestamp"]
-    if gone or frame["instrument"].n_unique() > 1:  # else they are in order as they come, each once
-        frame = frame.sort([*identity, "created_timestamp"]).unique(identity, keep="last", maintain_order=True)
-    first_us, last_us = int(frame[_CLOSE].min()), int(frame[_CLOSE].max())  # type: ignore[arg-type]
-    for path in files:
-        _, *span = path.stem.split("-")
-        within = len(span) == 2 and first_us <= int(span[0]) and int(span[1]) <= last_us
-        if within and pl.read_parquet(path, columns=identity).join(frame, on=identity, how="anti").is_empty():
-            gone.append(path)
-    _write(directory / f"{created_us:020d}-{first_us}-{last_us}.parquet", frame)
-    for path in gone:
-        path.unlink()
-
-
-def _write(path: Path, frame: pl.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        frame.write_parquet(file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
-def _redis(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Feast's store for Redis with waits that end, and without its own look at what is stored before a write."""
-    connection = str(section.get("connection_string", "localhost:6379"))
-    for name, seconds in (("socket_connect_timeout", 2), ("socket_timeout", 5)):
-        if f",{name}=" not in connection:
-            connection += f",{name}={seconds}"
-    return {**section, "connection_string": connection, "skip_dedup": True}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import DEFAULT, Listing, Market
+from tradeloop.ingest.contracts.fake_venue.recorded import Recording
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
 
 
@@ -52,6 +53,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--correction-delay", type=float, default=120.0, help="seconds after their close")
     parser.add_argument("--fault", type=_fault, action="append", default=[], help="NAME=VALUE, such as missing=0.8")
     parser.add_argument("--credentials", help="KEY:SECRET, the only ones that come in")
+    parser.add_argument("--recording", help="a file of recorded frames of Binance, which plays from the start")
+    parser.add_argument("--recording-speed", type=float, default=1.0)
     return parser
 
 
@@ -70,10 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             corrections=options.corrections,
             correction_delay_s=options.correction_delay,
         )
-    except ValueError as error:
+        recording = options.recording and Recording(options.recording, speed=options.recording_speed)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     credentials = dict([options.credentials.split(":", 1)]) if options.credentials else None
-    venue = FakeVenue(market, faults=faults, credentials=credentials, host=options.host, port=options.port)
+    venue = FakeVenue(
+        market,
+        faults=faults,
+        credentials=credentials,
+        recording=recording or None,
+        host=options.host,
+        port=options.port,
+    )
     with suppress(KeyboardInterrupt):
         asyncio.run(venue.serve(lambda: print(venue.url, flush=True)))
 

@@ -198,6 +198,8 @@ def _depth(venue: Inside, request: web.Request) -> Answer:
     one = listing(venue.market, request.query.get("symbol"))
     limit = min(max(whole(request, "limit", 100) or 100, 1), 20)
     now_us = venue.market.now_us()
+    if venue.recording and (recorded := venue.recording.book(one.symbol.replace("/", ""), now_us)):
+        return Answer(recorded, len(recorded["bids"]) + len(recorded["asks"]))
     book = venue.market.book(one.symbol, now_us // BOOK_US - 1)
     sides = {
         name: [[f"{price:.{one.price_digits}f}", f"{size:.{one.size_digits}f}"] for price, size in side[:limit]]
@@ -234,6 +236,7 @@ def _session(venue: Inside, connection: Connection) -> BinanceSession:
     names = [*re.split(r"[/]", request.query.get("streams", "")), *request.path.split("/")]
     return BinanceSession(
         connection,
+        venue.recording,
         futures=_is_futures(request.path),
         combined=request.path.rstrip("/").endswith("/stream"),
         names=[name for name in names if "@" in name],

@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tradeloop.ingest.contracts.fake_venue.market import BOOK_US, TIMEFRAMES, US, Bars, Book, Listing, Market, Trade
-from tradeloop.ingest.contracts.fake_venue.socket import Body, Connection, Event
+from tradeloop.ingest.contracts.fake_venue.market import BOOK_US, TIMEFRAMES, US, Bars, Listing, Market, Trade
+from tradeloop.ingest.contracts.fake_venue.recorded import Recording
+from tradeloop.ingest.contracts.fake_venue.socket import MOST, Body, Connection, Event, beats, changes
 
 _NAME = re.compile(
     r"(?P<symbol>[a-z0-9]+)@(?:kline_(?P<interval>\w+)|(?P<kind>trade|aggTrade|bookTicker)|"
     r"depth(?P<levels>5|10|20)?(?:@(?P<ms>\d+)ms)?)"
 )
 _STEPS = {"0": 1, "100": 1, "250": 2, "500": 5, "1000": 10}
-_MOST = 600
-"""Updates of one stream in one go: when a clock jumps, a venue does not say all that it would have said."""
 
 
 def row(one: Listing, bars: Bars, index: int) -> list[Any]:
@@ -35,22 +34,20 @@ def row(one: Listing, bars: Bars, index: int) -> list[Any]:
     ]
 
 
-def beats(start_us: int, end_us: int, every_us: int, closes_us: int) -> Iterator[int]:
-    """Multiples of `every_us` in `(start_us, end_us]`; of a long time, those of `closes_us` and the last alone."""
-    if (end_us - start_us) // every_us > _MOST:
-        yield from range((start_us // closes_us + 1) * closes_us, end_us + 1, closes_us)
-        last = end_us // every_us * every_us
-        if last % closes_us and last > start_us:
-            yield last
-    else:
-        yield from range((start_us // every_us + 1) * every_us, end_us + 1, every_us)
-
-
 class BinanceSession:
     """The subscriptions of one socket."""
 
-    def __init__(self, connection: Connection, *, futures: bool, combined: bool, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        recording: Recording | None,
+        *,
+        futures: bool,
+        combined: bool,
+        names: Iterable[str],
+    ) -> None:
         self._connection = connection
+        self._recording = recording
         self._market: Market = connection.market
         self._futures = futures
         self._combined = combined
@@ -88,7 +85,13 @@ class BinanceSession:
         await self._connection.say(json.dumps(answer, separators=(",", ":")))
 
     def events(self, start_us: int, end_us: int) -> Sequence[Event]:
-        return [event for name in self._names for event in self._of(name, start_us, end_us)]
+        recorded = [name for name in self._names if self._recording is not None and self._recording.plays(name)]
+        made = [name for name in self._names if name not in recorded]
+        found = [event for name in made for event in self._of(name, start_us, end_us)]
+        if self._recording is not None and recorded:
+            frames = self._recording.frames(recorded, start_us, end_us, combined=self._combined)
+            found += [Event(*frame) for frame in frames]
+        return found
 
     def _of(self, name: str, start_us: int, end_us: int) -> Iterator[Event]:
         """The frames of one stream. Binance takes any name, and says nothing of those that it does not know."""
@@ -152,7 +155,7 @@ class BinanceSession:
 
     def _quotes(self, name: str, one: Listing, start_us: int, end_us: int) -> Iterator[Event]:
         first, last = start_us // BOOK_US, end_us // BOOK_US
-        for step in range(max(first, last - _MOST), last):
+        for step in range(max(first, last - MOST), last):
             book = self._market.book(one.symbol, step, 1)
             if not book.bids:
                 continue
@@ -166,7 +169,7 @@ class BinanceSession:
     def _books(self, name: str, one: Listing, every: int, levels: int, start_us: int, end_us: int) -> Iterator[Event]:
         last = end_us // BOOK_US - 1
         before = self._steps.setdefault(name, start_us // BOOK_US - 1)
-        every = max(every, (last - before) // _MOST // every * every)
+        every = max(every, (last - before) // MOST // every * every)
         for step in range(before + every, last + 1, every):
             time_us = (step + 1) * BOOK_US
             book = self._market.book(one.symbol, step, levels or 20)
@@ -191,13 +194,3 @@ class BinanceSession:
 
     def _levels(self, one: Listing, side: Iterable[tuple[float, float]]) -> list[list[str]]:
         return [[f"{price:.{one.price_digits}f}", f"{size:.{one.size_digits}f}"] for price, size in side]
-
-
-def changes(old: Iterable[tuple[float, float]], new: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The levels that make one side of a book into the next: those that have another size, and 0 for those that end."""
-    before, after = dict(old), dict(new)
-    gone = [(price, 0.0) for price in before if price not in after]
-    return [*gone, *((price, size) for price, size in after.items() if before.get(price) != size)]
-
-
-__all__ = ["BinanceSession", "Book", "beats", "changes", "row"]

@@ -1,4 +1,4 @@
-"""What a fake venue does wrong, by chance of a seed or on command. All of it can change while the venue runs."""
+"""The faults of a fake venue, by chance of a seed or on command. All of them can change while it runs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ class Faults:
     clock_ahead_s: float = 0.0
     """How far the clock that the venue tells is ahead of its bars."""
 
+    connection_limit: int | None = None
+    """Sockets that may be open at once; the protocols that have a word for it say it to whoever comes too late."""
+    symbol_limit: int | None = None
+    """Symbols that one socket may subscribe to, where the protocol has a word for too many."""
     disconnects: float = 0.0
     """The share of frames in whose middle the connection breaks."""
     malformed: float = 0.0
@@ -52,7 +56,8 @@ class Faults:
     missing: float = 0.0
     """The share of frames that never come, while heartbeats do."""
     lying_closed: float = 0.0
-    """The share of updates of open bars that say that the bar is closed."""
+    """The share of updates of open bars that say that the bar is closed; where a protocol streams closed bars alone,
+    the share of the seconds of a bar after which the unfinished one comes as if it were closed."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _storm: tuple[int, int] = field(default=(0, 429), init=False, repr=False)

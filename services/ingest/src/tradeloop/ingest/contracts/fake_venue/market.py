@@ -98,7 +98,7 @@ class Bars:
     low: NDArray[np.float64]
     close: NDArray[np.float64]
     volume: NDArray[np.float64]
-    """In base units, or shares."""
+    """The unit is the base currency, or a share."""
     quote_volume: NDArray[np.float64]
     trades: NDArray[np.int64]
     taker_buy: NDArray[np.float64]

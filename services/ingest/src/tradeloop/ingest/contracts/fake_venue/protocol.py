@@ -1,16 +1,19 @@
-"""What a protocol of a fake venue consists of: routes, sockets, credentials and errors."""
+"""The parts of a protocol of a fake venue: routes, sockets, credentials and errors."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
+from tradeloop.common.market import from_us, to_us
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import US, Market
+from tradeloop.ingest.contracts.fake_venue.recorded import Recording
 from tradeloop.ingest.contracts.fake_venue.socket import Connection, Session
 
 
@@ -22,7 +25,11 @@ class Inside:
     faults: Faults
     credentials: Mapping[str, str] | None = None
     """The secrets by key of those who may come in; None lets everybody in."""
+    recording: Recording | None = None
+    """Frames of Binance that are served in place of what the market would say."""
     served: Counter[str] = field(default_factory=Counter)
+    connections: dict[Connection, Session] = field(default_factory=dict)
+    """The sockets that are open."""
 
     def told_us(self) -> int:
         """The time that the venue tells, in microseconds since the epoch."""
@@ -80,6 +87,21 @@ class Protocol:
     """The JSON of an error."""
     allowed: Callable[[web.Request, Mapping[str, str] | None], bool] = everybody
     """Whether the credentials of a request are among those that may come in."""
+
+
+def rfc3339(time_us: int) -> str:
+    """A time in microseconds as APIs write it: `2024-01-01T00:00:00.5Z`."""
+    return from_us(time_us).isoformat().replace("+00:00", "Z")
+
+
+def instant_us(text: str, *, end: bool = False) -> int:
+    """Microseconds of an RFC 3339 time, or of a date: its first one, or its last one. Raises `Refused`."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(400, "time") from None
+    time_us = to_us(time if time.tzinfo else time.replace(tzinfo=UTC))
+    return time_us + (86_400 * US - 1 if end and len(text) == 10 else 0)
 
 
 def whole(request: web.Request, name: str, default: int | None = None) -> int | None:

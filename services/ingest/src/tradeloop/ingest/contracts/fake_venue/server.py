@@ -13,21 +13,23 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from tradeloop.ingest.contracts.fake_venue import binance
+from tradeloop.ingest.contracts.fake_venue import alpaca, binance, kraken, massive
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.protocol import Inside, Protocol, Refused, Route, SocketRoute
-from tradeloop.ingest.contracts.fake_venue.socket import Connection, Session
+from tradeloop.ingest.contracts.fake_venue.recorded import Recording
+from tradeloop.ingest.contracts.fake_venue.socket import Connection
 
-PROTOCOLS: Sequence[Protocol] = (binance.BINANCE,)
+PROTOCOLS: Sequence[Protocol] = (binance.BINANCE, alpaca.ALPACA, massive.MASSIVE, kraken.KRAKEN)
 _PATIENCE_S = 30.0
 
 
 class FakeVenue:
     """A venue on this machine that speaks as real ones do: `with FakeVenue(Market()) as venue: ... venue.url`.
 
-    `credentials` are the secrets by key of those who may come in; None lets everybody in. `served` counts everything
-    that was asked, sent, lost and refused.
+    `credentials` are the secrets by key of those who may come in; None lets everybody in. A `recording` of Binance
+    begins to play with the venue, in place of the market's streams of the same names. `served` counts everything that
+    was asked, sent, lost and refused.
     """
 
     def __init__(
@@ -36,17 +38,17 @@ class FakeVenue:
         *,
         faults: Faults | None = None,
         credentials: Mapping[str, str] | None = None,
+        recording: Recording | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tick_s: float = 0.02,
         ping_s: float = 20.0,
     ) -> None:
-        self._inside = Inside(market or Market(), faults or Faults(), credentials)
+        self._inside = Inside(market or Market(), faults or Faults(), credentials, recording)
         self.host = host
         self.port = port
         self._tick_s = tick_s
         self._ping_s = ping_s
-        self._open: dict[Connection, Session] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
@@ -80,7 +82,7 @@ class FakeVenue:
     @property
     def connections(self) -> int:
         """Sockets that are open."""
-        return len(self._open)
+        return len(self._inside.connections)
 
     def __enter__(self) -> Self:
         ready: threading.Event = threading.Event()
@@ -110,6 +112,8 @@ class FakeVenue:
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until it is cancelled, or the block ends."""
+        if self._inside.recording is not None:
+            self._inside.recording.play_from(self.market.now_us())
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.faults._disconnect.append(self._disconnect)
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
@@ -122,7 +126,7 @@ class FakeVenue:
             await self._stop.wait()
         finally:
             self.faults._disconnect.remove(self._disconnect)
-            for connection in list(self._open):
+            for connection in list(self._inside.connections):
                 await connection.cut()
             await runner.cleanup()
 
@@ -133,7 +137,7 @@ class FakeVenue:
         asyncio.run_coroutine_threadsafe(self._pump(), self._loop).result(_PATIENCE_S)
 
     async def _pump(self) -> None:
-        for connection, session in list(self._open.items()):
+        for connection, session in list(self._inside.connections.items()):
             try:
                 await connection.pump(session)
             except ConnectionError:
@@ -141,7 +145,7 @@ class FakeVenue:
 
     def _disconnect(self, mid_frame: bool) -> None:
         async def cut() -> None:
-            for connection in list(self._open):
+            for connection in list(self._inside.connections):
                 await connection.cut('{"e":"cut in the middle of its text"}' if mid_frame else None)
 
         if self._loop is not None and self._loop.is_running():
@@ -152,10 +156,12 @@ class FakeVenue:
         app.router.add_get("/_control", self._tell)
         app.router.add_post("/_control", self._control)
         for protocol in PROTOCOLS:
-            for route in protocol.routes:
-                app.router.add_get(route.path, self._answers(protocol, route))
+            answers = {route.path: self._answers(protocol, route) for route in protocol.routes}
             for socket in protocol.sockets:
-                app.router.add_get(socket.path, self._talks(protocol, socket))
+                talk = self._talks(protocol, socket)
+                app.router.add_get(socket.path, _either(talk, answers.pop(socket.path, None)))
+            for path, answer in answers.items():
+                app.router.add_get(path, answer)
         return app
 
     def _answers(self, protocol: Protocol, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -204,17 +210,15 @@ class FakeVenue:
             if refusal is not None:
                 return self._refuse(protocol, Refused(refusal[0], "storm", refusal[1]))
             socket = web.WebSocketResponse(autoping=False, compress=False)
-            if not socket.can_prepare(request):
-                return web.Response(status=426, text="This path speaks WebSocket")
             await socket.prepare(request)
             connection = Connection(self.market, self.faults, self.served, socket, request)
             session = route.session(self._inside, connection)
-            self._open[connection] = session
+            self._inside.connections[connection] = session
             self.served["connections"] += 1
             try:
                 await connection.serve(session, self._tick_s, self._ping_s)
             finally:
-                del self._open[connection]
+                del self._inside.connections[connection]
             return socket
 
         return talk
@@ -248,8 +252,24 @@ class FakeVenue:
                 self.market.clock.advance(float(wanted["advance"]))
                 await self._pump()
             if wanted.get("disconnect"):
-                for connection in list(self._open):
+                for connection in list(self._inside.connections):
                     await connection.cut('{"e":"cut in the middle of its text"}')
         except (ValueError, TypeError, AttributeError) as error:
             return web.json_response({"error": str(error)}, status=400)
         return await self._tell(request)
+
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _either(talk: _Handler, answer: _Handler | None) -> _Handler:
+    """A path that speaks WebSocket with whoever asks for it, and may answer others."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await talk(request)
+        if answer is not None:
+            return await answer(request)
+        return web.Response(status=426, text="This path speaks WebSocket")
+
+    return handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,8 @@ from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 
 Body = str | bytes
+MOST = 600
+"""Updates of one stream in one go: when a clock jumps, a venue does not say all that it would have said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,12 @@ class Event:
     time_us: int
     kind: str
     body: Body
+    heartbeat: bool = False
+    """Whether it is no data, and goes on while these are missing."""
 
 
 class Session(Protocol):
-    """What a protocol does on one connection."""
+    """The behaviour of a protocol on one connection."""
 
     async def begin(self) -> None:
         """Greet."""
@@ -82,6 +86,10 @@ class Connection:
         faults, served = self.faults, self.served
         if self.closed:
             return
+        if event.heartbeat:
+            await self.say(event.body)
+            served[event.kind] += 1
+            return
         if faults.stalled or faults.happens(faults.missing):
             served["lost frames"] += 1
             served[f"lost {event.kind}"] += 1
@@ -128,6 +136,10 @@ class Connection:
             transport.write(head + data[: len(data) // 2])
         transport.close()
 
+    async def close(self) -> None:
+        """End the connection as a server does."""
+        await self._socket.close()
+
     async def serve(self, session: Session, tick_s: float, ping_s: float) -> None:
         """Hear and pump until the client leaves."""
         beat = asyncio.ensure_future(self._beat(session, tick_s, ping_s))
@@ -164,4 +176,19 @@ class Connection:
             pass
 
 
-MakeSession = Callable[[Connection], Session]
+def beats(start_us: int, end_us: int, every_us: int, closes_us: int) -> Iterator[int]:
+    """Multiples of `every_us` in `(start_us, end_us]`; of a long time, those of `closes_us` and the last alone."""
+    if (end_us - start_us) // every_us > MOST:
+        yield from range((start_us // closes_us + 1) * closes_us, end_us + 1, closes_us)
+        last = end_us // every_us * every_us
+        if last % closes_us and last > start_us:
+            yield last
+    else:
+        yield from range((start_us // every_us + 1) * every_us, end_us + 1, every_us)
+
+
+def changes(old: Iterable[tuple[float, float]], new: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The levels that make one side of a book into the next: those that have another size, and 0 for those that end."""
+    before, after = dict(old), dict(new)
+    gone = [(price, 0.0) for price in before if price not in after]
+    return [*gone, *((price, size) for price, size in after.items() if before.get(price) != size)]

@@ -7,4 +7,4 @@ from pathlib import Path
 from tradeloop.common.bar_store.sql.timescale import raise_tier, tier_of
 from tradeloop.common.sql.engine import Schema
 
-SCHEMA = Schema("bars", Path(__file__).parent, head="0001", improve=raise_tier, tier=tier_of)
+SCHEMA = Schema("bars", Path(__file__).parent, head="0002", improve=raise_tier, tier=tier_of)

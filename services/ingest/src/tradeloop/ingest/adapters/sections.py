@@ -1,0 +1,107 @@
+"""The sections of sources in a configuration file, one class for each adapter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from tradeloop.common.errors import UserError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Reference(_Part):
+    """A secret by the place where it is: an environment variable or a file. It is never in the configuration itself."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Reference:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give either env: VARIABLE or file: PATH")
+        return self
+
+    def read(self, what: str) -> SecretStr:
+        """Raises `UserError` where there is nothing."""
+        try:
+            value = os.environ.get(self.env, "") if self.env else self.file.read_text().strip() if self.file else ""
+        except OSError as error:
+            raise UserError(f"{what}: {self.file} cannot be read: {error.strerror}") from None
+        if not value:
+            where = f"set the environment variable {self.env}" if self.env else f"write it into {self.file}"
+            raise UserError(f"{what} is missing: {where}")
+        return SecretStr(value)
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("give a base URL such as http://127.0.0.1:8080")
+    if parts.username or parts.password:
+        raise ValueError("a URL holds no credentials: give them by reference")
+    return url.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_base_url)]
+"""The base URL of REST; that of WebSocket is the same with ws for http."""
+
+
+class _Network(_Part):
+    url: Url | None = None
+    timeout_s: float = Field(default=10.0, gt=0)
+
+
+class CcxtSection(_Network):
+    """Any exchange that ccxt knows."""
+
+    adapter: Literal["ccxt"] = "ccxt"
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """The rate limit to keep, in requests of weight 1; else the client library's own for the venue."""
+    exchange: str | None = None
+    """The exchange's id in ccxt; by default the venue's name."""
+    market: Literal["spot", "swap"] = "spot"
+    key: Reference | None = None
+    secret: Reference | None = None
+    password: Reference | None = None
+
+
+class AlpacaSection(_Network):
+    """Alpaca: stocks, and crypto for symbols with a slash."""
+
+    adapter: Literal["alpaca"] = "alpaca"
+    feed: Literal["iex", "sip"] = "iex"
+    """The feed of stocks: one exchange, or all of them."""
+    key: Reference = Reference(env="APCA_API_KEY_ID")
+    secret: Reference = Reference(env="APCA_API_SECRET_KEY")
+
+
+class MassiveSection(_Network):
+    """massive: stocks, and crypto for symbols with a slash."""
+
+    adapter: Literal["massive"] = "massive"
+    key: Reference = Reference(env="MASSIVE_API_KEY")
+
+
+class SimulatedSection(_Part):
+    """A seeded market without a network."""
+
+    adapter: Literal["simulated"] = "simulated"
+    seed: int = Field(default=0, ge=0)
+    speed: float = Field(default=1.0, gt=0)
+    """Venue time per wall time."""
+    start: AwareDatetime | None = None
+    since: AwareDatetime | None = None
+    """The venue's time is `start` when the wall's is `since`; without them, both are when the source is opened."""
+
+
+Section = Annotated[CcxtSection | AlpacaSection | MassiveSection | SimulatedSection, Field(discriminator="adapter")]
+Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | SimulatedSection]
+"""The section of each venue, by the venue's name."""
