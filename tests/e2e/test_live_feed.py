@@ -62,7 +62,9 @@ class Venue(ScriptedSource):
         self.start_us = int(market.traded.open_us[0])
         names = ("open", "high", "low", "close", "volume")
         self._bars = {
-            (one, int(open_us)): Bar(instrument=one, **{name: float(getattr(bars, name)[t, a]) for name in names})
+            (one, int(open_us)): Bar.model_validate(
+                {"instrument": one} | {name: float(getattr(bars, name)[t, a]) for name in names}
+            )
             for t, open_us in enumerate(bars.open_us)
             for a, one in enumerate(bars.instruments)
             if bars.present[t, a]

@@ -77,7 +77,7 @@ class Ingest(ServiceDefaults):
         return ()
 
     def advance(self) -> Iterator[Message]:
-        """What is live, a chunk of each universe's replay, then a slice of a backfill."""
+        """A step of each live feed, a chunk of each universe's replay, then a slice of a backfill."""
         yield from self._live.advance()
         self._begin_behind()
         for universe in list(self._replays):
