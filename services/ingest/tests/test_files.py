@@ -416,7 +416,11 @@ def test_too_few_rows(tmp_path: Path) -> None:
         ),
         ({"time": "2022-01-03 00:03:00"}, "2022-01-03T00:03:00+00:00 comes twice"),
         ({"time": "2022-01-03 00:01:00"}, "2022-01-03T00:01:00+00:00 comes after a later time"),
-        ({"time": "2022-01-03 00:03:30"}, "2022-01-03T00:03:30+00:00 is no open time of a 1m bar"),
+        (
+            {"time": "2022-01-03 00:03:30"},
+            "2022-01-03T00:03:30+00:00 is no open time of a 1m bar here: it is 0:00:30 after the row before "
+            "(2 such rows)",
+        ),
         ({"time": "03.01.2022 00:04"}, "time '03.01.2022 00:04' cannot be parsed"),
         ({"time": "2022-13-03 00:04:00"}, "time '2022-13-03 00:04:00' cannot be parsed"),
         ({"time": "2022-01-03 24:04:00"}, "time '2022-01-03 24:04:00' cannot be parsed"),

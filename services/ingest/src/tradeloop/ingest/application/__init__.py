@@ -77,7 +77,7 @@ class Ingest(ServiceDefaults):
         return ()
 
     def advance(self) -> Iterator[Message]:
-        """A step of each live feed, a chunk of each universe's replay, then a slice of a backfill."""
+        """The work on live feeds, a chunk of each universe's replay, then a slice of a backfill."""
         yield from self._live.advance()
         self._begin_behind()
         for universe in list(self._replays):

@@ -146,12 +146,14 @@ def _times(
     open_us: NDArray[np.int64], steps: NDArray[np.int64], first: int, timeframe: Timeframe, until_us: int
 ) -> Iterator[_Rule]:
     """`steps` are the distances before the rows from `first` on."""
-    fine_us = min(_MINUTE_US, timeframe.us)
+    crooked = open_us % Timeframe.S1.us != 0  # as the last millisecond of a bar is
+    if timeframe.us >= _MINUTE_US:
+        crooked |= open_us % _MINUTE_US == _MINUTE_US - Timeframe.S1.us
     apart = np.zeros(len(open_us), np.bool_)
     apart[first:] = ~(_follows(steps, timeframe) | _after_a_pause(steps, timeframe))
     say = f"{{time}} is no open time of a {timeframe} bar"
     closes = "give open times and their timeframe; where they are closing times, name the column of the opens"
-    yield open_us % fine_us != 0, say, closes
+    yield crooked, say, closes
     yield apart, f"{say} here: it is {{step}} after the row before", "give the right --timeframe, or correct the time"
     ahead = open_us > until_us
     yield ahead, "{time} has not come yet", "correct its year, its unit or its zone, or give a file that ends before"
