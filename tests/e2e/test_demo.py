@@ -635,3 +635,22 @@ def test_what_another_timeframe_means_is_said(
     said = capsys.readouterr().out
     assert "Warning: the model was trained on bars of 1d, and these are of 1h" in said
     assert "trained for the reward another" in said
+
+
+def test_a_simulated_market_is_traded_live(tmp_path: Path) -> None:
+    """The live path in one process, without a network: what the backtest says of the same bars is what live did."""
+    out = tmp_path / "out"
+    assert main(["demo", "--source", "simulated", "--steps", "2048", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["test_bars"] == summary["signals"] == 300
+    assert summary["parity_rel_diff"] <= 1e-9
+    assert summary["dead_letters"] == 0
+
+
+@pytest.mark.parametrize("more", [["--source", "moon"], ["--source", "simulated", "--bars", "bars.csv"]])
+def test_a_source_that_does_not_fit_is_refused(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", *more, "--out", str(tmp_path / "out")]) == 2
+    assert "--source" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

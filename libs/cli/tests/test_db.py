@@ -23,11 +23,11 @@ def test_both_databases_are_migrated_and_told_about(
     monkeypatch.setenv("TRADELOOP_LEDGER_URL", plain_database)
     assert main(["db", "status"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "bars: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
+        "bars: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
         "fetched: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
         "ledger: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
     ]
-    bars = f"bars: version 0001 on timescaledb-{tier_of(database)}"
+    bars = f"bars: version 0002 on timescaledb-{tier_of(database)}"
     fetched = "fetched: version 0001 on postgresql"
     ledger = "ledger: version 0002 on postgresql"
     assert main(["db", "migrate"]) == 0

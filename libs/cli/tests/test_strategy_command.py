@@ -71,7 +71,7 @@ def test_a_new_strategy_installs_and_keeps_its_promises(tmp_path: Path, monkeypa
     install(package, installed)
     checked = tradeloop("check", "my-edge", packages=installed)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout.count("✓ ") == len(checked.stdout.splitlines()) == 9
+    assert checked.stdout.count("✓ ") == len(checked.stdout.splitlines()) == 12
 
     monkeypatch.syspath_prepend(installed)
     assert (
@@ -227,7 +227,7 @@ def test_warnings_are_printed_and_break_nothing(tmp_path: Path, monkeypatch: pyt
     packaged(tmp_path, "level", LEVEL)
     monkeypatch.syspath_prepend(tmp_path)
     *promises, warning = run("check", "level").splitlines()
-    assert len(promises) == 9
+    assert len(promises) == 12
     assert all(line.startswith("✓ ") for line in promises)
     assert warning.startswith("Warning: strategy level: features that follow the price: sma_5 (with all prices")
     checked = tradeloop("check", "level", packages=tmp_path)

@@ -30,7 +30,7 @@ from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
-from tradeloop.common.runtime.standing import Standing
+from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE = topic_of(ModelActivated).name
@@ -466,3 +466,17 @@ def test_every_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str], monke
     assert (last["event"], last["level"]) == ("failed", "critical")
     assert last["exception"].endswith("KeyError: 'lost'")
     assert all(line["timestamp"].endswith("Z") for line in (ours, theirs, last))
+
+
+def test_a_live_feed_shows_where_it_stands(stand: Stand) -> None:
+    since = datetime(2024, 1, 1, tzinfo=UTC)
+    feeds = [FeedStanding("u", True, since, None, 0.25), FeedStanding("v", False, None, since, 0.0, cause="x: away")]
+    stand.service.feeds = lambda: feeds  # type: ignore[method-assign]
+    stand.step()
+    assert json.loads(stand.health.ready().body)["feeds"] == {
+        "v": "no bar closed since 2024-01-01T00:00:00+00:00, though due; not connected; x: away"
+    }
+    assert stand.metric("tradeloop_feed_connected", universe="u") == 1.0
+    assert stand.metric("tradeloop_feed_stale", universe="v") == 1.0
+    assert stand.metric("tradeloop_feed_clock_offset_seconds", universe="u") == 0.25
+    assert stand.metric("tradeloop_feed_published_timestamp_seconds", universe="u") == since.timestamp()

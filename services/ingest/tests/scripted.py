@@ -49,11 +49,11 @@ def truth(instrument: str, minute: int) -> Bar:
     )
 
 
-def streamed(bar: Bar, minute: int, received_us: int, closed: bool | None = True) -> StreamedBar:
+def streamed(bar: Bar, open_us: int, received_us: int, closed: bool | None = True) -> StreamedBar:
     return StreamedBar(
         bar.instrument,
         M1,
-        START_US + minute * M1.us,
+        open_us,
         bar.open,
         bar.high,
         bar.low,
@@ -80,6 +80,8 @@ class ScriptedSource:
         self.asked = 0
         self.streams = 0
         self.fails: str = ""
+        self.start_us = START_US
+        """When minute 0 opens."""
 
     def bar(self, instrument: str, minute: int) -> Bar | None:
         if (instrument, minute) in self.without:
@@ -98,13 +100,13 @@ class ScriptedSource:
         at_us, end_us = start_us, min(end_us, closed_us)
         while at_us < end_us:
             until_us = min(at_us + self.page_bars * M1.us, end_us)
-            minutes = range(-(-(at_us - START_US) // M1.us), -(-(until_us - START_US) // M1.us))
+            minutes = range(-(-(at_us - self.start_us) // M1.us), -(-(until_us - self.start_us) // M1.us))
             found = [(minute, bar) for minute in minutes if (bar := self.bar(instrument.id, minute)) is not None]
             columns = {
                 name: np.array([getattr(bar, name) for _, bar in found], dtype=np.float64)
                 for name in ("open", "high", "low", "close", "volume")
             }
-            opens = np.array([START_US + minute * M1.us for minute, _ in found], dtype=np.int64)
+            opens = np.array([self.start_us + minute * M1.us for minute, _ in found], dtype=np.int64)
             yield Page({"open_us": opens, **columns}, until_us)
             at_us = until_us
 
@@ -141,7 +143,7 @@ class ScriptedSource:
                 bar = bar.model_copy(
                     update={"high": middle, "low": middle, "close": middle, "volume": bar.volume * part}
                 )
-            self.events.append(streamed(bar, minute, now_us, closed))
+            self.events.append(streamed(bar, self.start_us + minute * M1.us, now_us, closed))
 
     def disconnect(self) -> None:
         self.events.append(Disconnected(to_us(self.clock.now()), "the peer is gone"))

@@ -31,3 +31,12 @@ strategy = Strategy(
     window=8,
     actions=TargetPosition(no_trade_band=0.02),
 )
+
+live = Strategy(
+    "probe_live",
+    [log_return(1), talib("RSI", timeperiod=5)],
+    Careful(),
+    window=4,
+    actions=TargetPosition(no_trade_band=0.02),
+)
+"""The same with features that a minute of seconds is enough for."""

@@ -159,7 +159,7 @@ def demo(
         typer.Option(
             "--source",
             help="Trade live from a source in the place of files: `simulated`, a market of the seed without a network, "
-            "whose history is learnt from, and whose minutes then close ten times a second.",
+            "whose history is learnt from, and whose minutes then close as fast as they are decided.",
         ),
     ] = None,
 ) -> None:

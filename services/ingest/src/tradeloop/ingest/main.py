@@ -19,8 +19,11 @@ from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
 
-def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
-    """The service, with its store, and the bus to see what it published."""
+def build(settings: Settings, bus: Bus, clock: Clock, *, threaded: bool = True) -> Ingest:
+    """The service, with its store, and the bus to see what it published.
+
+    `threaded` says whether the sources of live feeds are asked in threads of their own.
+    """
     store = SqlBarStore(settings.database_url.get_secret_value(), clock)
     return Ingest(
         store,
@@ -31,6 +34,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
         window_frames=settings.window_frames,
         open_source=partial(open_source, sources=load_sources(settings.sources), clock=clock),
         live=settings.live,
+        threaded=threaded,
     )
 
 

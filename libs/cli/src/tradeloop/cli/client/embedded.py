@@ -73,7 +73,7 @@ class EmbeddedStack:
         self._looked_at: Mapping[Partition, int] = {}
         """How far the events on record were looked at."""
         services: list[Service] = [
-            build_ingest(IngestSettings(**told("ingest")), self.bus, clock),
+            build_ingest(IngestSettings(**told("ingest")), self.bus, clock, threaded=sources is None),
             build_preprocess(PreprocessSettings(**told("preprocess")), self.bus, clock),
             build_inference(InferenceSettings(**told("inference")), self.bus, clock),
             build_execution(ExecutionSettings(**told("execution")), self.bus, clock),
@@ -176,7 +176,8 @@ def embedded(
     """Start the stack in a folder, and take it down in the end, whatever happens.
 
     `ledger` is another file than the folder's own for books and orders: a run that starts from nothing needs one.
-    `features` is where decisions take features from, `sources` the file of the sources of live feeds.
+    `features` is where decisions take features from; `sources` the file of the sources of live feeds, which need no
+    network and are asked in this thread.
     """
     stack = EmbeddedStack(home, portfolios, clock or SystemClock(), ledger, features, sources)
     try:

@@ -9,15 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
+from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
     from tradeloop.cli.inputs import Inputs
     from tradeloop.common.features import Feature
     from tradeloop.common.features.catalogue import Entry
+    from tradeloop.common.messages.ingest import Reading
 
 app = typer.Typer(help="List the features that a strategy can be made of; take a first look at some.")
 
@@ -42,7 +43,9 @@ def catalogue(
 
 
 @app.command()
+@with_reading
 def report(
+    reading: Reading,
     bars: Annotated[
         list[str] | None,
         typer.Option("--bars", help="As for `demo`: FILE, a folder, or NAME=FILE; again for each instrument."),
@@ -60,7 +63,7 @@ def report(
     """Hold each feature against the returns that follow: information coefficients, decay, correlation, stability."""
     from tradeloop.cli.inputs import Inputs
 
-    _report(Inputs(tuple(bars or ()), strategy, None, (start, end)), _horizons(horizons), out)
+    _report(Inputs(tuple(bars or ()), strategy, None, (start, end), reading=reading), _horizons(horizons), out)
 
 
 def as_markdown() -> str:
@@ -104,6 +107,8 @@ def _horizons(given: str) -> list[int]:
 
 def _report(inputs: Inputs, horizons: list[int], out: Path) -> None:
     """Compute, write and say it. Raises `UserError` for wrong input, with nothing written."""
+    import numpy as np
+
     from tradeloop.cli.progress import Stages, quiet_logs
     from tradeloop.cli.report.features import SUSPICIOUS, features_page
     from tradeloop.cli.report.files import stage

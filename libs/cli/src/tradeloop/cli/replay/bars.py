@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from tradeloop.cli.client.client import Client
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
-from tradeloop.common.market import EVER_US, Bar, BarArrays, Universe, cycle_us, to_us
+from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Universe, cycle_us, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.runtime.readback import forwards
 
@@ -65,7 +66,7 @@ def write_bars_as_live_saw_them(
 
 def _with(bars: BarArrays, frames: dict[int, BarFrame]) -> BarArrays:
     """The bars with the rows of frames in the places of their own."""
-    columns = {name: getattr(bars, name).copy() for name in Bar.model_fields if name != "instrument"}
+    columns: dict[str, Any] = {name: column.copy() for name, column in bars.columns().items()}
     present = bars.present.copy()
     places = {instrument: a for a, instrument in enumerate(bars.instruments)}
     for row, frame in frames.items():
@@ -74,6 +75,7 @@ def _with(bars: BarArrays, frames: dict[int, BarFrame]) -> BarArrays:
             a = places[bar.instrument]
             present[row, a] = True
             for name, column in columns.items():
-                value = getattr(bar, name)
+                value = getattr(bar, name) if name in BAR_COLUMNS else bar.extra.get(name)
                 column[row, a] = np.nan if value is None else value
-    return replace(bars, present=present, **columns)
+    extra = {name: columns.pop(name) for name in bars.extra}
+    return replace(bars, present=present, extra=extra, **columns)

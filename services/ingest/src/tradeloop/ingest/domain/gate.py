@@ -212,7 +212,7 @@ def infer_timeframe(open_us: NDArray[np.int64]) -> Timeframe:
     common_us = int(distances[counts.argmax()])
     known = {timeframe.us: timeframe for timeframe in Timeframe}
     for us in (common_us - _HOUR_US, common_us + _HOUR_US):
-        if common_us not in known and us in known and us >= 4 * _HOUR_US:
+        if common_us not in known and us in known and us >= 4 * _HOUR_US and (steps == us).any():
             common_us = us
     common = known.get(common_us)
     if common is not None:

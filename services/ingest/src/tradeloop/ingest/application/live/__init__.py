@@ -110,7 +110,7 @@ class Live:
             yield feed.standing()
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
-        """What was counted, by event and universe."""
+        """The counts of events, by event and universe."""
         return {key: count for key, count in self._tallies.items() if count}
 
     def forget(self) -> None:

@@ -16,7 +16,7 @@ class Ready:
 
     open_us: int
     bars: Mapping[str, Bar]
-    """By instrument; at least one."""
+    """The closed bars by instrument; at least one."""
     catches_up: bool
     """Whether newer bars had closed by then."""
 

@@ -36,7 +36,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question."""
+    """The outcome of a question."""
 
     question: Question
     bars: Series | None = None

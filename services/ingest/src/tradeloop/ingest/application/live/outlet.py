@@ -46,7 +46,7 @@ Bars = Mapping[int, Bar]
 
 
 class Outlet:
-    """What a feed found out, on its way out: stored first, then published, each once.
+    """The findings of a feed on their way out: stored first, then published, each once.
 
     Whatever raises leaves it as it was, but for what is stored already: storing twice changes nothing.
     """

@@ -64,7 +64,7 @@ class _Stream:
 
 @dataclass
 class _Asking:
-    """What one line asks its history."""
+    """The questions of one line to its history."""
 
     open: set[Purpose] = field(default_factory=set)
     failed: int = 0

@@ -1,0 +1,126 @@
+"""Five processes over real servers, fed live by a faulty venue through the real ccxt, killed on the way; replayed."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.stack import Servers
+from tradeloop.cli.main import main
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, to_us
+from tradeloop.common.messages import BarFrame, LiveReported, LiveRequested, OrderFilled, PortfolioEvent
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.port import model_name
+from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
+from tradeloop.common.strategy import load
+from tradeloop.ingest.contracts.fake_venue import FakeVenue, Faults, Market
+from tradeloop.training.adapters.random_policy import random_policy
+
+SYMBOLS = ("BTC/USDT", "ETH/USDT")
+S1 = Timeframe.S1
+HISTORY_S = 60
+FRAMES = 160
+KILLED = ("ingest", "execution", "inference", "preprocess", "ingest")
+FAULTS = {"missing": 0.2, "repeated": 0.1, "reordered": 0.1, "lying_closed": 0.1, "malformed": 0.01}
+
+
+def true_bars(venue: FakeVenue, ids: tuple[str, ...], start_us: int, end_us: int) -> BarArrays:
+    """What the venue has, whatever it said."""
+    series = [venue.market.bars(one.partition(":")[2], "1s", start_us, end_us).series() for one in ids]
+    return align(ids, S1, series)
+
+
+def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, clock = load("probe_live"), SystemClock()
+    instruments = tuple(Instrument(id=f"binance:{symbol}", lot_size=1e-3) for symbol in SYMBOLS)
+    universe = Universe(name="seconds", instruments=instruments, timeframe=S1, higher_timeframes=(Timeframe.S5,))
+    portfolio = Portfolio(
+        name="seconds-book",
+        universe=universe,
+        strategy="probe_live",
+        model_alias="proof",
+        costs=Costs(slippage_bps=0.1),
+        limits=RiskLimits(max_drawdown=1.0),
+        decision_within=1.0,
+    )
+    with FakeVenue(Market(SYMBOLS), faults=Faults(seed=5)) as venue:
+        venue.faults.change(**FAULTS)
+        now_us = to_us(clock.now())
+        past = true_bars(venue, universe.ids, now_us - 600 * S1.us, now_us - 60 * S1.us)
+        values = strategy.feature_set.compute({S1: past}, S1).values
+        policy = random_policy(strategy, universe.name, values, hidden=(), gain=1.5, seed=1)
+        models = MlflowModelStore(servers.mlflow)
+        name = model_name(strategy.name, universe.name)
+        models.set_alias(name, "proof", models.register(name, policy, metrics={}, parameters={}).version)
+        sources = tmp_path / "sources.yaml"
+        sources.write_text(f"binance: {{url: {venue.url}}}\n")
+        with servers.stack([portfolio], tmp_path) as stack:
+            stack.extra["ingest"] = {"SOURCES": str(sources), "LIVE__RETRY_S": "0.2", "LIVE__RETRY_MOST_S": "2"}
+            stack.add("ingest")
+            stack.start()
+            began = clock.now()
+            report = stack.ask(
+                LiveRequested(
+                    request_id="live",
+                    universe=universe,
+                    command="start",
+                    time=began,
+                    since=began - timedelta(seconds=HISTORY_S),
+                ),
+                LiveReported,
+            )
+            assert report.state == "started"
+
+            def frames() -> list[BarFrame]:
+                found = stack.client.read(BarFrame)
+                return [one for one in found if one.timeframe is S1 and not one.revision]
+
+            for number, service in enumerate(KILLED):
+                stack.eventually(lambda n=number: len(frames()) >= HISTORY_S + 10 + 18 * n, "frames")  # type: ignore[misc]
+                stack.processes[f"{service}-0"].kill()
+                if number == 1:
+                    venue.faults.stall(2.0)
+                elif number == 3:
+                    venue.faults.disconnect_now()
+                stack.supervise()
+            venue.faults.change(**dict.fromkeys(FAULTS, 0.0))
+            stack.eventually(lambda: len(frames()) >= FRAMES, "frames")
+            stopped = stack.ask(
+                LiveRequested(request_id="stop", universe=universe, command="stop", time=clock.now()), LiveReported
+            )
+            assert stopped.state == "stopped"
+            last = frames()[-1]
+            stack.eventually(lambda: stack.settled({portfolio.name: to_us(last.close_time)}), "the last decision")
+            stack.stop()
+
+            published = frames()
+            opens = [to_us(one.open_time) for one in published]
+            assert opens == list(range(opens[0], opens[-1] + 1, S1.us)), "no hole, and nothing twice"
+            with closing(SqlBarStore(stack.addresses.database, clock)) as store:
+                stored = store.read(universe.ids, S1, opens[0], opens[-1] + 1)
+            true = true_bars(venue, universe.ids, opens[0], opens[-1] + 1)
+            for column in ("open", "high", "low", "close", "volume"):
+                np.testing.assert_allclose(getattr(stored, column), getattr(true, column), rtol=1e-12, err_msg=column)
+            missed = [one for one in stack.client.read(PortfolioEvent) if one.kind == "decision_missed"]
+            assert len(missed) >= sum(one.catches_up for one in published) > 0
+            assert len(stack.client.read(OrderFilled)) > 5, "it trades"
+
+            file = tmp_path / "portfolios.yaml"
+            file.write_text((tmp_path / stack.folder.name / "portfolios" / "seconds-book.yaml").read_text())
+            for variable, value in {
+                "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": stack.addresses.kafka,
+                "TRADELOOP_KAFKA__PREFIX": stack.prefix,
+                "TRADELOOP_DATABASE_URL": stack.addresses.database,
+                "TRADELOOP_MLFLOW_TRACKING_URI": stack.addresses.mlflow,
+            }.items():
+                monkeypatch.setenv(variable, value)
+            command = ["replay", "--portfolio", str(file), "--prefix", "again", "--out", str(tmp_path)]
+            assert main(command) == 0, "a replay does what live did"
