@@ -67,6 +67,7 @@ A new one here is a decision: it has to be installed wherever the ring is to run
 COMMON: dict[str, set[str]] = {
     "bar_store.sql": {"alembic", "psycopg", "sqlalchemy", "structlog"},
     "bus.kafka": {"confluent_kafka"},
+    "event_store.sql": {"alembic", "psycopg", "sqlalchemy"},
     "feature_store.feast": {
         "feast",
         "pandas",
@@ -94,6 +95,7 @@ COMMON: dict[str, set[str]] = {
 PORTS = {
     "tradeloop.common.bar_store.port.BarStore": "tradeloop.common.testing.check_bar_store",
     "tradeloop.common.bus.port.Bus": "tradeloop.common.testing.check_bus",
+    "tradeloop.common.event_store.port.EventStore": "tradeloop.common.testing.check_event_store",
     "tradeloop.common.feature_store.port.FeatureStore": "tradeloop.common.testing.check_feature_store",
     "tradeloop.common.model_store.port.ModelStore": "tradeloop.common.testing.check_model_store",
     "tradeloop.execution.ports.Ledger": "tradeloop.execution.contracts.check_ledger",

@@ -9,7 +9,10 @@ import pytest
 
 from tests.servers import tier_of
 from tradeloop.cli.main import main
-from tradeloop.common.market import to_us
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.event_store.sql import SqlEventStore
+from tradeloop.common.market import EVER_US, from_us, to_us
+from tradeloop.common.messages import MarketTrade
 from tradeloop.execution.adapters.sql_ledger import SqlLedger
 from tradeloop.execution.contracts import sample_order
 from tradeloop.execution.ports import Change, Effects
@@ -25,17 +28,18 @@ def test_both_databases_are_migrated_and_told_about(
     assert capsys.readouterr().out.splitlines() == [
         "bars: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
         "fetched: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
+        "events: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
         "ledger: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
     ]
     bars = f"bars: version 0002 on timescaledb-{tier_of(database)}"
-    fetched = "fetched: version 0001 on postgresql"
+    beside = [f"{name}: version 0001 on postgresql" for name in ("fetched", "events")]
     ledger = "ledger: version 0002 on postgresql"
     assert main(["db", "migrate"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{bars}, new", f"{fetched}, new", f"{ledger}, new"]
+    assert capsys.readouterr().out.splitlines() == [f"{one}, new" for one in (bars, *beside, ledger)]
     assert main(["db", "migrate"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{one}, as it was" for one in (bars, fetched, ledger)]
+    assert capsys.readouterr().out.splitlines() == [f"{one}, as it was" for one in (bars, *beside, ledger)]
     assert main(["db", "status"]) == 0
-    assert capsys.readouterr().out.splitlines() == [bars, fetched, ledger]
+    assert capsys.readouterr().out.splitlines() == [bars, *beside, ledger]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +77,28 @@ def test_the_ledger_is_pruned_by_the_time_of_its_own_bars(tmp_path: Path, capsys
         assert capsys.readouterr().out.splitlines() == [said]
 
 
+def test_old_trades_books_and_news_are_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path}/bars.db"
+    now_us = to_us(SystemClock().now())
+    with closing(SqlEventStore(url)) as store:
+        for days in (1, 3, 5):
+            time = from_us(now_us - days * 86_400_000_000)
+            store.write([MarketTrade(instrument="x:A", id="1", time=time, price=1.0, size=1.0)])
+    for count in (2, 0):
+        assert main(["db", "prune", "--bars-url", url, "--events-older-than", "2d"]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"{count} trades, 0 states of order books and 0 pieces of news from before ")
+    with closing(SqlEventStore(url)) as store:
+        assert len(store.trades("x:A", 0, EVER_US)) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ([], "nothing is named: give --older-than"),
+        (["--older-than", "1d"], "--older-than needs the ledger"),
+        (["--events-older-than", "1d"], "--events-older-than needs the bars' database"),
+        (["--bars-url", "sqlite:///no/such/x.db", "--events-older-than", "1d"], "there is no file no/such/x.db"),
         (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "400"], "--older-than 400: give a number"),
         (["--ledger-url", "sqlite:///no/such/folder/x.db", "--older-than", "0d"], "--older-than 0d: give a number"),
         (

@@ -13,6 +13,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.event_store.port import EventStore
 from tradeloop.common.market import Bar, Instrument, Timeframe, Universe, from_us, to_us
 from tradeloop.common.messages import BarFrame, Channel, LiveReported, LiveRequested, Message
 from tradeloop.common.messages.topics import topic_of
@@ -161,9 +162,14 @@ class Stand:
     """Ingest on a bus of its own, with a venue, and a clock that a test moves."""
 
     def __init__(
-        self, of: Universe, policy: LivePolicy | None = None, store: BarStore | None = None, ahead_s: float = 0.0
+        self,
+        of: Universe,
+        policy: LivePolicy | None = None,
+        store: BarStore | None = None,
+        ahead_s: float = 0.0,
+        events: EventStore | None = None,
     ) -> None:
-        self.universe, self.policy = of, policy or LivePolicy()
+        self.universe, self.policy, self.events = of, policy or LivePolicy(), events
         self.bus, self.clock = MemoryBus(), ManualClock(START)
         self.store = store or MemoryBarStore(self.clock)
         self.source = ScriptedSource(self.clock, ahead_s=ahead_s)
@@ -180,6 +186,7 @@ class Stand:
             self.clock,
             open_source=self.open_source,
             live=self.policy,
+            events=self.events,
             threaded=False,
         )
         run = RunPolicy(retry_delay_s=0.0, unavailable_delay_s=0.0, commit_interval_s=0.0, check_interval_s=0.0)

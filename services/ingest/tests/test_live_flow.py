@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
 from services.ingest.tests.scripted import M1, START_US, Stand, truth, universe
-from tradeloop.common.market import to_us
-from tradeloop.common.messages import Channel, LiveRequested, MarketBooks, MarketNews, MarketTrades
+from tradeloop.common.errors import Unavailable
+from tradeloop.common.event_store.memory import MemoryEventStore
+from tradeloop.common.event_store.port import EventStore, MarketItem
+from tradeloop.common.market import EVER_US, from_us, to_us
+from tradeloop.common.messages import Channel, LiveRequested, MarketBooks, MarketNews, MarketTrade, MarketTrades
 from tradeloop.common.runtime.readback import all_messages
+from tradeloop.ingest.application.live.recorder import Recorder
 from tradeloop.ingest.ports import Malformed, StreamedBook, StreamedNews, StreamedTrade
 
 FLOW: tuple[Channel, ...] = ("bars", "trades", "books", "news")
@@ -209,6 +214,66 @@ def test_a_trade_that_cannot_be_leaves_its_bar_without_columns_and_the_feed_aliv
     assert sums(stand) == [None, None, (2.0, 3.0)]
     assert stand.count("flow_refused") == 1
     assert stand.reports() == [("started", "")]
+
+
+class Moody(MemoryEventStore):
+    """A store that is away, or refuses, when a test says so."""
+
+    error: Exception | None = None
+
+    def write(self, items: Sequence[MarketItem]) -> None:
+        if self.error is not None:
+            raise self.error
+        super().write(items)
+
+
+def stored(store: EventStore) -> list[str]:
+    return [one.id for one in store.trades("x:A", -EVER_US, EVER_US)]
+
+
+def test_events_are_stored_and_a_store_that_is_away_holds_up_no_frame() -> None:
+    store = Moody()
+    stand = Stand(universe(), events=store)
+    ask(stand)
+    minutes(stand, 0, 1)
+    assert stored(store) == ["1", "50"]
+    store.error = Unavailable("maintenance")
+    minutes(stand, 1, 3)
+    assert len(stand.frames()) == 3
+    assert stored(store) == ["1", "50"]
+    store.error = None
+    minutes(stand, 3, 4)
+    assert len(stored(store)) == 8, "what waited is stored when the store is back"
+    store.error = ValueError("no such text")
+    minutes(stand, 4, 5)
+    stand.until(5.5)
+    assert stand.count("flow_unstored") == 2
+    store.error = None
+    minutes(stand, 6, 7)
+    assert len(stored(store)) == 10, "and others go on"
+
+
+def test_a_thread_stores_in_batches_and_the_end_waits_for_it() -> None:
+    store = Moody()
+    recorder = Recorder(store)
+    items = [
+        MarketTrade(instrument="x:A", id=f"{n}", time=from_us(START_US + n), price=1.0, size=1.0) for n in range(5_000)
+    ]
+    recorder.put("u", items)
+    recorder.close()
+    assert len(stored(store)) == 5_000
+    assert not recorder.lost()
+
+
+def test_events_that_wait_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradeloop.ingest.application.live.recorder._MOST_WAITING", 10)
+    store = Moody()
+    store.error = Unavailable("maintenance")
+    recorder = Recorder(store, threaded=False)
+    for n in range(4):
+        one = MarketTrade(instrument="x:A", id=f"{n}", time=from_us(START_US + n), price=1.0, size=1.0)
+        recorder.put("u", [one] * 4)
+    assert recorder.lost() == {"u": 6}
 
 
 def test_bars_carry_the_others() -> None:

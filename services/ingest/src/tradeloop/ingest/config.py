@@ -28,6 +28,8 @@ class Settings(EnvironmentSettings):
     """The folder that files of bars must lie under, links followed."""
     live: LivePolicy = LivePolicy()
     """How patient live feeds are, such as `INGEST_LIVE__GRACE_S`."""
+    keep_events: bool = True
+    """Whether the trades, order books and news that live feeds bring are stored beside the bars."""
     chunk_frames: int = Field(default=64, ge=1)
     """How many base frames a replay publishes at once."""
     sources: Path | None = None

@@ -8,6 +8,7 @@ from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
 from tradeloop.common.bus.port import Bus
 from tradeloop.common.clock import Clock, SystemClock
+from tradeloop.common.event_store.sql import SqlEventStore
 from tradeloop.common.runtime.health import serve
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.runner import Runner
@@ -34,6 +35,7 @@ def build(settings: Settings, bus: Bus, clock: Clock, *, threaded: bool = True) 
         window_frames=settings.window_frames,
         open_source=partial(open_source, sources=load_sources(settings.sources), clock=clock),
         live=settings.live,
+        events=SqlEventStore(settings.database_url.get_secret_value()) if settings.keep_events else None,
         threaded=threaded,
     )
 

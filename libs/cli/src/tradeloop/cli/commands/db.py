@@ -83,31 +83,68 @@ def status(bars_url: Bars = None, ledger_url: Ledger = None) -> None:
 @app.command("prune")
 def prune(
     ledger_url: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--ledger-url",
             envvar="TRADELOOP_LEDGER_URL",
             help="The database of orders and fills, in SQLite or PostgreSQL.",
         ),
-    ],
+    ] = None,
     older_than: Annotated[
-        str, typer.Option("--older-than", help="Age at the last bar of the portfolio's own book, in days: 400d.")
-    ],
+        str | None,
+        typer.Option(
+            "--older-than",
+            help="Age of orders and fills at the last bar of the portfolio's own book, in days: 400d.",
+        ),
+    ] = None,
+    bars_url: Annotated[
+        str | None,
+        typer.Option(
+            "--bars-url",
+            envvar="TRADELOOP_DATABASE_URL",
+            help="The database of bars, with the trades, order books and news, in SQLite or PostgreSQL.",
+        ),
+    ] = None,
+    events_older_than: Annotated[
+        str | None, typer.Option("--events-older-than", help="Age of trades, order books and news, in days: 30d.")
+    ] = None,
 ) -> None:
-    """Delete old orders and fills of the ledger, for good. Positions, cash and open orders stay as they are.
+    """Delete old orders and fills of the ledger, or old trades, order books and news, for good.
 
-    A book is kept as it is and never made from its fills again. Services may run meanwhile. Whoever needs the orders
-    for the tax office makes a backup before.
+    Positions, cash and open orders stay as they are: a book is kept, and never made from its fills again. Bars stay,
+    with their columns. Services may run meanwhile. Whoever needs the orders for the tax office makes a backup before.
     """
+    if older_than is None and events_older_than is None:
+        raise UserError("nothing is named: give --older-than for orders and fills, --events-older-than for the others")
+    ages_us = {
+        option: _age_us(option, age)
+        for option, age in (("--older-than", older_than), ("--events-older-than", events_older_than))
+        if age is not None
+    }
+    if older_than is not None and not ledger_url:
+        raise UserError("--older-than needs the ledger: give --ledger-url or TRADELOOP_LEDGER_URL")
+    if events_older_than is not None and not bars_url:
+        raise UserError("--events-older-than needs the bars' database: give --bars-url or TRADELOOP_DATABASE_URL")
+    if ledger_url and older_than is not None:
+        _prune_ledger(ledger_url, ages_us["--older-than"])
+    if bars_url and events_older_than is not None:
+        _prune_events(bars_url, ages_us["--events-older-than"])
+
+
+def _age_us(option: str, age: str) -> int:
+    if not (days := re.fullmatch(r"([1-9][0-9]{0,4})d", age)):
+        raise UserError(f"{option} {age}: give a number of days, from 1d to 99999d")
+    return int(days[1]) * 86_400_000_000
+
+
+def _prune_ledger(url: str, age_us: int) -> None:
     from tradeloop.common.market import from_us
     from tradeloop.execution.adapters.sql_ledger import SqlLedger
 
-    if not (days := re.fullmatch(r"([1-9][0-9]{0,4})d", older_than)):
-        raise UserError(f"--older-than {older_than}: give a number of days, from 1d to 99999d")
-    with closing(SqlLedger(ledger_url)) as ledger:
+    with closing(SqlLedger(url)) as ledger:
         if (file := ledger.file) is not None and not file.exists():
             raise UserError(f"--ledger-url: there is no file {file}")
-        pruned = ledger.prune(int(days[1]) * 86_400_000_000)
+        pruned = ledger.prune(age_us)
     for each in pruned:
         before = f"{from_us(max(each.before_us, 0)):%Y-%m-%d %H:%M} UTC"
         typer.echo(f"{each.portfolio}: {each.orders} orders and {each.fills} fills from before {before} deleted")
@@ -115,9 +152,27 @@ def prune(
         typer.echo("the ledger has no books: nothing was deleted")
 
 
+def _prune_events(url: str, age_us: int) -> None:
+    from tradeloop.common.clock import SystemClock
+    from tradeloop.common.event_store.sql import SqlEventStore
+    from tradeloop.common.market import from_us, to_us
+
+    before_us = to_us(SystemClock().now()) - age_us
+    with closing(SqlEventStore(url)) as store:
+        if (file := store.file) is not None and not file.exists():
+            raise UserError(f"--bars-url: there is no file {file}")
+        found = store.prune(before_us)
+    before = f"{from_us(before_us):%Y-%m-%d %H:%M} UTC"
+    typer.echo(
+        f"{found.trades:,} trades, {found.books:,} states of order books and {found.news:,} pieces of news from before "
+        f"{before} deleted"
+    )
+
+
 def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[str, Schema]]:
     from tradeloop.cli.client.settings import load_settings
     from tradeloop.common.bar_store.sql import SCHEMA as BARS
+    from tradeloop.common.event_store.sql import SCHEMA as EVENTS
     from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
     from tradeloop.ingest.adapters.fetched_versions import SCHEMA as FETCHED
 
@@ -129,6 +184,7 @@ def _databases(bars_url: str | None, ledger_url: str | None) -> Iterator[tuple[s
     if bars_url:
         yield bars_url, BARS
         yield bars_url, FETCHED
+        yield bars_url, EVENTS
     if ledger_url:
         yield ledger_url, LEDGER
 

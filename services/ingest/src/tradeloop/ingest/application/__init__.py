@@ -14,6 +14,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition, Partition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.event_store.port import EventStore
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import BackfillRequested, LiveRequested, Message, ReplayRequested
 from tradeloop.common.runtime.pending import Pending
@@ -45,16 +46,26 @@ class Ingest(ServiceDefaults):
         window_frames: int = 256,
         open_source: OpenSource | None = None,
         live: LivePolicy | None = None,
+        events: EventStore | None = None,
         threaded: bool = True,
     ) -> None:
-        """`open_source` opens the sources of live feeds, asked in threads of their own where they are `threaded`.
+        """`open_source` opens the sources of live feeds, asked in threads of their own where they are `threaded`;
+        `events` stores their trades, order books and news.
 
         `chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may be
         out that a portfolio of its universe has not marked.
         """
         self._store, self._source, self._published = store, source, published
         self._clock, self._chunk_frames, self._window_frames = clock, chunk_frames, window_frames
-        self._live = Live(store, published, open_source or _no_source, clock, live or LivePolicy(), threaded=threaded)
+        self._live = Live(
+            store,
+            published,
+            open_source or _no_source,
+            clock,
+            live or LivePolicy(),
+            events=events,
+            threaded=threaded,
+        )
         self._backfills = Slices()
         self._replays: dict[str, deque[Replay]] = {}
         """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""

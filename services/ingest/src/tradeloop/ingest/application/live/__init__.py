@@ -11,12 +11,15 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.event_store.port import EventStore
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import LiveReported, LiveRequested, Message
 from tradeloop.common.runtime.attempts import words
 from tradeloop.common.runtime.standing import FeedStanding
+from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.history import Asker
 from tradeloop.ingest.application.live.policy import LivePolicy
+from tradeloop.ingest.application.live.recorder import Recorder
 from tradeloop.ingest.application.live.universe import LiveUniverse, Venue
 from tradeloop.ingest.ports import MarketSource, Published
 
@@ -39,11 +42,14 @@ class Live:
         clock: Clock,
         policy: LivePolicy,
         *,
+        events: EventStore | None = None,
         threaded: bool = True,
     ) -> None:
-        """`threaded` says whether sources are asked in threads of their own."""
+        """`events` takes trades, order books and news. `threaded` says whether it is written to, and sources are
+        asked, in threads of their own."""
         self._store, self._published, self._open_source = store, published, open_source
         self._clock, self._policy, self._threaded = clock, policy, threaded
+        self._recorder = None if events is None else Recorder(events, threaded=threaded)
         self._venues: dict[str, Venue] = {}
         self._newest: dict[str, tuple[LiveRequested, LogPosition]] = {}
         """The newest request for each universe, and where it stands."""
@@ -83,6 +89,8 @@ class Live:
 
     def advance(self) -> Iterator[Message]:
         """A step of each feed. What one fails of for good stops that one alone."""
+        for name, number in self._recorder.lost().items() if self._recorder is not None else ():
+            self._tallies["flow_unstored", name] += number
         for name, (request, _) in list(self._newest.items()):
             if request.command != "start" or name in self._failed:
                 continue
@@ -124,6 +132,8 @@ class Live:
     def close(self) -> None:
         """End all feeds, and let go of the sources."""
         self.forget()
+        if self._recorder is not None:
+            self._recorder.close()
         for venue in self._venues.values():
             venue.asker.close()
             venue.source.close()
@@ -139,7 +149,9 @@ class Live:
         def count(event: str, number: int) -> None:
             self._tallies[event, universe.name] += number
 
-        feed = LiveUniverse(request, venues, self._store, self._published, self._clock, self._policy, count)
+        record = None if self._recorder is None else self._recorder.put
+        flows = Flows(universe, request.channels, self._clock, count, record)
+        feed = LiveUniverse(request, venues, flows, self._store, self._published, self._clock, self._policy, count)
         self._feeds[universe.name] = feed
         return feed
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
 from tradeloop.common.clock import Clock
+from tradeloop.common.event_store.port import MarketItem
 from tradeloop.common.market import Bar, Universe
 from tradeloop.common.messages import MarketBooks, MarketNews, MarketTrades
 from tradeloop.ingest.application.flow import Flow
@@ -40,9 +41,14 @@ class Flows:
     """The flow of each venue of a universe, as far as the feed was asked for it."""
 
     def __init__(
-        self, universe: Universe, channels: Collection[Channel], clock: Clock, count: Callable[[str, int], None]
+        self,
+        universe: Universe,
+        channels: Collection[Channel],
+        clock: Clock,
+        count: Callable[[str, int], None],
+        record: Callable[[str, Sequence[MarketItem]], None] | None = None,
     ) -> None:
-        """`count` counts what is left out."""
+        """`count` counts what is left out, `record` takes what was published of a universe."""
         self._channels = frozenset(channels) - {"bars"}
         self._clock, self._count, self._universe = clock, count, universe.name
         self._flows: dict[str, Flow] = {}
@@ -50,6 +56,7 @@ class Flows:
             for venue in sorted({_venue(one.id) for one in universe.instruments}):
                 mine = tuple(one for one in universe.instruments if _venue(one.id) == venue)
                 self._flows[venue] = Flow(universe.model_copy(update={"instruments": mine}), self._channels)
+        self._record = record
         self._unsent: deque[MarketTrades | MarketBooks | MarketNews] = deque()
         self._publish_due_s = self._tell_due_s = 0.0
         self._untold: Counter[str] = Counter()
@@ -84,7 +91,9 @@ class Flows:
         self._tell(now_s)
         while self._unsent:
             yield self._unsent[0]
-            self._unsent.popleft()
+            message = self._unsent.popleft()
+            if self._record is not None:
+                self._record(self._universe, _items(message))
 
     def _tell(self, now_s: float) -> None:
         """Count what was left out, by what it means, and name it in the log."""
@@ -107,6 +116,12 @@ class Flows:
             log.warning("left out of trades, order books and news", universe=self._universe, **self._untold)
             self._untold.clear()
             self._tell_due_s = now_s + _TELL_EVERY_S
+
+
+def _items(message: MarketTrades | MarketBooks | MarketNews) -> Sequence[MarketItem]:
+    if isinstance(message, MarketTrades):
+        return message.trades
+    return message.books if isinstance(message, MarketBooks) else message.news
 
 
 def _venue(instrument: str) -> str:

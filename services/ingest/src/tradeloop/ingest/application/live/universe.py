@@ -83,6 +83,7 @@ class LiveUniverse:
         self,
         request: LiveRequested,
         venues: Mapping[str, Venue],
+        flows: Flows,
         store: BarStore,
         published: Published,
         clock: Clock,
@@ -99,7 +100,7 @@ class LiveUniverse:
         self._asking = {name: _Asking() for name in self._universe.ids}
         self._assembler: Assembler | None = None
         self._outlet = Outlet(request.universe, store, published)
-        self._flows = Flows(request.universe, request.channels, clock, count)
+        self._flows = flows
         self._stale_us: int | None = None
         self._trouble = ""
         self.busy = False
