@@ -7,15 +7,17 @@ from typing import Literal
 
 import pytest
 
-from services.ingest.tests.scripted import M1, START_US, Stand, truth, universe
+from services.ingest.tests.scripted import M1, START, START_US, Stand, truth, universe
+from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.event_store.memory import MemoryEventStore
 from tradeloop.common.event_store.port import EventStore, MarketItem
 from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import Channel, LiveRequested, MarketBooks, MarketNews, MarketTrade, MarketTrades
 from tradeloop.common.runtime.readback import all_messages
+from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.recorder import Recorder
-from tradeloop.ingest.ports import Malformed, StreamedBook, StreamedNews, StreamedTrade
+from tradeloop.ingest.ports import Connected, Malformed, StreamedBook, StreamedNews, StreamedTrade
 
 FLOW: tuple[Channel, ...] = ("bars", "trades", "books", "news")
 
@@ -270,10 +272,23 @@ def test_events_that_wait_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatc
     store = Moody()
     store.error = Unavailable("maintenance")
     recorder = Recorder(store, threaded=False)
-    for n in range(4):
-        one = MarketTrade(instrument="x:A", id=f"{n}", time=from_us(START_US + n), price=1.0, size=1.0)
-        recorder.put("u", [one] * 4)
+    items = [
+        MarketTrade(instrument="x:A", id=f"{n}", time=from_us(START_US + n), price=1.0, size=1.0) for n in range(16)
+    ]
+    for n in range(0, 16, 4):
+        recorder.put("u", items[n : n + 4])
     assert recorder.lost() == {"u": 6}
+    store.error = None
+    recorder.put("u", [])
+    assert stored(store) == [f"{n}" for n in range(10)]
+
+
+def test_columns_that_a_bar_has_already_stay() -> None:
+    flows = Flows(universe(), FLOW, ManualClock(START), lambda event, number: None)
+    flows.take("x", Connected(START_US - M1.us), 0)
+    bar = truth("x:A", 0).model_copy(update={"extra": {"open_interest": 5.0}})
+    extra = flows.extended(bar, START_US, START_US + M1.us).extra
+    assert (extra["open_interest"], extra["trade_count"]) == (5.0, 0.0)
 
 
 def test_bars_carry_the_others() -> None:
