@@ -18,7 +18,8 @@ from tradeloop.common.runtime.readback import all_messages
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
-from tradeloop.ingest.adapters.sources import CcxtSection, open_source
+from tradeloop.ingest.adapters.sections import CcxtSection
+from tradeloop.ingest.adapters.sources import open_source
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.application.live import LivePolicy
 from tradeloop.ingest.contracts.fake_venue import FakeVenue, Faults, Market
