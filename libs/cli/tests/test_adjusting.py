@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,30 @@ def test_the_files_of_a_view_are_those_of_its_bars(tmp_path: Path) -> None:
         assert np.array_equal(getattr(bars, name), getattr(source.history, name)), name
 
 
+def test_each_instrument_of_a_universe_has_its_own_actions_and_file(tmp_path: Path) -> None:
+    acme(tmp_path)
+    bars_of(tmp_path / "long.csv", seed=3, splits=[("2021-05-03", 0.1)])
+    head, *rows = (tmp_path / "long.csv").read_text().splitlines()
+    acme_rows = (tmp_path / "acme.csv").read_text().splitlines()[1:]
+    both = [row for one, other in zip(acme_rows, rows, strict=True) for row in (f"{one},ACME", f"{other},B.B")]
+    (tmp_path / "long.csv").write_text("\n".join([f"{head},symbol", *both, ""]))
+    of_file = open_source([str(tmp_path / "long.csv")], EXAMPLE, name="two")
+    of_ids = open_source([f"nyse:{one}={tmp_path / 'long.csv'}#{one}" for one in ("ACME", "B.B")], EXAMPLE)
+    for source in (of_file, of_ids):
+        told = actions(tmp_path, SPLIT, "B.B,2021-05-03,split,0.1,,")
+        found = adjusted_view(source, told, None, named=True)
+        assert "2 splits and 0 dividends adjusted" in "\n".join(found.notes)
+        assert np.abs(np.diff(np.log(found.history.close), axis=0)).max() < 0.1
+        files, _ = stored_view(found, tmp_path / "home")
+        assert len(set(files.values())) == 2
+        for a, instrument in enumerate(found.universe.instruments):
+            bars, _ = read_bars(files[instrument.id], instrument, Timeframe.D1)
+            assert np.array_equal(bars.close[:, 0], found.history.close[:, a])
+    assert found.universe.ids == ("nyse:ACME.adjusted", "nyse:B.B.adjusted")
+    with pytest.raises(UserError, match="ACME may be file:ACME or nyse:ACME: give the id"):
+        adjusted_view(replace(of_file, also=(of_ids,)), actions(tmp_path, SPLIT), None, named=True)
+
+
 def test_markets_beside_are_adjusted_too(tmp_path: Path) -> None:
     acme(tmp_path)
     other = bars_of(tmp_path / "other.csv", seed=2, splits=[("2021-05-03", 0.1)])
@@ -188,3 +214,22 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, capsys: pytest.Cap
         assert said.startswith("tradeloop: ")
         assert says in said
     assert not (tmp_path / "home").exists()
+
+
+def test_a_demo_trades_the_view_and_a_backtest_finds_its_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, told = acme(tmp_path), actions(tmp_path, SPLIT)
+    home, options = tmp_path / "home", ["--bars", f"ACME={file}", "--actions", str(told)]
+    out = tmp_path / "out"
+    assert main(["demo", *options, "--home", str(home), "--steps", "256", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "1 split and 0 dividends adjusted, as known on" in said.err
+    assert "Backtest equals live to 0.0e+00" in said.out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["markets"][0]["instruments"] == ["file:ACME.adjusted"]
+    assert summary["source"] == "acme.csv, adjusted"
+    assert main(["backtest", *options, "--home", str(home)]) == 0
+    assert "1 split and 0 dividends adjusted" in capsys.readouterr().err
+    assert main(["backtest", "--bars", f"ACME={file}", "--home", str(home)]) == 2, "the raw bars have no model"
+    assert "example.acme" in capsys.readouterr().err

@@ -56,7 +56,7 @@ class Adjustments:
 
     @property
     def late(self) -> tuple[CorporateAction, ...]:
-        """The applied ones that were known after their ex date: who traded in between saw a jump that the view lacks."""
+        """The applied ones that became known after their ex date: who traded in between saw what the view lacks."""
         return tuple(one for one in self.applied if one.known_us is not None and one.known_us > one.ex_us)
 
 
