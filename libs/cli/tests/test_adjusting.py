@@ -151,6 +151,12 @@ def test_each_instrument_of_a_universe_has_its_own_actions_and_file(tmp_path: Pa
             bars, _ = read_bars(files[instrument.id], instrument, Timeframe.D1)
             assert np.array_equal(bars.close[:, 0], found.history.close[:, a])
     assert found.universe.ids == ("nyse:ACME.adjusted", "nyse:B.B.adjusted")
+    alike = [f"nyse:{one}={tmp_path / 'long.csv'}#{symbol}" for one, symbol in (("B-B", "ACME"), ("B.B", "B.B"))]
+    source = open_source(alike, EXAMPLE)
+    told = actions(tmp_path, SPLIT.replace("ACME", "nyse:B-B"), "nyse:B.B,2021-05-03,split,0.1,,")
+    found = adjusted_view(source, told, None, named=True)
+    assert np.abs(np.diff(np.log(found.history.close), axis=0)).max() < 0.1
+    assert len(set(stored_view(found, tmp_path / "home")[0].values())) == 2
     with pytest.raises(UserError, match="ACME may be file:ACME or nyse:ACME: give the id"):
         adjusted_view(replace(of_file, also=(of_ids,)), actions(tmp_path, SPLIT), None, named=True)
 

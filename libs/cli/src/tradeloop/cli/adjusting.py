@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from tradeloop.cli.naming import check_name, listed, name_of, symbol_of
 from tradeloop.cli.report.text import count
 from tradeloop.cli.source import Source
 from tradeloop.cli.span import time_us
-from tradeloop.cli.stored import write_bars
+from tradeloop.cli.stored import file_of, write_bars
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, from_us, to_us
@@ -54,8 +53,7 @@ def stored_view(source: Source, home: Path) -> tuple[dict[str, str], dict[str, R
         return {id_: str(path) for id_, path in source.files.items()}, readings
     files = {}
     for a, id_ in enumerate(source.universe.ids):
-        name = re.sub("[^A-Za-z0-9]+", "-", id_)
-        path = home.absolute() / _FOLDER / f"{name}-{source.universe.timeframe}.parquet"
+        path = file_of(home.absolute() / _FOLDER, id_, source.universe.timeframe)
         write_bars(path, source.history.series(a))
         files[id_] = str(path)
     return files, {}
@@ -76,7 +74,8 @@ def _matched(file: ActionFile, names: Mapping[str, set[str]]) -> list[CorporateA
     """The actions of instruments that are here, under their ids. Raises `UserError` where none is, or one is of two."""
     matched = []
     for one in file.actions:
-        ids = [id_ for id_, known in names.items() if _alike(one.instrument) in known]
+        ids = [id_ for id_ in names if id_ == one.instrument]
+        ids = ids or [id_ for id_, known in names.items() if _alike(one.instrument) in known]
         if len(ids) > 1:
             raise UserError(f"{file.path}: {one.instrument} may be {' or '.join(ids)}: give the id")
         matched += [replace(one, instrument=id_) for id_ in ids]

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
 from tradeloop.cli.naming import listed
@@ -40,9 +41,15 @@ def _written(value: str, home: Path) -> str:
         bars = store.read([instrument], Timeframe(frame), -EVER_US, EVER_US)
     if not len(bars):
         raise UserError(f"{value}: {home} holds no {frame} bars of {instrument}: fetch them with `tradeloop backfill`")
-    file = home / "fetched" / f"{re.sub('[^A-Za-z0-9]+', '-', instrument)}-{frame}.parquet"
+    file = file_of(home / "fetched", instrument, frame)
     write_bars(file, bars.series(0), ("open", "high", "low", "close", "volume"))
     return f"{instrument}={file}"
+
+
+def file_of(folder: Path, instrument: str, timeframe: str) -> Path:
+    """The file of an instrument's bars; its letters keep ids apart that differ in signs alone."""
+    letters = blake2b(instrument.encode(), digest_size=3).hexdigest()
+    return folder / f"{re.sub('[^A-Za-z0-9]+', '-', instrument)}-{letters}-{timeframe}.parquet"
 
 
 def write_bars(file: Path, bars: Series, columns: Iterable[str] = BAR_COLUMNS) -> None:
