@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_PRICES, EVER_US, BarArrays, Series, Timeframe, align
+from tradeloop.common.market import BAR_PRICES, EVER_US, BarArrays, Series, Timeframe, align, to_us
 from tradeloop.common.market.adjustments import CorporateAction, adjusted, adjustments, as_known
 
 ONE, TWO = "alpaca:ONE", "alpaca:TWO"
 DAY_US = Timeframe.D1.us
 START_US = 20_000 * DAY_US
+AAPL = Path(__file__).resolve().parents[4] / "shared" / "data" / "dj30-daily" / "AAPL.csv.gz"
 
 
 def split(day: int, value: float, instrument: str = ONE, known_us: int | None = None) -> CorporateAction:
@@ -201,6 +206,35 @@ def test_a_day_is_the_same_day_in_whatever_zone_it_is_given(zone_h: int, ex_zone
 def test_what_cannot_be_is_refused(action: CorporateAction, says: str) -> None:
     with pytest.raises(UserError, match=says):
         adjusted(days([100.0, 100.0, 100.0]), [action], EVER_US)
+
+
+DIVIDENDS = {
+    "2015-02-05": 0.1175, "2015-05-07": 0.13, "2015-08-06": 0.13, "2015-11-05": 0.13, "2016-02-04": 0.13,
+    "2016-05-05": 0.1425, "2016-08-04": 0.1425, "2016-11-03": 0.1425, "2017-02-09": 0.1425, "2017-05-11": 0.1575,
+    "2017-08-10": 0.1575, "2017-11-10": 0.1575, "2018-02-09": 0.1575, "2018-05-11": 0.1825, "2018-08-10": 0.1825,
+    "2018-11-08": 0.1825, "2019-02-08": 0.1825, "2019-05-10": 0.1925, "2019-08-09": 0.1925, "2019-11-07": 0.1925,
+    "2020-02-07": 0.1925, "2020-05-08": 0.205, "2020-08-07": 0.205, "2020-11-06": 0.205, "2021-02-05": 0.205,
+    "2021-05-07": 0.22, "2021-08-06": 0.22, "2021-11-05": 0.22, "2022-02-04": 0.22, "2022-05-06": 0.23,
+    "2022-08-05": 0.23, "2022-11-04": 0.23,
+}  # fmt: skip
+"""Apple's, per share of today, by ex date."""
+
+
+@pytest.mark.skipif(not AAPL.exists(), reason="needs the days of Apple in ../shared")
+def test_adjusted_closes_are_those_that_a_vendor_gives() -> None:
+    table = pl.read_csv(gzip.decompress(AAPL.read_bytes())).filter(pl.col("Date") >= "2015-01-01")
+    opened = table["Date"].str.to_datetime(time_unit="us", time_zone="UTC").cast(pl.Int64).to_numpy()
+    bars = align(
+        (ONE,), Timeframe.D1, [{"open_us": opened} | {n: table[n.capitalize()].to_numpy() for n in BAR_PRICES}]
+    )
+    paid = [
+        CorporateAction(ONE, to_us(datetime.fromisoformat(day).replace(tzinfo=UTC)), "dividend", amount)
+        for day, amount in DIVIDENDS.items()
+    ]
+    view = adjusted(bars, paid, EVER_US)
+    assert np.allclose(view.close[:, 0], table["Adj Close"].to_numpy(), rtol=1e-6, atol=0.0)
+    with pytest.raises(UserError, match="does not show in the bars"):  # its closes are adjusted for splits already
+        adjusted(bars, [replace(split(0, 4.0), ex_us=to_us(datetime(2020, 8, 31, tzinfo=UTC)))], EVER_US)
 
 
 def test_a_small_split_may_hide_in_a_move() -> None:
