@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tradeloop.cli.adjusting import adjusted_view
 from tradeloop.cli.markets import beside
 from tradeloop.cli.progress import Stages
 from tradeloop.cli.source import EVERYTHING, Source, open_source
@@ -29,14 +30,20 @@ class Inputs:
     name: str | None = None
     also: tuple[str, ...] = ()
     reading: Reading = field(default_factory=Reading)
+    actions: Path | None = None
+    as_known: str | None = None
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
+        if self.as_known is not None and self.actions is None:
+            raise UserError(f"--as-known {self.as_known} is of splits and dividends: give their file by --actions, too")
         portfolio = None if self.portfolio is None else read_portfolio(self.portfolio)
         strategy = load(_strategy_of(portfolio, self.strategy))
         with stages.stage(stage):
             source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span, reading=self.reading)
             source = beside(source, self.also, strategy, self.span, self.reading)
+            if self.actions is not None:
+                source = adjusted_view(source, self.actions, self.as_known, named=self.name is not None)
         for market in source.markets:
             for line in understood(market):
                 stages.say(line)

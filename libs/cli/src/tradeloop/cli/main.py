@@ -30,6 +30,7 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
+from tradeloop.cli.options import Actions, Also, AsKnown, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -91,34 +92,12 @@ Start = Annotated[
     str | None, typer.Option("--from", help="Open time of the first bar, ISO 8601, UTC. Without it: all bars.")
 ]
 End = Annotated[str | None, typer.Option("--to", help="Bars that open at this time or later are left out.")]
-UniverseName = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        help="Name of the universe, and so of its model and of what a home keeps. Without it: the file's, and some "
-        "letters that another content of the file changes.",
-    ),
-]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bars: same result, byte for byte.")]
 Seeds = Annotated[
     int, typer.Option("--seeds", min=1, help="Train so many policies, of this seed and the following ones.")
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Environment steps to train for, over all parallel books.")]
 DEFAULT_STEPS = 100_000
-Also = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--also",
-        help="One more market to learn from, of one instrument and the same timeframe: FILE or NAME=FILE; again for "
-        "each. The model is that of --bars, and so are costs and sizes.",
-    ),
-]
-Promote = Annotated[
-    bool,
-    typer.Option(
-        "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
-    ),
-]
 
 
 @app.callback()
@@ -142,6 +121,8 @@ def demo(
     start: Start = None,
     end: End = None,
     name: UniverseName = None,
+    actions: Actions = None,
+    as_known: AsKnown = None,
     also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
@@ -173,7 +154,8 @@ def demo(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home or DEFAULT_HOME)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
+    span, beside = (start, end), tuple(also or ())
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known)
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
@@ -194,6 +176,8 @@ def train(
     start: Start = None,
     end: End = None,
     name: UniverseName = None,
+    actions: Actions = None,
+    as_known: AsKnown = None,
     also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -225,7 +209,8 @@ def train(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, tuple(also or ()), reading)
+    span, beside = (start, end), tuple(also or ())
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known)
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
@@ -248,6 +233,8 @@ def backtest(
     start: Start = None,
     end: End = None,
     name: UniverseName = None,
+    actions: Actions = None,
+    as_known: AsKnown = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
     ] = None,
@@ -262,7 +249,7 @@ def backtest(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, reading=reading)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, (), reading, actions, as_known)
     run_backtest(inputs, model, home, seed, out)
 
 

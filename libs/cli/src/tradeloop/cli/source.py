@@ -58,6 +58,8 @@ class Source:
     """More markets that a training learns from, and nothing else looks at."""
     readings: Mapping[str, Reading] = field(default_factory=dict)
     """How the files of each instrument are read, by its id."""
+    is_view: bool = False
+    """Whether the bars are an adjusted view of those in the files."""
 
     @property
     def path(self) -> Path:

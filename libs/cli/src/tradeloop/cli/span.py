@@ -14,15 +14,17 @@ Span = tuple[str | None, str | None]
 def span_us(span: Span) -> tuple[int, int]:
     """The half-open range of open times, in microseconds since the epoch. Raises `UserError` for one that is none."""
     start, end = span
-    start_us, end_us = _time_us("--from", start, -EVER_US), _time_us("--to", end, EVER_US)
+    start_us, end_us = (
+        otherwise if text is None else time_us(option, text)
+        for option, text, otherwise in (("--from", start, -EVER_US), ("--to", end, EVER_US))
+    )
     if start_us >= end_us:
         raise UserError(f"--from {start} is not before --to {end}: no bar can open in between")
     return start_us, end_us
 
 
-def _time_us(option: str, text: str | None, otherwise: int) -> int:
-    if text is None:
-        return otherwise
+def time_us(option: str, text: str) -> int:
+    """The microseconds since the epoch of an option's time, in UTC where it names no zone. Raises `UserError`."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

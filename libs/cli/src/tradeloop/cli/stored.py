@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
+from tradeloop.common.market import BAR_COLUMNS, Series
 
 _STORE = "store:"
 
@@ -23,8 +25,6 @@ def stored_bars(values: Iterable[str] | None, home: Path) -> list[str]:
 
 
 def _written(value: str, home: Path) -> str:
-    import polars as pl
-
     from tradeloop.common.bar_store.sql import SqlBarStore
     from tradeloop.common.clock import SystemClock
     from tradeloop.common.market import EVER_US, Timeframe
@@ -41,16 +41,27 @@ def _written(value: str, home: Path) -> str:
         bars = store.read([instrument], Timeframe(frame), -EVER_US, EVER_US)
     if not len(bars):
         raise UserError(f"{value}: {home} holds no {frame} bars of {instrument}: fetch them with `tradeloop backfill`")
-    columns = {name: getattr(bars, name)[:, 0] for name in ("open", "high", "low", "close", "volume")}
-    table = pl.DataFrame({"time": bars.open_us, **columns}).with_columns(
+    file = file_of(home / "fetched", instrument, frame)
+    write_bars(file, bars.series(0), ("open", "high", "low", "close", "volume"))
+    return f"{instrument}={file}"
+
+
+def file_of(folder: Path, instrument: str, timeframe: str) -> Path:
+    """The file of an instrument's bars; its letters keep ids apart that differ in signs alone."""
+    letters = blake2b(instrument.encode(), digest_size=3).hexdigest()
+    return folder / f"{re.sub('[^A-Za-z0-9]+', '-', instrument)}-{letters}-{timeframe}.parquet"
+
+
+def write_bars(file: Path, bars: Series, columns: Iterable[str] = BAR_COLUMNS) -> None:
+    """Write bars of one instrument as a Parquet file that ingest reads, in the place of an earlier one."""
+    import polars as pl
+
+    table = pl.DataFrame({"time": bars["open_us"], **{name: bars[name] for name in columns}}).with_columns(
         pl.col("time").cast(pl.Datetime("us", "UTC")), pl.col("volume").fill_nan(None)
     )
     if table["volume"].null_count() == len(table):
         table = table.drop("volume")
-    folder = home / "fetched"
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{re.sub('[^A-Za-z0-9]+', '-', instrument)}-{frame}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
     table.write_parquet(part)
     part.replace(file)
-    return f"{instrument}={file}"

@@ -78,6 +78,8 @@ def run_demo(
     stages = Stages()
     if live_source not in (None, *NAMES):
         raise UserError(f"--source {live_source}: a demo can trade live from {', '.join(NAMES)}")
+    if live_source is not None and inputs.actions is not None:
+        raise UserError(f"--actions is of files of bars, and --source {live_source} trades live: leave one of them out")
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
         temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
@@ -145,7 +147,7 @@ class _Demo:
     def train(self, seeds: Sequence[int]) -> RegisteredPolicy:
         """Load the bars, compute features, train on the first part of them by each seed; gives what will trade."""
         stack = self._stack
-        prepare(stack.client, self._stages, self._markets, self._strategy)
+        prepare(stack.client, self._stages, self._markets, self._strategy, stack.home)
         remember(stack.home, self._source)
         for seed in in_order(seeds):
             self._trained[seed] = self._ready = train(

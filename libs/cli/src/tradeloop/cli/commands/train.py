@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tradeloop.cli.adjusting import stored_view
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.settings import load_settings
 from tradeloop.cli.homes import check_home, remember
@@ -28,7 +29,6 @@ from tradeloop.common.messages import (
     TrainingProgressed,
     TrainingRequested,
 )
-from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION
 from tradeloop.common.strategy import Strategy
@@ -57,7 +57,7 @@ def run_train(
         markets = learnt(source, len(source.bars), strategy)
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
     with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
-        prepare(client, stages, markets, strategy, recompute)
+        prepare(client, stages, markets, strategy, home, recompute)
         keep()
         ready = {seed: train(client, stages, markets, strategy, seed, steps, promote) for seed in in_order(seeds)}
     console = Console()
@@ -122,11 +122,12 @@ def _stack(
 
 
 def prepare(
-    client: Client, stages: Stages, markets: Sequence[Learnt], strategy: Strategy, recompute: bool = False
+    client: Client, stages: Stages, markets: Sequence[Learnt], strategy: Strategy, home: Path, recompute: bool = False
 ) -> None:
     """Bars into the store, features of what is learnt from into Feast: each asked for by message.
 
-    Says how many features were computed, and how many were there.
+    An adjusted view is written into the home, from where ingest loads it. Says how many features were computed, and how
+    many were there.
     """
 
     def identity(one: Learnt, *more: str) -> str:
@@ -135,9 +136,9 @@ def prepare(
 
     with stages.stage("Loading bars"):
         for one in markets:
-            files = {instrument: str(path) for instrument, path in one.source.files.items()}
+            files, readings = stored_view(one.source, home)
             request = BackfillRequested(
-                request_id=identity(one), universe=one.source.universe, files=files, readings=_asked(one.source)
+                request_id=identity(one), universe=one.source.universe, files=files, readings=readings
             )
             client.ask(request, BackfillCompleted)
     done: list[PreprocessCompleted] = []
@@ -158,11 +159,6 @@ def prepare(
                 f"Features of {each.universe.name}: {each.rows - each.reused:,} rows computed, {each.reused:,} reused, "
                 "as their bars have not changed"
             )
-
-
-def _asked(source: Source) -> dict[str, Reading]:
-    """How files are to be read, of those that do not show it."""
-    return {id_: reading for id_, reading in source.readings.items() if reading != Reading()}
 
 
 def train(

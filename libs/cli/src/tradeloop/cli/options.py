@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+UniverseName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of the universe, and so of its model and of what a home keeps. Without it: the file's, and some "
+        "letters that another content of the file changes.",
+    ),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        help="One more market to learn from, of one instrument and the same timeframe: FILE or NAME=FILE; again for "
+        "each. The model is that of --bars, and so are costs and sizes.",
+    ),
+]
+Promote = Annotated[
+    bool,
+    typer.Option(
+        "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
+    ),
+]
+Actions = Annotated[
+    Path | None,
+    typer.Option(
+        "--actions",
+        help="CSV file of splits and dividends (instrument, ex_date, kind, value; known_at and zone if known): bars "
+        "are adjusted by them, and the files stay as they are.",
+    ),
+]
+AsKnown = Annotated[
+    str | None,
+    typer.Option(
+        "--as-known", help="With --actions: only what was known by this time, ISO 8601, UTC. Without it: now."
+    ),
+]
