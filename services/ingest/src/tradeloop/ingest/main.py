@@ -15,6 +15,7 @@ from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.adapters.sources import load_sources, open_source
+from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
@@ -31,6 +32,7 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Ingest:
         window_frames=settings.window_frames,
         open_source=partial(open_source, sources=load_sources(settings.sources), clock=clock),
         live=settings.live,
+        fetched=SqlFetched(settings.database_url.get_secret_value(), clock),
     )
 
 

@@ -50,10 +50,12 @@ class Reading(BaseModel):
 
 
 class BackfillRequested(UniverseRequest):
-    """Load a file of bars into the store."""
+    """Load bars into the store: those of files, or of a range from the venues that the instruments' ids name."""
 
-    files: dict[str, str]
+    files: dict[str, str] = Field(default_factory=dict)
     """Path of the bars of each instrument of the universe, by instrument id."""
+    range: TimeRange | None = None
+    """Without files: the open times of the bars that are fetched, as far as they were not fetched before."""
     readings: dict[str, Reading] = Field(default_factory=dict)
     """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 
@@ -65,6 +67,10 @@ class BackfillCompleted(UniverseRequest):
     bars: int
     gaps: int
     """Places where the calendar expected bars and there were none."""
+    left_out: int = 0
+    """Bars that a venue sent and that are none, such as one with a price of 0."""
+    remarks: tuple[str, ...] = ()
+    """Lines for people about the first of them."""
 
 
 class ReplayRequested(UniverseRequest):
