@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso
+from tradeloop.common.market.columns import checked as check_extra
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -35,8 +36,16 @@ class Reading(BaseModel):
     """The sign between the cells of a text file."""
     repair: tuple[Literal["zero-opens"], ...] = ()
     """The faults that are repaired: for an open of 0 the close before it is taken."""
+    keep: dict[str, str] = Field(default_factory=dict)
+    """Columns of numbers that become further columns of the bars: the file's name of each, or its number."""
     more: tuple[str, ...] = ()
     """Paths of further files of the same instrument."""
+
+    @field_validator("keep")
+    @classmethod
+    def _may_be_kept(cls, keep: dict[str, str]) -> dict[str, str]:
+        check_extra(keep)
+        return keep
 
     @field_validator("zone")
     @classmethod
