@@ -26,6 +26,7 @@ from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.runtime.readback import all_records
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.execution.adapters.ledger_versions import SCHEMA as LEDGER
+from tradeloop.ingest.adapters.fetched_versions import SCHEMA as FETCHED
 
 PROBE = Path(__file__).parent / "probe"
 """On the path of each process: its folder of metadata makes the strategy `probe` an installed one."""
@@ -208,6 +209,7 @@ class Servers:
         name = f"stack{self._stacks}-{os.getpid()}"
         with fresh_database(self.postgres.address) as database:
             migrate(database, BARS)
+            migrate(database, FETCHED)
             migrate(database, LEDGER)
             online = f"{self.redis.address},db={self._stacks % 16}"
             addresses = Addresses(self.kafka.address, database, online, self.mlflow)

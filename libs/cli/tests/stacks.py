@@ -36,6 +36,7 @@ class World:
         self.bus, self.clock = MemoryBus(), ManualClock(EPOCH)
         self.bus.create_topics(specs(SERVICE_TOPICS))
         self.said: list[str] = []
+        self.until_s = 100.0
         self.runners: list[Runner] = []
         self.on_wait: Callable[[], None] = lambda: None
         self.stack = Client(self.bus, self.clock, self.said.append, self.wait)
@@ -49,7 +50,7 @@ class World:
         self.on_wait()
         for runner in self.runners:
             runner.step()
-        assert self.clock.monotonic() < 100, "it waits for ever"
+        assert self.clock.monotonic() < self.until_s, "it waits for ever"
 
     def publish(self, *messages: Message) -> None:
         producer = self.bus.producer()

@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from tests.servers import RealServer, fresh_database
 from tests.tiers import database_for, execute, read_only
 from tradeloop.common.bar_store.memory import MemoryBarStore
-from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable
+from tradeloop.common.bar_store.port import BarStore, BarStoreUnavailable, StoredSeries
 from tradeloop.common.bar_store.sql import SCHEMA, SqlBarStore, StorageTier
 from tradeloop.common.clock import ManualClock
 from tradeloop.common.contracts.bar_store import MakeBarStore
@@ -160,7 +160,14 @@ class Filling(MemoryBarStore):
         super().write(timeframe, replace(bars, present=~np.isnan(bars.close)), revision)
 
 
-@pytest.mark.parametrize("defect", [Overwriting, Rounding, Inclusive, Sorting, Certain, Filling])
+class Revising(MemoryBarStore):
+    """Lists a bar once for each of its revisions."""
+
+    def series(self) -> Sequence[StoredSeries]:
+        return [one._replace(bars=one.rows) for one in super().series()]
+
+
+@pytest.mark.parametrize("defect", [Overwriting, Rounding, Inclusive, Sorting, Certain, Filling, Revising])
 def test_the_contract_finds_defects(defect: type[MemoryBarStore], clock: ManualClock) -> None:
     store = defect(clock)
     with pytest.raises(AssertionError):

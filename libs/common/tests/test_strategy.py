@@ -630,6 +630,12 @@ def test_another_future_finds_what_looks_ahead_too(kind: type[Feature]) -> None:
         features_ignore_another_future(trial)
 
 
+def test_features_of_further_columns_pass_the_check() -> None:
+    inputs = ("sentiment",)
+    features = [talib("EMA", timeperiod=5, inputs=inputs), on("1h", talib("SMA", timeperiod=2, inputs=inputs))]
+    assert check_strategy(Strategy("further", features, Growth())) == ()
+
+
 def test_a_history_that_is_too_short_is_found_after_a_restart() -> None:
     trial = Trial(strategy(features=[custom(Short)]), RiskLimits())
     with pytest.raises(StrategyError, match=r"after a restart: feature custom of check:A at bar \d+ .* at bar \d+"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -52,6 +53,15 @@ _OPTIONS: dict[str, Any] = {
             "--repair", help="zero-opens: take the close before for an open of 0, and say so.", rich_help_panel=_PANEL
         ),
     ],
+    "keep": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            help="A column of numbers that becomes a further column of the bars, for features to read: COLUMN, or "
+            "NAME=COLUMN; again for each.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
 }
 
 
@@ -88,6 +98,7 @@ def _reading(
     decimal: str | None,
     separator: str | None,
     repair: list[str] | None,
+    keep: list[str] | None,
 ) -> Reading:
     """Raises `UserError` for a value that an option cannot have."""
     from pydantic import ValidationError
@@ -108,6 +119,7 @@ def _reading(
                 "decimal": decimal,
                 "separator": {"\t": "tab", " ": "space", "\\t": "tab"}.get(separator or "", separator),
                 "repair": tuple(repair or ()),
+                "keep": _kept(keep or []),
             }
         )
     except ValidationError as error:
@@ -115,6 +127,24 @@ def _reading(
         option = str(fault["loc"][0]).replace("_", "-").replace("zone", "tz")
         raise UserError(f"--{option} {fault['input']}: {fault['msg'].removeprefix('Value error, ')}") from error
     return reading
+
+
+def _kept(values: list[str]) -> dict[str, str]:
+    from tradeloop.common.market.columns import checked
+
+    found: dict[str, str] = {}
+    for value in values:
+        name, sign, column = (part.strip() for part in value.partition("="))
+        if not sign:
+            name, column = re.sub(r"[^a-z0-9]+", "_", value.lower()).strip("_"), value.strip()
+        try:
+            checked([name])
+        except ValueError as error:
+            raise UserError(f"--keep {value}: {error}: say the name of it by NAME={column or 'COLUMN'}") from None
+        if name in found:
+            raise UserError(f"--keep {value}: {name} is {found[name]} already: give it another name by NAME=COLUMN")
+        found[name] = column
+    return found
 
 
 def _columns(values: list[str]) -> dict[str, str]:

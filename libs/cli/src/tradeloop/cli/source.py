@@ -140,6 +140,11 @@ def open_source(
                 f"{report.path}: strategy {strategy.name} has a feature that needs volumes and the file lacks them: "
                 "choose another strategy, or a file with a volume column"
             )
+        if lacking := [one for one in strategy.feature_set.extras if one not in part.extra]:
+            raise UserError(
+                f"{report.path}: strategy {strategy.name} has a feature that reads {listed(lacking)}, and the bars "
+                f"lack that: name the column of the file by --keep {lacking[0]}=COLUMN, or choose another strategy"
+            )
     history = together(universe.timeframe, [part for part, _ in read])
     if early := np.flatnonzero(overlaps(np.diff(history.open_us), universe.timeframe)).tolist():
         row = early[0] + 1

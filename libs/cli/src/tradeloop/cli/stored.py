@@ -1,19 +1,30 @@
-"""Bars that `tradeloop backfill` fetched into a home, for the commands that take files of bars."""
+"""Stored bars, of a home or of a running stack: for `tradeloop bars`, and as files for commands that take files."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_COLUMNS, Series
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from tradeloop.common.bar_store.sql import SqlBarStore
+    from tradeloop.common.market import BarArrays, Timeframe
+    from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+
 _STORE = "store:"
+ASSUMED = "continuous"
+"""The calendar of an instrument whose terms nobody recorded."""
 
 
 def stored_bars(values: Iterable[str] | None, home: Path) -> list[str]:
@@ -24,9 +35,93 @@ def stored_bars(values: Iterable[str] | None, home: Path) -> list[str]:
     return [_written(value, home) if value.startswith(_STORE) else value for value in values or ()]
 
 
-def _written(value: str, home: Path) -> str:
+@dataclass
+class StoredBars:
+    """An open store of bars, and what is known of its instruments."""
+
+    place: str
+    """Where it is, for people; without a password."""
+    store: SqlBarStore
+    _fetched: SqlFetched
+    _home: Path | None
+    _calendars: dict[str, str] | None = field(default=None, init=False)
+
+    def calendar(self, instrument: str) -> str | None:
+        """The calendar of an instrument as a venue told it last, or else as a universe of the home has it.
+
+        None where neither knows it. Raises `Unavailable`.
+        """
+        if terms := self._fetched.terms(instrument):
+            return terms[-1][1].calendar
+        if self._calendars is None:
+            self._calendars = {} if self._home is None else _of_universes(self._home)
+        return self._calendars.get(instrument)
+
+    def read(self, instrument: str, timeframe: Timeframe, start_us: int, end_us: int) -> BarArrays:
+        """The bars of one instrument. Raises `UserError`, with what there is, where there are none."""
+        bars = self.store.read([instrument], timeframe, start_us, end_us)
+        if not len(bars):
+            there = [f"{one.instrument}@{one.timeframe}" for one in self.store.series()]
+            known = f"it holds {listed(there)}" if there else "it holds no bars at all"
+            within = " in this range" if f"{instrument}@{timeframe}" in there else ""
+            raise UserError(f"{self.place} holds no {timeframe} bars of {instrument}{within}: {known}")
+        return bars
+
+
+@contextmanager
+def opened(home: Path, database_url: str | None) -> Iterator[StoredBars]:
+    """The bars of a database, or else of a home. Raises `UserError` where there are none."""
     from tradeloop.common.bar_store.sql import SqlBarStore
     from tradeloop.common.clock import SystemClock
+    from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+
+    url = database_url or f"sqlite:///{home / 'bars.db'}"
+    file = url.removeprefix("sqlite:///").partition("?")[0]
+    if file != url and not Path(file).exists():  # it would be made
+        place = f"there is no file {file}" if database_url else f"{home} holds no bars"
+        raise UserError(f"{place}: fetch them with `tradeloop backfill`, or name another --home or --bars-url")
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(SqlBarStore(url, SystemClock())))
+        fetched = stack.enter_context(closing(SqlFetched(url, SystemClock())))
+        yield StoredBars(fetched.address, store, fetched, None if database_url else home)
+
+
+def table_of(bars: BarArrays) -> pl.DataFrame:
+    """The bars of one instrument as a table: `time` (the open, UTC), the prices, and what else is known of them."""
+    import polars as pl
+
+    columns = {name: column[:, 0] for name, column in bars.columns().items()}
+    table = pl.DataFrame({"time": bars.open_us, **columns}).with_columns(
+        pl.col("time").cast(pl.Datetime("us", "UTC")), pl.col(list(columns)).fill_nan(None)
+    )
+    told_nothing = [name for name in ("volume", *bars.extra) if table[name].null_count() == len(table)]
+    if not (table["funding_rate"].fill_null(0.0) != 0.0).any():
+        told_nothing.append("funding_rate")
+    return table.drop(told_nothing)
+
+
+def write_table(table: pl.DataFrame, file: Path) -> None:
+    """Write a file, `.parquet` or `.csv`, as a whole or not at all. A CSV's times are ISO 8601 with their zone."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        if file.suffix == ".parquet":
+            table.write_parquet(part)
+        else:
+            table.write_csv(part, datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _of_universes(home: Path) -> dict[str, str]:
+    from tradeloop.cli.homes import known_universe
+
+    names = sorted(path.stem for path in (home / "universes").glob("*.json"))
+    universes = [universe for name in names if (universe := known_universe(home, name)) is not None]
+    return {instrument.id: instrument.calendar for one in universes for instrument in one.instruments}
+
+
+def _written(value: str, home: Path) -> str:
     from tradeloop.common.market import EVER_US, Timeframe
 
     instrument, _, frame = value.removeprefix(_STORE).rpartition("@")
@@ -34,15 +129,11 @@ def _written(value: str, home: Path) -> str:
         raise UserError(f"{value}: give store:VENUE:SYMBOL@TIMEFRAME, such as store:binance:BTC/USDT@1m")
     if frame not in list(Timeframe):
         raise UserError(f"{value}: there is no timeframe {frame!r}: give one of {listed(Timeframe, 20)}")
-    database = home / "bars.db"
-    if not database.exists():
-        raise UserError(f"{value}: {home} holds no bars: fetch them with `tradeloop backfill --home {home}`")
-    with closing(SqlBarStore(f"sqlite:///{database}", SystemClock())) as store:
-        bars = store.read([instrument], Timeframe(frame), -EVER_US, EVER_US)
-    if not len(bars):
-        raise UserError(f"{value}: {home} holds no {frame} bars of {instrument}: fetch them with `tradeloop backfill`")
+    with opened(home, None) as bars:
+        table = table_of(bars.read(instrument, Timeframe(frame), -EVER_US, EVER_US))
     file = file_of(home / "fetched", instrument, frame)
-    write_bars(file, bars.series(0), ("open", "high", "low", "close", "volume"))
+    file.parent.mkdir(exist_ok=True)
+    write_table(table, file)
     return f"{instrument}={file}"
 
 
@@ -62,6 +153,4 @@ def write_bars(file: Path, bars: Series, columns: Iterable[str] = BAR_COLUMNS) -
     if table["volume"].null_count() == len(table):
         table = table.drop("volume")
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    table.write_parquet(part)
-    part.replace(file)
+    write_table(table, file)

@@ -16,6 +16,7 @@ from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.adapters.sources import load_sources, open_source
+from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
 
@@ -37,6 +38,7 @@ def build(settings: Settings, bus: Bus, clock: Clock, *, threaded: bool = True) 
         live=settings.live,
         events=SqlEventStore(settings.database_url.get_secret_value()) if settings.keep_events else None,
         threaded=threaded,
+        fetched=SqlFetched(settings.database_url.get_secret_value(), clock),
     )
 
 

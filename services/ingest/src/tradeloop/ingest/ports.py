@@ -22,7 +22,8 @@ class FileReport:
 
     path: str
     columns: dict[str, str]
-    """The file's own name of `time`, `open`, `high`, `low`, `close` and, where found, `volume` and `funding_rate`."""
+    """The file's own name of `time`, `open`, `high`, `low`, `close` and, where found, `volume` and `funding_rate`;
+    and of the further columns that are kept."""
     ignored: tuple[str, ...]
     """Columns that were not read, such as `Adj Close`."""
     time_format: str

@@ -4,80 +4,176 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tradeloop.cli.commands.models import DEFAULT_HOME, Home
+from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
+    from tradeloop.cli.client.client import Client
     from tradeloop.cli.progress import Stages
     from tradeloop.common.bar_store.sql import SqlBarStore
-    from tradeloop.common.market import Instrument, Timeframe
+    from tradeloop.common.market import Instrument, Timeframe, Universe
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
     from tradeloop.ingest.ports import MarketSource
 
 instruments = typer.Typer(help="What venues say of their instruments.", no_args_is_help=True)
 
-Venue = Annotated[
-    str,
-    typer.Option("--source", help="The venue: the id of any ccxt exchange, `simulated`, or a section of --sources."),
-]
+_VENUE = "The venue: the id of any ccxt exchange, `simulated`, or a section of --sources."
+Venue = Annotated[str, typer.Option("--source", help=_VENUE)]
 Url = Annotated[str | None, typer.Option("--url", help="Another base URL of the venue, such as a testnet's.")]
 Configuration = Annotated[
     Path | None,
     typer.Option("--sources", envvar="INGEST_SOURCES", help="YAML file with a section for each venue."),
 ]
 _SHOWN = 5
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+"""The end of a range that has none: ingest fetches up to the venue's own time."""
 
 
 def backfill(
-    venue: Venue,
-    symbols: Annotated[
-        list[str], typer.Option("--instrument", help="The venue's symbol, such as BTC/USDT; again for each.")
-    ],
-    timeframe: Annotated[str, typer.Option("--timeframe", help="The length of a bar, such as 1m.")],
     start: Annotated[str, typer.Option("--from", help="Open time of the first bar, ISO 8601, UTC.")],
+    venue: Annotated[str | None, typer.Option("--source", help=_VENUE)] = None,
+    symbols: Annotated[
+        list[str] | None, typer.Option("--instrument", help="The venue's symbol, such as BTC/USDT; again for each.")
+    ] = None,
+    timeframe: Annotated[str | None, typer.Option("--timeframe", help="The length of a bar, such as 1m.")] = None,
     end: Annotated[
         str | None, typer.Option("--to", help="Bars that open at this time or later are left out. Without it: now.")
     ] = None,
     url: Url = None,
     sources: Configuration = None,
     home: Home = DEFAULT_HOME,
-    database_url: Annotated[
-        str | None,
+    stack: Annotated[
+        Which | None,
         typer.Option(
-            "--bars-url",
-            envvar="TRADELOOP_DATABASE_URL",
-            help="The database of a running stack's bars, instead of a home: postgresql+psycopg://USER:PASSWORD@HOST/X.",
+            "--stack",
+            help="Fetch into the home, or let ingest of the running stack fetch. Without it: the running one where "
+            "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS says where Kafka is.",
         ),
     ] = None,
+    portfolio_file: Annotated[
+        Path | None,
+        typer.Option("--portfolio", help="Of a running stack: the universe of this portfolio, for --source and so on."),
+    ] = None,
+    universe: Annotated[
+        str | None, typer.Option("--universe", help="Of a running stack: a universe of the --portfolios folder.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
+    ] = None,
 ) -> None:
-    """Fetch closed bars from a venue into a home, or a running stack's store: only what was not fetched before.
+    """Fetch closed bars from venues into a home, or a running stack's store: only what was not fetched before.
 
-    It may be interrupted at any moment: the next run goes on. Then use them: `--bars store:VENUE:SYMBOL@TIMEFRAME`.
+    It may be interrupted at any moment: the next run goes on. Then use them: `--bars store:VENUE:SYMBOL@TIMEFRAME`. On
+    a running stack name a universe: its longer bars are made too, and bars that went out otherwise go out corrected.
     """
+    from tradeloop.cli.client.settings import load_settings
     from tradeloop.cli.progress import Stages, quiet_logs
     from tradeloop.cli.span import span_us
+
+    quiet_logs()
+    named, span = portfolio_file is not None or universe is not None, span_us((start, end))
+    on_running = "bootstrap_servers" in load_settings().kafka.model_fields_set if stack is None else stack == "running"
+    if named and (venue or symbols or timeframe):
+        raise UserError("a universe has its venues, instruments and timeframe: leave --source and so on out")
+    if not named and not (venue and symbols and timeframe):
+        raise UserError("say what to fetch: --source, --instrument and --timeframe, or on a running stack --universe")
+    if on_running:
+        from tradeloop.cli.client.client import running
+
+        if url is not None:
+            raise UserError("ingest of the running stack has the URLs of its venues in INGEST_SOURCES: leave --url out")
+        wanted = _universe(portfolio_file, universe, folder, venue or "", symbols or (), timeframe or "")
+        stages = Stages()
+        with running(stages.say) as client:
+            fetch_on_stack(client, stages, wanted, span)
+        return
+    if named:
+        raise UserError("--portfolio and --universe are for a running stack: give --source, --instrument, --timeframe")
+    _into_home(Stages(), home, venue or "", symbols or [], _timeframe(timeframe or ""), span, url, sources)
+
+
+def _universe(
+    portfolio_file: Path | None,
+    universe: str | None,
+    folder: Path | None,
+    venue: str,
+    symbols: Sequence[str],
+    timeframe: str,
+) -> Universe:
+    """The universe to fetch: that of a portfolio, or one of these instruments."""
+    from pydantic import ValidationError
+
+    from tradeloop.cli.commands.replay import chosen
+    from tradeloop.common.market import Instrument, Universe
+    from tradeloop.common.messages.topics import derived_id
+
+    if not symbols:
+        return chosen(portfolio_file, universe, folder)[0].universe
+    length, ids = _timeframe(timeframe), [f"{venue}:{symbol}" for symbol in symbols]
+    try:
+        instruments = tuple(Instrument(id=one) for one in ids)
+        return Universe(name=f"fetched-{derived_id('', *ids)[:8]}", instruments=instruments, timeframe=length)
+    except ValidationError as error:
+        raise UserError(f"{', '.join(ids)}: {error.errors(include_url=False)[0]['msg']}") from None
+
+
+def fetch_on_stack(client: Client, stages: Stages, universe: Universe, span: tuple[int, int]) -> None:
+    """Let ingest fetch a range, and say what came of it. Raises as `Client.ask`."""
+    from tradeloop.common.market import TimeRange, from_us, iso, to_us
+    from tradeloop.common.messages import BackfillCompleted, BackfillRequested
+    from tradeloop.common.messages.topics import derived_id
+
+    start_us, end_us = span
+    asked = TimeRange(start=from_us(start_us), end=from_us(min(end_us, to_us(_LATEST))))
+    # Asked at another time it is another request: meanwhile more has closed.
+    identity = derived_id("fetch", universe.name, asked.start, asked.end, iso(client.clock.now()))
+    with stages.stage(f"Ingest fetches {', '.join(universe.ids)}"):
+        request = BackfillRequested(request_id=identity, universe=universe, range=asked)
+        done = client.ask(request, BackfillCompleted)
+    stages.warn(done.remarks)
+    if done.left_out > len(done.remarks):
+        stages.warn(
+            [f"and {done.left_out - len(done.remarks)} more bars that are none were left out: see ingest's log"]
+        )
+    if not done.bars:
+        typer.echo(f"{', '.join(universe.ids)}: no bars are stored in this range: the venue has none")
+        return
+    first, end = (f"{time:%Y-%m-%d %H:%M}" for time in (done.range.start, done.range.end))
+    typer.echo(
+        f"{', '.join(universe.ids)}: the running stack has {done.bars:,} {universe.timeframe} bars from {first} to "
+        f"{end} UTC, {done.gaps:,} gaps, {done.left_out:,} left out now"
+    )
+
+
+def _into_home(
+    stages: Stages,
+    home: Path,
+    venue: str,
+    symbols: Sequence[str],
+    timeframe: Timeframe,
+    span: tuple[int, int],
+    url: str | None,
+    sources: Path | None,
+) -> None:
     from tradeloop.common.bar_store.sql import SqlBarStore
     from tradeloop.common.clock import SystemClock
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
-    quiet_logs()
-    length = _timeframe(timeframe)
-    clock, stages = SystemClock(), Stages()
+    clock, (start_us, end_us) = SystemClock(), span
     with _opened(venue, sources, url) as source:
-        now_us = source.time_us()
-        start_us, end_us = span_us((start, end))
-        end_us = min(end_us, now_us)
+        end_us = min(end_us, source.time_us())
         terms = source.instruments(symbols)
-        if database_url is None:
-            home.mkdir(parents=True, exist_ok=True)
-            database_url = f"sqlite:///{home / 'bars.db'}"
+        home.mkdir(parents=True, exist_ok=True)
+        database_url = f"sqlite:///{home / 'bars.db'}"
         name = f"{venue} {url.rstrip('/')}" if url else venue
         with (
             closing(SqlBarStore(database_url, clock)) as store,
@@ -86,7 +182,7 @@ def backfill(
             typer.echo(f"Bars go into {fetched.address}")
             for instrument in terms:
                 fetched.add_terms(instrument)
-                _fetched(stages, source, name, store, fetched, instrument, length, start_us, end_us)
+                _fetched(stages, source, name, store, fetched, instrument, timeframe, start_us, end_us)
 
 
 @instruments.command("show")

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tradeloop.common.bar_store.port import Census
-from tradeloop.common.bar_store.rows import StoredBar, before, between, columns_of, parsed, rows_of, with_extra
+from tradeloop.common.bar_store.port import Census, StoredSeries
+from tradeloop.common.bar_store.rows import (
+    StoredBar,
+    before,
+    between,
+    columns_of,
+    in_order,
+    parsed,
+    rows_of,
+    with_extra,
+)
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
 
@@ -60,6 +69,13 @@ class MemoryBarStore:
         ]
         opens, revised, known = zip(*rows, strict=True) if rows else ((), (), ())
         return Census(len(set(opens)), len(rows), sum(revised), max(known, default=0))
+
+    def series(self) -> Sequence[StoredSeries]:
+        return in_order(
+            StoredSeries(instrument, timeframe, len(bars), sum(map(len, bars.values())), min(bars), max(bars))
+            for (instrument, timeframe), bars in self._bars.items()
+            if bars
+        )
 
     def extra_columns(
         self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int

@@ -29,6 +29,21 @@ class Census(NamedTuple):
     """When the last of them became known, microseconds since the epoch; 0 where there is none."""
 
 
+class StoredSeries(NamedTuple):
+    """The bars of one instrument and timeframe that a store holds."""
+
+    instrument: str
+    timeframe: Timeframe
+    bars: int
+    """Different open times."""
+    rows: int
+    """Bars, each revision counted."""
+    first_us: int
+    """Open time of the first bar, microseconds since the epoch."""
+    last_us: int
+    """Open time of the last bar."""
+
+
 class BarStore(Protocol):
     """Closed bars by instrument, timeframe and open time. Writing is idempotent."""
 
@@ -52,6 +67,11 @@ class BarStore(Protocol):
 
     def census(self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int) -> Census:
         """The bars with `start_us <= open time < end_us`, counted without being read. Raises `BarStoreUnavailable`."""
+        ...
+
+    def series(self) -> Sequence[StoredSeries]:
+        """All that is stored, by instrument, then from short timeframes to long. Counts bars: work for people to wait
+        for. Raises `BarStoreUnavailable`."""
         ...
 
     def extra_columns(

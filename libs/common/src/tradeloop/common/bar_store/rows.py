@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Bools
+from tradeloop.common.bar_store.port import StoredSeries
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe, align
 
 STORED = ("open_us", *BAR_COLUMNS, "extra")
@@ -63,6 +64,11 @@ def with_extra(bars: Series, extra: Sequence[Mapping[str, float] | None]) -> Ser
 def parsed(extra: Sequence[object]) -> list[Mapping[str, float] | None]:
     """Further columns as they were before they became text."""
     return [json.loads(text) if isinstance(text, str) else None for text in extra]
+
+
+def in_order(series: Iterable[StoredSeries]) -> list[StoredSeries]:
+    """As `BarStore.series` lists them."""
+    return sorted(series, key=lambda one: (one.instrument, one.timeframe.us))
 
 
 def between(instruments: Sequence[str], timeframe: Timeframe, histories: Sequence[Series], start_us: int) -> BarArrays:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from tradeloop.common.bar_store.port import BarStore, Census
+from tradeloop.common.bar_store.port import BarStore, Census, StoredSeries
 from tradeloop.common.contracts.steps import fresh
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Series, Timeframe, align
 
@@ -54,6 +54,26 @@ def a_census_tells_of_every_bar_that_comes(make_store: MakeBarStore) -> None:
         store.write(Timeframe.M1, bars_at({a: [1]}, price=7.0), 2)
         assert counted()[:3] == (4, 6, 2), "a bar that was corrected is not counted"
         assert store.census([a], Timeframe.M5, 0, 9 * _MINUTE) == Census(), "bars of another timeframe are counted"
+
+
+def a_list_names_every_series(make_store: MakeBarStore) -> None:
+    with closing(make_store()) as store:
+        a, b = _instruments()
+
+        def listed() -> list[StoredSeries]:
+            return [one for one in store.series() if one.instrument in (a, b)]
+
+        assert not listed(), "series are listed that nobody wrote"
+        store.write(Timeframe.H1, bars_at({b: [120]}))
+        store.write(Timeframe.M1, bars_at({b: [2, 5], a: [-3, 0, 1]}))
+        store.write(Timeframe.M1, bars_at({b: [5]}, price=7.0), 1)
+        store.write(Timeframe.M5, bars_at({a: []}))
+        expected = [
+            StoredSeries(a, Timeframe.M1, 3, 3, -3 * _MINUTE, _MINUTE),
+            StoredSeries(b, Timeframe.M1, 2, 3, 2 * _MINUTE, 5 * _MINUTE),
+            StoredSeries(b, Timeframe.H1, 1, 1, 120 * _MINUTE, 120 * _MINUTE),
+        ]
+        assert listed() == expected, f"stored are {expected}, and listed are {listed()}"
 
 
 def another_opening_finds_everything(make_store: MakeBarStore) -> None:
@@ -259,6 +279,7 @@ def only_present_bars_are_stored(make_store: MakeBarStore) -> None:
 BAR_STORE_CHECKS: Sequence[Callable[[MakeBarStore], None]] = (
     what_was_written_is_read_to_the_bit,
     a_census_tells_of_every_bar_that_comes,
+    a_list_names_every_series,
     another_opening_finds_everything,
     openings_that_write_at_once_lose_nothing,
     many_bars_written_by_many_at_once_are_each_there_once,

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso
+from tradeloop.common.market.columns import checked as check_extra
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
 
@@ -35,8 +36,16 @@ class Reading(BaseModel):
     """The sign between the cells of a text file."""
     repair: tuple[Literal["zero-opens"], ...] = ()
     """The faults that are repaired: for an open of 0 the close before it is taken."""
+    keep: dict[str, str] = Field(default_factory=dict)
+    """Columns of numbers that become further columns of the bars: the file's name of each, or its number."""
     more: tuple[str, ...] = ()
     """Paths of further files of the same instrument."""
+
+    @field_validator("keep")
+    @classmethod
+    def _may_be_kept(cls, keep: dict[str, str]) -> dict[str, str]:
+        check_extra(keep)
+        return keep
 
     @field_validator("zone")
     @classmethod
@@ -50,10 +59,12 @@ class Reading(BaseModel):
 
 
 class BackfillRequested(UniverseRequest):
-    """Load a file of bars into the store."""
+    """Load bars into the store: those of files, or of a range from the venues that the instruments' ids name."""
 
-    files: dict[str, str]
+    files: dict[str, str] = Field(default_factory=dict)
     """Path of the bars of each instrument of the universe, by instrument id."""
+    range: TimeRange | None = None
+    """Without files: the open times of the bars that are fetched, as far as they were not fetched before."""
     readings: dict[str, Reading] = Field(default_factory=dict)
     """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 
@@ -65,6 +76,10 @@ class BackfillCompleted(UniverseRequest):
     bars: int
     gaps: int
     """Places where the calendar expected bars and there were none."""
+    left_out: int = 0
+    """Bars that a venue sent and that are none, such as one with a price of 0."""
+    remarks: tuple[str, ...] = ()
+    """Lines for people about the first of them."""
 
 
 class ReplayRequested(UniverseRequest):

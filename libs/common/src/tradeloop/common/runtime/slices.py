@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable
@@ -26,6 +26,16 @@ class Task(Protocol):
 
         Raises `Unavailable` with the slice still to be done; anything else ends the request.
         """
+        ...
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """A task that may wait for others."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether its next slice has nothing to do yet."""
         ...
 
 
@@ -60,7 +70,8 @@ class Slices:
 
     @property
     def busy(self) -> bool:
-        return bool(self._tasks)
+        """Whether a task can go on at once."""
+        return any(not (isinstance(task, Resting) and task.rests) for _, task, _ in self._tasks)
 
     @property
     def keys(self) -> frozenset[str]:

@@ -1,4 +1,5 @@
-"""Backfill: files into the store. Replay: from the store onto the bus, frame by frame. Live: from venues onto the bus.
+"""Backfill: files, or the history of venues, into the store. Replay: from the store onto the bus, frame by frame. Live:
+from venues onto the bus.
 
 Backfills and replays go in slices.
 """
@@ -24,7 +25,7 @@ from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.backfill import Backfill
 from tradeloop.ingest.application.live import Live, LivePolicy, OpenSource
 from tradeloop.ingest.application.replay import Replay
-from tradeloop.ingest.ports import BarSource, MarketSource, Published
+from tradeloop.ingest.ports import BarSource, Fetched, MarketSource, Published
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +48,12 @@ class Ingest(ServiceDefaults):
         open_source: OpenSource | None = None,
         live: LivePolicy | None = None,
         events: EventStore | None = None,
+        fetched: Fetched | None = None,
         threaded: bool = True,
     ) -> None:
-        """`open_source` opens the sources of live feeds, asked in threads of their own where they are `threaded`;
-        `events` stores their trades, order books and news.
+        """`open_source` opens the sources of live feeds and backfills, asked in threads of their own where they are
+        `threaded`; `fetched` is the record of what backfills fetched from them; `events` stores the trades, order
+        books and news of live feeds.
 
         `chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may be
         out that a portfolio of its universe has not marked.
@@ -66,6 +69,7 @@ class Ingest(ServiceDefaults):
             events=events,
             threaded=threaded,
         )
+        self._fetched = fetched
         self._backfills = Slices()
         self._replays: dict[str, deque[Replay]] = {}
         """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
@@ -74,7 +78,15 @@ class Ingest(ServiceDefaults):
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         if isinstance(message, BackfillRequested):
-            backfill = Backfill(self._store, self._source, self._published, self._clock, message)
+            backfill = Backfill(
+                self._store,
+                self._source,
+                self._published,
+                self._clock,
+                message,
+                self._fetched,
+                lambda venue: self._live.venue(venue).asker,
+            )
             self._backfills.begin(position, backfill, message.universe.name)
         elif isinstance(message, LiveRequested):
             return self._live.take(message, position)
@@ -133,7 +145,7 @@ class Ingest(ServiceDefaults):
         )
 
     def waiting(self) -> bool:
-        return self._backfills.busy or bool(self._replays) or bool(self._behind)
+        return bool(self._backfills.keys or self._replays or self._behind)
 
     def pending(self) -> Pending:
         """A request is finished with its last slice or frame: a crash before that repeats it."""
@@ -173,6 +185,8 @@ class Ingest(ServiceDefaults):
         self.revoked()
         self._live.close()
         self._store.close()
+        if self._fetched is not None:
+            self._fetched.close()
 
     def _request(self, request: ReplayRequested, position: LogPosition) -> None:
         universe, start_us, end_us = request.universe, to_us(request.range.start), to_us(request.range.end)

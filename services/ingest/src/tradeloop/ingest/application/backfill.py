@@ -1,4 +1,4 @@
-"""Backfill: files into the store, in slices, and the news of what it corrected."""
+"""Backfill: files, or the history of venues, into the store, in slices, and the news of what it corrected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import (
     EVER_US,
     GRACE,
-    BarArrays,
     Instrument,
     Series,
     Timeframe,
@@ -29,8 +28,11 @@ from tradeloop.common.market import (
     whole_us,
 )
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message
-from tradeloop.ingest.domain import additions, corrections, frames, runs
-from tradeloop.ingest.ports import BarSource, FileReport, Published
+from tradeloop.ingest.application.from_venues import Action, Found, VenueBars
+from tradeloop.ingest.application.live.history import Asker
+from tradeloop.ingest.application.stored import bucket_before, write
+from tradeloop.ingest.domain import frames, runs
+from tradeloop.ingest.ports import BarSource, Fetched, FileReport, Published
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +42,6 @@ _REVISED_AT_ONCE = 64
 _RUN_FRAMES = 512
 """Frames that went out which are compared with the store at once, unless fewer follow each other."""
 
-_Action = Callable[[], Iterable[Message]]
-"""A slice that is done again as it is when a store was away."""
-
 
 class Backfill:
     """A backfill under way: every file is checked as a whole before anything of one is stored.
@@ -51,11 +50,28 @@ class Backfill:
     """
 
     def __init__(
-        self, store: BarStore, source: BarSource, published: Published, clock: Clock, request: BackfillRequested
+        self,
+        store: BarStore,
+        source: BarSource,
+        published: Published,
+        clock: Clock,
+        request: BackfillRequested,
+        fetched: Fetched | None,
+        asker: Callable[[str], Asker],
     ) -> None:
-        """Raises `UserError` for a request that does not name a file for each instrument."""
+        """`asker` finds who asks a venue, and `fetched` is the record of what came from there.
+
+        Raises `UserError` for a request that names neither a file for each instrument nor venues that there are.
+        """
         universe = request.universe
-        if set(request.files) != set(universe.ids):
+        self._venues: VenueBars | None = None
+        if request.range is not None:
+            if request.files:
+                raise UserError(f"backfill of {universe.name}: bars are from files or of a range from venues, not both")
+            if fetched is None:
+                raise UserError(f"backfill of {universe.name}: this ingest keeps no record of what it fetches")
+            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range)
+        elif set(request.files) != set(universe.ids):
             wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
             raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
         if unknown := request.readings.keys() - request.files.keys():
@@ -69,12 +85,17 @@ class Backfill:
         """The place from which on it looks for frames that went out; None at the end."""
         self._corrected: dict[tuple[int, Timeframe], int] = {}
         """The revision in which each frame went out that is stored otherwise, by close and timeframe."""
-        self._action: _Action | None = tuple
+        self._action: Action | None = tuple
         self._plan = self._slices()
 
     @property
     def finished(self) -> bool:
         return self._action is None
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is to be done until a venue has answered."""
+        return self._venues is not None and self._venues.rests
 
     def step(self) -> Iterator[Message]:
         if self._action is not None:
@@ -86,7 +107,37 @@ class Backfill:
             self._corrected.clear()
             raise
 
-    def _slices(self) -> Iterator[_Action]:
+    def _slices(self) -> Iterator[Action]:
+        universe, base = self._universe, self._universe.timeframe
+        found = yield from (self._from_files() if self._venues is None else self._venues.slices())
+        start_us, end_us = found.first_us, found.end_us
+        if universe.higher_timeframes and found.bars:
+            cycle = cycle_us(universe.higher_timeframes)
+            yield partial(self._look_around, start_us)
+            window_us = max(_WINDOW_BARS * base.us // cycle, 1) * cycle
+            past_us = whole_us(end_us - 1, cycle) + cycle
+            for name in universe.ids:
+                for at_us in range(self._first_us, past_us, window_us):
+                    yield partial(self._write_higher, name, at_us, min(at_us + window_us, past_us))
+        while found.bars and self._place is not None:
+            yield partial(self._compare, start_us, end_us)
+        revised = sorted(self._corrected.items())
+        for at in range(0, len(revised), _REVISED_AT_ONCE):
+            yield partial(self._revised, revised[at : at + _REVISED_AT_ONCE])
+        completed = BackfillCompleted(
+            request_id=self._request.request_id,
+            universe=universe,
+            range=TimeRange(start=from_us(start_us), end=from_us(end_us)) if found.bars else _range(self._request),
+            bars=found.bars,
+            gaps=found.gaps,
+            left_out=found.left_out,
+            remarks=tuple(found.remarks),
+        )
+        yield lambda: (completed,)
+        log.info("backfilled", universe=universe.name, bars=completed.bars, gaps=completed.gaps, revised=len(revised))
+
+    def _from_files(self) -> Generator[Action, None, Found]:
+        """Check every file, then store the bars of all."""
         universe, base = self._universe, self._universe.timeframe
         reports = []
         grids: dict[str, set[int]] = {}
@@ -96,37 +147,19 @@ class Backfill:
         for instrument in universe.instruments:
             for bars in self._read(instrument):
                 yield partial(write, self._store, base, align((instrument.id,), base, [bars]))
-        start_us = to_us(min(report.first for report in reports))
-        end_us = to_us(max(report.last for report in reports)) + base.us
-        if universe.higher_timeframes:
-            cycle = cycle_us(universe.higher_timeframes)
-            yield partial(self._look_around, start_us)
-            window_us = max(_WINDOW_BARS * base.us // cycle, 1) * cycle
-            past_us = whole_us(end_us - 1, cycle) + cycle
-            for name in universe.ids:
-                for at_us in range(self._first_us, past_us, window_us):
-                    yield partial(self._write_higher, name, at_us, min(at_us + window_us, past_us))
-        while self._place is not None:
-            yield partial(self._compare, start_us, end_us)
-        revised = sorted(self._corrected.items())
-        for at in range(0, len(revised), _REVISED_AT_ONCE):
-            yield partial(self._revised, revised[at : at + _REVISED_AT_ONCE])
-        completed = BackfillCompleted(
-            request_id=self._request.request_id,
-            universe=universe,
-            range=TimeRange(start=from_us(start_us), end=from_us(end_us)),
+        return Found(
+            to_us(min(report.first for report in reports)),
+            to_us(max(report.last for report in reports)) + base.us,
             bars=sum(report.rows for report in reports),
             gaps=sum(report.gaps for report in reports),
         )
-        yield lambda: (completed,)
-        log.info("backfilled", universe=universe.name, bars=completed.bars, gaps=completed.gaps, revised=len(revised))
 
     def _read(self, instrument: Instrument) -> Generator[Series, None, FileReport]:
         path, timeframe = self._request.files[instrument.id], self._universe.timeframe
         reading = self._request.readings.get(instrument.id)
         return self._source(path, instrument, timeframe, reading=reading, until_us=self._until_us)
 
-    def _checked(self, instrument: Instrument, grids: set[int]) -> Generator[_Action, None, FileReport]:
+    def _checked(self, instrument: Instrument, grids: set[int]) -> Generator[Action, None, FileReport]:
         """Check a file; `grids` gets how long after a multiple of the timeframe its bars open."""
         blocks = self._read(instrument)
         while True:
@@ -188,6 +221,12 @@ class Backfill:
         return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
 
 
+def _range(request: BackfillRequested) -> TimeRange:
+    """The range that venues had no bars of."""
+    assert request.range is not None
+    return request.range
+
+
 def _check_grids(universe: Universe, grids: Mapping[str, set[int]]) -> None:
     """Raise `UserError` where two instruments never have a bar at the same time: no decision would see both."""
     first, *others = universe.ids
@@ -198,29 +237,3 @@ def _check_grids(universe: Universe, grids: Mapping[str, set[int]]) -> None:
                 f"backfill of {universe.name}: bars of {first} open {after[0]} after a whole {universe.timeframe}, "
                 f"those of {other} {after[1]}, so they never share an open time: put them in two universes"
             )
-
-
-def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
-    """Store bars; those that are stored with other values become their next revision."""
-    if not len(bars):
-        return ()
-    span = bars.instruments, timeframe, int(bars.open_us[0]), int(bars.close_us[-1])
-    stored = store.read(*span)
-    new, changed = additions(bars, stored), corrections(bars, stored)
-    if len(new):
-        store.write(timeframe, new)
-    revision = 1
-    while len(changed):
-        store.write(timeframe, changed, revision)
-        changed = corrections(changed, store.read(*span))
-        revision += 1
-    return ()
-
-
-def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
-    """Where a bucket of every timeframe begins that holds the last base frame before `at_us`, or, where there is none,
-    one that opens then. Its bars are those that close later."""
-    base = universe.timeframe
-    before = store.read_before(universe.ids, base, at_us, 1)
-    last_us = int(before.open_us[0]) if len(before) else at_us
-    return whole_us(last_us + base.us - 1, cycle_us((base, *universe.higher_timeframes)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, Instrument, Series, Timeframe, align, from_us
-from tradeloop.ingest.application.backfill import write
+from tradeloop.ingest.application.stored import write
 from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, SourceUnavailable, merged
 
 ATTEMPTS = 12
@@ -87,10 +87,15 @@ def fetch(
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise
-                pause_s = min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
-                pause_s = max(pause_s, error.retry_after_s or 0.0)
-                yield Progress(at_us, waits_s=pause_s, reason=str(error))
-                wait(pause_s)
+                again_s = pause_s(failures, error)
+                yield Progress(at_us, waits_s=again_s, reason=str(error))
+                wait(again_s)
+
+
+def pause_s(failures: int, error: SourceUnavailable) -> float:
+    """How long a source is left alone after so many failures in a row: as long as it asks for, or longer each time."""
+    own_s: float = min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
+    return max(own_s, error.retry_after_s or 0.0)
 
 
 def sound(bars: Series) -> tuple[Series, tuple[str, ...]]:

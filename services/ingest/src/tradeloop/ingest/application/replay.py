@@ -11,7 +11,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.market import Universe, from_us, to_us
 from tradeloop.common.messages import BarFrame, ReplayRequested
-from tradeloop.ingest.application.backfill import bucket_before
+from tradeloop.ingest.application.stored import bucket_before
 from tradeloop.ingest.domain import Resampler, frames
 from tradeloop.ingest.ports import Marks, Published
 

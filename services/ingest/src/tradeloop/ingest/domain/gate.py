@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.market import BAR_PRICES, EVER_US, Series, Timeframe, from_us
+from tradeloop.common.market.columns import is_extra
 
 ROUNDING = 1e-9
 """A share of the price: what an open or close lies outside of its bar by so little is rounding of adjusted prices."""
@@ -62,7 +63,8 @@ class Gate:
     def take(self, bars: Series) -> Series:
         """Check the next block, and give it with rounding undone: a low and a high hold their open and close.
 
-        `bars` has `open_us`, the four prices, and maybe `volume` and `funding_rate`, as they stand in the source.
+        `bars` has `open_us`, the four prices, and maybe `volume`, `funding_rate` and further columns, which may lack
+        numbers, as they stand in the source.
         Raises `Refused` with the first rule that is broken, and the first row of the block that breaks it.
         """
         open_us = bars["open_us"].astype(np.int64)
@@ -125,7 +127,8 @@ _Rule = tuple[NDArray[np.bool_], str, str]
 def _rules(bars: Series, steps: NDArray[np.int64]) -> Iterator[_Rule]:
     """`steps` is how long after the row before it each row comes."""
     for name in bars:
-        yield ~np.isfinite(bars[name]), f"{name} is {{{name}}}", "give a finite number"
+        broken = np.isinf(bars[name]) if is_extra(name) else ~np.isfinite(bars[name])
+        yield broken, f"{name} is {{{name}}}", "give a finite number"
     valid = np.logical_and.reduce([bars[name] > 0 for name in ("high", "low", "close")])
     yield (bars["open"] == 0) & valid, "open {open} is not positive", _ZERO_OPEN
     for name in BAR_PRICES:

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tradeloop.common.bar_store.port import BarStoreUnavailable, Census
-from tradeloop.common.bar_store.rows import before, between
+from tradeloop.common.bar_store.port import BarStoreUnavailable, Census, StoredSeries
+from tradeloop.common.bar_store.rows import before, between, in_order
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
 from tradeloop.common.bar_store.sql.table import BARS
@@ -91,6 +91,20 @@ class SqlBarStore:
         )
         with self._transaction() as connection:
             return Census(*(int(count) for count in connection.execute(counts).one()))
+
+    def series(self) -> Sequence[StoredSeries]:
+        column = BARS.c
+        counts = select(
+            column.instrument,
+            column.timeframe,
+            func.count(column.open_us.distinct()),
+            func.count(),
+            func.min(column.open_us),
+            func.max(column.open_us),
+        ).group_by(column.instrument, column.timeframe)
+        with self._transaction() as connection:
+            rows = connection.execute(counts).all()
+        return in_order(StoredSeries(name, Timeframe(timeframe), *counted) for name, timeframe, *counted in rows)
 
     def extra_columns(
         self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int

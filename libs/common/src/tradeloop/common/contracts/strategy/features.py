@@ -12,7 +12,7 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.contracts.strategy.trial import SEED, STREAMED, Trial
 from tradeloop.common.features import ANCHOR_BARS, BarValues, FeatureStream
 from tradeloop.common.features.feature import FIELDS
-from tradeloop.common.market import BAR_COLUMNS, BarArrays, Timeframe, align
+from tradeloop.common.market import BarArrays, Timeframe, align
 
 _CUTS = (1, 151, 313)
 """Bars from the end at which the future is taken away, or is another."""
@@ -115,7 +115,8 @@ def _history(trial: Trial, cut: int) -> Mapping[Timeframe, BarArrays]:
         series = []
         for a in range(len(one.instruments)):
             own = np.flatnonzero(one.present[: closed[timeframe], a])[-trial.features.history(timeframe) :]
-            series.append({"open_us": one.open_us[own]} | {name: getattr(one, name)[own, a] for name in BAR_COLUMNS})
+            columns = {name: column[own, a] for name, column in one.columns().items()}
+            series.append({"open_us": one.open_us[own]} | columns)
         given[timeframe] = align(one.instruments, timeframe, series)
     return given
 

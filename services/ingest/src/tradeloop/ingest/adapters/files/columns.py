@@ -39,7 +39,7 @@ class Layout:
     names: tuple[str, ...]
     time: TimeColumns
     chosen: Mapping[str, int]
-    """The column of each price, and of `volume` and `funding_rate` where there is one."""
+    """The column of each price, of `volume` and `funding_rate` where there is one, and of those to keep."""
     symbols: tuple[int, ...]
     """Columns that may say which instrument a row is of."""
     sign: Sign
@@ -67,6 +67,7 @@ def layout(sample: Columns, reading: Reading, symbol: str, is_headless: bool) ->
     columns = [column for _, column in sample]
     remarks: list[str] = []
     chosen = _by_option(spelt, reading)
+    kept = _kept(spelt, reading, chosen)
     given_time: dict[str, int] = {name: chosen.pop(name) for name in ("time", "clock") if name in chosen}
     symbols = [chosen.pop("symbol")] if "symbol" in chosen else None
     sparse = False
@@ -89,15 +90,17 @@ def layout(sample: Columns, reading: Reading, symbol: str, is_headless: bool) ->
         elif (funding := _one(spelt, "funding_rate")) is not None:
             chosen.setdefault("funding_rate", funding)
     prices = {index for name, index in chosen.items() if name != "volume"}
-    times, said_of_times = time_columns(sample, reading, given_time, prices)
+    for name, index in kept.items():
+        _check_free(name, spelt[index], index, chosen)
+    times, said_of_times = time_columns(sample, reading, given_time, prices | {*kept.values()})
     remarks += said_of_times
-    spare = [index for index in range(len(sample)) if index not in prices | set(times.indices)]
+    spare = [index for index in range(len(sample)) if index not in prices | {*times.indices, *kept.values()}]
     if symbols is None:
         symbols = [index for index in spare if _is_symbol(spelt[index], columns[index])]
         symbols += _unnamed_symbols(sample, spare, times, reading) if not symbols else []
     if "volume" not in chosen and not sparse and not is_headless:
         remarks += _choose_volume(sample, chosen, spare, symbols)
-    chosen = {name: chosen[name] for name in FIELDS if name in chosen}
+    chosen = {name: chosen[name] for name in FIELDS if name in chosen} | kept
     if adjusted := [index for index in names.adjusted(spelt) if index not in chosen.values()]:
         remarks.append(f"prices are taken as they are: {among(spelt, adjusted)} is not used, splits are jumps in them")
     texts = [columns[index] for index in chosen.values() if columns[index].dtype == pl.String]
@@ -116,22 +119,38 @@ def check_names(spelt: Sequence[str]) -> None:
 
 def _by_option(spelt: Sequence[str], reading: Reading) -> dict[str, int]:
     """The columns that the user named, by their names or numbers."""
-    chosen = {}
     for name, column in reading.columns.items():
         if name not in _NAMED:
             raise Refused(f"--columns {name}={column}: there is no {name}", f"name one of {', '.join(_NAMED)}")
-        found = [at for at, one in enumerate(spelt) if one == column]
-        found = found or [at for at, one in enumerate(spelt) if plain(one) == plain(column)]
-        if not found and column.isdigit() and 1 <= int(column) <= len(spelt):
-            found = [int(column) - 1]
-        if len(found) != 1:
-            how_many = "several" if found else "no"
-            shown = ", ".join(repr(one) for one in spelt[:12])
-            raise Refused(
-                f"--columns {name}={column}: it has {how_many} such columns", f"name one of {shown:.300}, or its number"
-            )
-        chosen[name] = found[0]
-    return chosen
+    return {name: _place(spelt, column, f"--columns {name}={column}") for name, column in reading.columns.items()}
+
+
+def _kept(spelt: Sequence[str], reading: Reading, chosen: Mapping[str, int]) -> dict[str, int]:
+    """The columns that the user wants to keep. Those that the user named for something are taken."""
+    found: dict[str, int] = {}
+    for name, column in reading.keep.items():
+        index = _place(spelt, column, f"--keep {name}={column}")
+        _check_free(name, spelt[index], index, {**chosen, **found})
+        found[name] = index
+    return found
+
+
+def _check_free(name: str, column: str, index: int, taken: Mapping[str, int]) -> None:
+    if used := [field for field, other in taken.items() if other == index]:
+        raise Refused(f"--keep {name}: column {column!r} is taken for {used[0]}", "leave it out, or name another")
+
+
+def _place(spelt: Sequence[str], column: str, option: str) -> int:
+    """The place of the column that an option means."""
+    found = [at for at, one in enumerate(spelt) if one == column]
+    found = found or [at for at, one in enumerate(spelt) if plain(one) == plain(column)]
+    if not found and column.isdigit() and 1 <= int(column) <= len(spelt):
+        found = [int(column) - 1]
+    if len(found) != 1:
+        how_many = "several" if found else "no"
+        shown = ", ".join(repr(one) for one in spelt[:12])
+        raise Refused(f"{option}: it has {how_many} such columns", f"name one of {shown:.300}, or its number")
+    return found[0]
 
 
 def _one(spelt: Sequence[str], name: str) -> int | None:

@@ -9,10 +9,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tradeloop.common.market.columns import is_extra
 from tradeloop.ingest.domain import Refused
 
 Sign = Literal[".", ","]
 
+NOTHING = ("", "nan", "null", "none", "n/a")
+"""Cells without a number, in any case of letters."""
 _BLANKS = r"[\s'\u2019_\u00a0\u202f]"
 _MONEY = r"^[$€£¥]|[$€£¥]$"
 _GROUPED = {".": r"^[-+]?\d{1,3}(,\d{3})+(\.\d+)?$", ",": r"^[-+]?\d{1,3}(\.\d{3})+(,\d+)?$"}
@@ -54,6 +57,11 @@ def parsed(field: str, column: pl.Series, sign: Sign) -> NDArray[np.float64]:
         column = column.str.strip_chars()
     if field == "funding_rate":  # there is none at most bars
         column = column.replace("", None).fill_null("0") if column.dtype == pl.String else column.fill_null(0)
+    elif is_extra(field):  # what is not known stays so
+        if column.dtype == pl.String:
+            column = column.set(column.str.to_lowercase().is_in(NOTHING).fill_null(False), None).fill_null("nan")
+        else:
+            column = column.cast(pl.Float64).fill_null(float("nan"))
     values = column.cast(pl.Float64, strict=False) if sign == "." or column.dtype != pl.String else None
     if values is None or values.has_nulls():
         if column.dtype == pl.String:

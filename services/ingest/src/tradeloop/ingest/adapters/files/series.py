@@ -14,7 +14,7 @@ from tradeloop.common.market import BAR_PRICES
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files.blocks import Block, Columns, Limits
 from tradeloop.ingest.adapters.files.columns import Layout, SeveralInstruments, check_names, layout, named
-from tradeloop.ingest.adapters.files.numbers import parsed
+from tradeloop.ingest.adapters.files.numbers import NOTHING, parsed
 from tradeloop.ingest.adapters.files.order import FILE_BITS, Rows, is_newest_first, turned
 from tradeloop.ingest.adapters.files.tables import goes_on, open_table
 from tradeloop.ingest.adapters.files.times import AmbiguousDates
@@ -222,7 +222,7 @@ def _is_empty(column: pl.Series) -> NDArray[np.bool_]:
         return (column.is_null() | column.is_nan()).to_numpy()
     if column.dtype == pl.String:
         text = column.str.strip_chars().str.to_lowercase()
-        return (text.is_null() | text.is_in(["", "nan", "null", "none", "n/a"])).to_numpy()
+        return (text.is_null() | text.is_in(NOTHING)).to_numpy()
     return column.is_null().to_numpy()
 
 

@@ -144,7 +144,7 @@ class Live:
         if "bars" not in request.channels:
             raise UserError(f"the live feed of {universe.name} was asked for without bars: they carry the others")
         names = sorted({one.partition(":")[0] for one in universe.ids})
-        venues = {name: self._venue(name) for name in names}
+        venues = {name: self.venue(name) for name in names}
 
         def count(event: str, number: int) -> None:
             self._tallies[event, universe.name] += number
@@ -155,7 +155,8 @@ class Live:
         self._feeds[universe.name] = feed
         return feed
 
-    def _venue(self, name: str) -> Venue:
+    def venue(self, name: str) -> Venue:
+        """The source of a venue, and who asks it. Raises `UserError` for one that is not configured."""
         if name not in self._venues:
             source = self._open_source(name)
             asker = Asker(source, lambda: to_us(self._clock.now()), threaded=self._threaded)

@@ -17,8 +17,8 @@ _MOST_BARS = 2_000
 """Bars of one answer, to the end of a page."""
 _LONGEST_PAUSE_S = 60.0
 
-Purpose = Literal["settle", "check", "clock"]
-_URGENCY: dict[Purpose, int] = {"clock": 0, "settle": 1, "check": 2}
+Purpose = Literal["settle", "check", "clock", "terms", "backfill"]
+_URGENCY: dict[Purpose, int] = {"clock": 0, "settle": 1, "check": 2, "terms": 3, "backfill": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Answer:
     """As in `Page`."""
     offset_us: int = 0
     """How far the venue's clock is ahead of this machine's."""
+    terms: Instrument | None = None
+    """The instrument as the venue has it now."""
     error: Exception | None = None
 
 
@@ -85,6 +87,9 @@ class Asker:
 
     def _answer(self, question: Question) -> Answer:
         try:
+            if question.purpose == "terms" and question.instrument is not None:
+                [terms] = self._source.instruments([question.instrument.id.partition(":")[2]])
+                return Answer(question, terms=terms)
             if question.instrument is None or question.timeframe is None:
                 return self._clock(question)
             parts, until_us, count = [], question.start_us, 0

@@ -28,9 +28,9 @@ from tradeloop.common.market import (
     whole_us,
 )
 from tradeloop.common.messages import BarFrame
-from tradeloop.ingest.application.backfill import write
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
+from tradeloop.ingest.application.stored import write
 from tradeloop.ingest.domain import Resampler, additions, corrections, frames
 from tradeloop.ingest.ports import Published
 

@@ -1,0 +1,36 @@
+"""Bars beside those that are stored: the write of some that may be there with other values, and where to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tradeloop.common.bar_store.port import BarStore
+from tradeloop.common.market import BarArrays, Timeframe, Universe, cycle_us, whole_us
+from tradeloop.common.messages import Message
+from tradeloop.ingest.domain import additions, corrections
+
+
+def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
+    """Store bars; those that are stored with other values become their next revision."""
+    if not len(bars):
+        return ()
+    span = bars.instruments, timeframe, int(bars.open_us[0]), int(bars.close_us[-1])
+    stored = store.read(*span)
+    new, changed = additions(bars, stored), corrections(bars, stored)
+    if len(new):
+        store.write(timeframe, new)
+    revision = 1
+    while len(changed):
+        store.write(timeframe, changed, revision)
+        changed = corrections(changed, store.read(*span))
+        revision += 1
+    return ()
+
+
+def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
+    """Where a bucket of every timeframe begins that holds the last base frame before `at_us`, or, where there is none,
+    one that opens then. Its bars are those that close later."""
+    base = universe.timeframe
+    before = store.read_before(universe.ids, base, at_us, 1)
+    last_us = int(before.open_us[0]) if len(before) else at_us
+    return whole_us(last_us + base.us - 1, cycle_us((base, *universe.higher_timeframes)))
