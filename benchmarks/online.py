@@ -29,7 +29,7 @@ from tradeloop.ingest.domain import frames
 from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
-BARS, WARM_UP, ROUNDS, AT_ONCE = 8_000, 2_000, 3, 64
+BARS, WARM_UP, ROUNDS, AT_ONCE = 3_500, 1_500, 2, 64
 UNIVERSE = Universe(name="bench", instruments=(Instrument(id="venue:X/USD"),), timeframe=Timeframe.M1)
 STRATEGY = Strategy("bench", FEATURES, load("example").reward)
 
