@@ -29,6 +29,7 @@ from tradeloop.common.features import (
     time_of_day,
     windowed,
 )
+from tradeloop.common.features.simple import logarithms
 from tradeloop.common.market import BarArrays, Timeframe, align, from_us, resample, to_us
 
 
@@ -173,3 +174,16 @@ def test_another_instrument_on_a_higher_timeframe_is_as_of_its_last_closed_bar()
     found = FeatureSet([of("b", on("4h", log_return(1)))]).compute(frames, Timeframe.H1).values[:, 0, 0]
     assert np.isnan(found[:7]).all()
     np.testing.assert_allclose(found[7:], 4 * L2)
+
+
+def test_logarithms_of_many_have_the_bits_of_one() -> None:
+    """A stream takes them one by one, a batch all at once."""
+    rng = np.random.default_rng(0)
+    some = np.concatenate(
+        [np.exp(rng.normal(0.0, scale, 100_000)) for scale in (1e-4, 0.1, 100.0)] + [[5e-324, 1e-310, 1.0, math.inf]]
+    )
+    assert logarithms(some).tolist() == [math.log(value) for value in some.tolist()]
+    assert logarithms(some[::3]).tolist() == [math.log(value) for value in some[::3].tolist()]
+    assert logarithms(np.empty(0)).tolist() == []
+    with pytest.raises(ValueError, match="math domain"):
+        logarithms(np.array([1.0, 0.0]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -114,20 +114,34 @@ class Composed(Feature):
     parameters: tuple[float, ...]
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+        length, before = columns.shape[1], self.window - 1
         if not self.anchored:
-            return self._run(columns)
-        # What it is made of begins anew `history` bars before each anchor, as the stream's does.
-        values = np.empty(columns.shape[1])
-        for start, stop in pairwise(blocks):
-            begin = max(0, start - self.history)
-            values[start:stop] = self._run(columns[:, begin:stop])[start - begin :]
-        return values
+            return self._windows(self._inner(columns, 0, 0, length))
+        # What it is made of begins anew `history` bars before each anchor, as the stream's does. The blocks lie one
+        # after the other, each behind the `before` values that its first window reaches back to, for one call.
+        spans = [(start, stop) for start, stop in pairwise(blocks) if stop > start]
+        places = list(accumulate((before + stop - start for start, stop in spans), initial=0))
+        series = np.full((len(self.inner), places[-1]), np.nan)
+        for (start, stop), place in zip(spans, places, strict=False):
+            first, kept = max(0, start - self.history), min(before, start)
+            series[:, place + before - kept : place + before + stop - start] = self._inner(
+                columns, first, start - kept, stop
+            )
+        values, found = self._windows(series), np.empty(length)
+        for (start, stop), place in zip(spans, places, strict=False):
+            found[start:stop] = values[place + before : place + before + stop - start]
+        found[:before] = np.nan
+        return found
 
-    def _run(self, columns: Floats) -> Floats:
-        """Values of bars that begin with these."""
-        length = columns.shape[1]
+    def _inner(self, columns: Floats, first: int, start: int, stop: int) -> Floats:
+        """Values (k, stop - start) of what it is made of, begun at bar `first`."""
+        bars = columns[:, first:stop]
+        return np.array([one.batch(self.part(one, bars), [0, stop - first])[start - first :] for one in self.inner])
+
+    def _windows(self, series: Floats) -> Floats:
+        """The values (n,) of the windows of (k, n); NaN where they would reach back before its begin."""
+        length = series.shape[1]
         values = np.full(length, np.nan)
-        series = np.array([one.batch(self.part(one, columns), [0, length]) for one in self.inner])
         for begin in range(0, length - self.window + 1, _CHUNK):
             end = min(begin + _CHUNK, length - self.window + 1) + self.window - 1
             values[begin + self.window - 1 : end] = self.values(series[:, begin:end])

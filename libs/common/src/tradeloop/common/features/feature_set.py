@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tradeloop.common.features.cross_section import CrossSection
 from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, INPUTS, BarValues, Feature, FeatureError
 from tradeloop.common.market import BarArrays, Series, Timeframe, from_us
 
+_AT_ONCE, _TOGETHER = 512, 8
+"""Frames and features whose values are written at once: eight numbers are a line of a cache."""
 _FORMAT = 1
 """Raised when the arithmetic of existing definitions changes: every identity then changes with it."""
 
@@ -136,8 +139,9 @@ class FeatureSet:
             for a, instrument in enumerate(grid.instruments):
                 open_us, columns, last = own_bars(source, a, self.extras)
                 rows = np.where(visible >= 0, last[visible], -1) if len(source) else visible
-                for place, own in self.own_values(timeframe, instrument, open_us, columns):
-                    values[:, a, place] = np.append(own, np.nan)[rows]
+                known = self.own_values(timeframe, instrument, open_us, columns)
+                while some := list(islice(known, _TOGETHER)):
+                    _spread(values[:, a], some, rows)
         self.combine(values, grid.instruments)
         return FeatureRows(grid.instruments, self.names, grid.close_us, values)
 
@@ -161,6 +165,21 @@ class FeatureSet:
         """Let the features that look at other instruments see the values (T, A, F) of all, in place."""
         for place, feature in self.cross_sections:
             values[..., place] = feature.combine(values[..., place], instruments)
+
+
+def _spread(values: Floats, some: Sequence[tuple[int, NDArray[np.float64]]], rows: NDArray[np.int64]) -> None:
+    """Put the values (n,) of some features into those of all, (T, F), in place: row by row those of `rows`, -1 is NaN.
+
+    Some frames at once, so that what is written stays in a core's cache: a column at a time would fetch all of it.
+    """
+    for start in range(0, len(rows), _AT_ONCE):
+        chosen = rows[start : start + _AT_ONCE]
+        none = chosen < 0
+        for place, own in some:
+            part = values[start : start + _AT_ONCE, place]
+            if len(own):
+                part[:] = own[chosen]
+            part[none] = np.nan
 
 
 def own_bars(bars: BarArrays, a: int, extras: Sequence[str]) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import talib as library
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.cross_section import not_of_others
@@ -63,6 +64,15 @@ def log_ratio(top: str, bottom: str, lag: int = 0) -> Feature:
         lag=lag,
         logarithm=True,
     )
+
+
+def logarithms(values: Floats) -> Floats:
+    """Natural logarithms (n,) of values (n,), with the bits of `math.log`. Raises ValueError for one that has none."""
+    if not (values > 0.0).all():
+        return np.fromiter(map(math.log, values.tolist()), np.float64, len(values))
+    # TA-Lib asks the C library for each, as math.log does; np.log has a vector form that differs in the last bit.
+    found: Floats = library.LN(np.ascontiguousarray(values)) if len(values) else np.empty(0)
+    return found
 
 
 def column(name: str) -> Feature:
@@ -120,10 +130,7 @@ class _Return(Feature):
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
         ratios = columns[self.top, self.lag :] / columns[self.bottom, : max(0, columns.shape[1] - self.lag)]
-        # math.log and not np.log, whose vector and scalar forms may differ in the last bit.
-        values[self.lag :] = (
-            np.fromiter(map(math.log, ratios.tolist()), np.float64, len(ratios)) if self.logarithm else ratios - 1.0
-        )
+        values[self.lag :] = logarithms(ratios) if self.logarithm else ratios - 1.0
         return values
 
     def state(self) -> FeatureState:

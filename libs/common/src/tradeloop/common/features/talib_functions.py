@@ -150,13 +150,14 @@ class _TaLib(Feature):
 
     def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
-        open_and_fill = getattr(handles, self.function).open_and_fill
+        open_and_fill, arguments = getattr(handles, self.function).open_and_fill, dict(self.arguments)
+        series, further = self._series(columns), columns[self.further]
         for start, stop in pairwise(blocks):
-            for begin, end in _unbroken(columns[self.further], max(0, start - self.history), stop):
+            for begin, end in _unbroken(further, max(0, start - self.history), stop):
                 if end - begin <= self.lookback or end <= start:
                     continue
                 try:
-                    handle, filled = open_and_fill(*self._series(columns[:, begin:end]), **dict(self.arguments))
+                    handle, filled = open_and_fill(*(one[begin:end] for one in series), **arguments)
                 except InsufficientHistory:
                     continue
                 first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
@@ -171,7 +172,7 @@ class _TaLib(Feature):
         return getattr(handles, self.function)(*self._series(columns), **dict(self.arguments))
 
     def _series(self, columns: Floats) -> list[Floats]:
-        return list(columns[self.places])
+        return [np.ascontiguousarray(columns[place]) for place in self.places]
 
 
 class _TaLibState:

@@ -58,11 +58,14 @@ class _Vectorised(Feature):
         values = np.full(columns.shape[1], np.nan)
         series = columns[self.places]
         count = columns.shape[1] - self.window + 1
-        offsets = np.arange(self.window)[:, None]
+        windows = np.lib.stride_tricks.sliding_window_view(series, self.window, axis=1) if count > 0 else series
         for first in range(0, count, BLOCK):
-            windows = np.minimum(np.arange(first, first + BLOCK), count - 1)  # the last one again where there are fewer
-            found = self.call(series.take(offsets + windows, axis=1))[: count - first]
-            values[first + self.window - 1 : first + self.window - 1 + len(found)] = found
+            some = windows[:, first : first + BLOCK]
+            found = some.shape[1]
+            if found < BLOCK:  # the last one again and again
+                some = some.take(np.minimum(np.arange(BLOCK), found - 1), axis=1)
+            at = first + self.window - 1
+            values[at : at + found] = self.call(some.transpose(0, 2, 1).copy())[:found]
         values[~whole_windows(columns[self.further], self.window)] = np.nan
         return values
 
