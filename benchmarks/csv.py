@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -48,12 +49,17 @@ def bare_read(path: Path) -> BarArrays:
     return align([NAME], Timeframe.M1, [{"open_us": table["time"].cast(pl.Int64).to_numpy(), **series}])
 
 
+def no_venue(name: str) -> NoReturn:
+    """Files are read here, and no venue is asked."""
+    raise LookupError(name)
+
+
 def backfill(store: SqlBarStore, path: Path) -> None:
     """The file through the service's own backfill."""
     bus = MemoryBus()
     bus.create_topics(specs({"bench": [topic_of(BarFrame).name]}))
     request = BackfillRequested(request_id="bench", universe=UNIVERSE, files={NAME: str(path)})
-    one = Backfill(store, read_blocks, BusFrames(bus), SystemClock(), request)
+    one = Backfill(store, read_blocks, BusFrames(bus), SystemClock(), request, None, no_venue)
     while not one.finished:
         list(one.step())
 
