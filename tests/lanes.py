@@ -35,6 +35,8 @@ LANES: Lanes = {
     "stacks": [
         "tests/e2e/test_disturbances.py",
         "tests/e2e/test_five_processes.py",
+        "tests/e2e/test_live_feed.py",
+        "tests/e2e/test_live_processes.py",
         "tests/e2e/test_replay.py",
         "tests/test_native.py",
     ],

@@ -61,6 +61,11 @@ def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return kind()
 
 
+def uses_the_store(service: str, settings: Any) -> bool:
+    """Whether a service uses the feature store: inference does where it decides on online values."""
+    return service != "inference" or settings.features == "online"
+
+
 def mounts(service: str) -> Mapping[str, str]:
     """What is mounted where: source by path in the container."""
     return {target: source for source, target, *_ in (each.split(":") for each in SERVICES[service].get("volumes", ()))}
@@ -174,7 +179,7 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
             check_database(settings.database_url.get_secret_value(), "bars", role)
         if hasattr(settings, "ledger_url"):
             check_database(settings.ledger_url.get_secret_value(), "ledger", role)
-        if hasattr(settings, "feature_registry"):
+        if hasattr(settings, "feature_registry") and uses_the_store(service, settings):
             check_database(settings.feature_registry["path"], "features", role)
             assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
         if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
@@ -244,7 +249,8 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         settings, mounted = settings_of(service, monkeypatch), mounts(service)
         for path, source in mounted.items():
             assert source.startswith(".") or path in owned.split(), f"{path} belongs to nobody in the image"
-        assert (str(getattr(settings, "feature_root", None)) in mounted) == hasattr(settings, "feature_root")
+        stored = hasattr(settings, "feature_root") and uses_the_store(service, settings)
+        assert (str(getattr(settings, "feature_root", None)) in mounted) == stored
         assert (str(getattr(settings, "portfolio_folder", None)) in mounted) == hasattr(settings, "portfolio_folder")
     assert "NUMBA_CACHE_DIR=/var/cache/numba" in DOCKERFILE
     assert "--artifacts-destination=/var/lib/tradeloop/mlflow" in SERVICES["mlflow"]["command"]
