@@ -599,7 +599,7 @@ SURVIVED: tuple[Kind, ...] = ("unavailable", "unanswered", "killed", "killed aft
 """Faults that must change nothing at all."""
 
 
-AT_START = ("strategies", "history.features_on", "strategy.feature.state")
+AT_START = ("strategies", "history.features_on", "strategy.feature.state", "strategy.feature.chosen")
 """Calls that a service makes when it starts, before it knows anybody's portfolio: it does not start without them."""
 FOR_ALL = ("ledger.acknowledge",)
 """Calls that are about many portfolios at once, and whose failure is none of theirs."""
