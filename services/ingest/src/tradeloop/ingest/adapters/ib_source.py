@@ -24,10 +24,10 @@ from tradeloop.ingest.ports import Channel, MarketStream, Page, SourceUnavailabl
 
 _DAY_US = Timeframe.D1.us
 _PAGES = {
-    Timeframe.S1: ("1 secs", "1800 S", 1800),
-    Timeframe.S5: ("5 secs", "3600 S", 3600),
-    Timeframe.S15: ("15 secs", "14400 S", 14_400),
-    Timeframe.S30: ("30 secs", "28800 S", 28_800),
+    Timeframe.S1: ("1 secs", "1800 S", 1740),
+    Timeframe.S5: ("5 secs", "3600 S", 3540),
+    Timeframe.S15: ("15 secs", "14400 S", 14_340),
+    Timeframe.S30: ("30 secs", "28800 S", 28_740),
     Timeframe.M1: ("1 min", "5 D", 4 * 86_400),
     Timeframe.M3: ("3 mins", "7 D", 6 * 86_400),
     Timeframe.M5: ("5 mins", "7 D", 6 * 86_400),
@@ -38,7 +38,7 @@ _PAGES = {
 }
 """The bar size and the duration of requests for each timeframe, and the seconds that a page has at most.
 
-A duration in days counts days of trading, the last of which may have just begun, so a page is shorter.
+A page is shorter than its request, which ends a bar later; and one in days counts a last day that may have just begun.
 """
 _SMALL = Timeframe.S30
 _SMALL_KEPT = timedelta(days=180)

@@ -14,6 +14,8 @@ from tradeloop.common.market import Instrument, from_us, to_us
 
 _SMART, _USD, _PAIRS_AT = "SMART", "USD", "IDEALPRO"
 _CURRENCY = re.compile(r"[A-Z]{3}")
+_KINDS = ("BAG", "CFD", "FOP", "FUT", "IND", "OPT", "STK", "WAR")
+"""Kinds of contracts, which look like currencies; most need a date, too, and are not to be had."""
 _FX_ZONE, _FX_TURNS = ZoneInfo("America/New_York"), time(17)
 _ZONES = {"EST": "America/New_York", "CST": "America/Chicago", "MET": "Europe/Berlin", "JST": "Asia/Tokyo"}
 """Zones that TWS calls by a name that means another one, without daylight saving, elsewhere."""
@@ -62,11 +64,12 @@ def security(venue: str, text: str) -> Security:
         parts = parts[:3]
     if len(parts) == 1 and text:
         return Security(text, kind, _SMART, _USD)
-    if len(parts) == 2 and all(map(_CURRENCY.fullmatch, parts)):
+    in_currency = _CURRENCY.fullmatch(parts[-1]) and parts[-1] not in _KINDS
+    if len(parts) == 2 and _CURRENCY.fullmatch(parts[0]) and in_currency:
         return Security(parts[0], "CASH", _PAIRS_AT, parts[1])
-    *symbol, exchange, currency = parts
-    if symbol and exchange and _CURRENCY.fullmatch(currency):  # symbols of some exchanges have dots themselves
-        return Security(".".join(symbol), kind, exchange, currency)
+    if len(parts) > 2 and all(parts[-2:]) and any(parts[:-2]) and in_currency:
+        # Symbols of some exchanges have dots themselves.
+        return Security(".".join(parts[:-2]), kind, parts[-2], parts[-1])
     raise UserError(f"{venue} has no {text}: {HOW}")
 
 
