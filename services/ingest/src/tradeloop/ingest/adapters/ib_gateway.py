@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -49,12 +50,14 @@ class NoDefinition(Exception):
 class Gateway:
     """Asks TWS or IB Gateway. It connects when it is asked, and again when the connection was lost in between.
 
-    It has an event loop of its own, which runs in the thread of whoever asks, and only then.
+    It has an event loop of its own, which runs in the thread of whoever asks, and only then. Threads ask in turn.
     """
 
     def __init__(self, venue: str, section: IbSection) -> None:
         self._venue, self._section = venue, section
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._turn = threading.Lock()
+        self._closed = False
         self._ib: Any = None
         self._failed: asyncio.Future[None] | None = None
         self._said = ""
@@ -102,19 +105,34 @@ class Gateway:
 
     def wait(self, seconds: float) -> None:
         """Wait, while the connection lives."""
-        self._runner.run(asyncio.sleep(seconds))
+        self._run(lambda: asyncio.sleep(seconds))
 
     def ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
         """The answer to a question.
 
         Raises `SourceUnavailable`, `UserError` for what is refused, `NoData` and `NoDefinition`.
         """
-        return self._runner.run(self._answer(question))
+        return self._run(lambda: self._answer(question))
 
     def close(self) -> None:
-        if self._ib is not None:
-            self._runner.run(self._drop())
+        """End the connection; whoever asks meanwhile gets `SourceUnavailable`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._runner.get_loop().call_soon_threadsafe(self._fail, self._no_more())
+        self._run(self._drop, last=True)
         self._runner.close()
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]], *, last: bool = False) -> T:
+        with self._turn:
+            if self._closed and not last:
+                raise self._no_more()
+            # The library awaits its events in the loop that its thread has for the current one, not in the running one.
+            asyncio.set_event_loop(self._runner.get_loop())
+            try:
+                return self._runner.run(work())
+            finally:
+                asyncio.set_event_loop(None)
 
     async def _answer(self, question: Callable[[Any], Awaitable[T]]) -> T:
         self._failed = asyncio.get_running_loop().create_future()
@@ -223,6 +241,9 @@ class Gateway:
     def _fail(self, error: Exception) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
+
+    def _no_more(self) -> SourceUnavailable:
+        return SourceUnavailable(f"{self._venue} was closed")
 
     def _at(self) -> str:
         return f"{self._venue} at {self._section.url}"
