@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -82,12 +82,14 @@ class Gateway:
         return [one.contract for one in found or ()]
 
     def first(self, contract: Any, shows: str, *, regular: bool) -> datetime | None:
-        """When the data of a contract begin; None where nobody knows. Raises as `ask`."""
+        """About when the data of a contract begin, by some hours; None where nobody knows. Raises as `ask`."""
         try:
             found = self.ask(lambda ib: ib.reqHeadTimeStampAsync(contract, shows, regular, 2))
         except NoData:
             return None
-        return found if isinstance(found, datetime) and found.tzinfo else None
+        if not isinstance(found, datetime):
+            return None
+        return found if found.tzinfo else found.replace(tzinfo=UTC)  # not every TWS gives seconds since the epoch
 
     def bars(self, contract: Any, end: datetime, duration: str, size: str, shows: str, *, regular: bool) -> list[Any]:
         """The bars of some time before `end`; none where there are none. Raises as `ask`."""
