@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
@@ -17,16 +18,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.waiting import until
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Instrument, Series, Timeframe, from_us, joined, to_us
+from tradeloop.common.market import Instrument, Series, Timeframe, TimeRange, Universe, from_us, joined, to_us
 from tradeloop.common.market.calendars import gaps
+from tradeloop.common.messages import BackfillCompleted, BackfillRequested
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.readback import all_messages
+from tradeloop.common.runtime.runner import Runner
+from tradeloop.ingest.adapters.bus_frames import BusFrames
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.adapters.ib_gateway import NoData, NoDefinition, translated
 from tradeloop.ingest.adapters.ib_pacing import Pacing
 from tradeloop.ingest.adapters.ib_source import IbSource
 from tradeloop.ingest.adapters.ib_symbols import Security, listed, security, written
-from tradeloop.ingest.adapters.sections import IbSection
+from tradeloop.ingest.adapters.sections import IbSection, Sources
 from tradeloop.ingest.adapters.sources import load_sources, open_source
+from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.application.fetch import sound
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
@@ -194,6 +206,7 @@ def test_symbols_are_written_in_one_way_and_refused_with_those_like_them() -> No
         for wrong, meant in (
             ("AAPQ", "did you mean AAPL?"),
             ("USD.EUR", "did you mean EUR.USD?"),
+            ("AAPL.LSE.GBP", "did you mean AAPL?"),
             ("SAP.IBIS.EUR", "write a stock as AAPL"),
         ):
             with pytest.raises(UserError) as raised:
@@ -387,7 +400,7 @@ def test_a_tws_that_is_away_or_another_server_is_said_in_one_line() -> None:
             thread.join(10)
 
 
-def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for wrong in (
         "http://127.0.0.1:7497",
         "tcp://127.0.0.1",
@@ -410,6 +423,58 @@ def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.Mon
 def test_it_has_no_live_stream_and_says_so() -> None:
     with tws() as venue, source(venue) as ib, pytest.raises(UserError, match="ib has no live stream here"):
         ib.stream([Instrument(id="ib:AAPL")], Timeframe.M1, frozenset(["bars"]))
+
+
+def test_ingest_of_a_running_stack_fetches_a_universe_with_its_longer_bars(tmp_path: Path) -> None:
+    bus, clock = MemoryBus(), SystemClock()
+    store = MemoryBarStore(clock)
+    with tws() as venue, closing(SqlFetched(f"sqlite:///{tmp_path}/fetched.db", clock)) as fetched:
+        sources: Sources = {"ib": IbSection(url=venue.url, pace=0.0)}
+        names = ("ib:AAPL", "ib:MSFT")
+        universe = Universe(
+            name="u",
+            instruments=tuple(Instrument(id=name, calendar="XNYS") for name in names),
+            timeframe=Timeframe.M5,
+            higher_timeframes=(Timeframe.H1,),
+        )
+        ingest = Ingest(
+            store,
+            read_blocks,
+            BusFrames(bus),
+            clock,
+            open_source=lambda name: open_source(name, sources, clock),
+            fetched=fetched,
+        )
+        runner = Runner(ingest, bus, clock, RunPolicy(unavailable_delay_s=0.05))
+        asked = TimeRange(start=START, end=NOW + timedelta(days=30))
+        publish(bus.producer(), BackfillRequested(request_id="r", universe=universe, range=asked), "test")
+        try:
+
+            def completed() -> bool:
+                runner.step(0.01)
+                return bool(list(all_messages(bus, BackfillCompleted)))
+
+            until(completed)
+            [done] = all_messages(bus, BackfillCompleted)
+            assert (done.gaps, done.left_out, done.remarks) == (0, 0, ())
+            for name in names:
+                found = store.read([name], Timeframe.M5, 0, to_us(NOW))
+                bars = venue.market.bars(name[3:], "5m", to_us(START), to_us(NOW), known_us=to_us(NOW)).series()
+                local = [from_us(us).astimezone(NEW_YORK) for us in bars["open_us"].tolist()]
+                trades = np.array([one.weekday() < 5 and time(9, 30) <= one.time() < time(16) for one in local])
+                assert np.array_equal(found.open_us, bars["open_us"][trades])
+                assert np.array_equal(found.close[:, 0], bars["close"][trades])
+                hours = store.read([name], Timeframe.H1, 0, to_us(NOW))
+                first = from_us(int(hours.open_us[0])).astimezone(NEW_YORK)
+                assert first.time() == time(9), "an hour that is made holds the same as one that is fetched"
+                with source(venue, client_id=40) as ib:
+                    own = history(ib, name[3:], Timeframe.H1)
+                whole = hours.open_us[:-1] if hours.open_us[-1] > own["open_us"][-1] else hours.open_us
+                assert np.array_equal(whole, own["open_us"])
+                assert np.array_equal(hours.close[: len(whole), 0], own["close"])
+        finally:
+            runner.close()
+        assert venue.served["error 326"] == 0
 
 
 def violations(made: Sequence[tuple[float, str, str, bool]]) -> list[str]:
@@ -447,6 +512,10 @@ def test_pacing_keeps_the_rules_and_waits_no_longer_than_they_ask_for(
 
 
 def test_a_venue_that_counts_is_not_asked_too_often() -> None:
+    with tws(pacing=1.0) as venue, source(venue) as careless:
+        history(careless, "AAPL", Timeframe.D1)
+        with pytest.raises(SourceUnavailable, match=r"ib says that it is asked too often: .* \(162\)"):
+            history(careless, "AAPL", Timeframe.D1)
     with tws(pacing=0.01) as venue, source(venue, pace=0.05) as ib:
         bars = joined([history(ib, "AAPL", Timeframe.S5, NOW - timedelta(hours=6))])
         assert len(bars["open_us"]) == 12 * (4 * 60 + 30) + 6
