@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.bar_store.port import BarStoreUnavailable, Census, StoredSeries
 from tradeloop.common.bar_store.rows import before, between, in_order
@@ -18,7 +15,8 @@ from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
 from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
-from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
+from tradeloop.common.sql.database import Database
+from tradeloop.common.sql.engine import refuses_writes
 
 log = structlog.get_logger(__name__)
 
@@ -32,20 +30,20 @@ class SqlBarStore:
     """
 
     def __init__(self, url: str, clock: Clock) -> None:
-        self._engine = open_engine(url, "bar store")
+        self._database = Database(url, "bar store", BarStoreUnavailable, self._find_table)
         self._clock = clock
-        self._bars = SqliteBars() if self._engine.dialect.name == "sqlite" else PostgresqlBars(self._engine)
-        self._ready = False
+        engine = self._database.engine
+        self._bars = SqliteBars() if engine.dialect.name == "sqlite" else PostgresqlBars(engine)
 
     @property
     def tier(self) -> StorageTier:
         """The tier that holds the bars. Raises `BarStoreUnavailable`."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return tier_of(connection)
 
     def write(self, timeframe: Timeframe, bars: BarArrays, revision: int = 0) -> None:
         known_us = to_us(self._clock.now())
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             self._bars.insert(connection, timeframe, bars, revision, known_us)
 
     def read(
@@ -58,7 +56,7 @@ class SqlBarStore:
         as_known_us: int = EVER_US,
     ) -> BarArrays:
         """As `BarStore.read`, of what was stored until `as_known_us`."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             histories = self._bars.between(connection, instruments, timeframe, start_us, end_us, as_known_us)
         return between(instruments, timeframe, histories, start_us)
 
@@ -72,7 +70,7 @@ class SqlBarStore:
         as_known_us: int = EVER_US,
     ) -> BarArrays:
         """As `BarStore.read_before`, of what was stored until `as_known_us`."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             histories = self._bars.before(connection, instruments, timeframe, end_us, frames, as_known_us)
         return before(instruments, timeframe, histories, end_us, frames)
 
@@ -89,7 +87,7 @@ class SqlBarStore:
             column.open_us >= start_us,
             column.open_us < end_us,
         )
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return Census(*(int(count) for count in connection.execute(counts).one()))
 
     def series(self) -> Sequence[StoredSeries]:
@@ -102,43 +100,28 @@ class SqlBarStore:
             func.min(column.open_us),
             func.max(column.open_us),
         ).group_by(column.instrument, column.timeframe)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(counts).all()
         return in_order(StoredSeries(name, Timeframe(timeframe), *counted) for name, timeframe, *counted in rows)
 
     def extra_columns(
         self, instruments: Sequence[str], timeframe: Timeframe, start_us: int, end_us: int
     ) -> frozenset[str]:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
 
     def check(self, *, writes: bool = False) -> None:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.scalar(select(1))  # a pooled connection may have died unnoticed
             lacking = refuses_writes(connection, {BARS.name: ("SELECT", "INSERT")}) if writes else None
         if lacking:
-            raise self._unavailable(lacking)
+            raise self._database.unavailable(lacking)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """One transaction, with the table there. What the driver refuses for its data is not the store's absence."""
-        driver = self._engine.dialect.loaded_dbapi
-        try:
-            with self._engine.begin() as connection:
-                if not self._ready:
-                    self._bars.find_table(connection)
-                    log.info("bar store", database=address(self._engine.url), storage=tier_of(connection).value)
-                yield connection
-            self._ready = True
-        except (DBAPIError, PoolTimeout, driver.Error) as error:
-            if is_about_data(error):
-                raise
-            raise self._unavailable(cause(error)) from error
-
-    def _unavailable(self, why: str) -> BarStoreUnavailable:
-        # After a failover, a connection that is kept still leads to a server that takes no writes.
-        self._engine.dispose()
-        return BarStoreUnavailable(f"bar store {address(self._engine.url)}: {why}")
+    def _find_table(self, connection: Connection) -> str | None:
+        lacking = self._bars.find_table(connection)
+        if lacking is None:
+            log.info("bar store", database=self._database.address, storage=tier_of(connection).value)
+        return lacking
