@@ -35,6 +35,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
+from tradeloop.common.features import shown
 from tradeloop.common.messages import (
     FeaturesComputed,
     ModelReady,
@@ -176,13 +177,14 @@ class _Demo:
         read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
-        seen = rows_of(self._traded, self._strategy, read(FeaturesComputed))
+        seen, _ = shown(rows_of(self._traded, self._strategy, read(FeaturesComputed)), source.universe)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
         manifest = registered.policy.manifest
         with self._stages.stage("Backtest and baselines"):
             known = source.features(self._strategy)
             learnt, features = known[: self._train_bars], known[self._train_bars :]
+            learnt, _ = shown(learnt, source.universe)
             fitted = segment(learnt, self._strategy.hyper_parameters.validation)
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
