@@ -28,6 +28,7 @@ from tradeloop.cli.report import figures, text, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.cli.report.transitions import rows_of
 from tradeloop.cli.source import Source, split
+from tradeloop.cli.understood import spoken_members
 from tradeloop.common.arrays import Floats
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.contracts.strategy import check_strategy
@@ -81,6 +82,8 @@ def run_demo(
         raise UserError(f"--source {live_source}: a demo can trade live from {', '.join(NAMES)}")
     if live_source is not None and inputs.actions is not None:
         raise UserError(f"--actions is of files of bars, and --source {live_source} trades live: leave one of them out")
+    if live_source is not None and inputs.members is not None:
+        raise UserError(f"--members is of files of bars, and --source {live_source} trades live: leave one of them out")
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
         temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
@@ -193,6 +196,7 @@ class _Demo:
         difference = difference_from_backtest(marks, fills, self._traded, expected)
         summary: dict[str, Any] = {
             "source": source.name,
+            "universe": spoken_members(source),
             "strategy": self._strategy.name,
             "seed": manifest.seed,
             "steps": manifest.steps,

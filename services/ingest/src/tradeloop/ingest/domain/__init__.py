@@ -102,9 +102,7 @@ def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterato
         yield first_us, last_us
 
 
-def frames(
-    universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster | None = None
-) -> Iterator[BarFrame]:
+def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster | None = None) -> Iterator[BarFrame]:
     """Each frame as the message that carries it; the `roster` says who belongs to the universe."""
     of_each = zip(*(_bars(bars, a) for a in range(len(bars.instruments))), strict=True)
     length = timeframe.delta

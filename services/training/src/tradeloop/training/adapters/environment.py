@@ -268,9 +268,7 @@ class TradingEnv(gym.Env[Float32s, Any]):
         self, portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, *, episode_bars: int
     ) -> None:
         features, hidden = shown(features, portfolio.universe)
-        starts = episode_starts(
-            bars, features, strategy.window, episode_bars, whole(len(bars)), portfolio.universe
-        )
+        starts = episode_starts(bars, features, strategy.window, episode_bars, whole(len(bars)), portfolio.universe)
         self.episodes = Episodes(
             portfolio,
             strategy,

@@ -124,8 +124,8 @@ def episode_starts(
     """Rows at which an episode of `episode_bars` steps may start, increasing.
 
     From `window - 1` bars before such a row to its last step every feature (T, A, F) is known and all rows are of one
-    segment's first part, and at the row itself every instrument has a price, or does not belong to the universe. Raises `UserError` for a segment without
-    one: nothing would be learnt from it.
+    segment's first part, and at the row itself every instrument has a price, or does not belong to the universe.
+    Raises `UserError` for a segment without one: nothing would be learnt from it.
     """
     known, needed = rows_known(features), window + episode_bars
     starts = [

@@ -27,8 +27,7 @@ class Assembler:
     def __init__(
         self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0, roster: Roster | None = None
     ) -> None:
-        """No frame goes out sooner than `wait_us` after its close; what is not on the `roster` then is not waited for.
-        """
+        """No frame goes out sooner than `wait_us` after its close, nor waits for what is not on the `roster` then."""
         self._roster = roster
         self.lines = {line.instrument.id: line for line in lines}
         self.next_us = next_us
@@ -63,9 +62,7 @@ class Assembler:
         if self._wait_us and min(now_us.values()) < open_us + self._length_us + self._wait_us:
             return None
         outside = () if self._roster is None else self._roster.outside(open_us + self._length_us)
-        if any(
-            line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in outside
-        ):
+        if any(line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in outside):
             return None
         heapq.heappop(self._opens)
         self._waits.discard(open_us)
