@@ -118,6 +118,10 @@ class LiveReported(UniverseRequest):
         return "|".join(filter(None, (self.request_id, self.state, self.reason)))
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class BarFrame(UniverseMessage):
     """All bars of a universe at one open time and one timeframe, closed."""
 
@@ -126,7 +130,10 @@ class BarFrame(UniverseMessage):
     close_time: AwareDatetime
     bars: tuple[Bar, ...]
     missing: tuple[str, ...] = ()
-    """Instruments of the universe that have no bar here."""
+    """Instruments of the universe that have no bar here, but for those outside."""
+    outside: tuple[str, ...] | None = Field(default=None, exclude_if=_is_none)
+    """Instruments that do not belong to the universe at the close; they may have a bar nevertheless. None where all
+    instruments always belong."""
     revision: int = Field(default=0, ge=0)
     """Raised when a bar that went out is corrected; a decision that was made is never re-made."""
     live: bool = False
@@ -143,6 +150,12 @@ class BarFrame(UniverseMessage):
     @property
     def identity(self) -> str:
         return f"{self.universe}|{self.timeframe}|{iso(self.open_time)}|{self.revision}"
+
+    @property
+    def bars_and_gaps(self) -> tuple[tuple[Bar, ...], frozenset[str]]:
+        """The bars, and who lacks one, whoever belongs to the universe."""
+        lacking = {*self.missing, *(self.outside or ())} - {bar.instrument for bar in self.bars}
+        return self.bars, frozenset(lacking)
 
     def check(self, clock: Clock) -> None:
         """Raise `UserError` unless the frame has its timeframe's length, and opened at a whole second by now."""

@@ -8,9 +8,11 @@ from typing import Protocol
 import numpy as np
 import structlog
 
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.features import shown
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
@@ -271,11 +273,16 @@ class Desk:
         time_us = to_us(features.time)
         if time_us <= self._seen_us:
             return
-        if any(value is None for row in features.values for value in row):
+        values, _ = self._shown(features)
+        if np.isnan(values).any():
             self._builder.clear()
         else:
-            self._builder.append(self.strategy.observed(np.array(features.values, dtype=np.float64)))
+            self._builder.append(self.strategy.observed(values))
         self._seen_us = time_us
+
+    def _shown(self, features: FeaturesComputed) -> tuple[Floats, Bools | None]:
+        """Features as the policy sees them, and what it is not shown."""
+        return shown(np.array(features.values, dtype=np.float64), self.portfolio.universe)
 
     def _decide(
         self, features: FeaturesComputed, mark: PortfolioMarked, model: ActiveModel | NoModel | None
@@ -288,6 +295,8 @@ class Desk:
             return self._hold(mark, "warming_up")
         action = model.actor.act(self._builder.build(account_of(mark)))
         weights = self.strategy.actions.weights(action)
+        values, hidden = self._shown(features)
+        away = () if hidden is None else np.flatnonzero(hidden).tolist()
         return SignalGenerated(
             universe=mark.universe,
             portfolio=mark.portfolio,
@@ -298,7 +307,8 @@ class Desk:
             model_version=model.version,
             model_id=model.model_id,
             feature_set=features.feature_set,
-            features=tuple(tuple(value for value in row if value is not None) for row in features.values),
+            features=tuple(map(tuple, values.tolist())),
+            hidden=tuple(features.instruments[a] for a in away),
             action=tuple(action[0].tolist()),
         )
 

@@ -202,7 +202,7 @@ class Backfill:
                 for (open_us, revision), one in sorted(touched.items()):
                     if (now := stored.get(open_us)) is not None and first_us <= open_us <= last_us:
                         key = open_us + timeframe.us, timeframe
-                        if (now.bars, now.missing) == (one.bars, one.missing):
+                        if now.bars_and_gaps == one.bars_and_gaps:
                             self._corrected.pop(key, None)
                         else:
                             self._corrected[key] = revision
@@ -217,8 +217,8 @@ class Backfill:
 
     def _frames(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
-        bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+        bars, roster = self._store.read(self._universe.ids, timeframe, start_us, end_us), self._universe.roster
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, roster)}
 
 
 def _range(request: BackfillRequested) -> TimeRange:
