@@ -26,6 +26,7 @@ from tradeloop.cli.commands import (
     models,
     online,
     portfolio,
+    repair,
     strategy,
     topics,
 )
@@ -61,6 +62,7 @@ features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
+bars.app.command("repair")(repair.repair)
 app.command("backfill")(fetch.backfill)
 app.add_typer(fetch.instruments, name="instruments")
 

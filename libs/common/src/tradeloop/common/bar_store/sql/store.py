@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -12,12 +12,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tradeloop.common.bar_store.port import BarStoreUnavailable, Census, StoredSeries
 from tradeloop.common.bar_store.rows import before, between, in_order
+from tradeloop.common.bar_store.sql.aside import last_aside, set_aside
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
 from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
-from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
 from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,19 @@ class SqlBarStore:
     ) -> frozenset[str]:
         with self._transaction() as connection:
             return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
+
+    def set_aside(self, instrument: str, dropped: Mapping[Timeframe, Mapping[int, str]]) -> None:
+        """Drop bars, by timeframe and open time, each with the reason: all or none. They are kept in a table beside.
+
+        Raises `UserError` for PostgreSQL, and `BarStoreUnavailable`.
+        """
+        with self._transaction() as connection:
+            set_aside(connection, instrument, dropped, to_us(self._clock.now()))
+
+    def aside(self, instrument: str, timeframe: Timeframe) -> Series:
+        """The bars that were dropped, each as it was dropped last. Raises `BarStoreUnavailable`."""
+        with self._transaction() as connection:
+            return last_aside(connection, instrument, timeframe)
 
     def check(self, *, writes: bool = False) -> None:
         with self._transaction() as connection:
