@@ -27,6 +27,7 @@ from tradeloop.cli.commands import (
     models,
     online,
     portfolio,
+    repair,
     strategy,
     topics,
 )
@@ -63,6 +64,7 @@ app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
+bars.app.command("repair")(repair.repair)
 app.command("backfill")(fetch.backfill)
 app.add_typer(fetch.instruments, name="instruments")
 

@@ -65,6 +65,9 @@ class BackfillRequested(UniverseRequest):
     """Path of the bars of each instrument of the universe, by instrument id."""
     range: TimeRange | None = None
     """Without files: the open times of the bars that are fetched, as far as they were not fetched before."""
+    anew: dict[str, tuple[TimeRange, ...]] = Field(default_factory=dict)
+    """The ranges of each instrument, by its id, that are asked of its venue whatever was fetched before, to mend them:
+    then nothing else of `range` is. Bars are taken where those beside them agree with what is stored."""
     readings: dict[str, Reading] = Field(default_factory=dict)
     """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 

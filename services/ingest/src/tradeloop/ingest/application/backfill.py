@@ -70,7 +70,9 @@ class Backfill:
                 raise UserError(f"backfill of {universe.name}: bars are from files or of a range from venues, not both")
             if fetched is None:
                 raise UserError(f"backfill of {universe.name}: this ingest keeps no record of what it fetches")
-            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range)
+            if unknown := request.anew.keys() - set(universe.ids):
+                raise UserError(f"backfill of {universe.name}: it lacks {', '.join(sorted(unknown))}, to be mended")
+            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range, request.anew)
         elif set(request.files) != set(universe.ids):
             wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
             raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
