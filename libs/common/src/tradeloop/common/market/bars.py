@@ -97,7 +97,7 @@ class BarArrays:
     def series(self, a: int) -> Series:
         """The bars that instrument `a` has."""
         there = self.present[:, a]
-        return {"open_us": self.open_us[there]} | {name: one[there, a] for name, one in self.columns().items()}
+        return {"open_us": self.open_us[there]} | {name: one[:, a][there] for name, one in self.columns().items()}
 
 
 _OF_FRAMES = tuple(f.name for f in fields(BarArrays) if f.name not in {"instruments", "extra"})
