@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.common.arrays import Float32s, Floats, shortest
+from tradeloop.common.arrays import Bools, Float32s, Floats, shortest
 from tradeloop.common.evaluation.assessment import Assessment
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays, from_us
 from tradeloop.common.messages import (
     OrderFilled,
@@ -46,6 +47,8 @@ class Recording:
     actor: Actor
     model: Mapping[str, Any]
     """Name, version and id of the model, as messages name them."""
+    hidden: Bools | None = None
+    """The instruments that `features` do not show, (T, A)."""
     signals: list[SignalGenerated] = field(default_factory=list)
     orders: list[OrderUpdated] = field(default_factory=list)
     fills: list[OrderFilled] = field(default_factory=list)
@@ -117,9 +120,11 @@ class Recording:
         if action is None:
             targets = tuple(position.weight for position in self.marks[-1].positions)
             return SignalGenerated(**common, targets=targets, hold=True, reason="warming_up")
+        away = () if self.hidden is None else np.flatnonzero(self.hidden[t]).tolist()
         return SignalGenerated(
             **common,
             **self.model,
+            hidden=tuple(self.bars.instruments[a] for a in away),
             targets=tuple(self.strategy.actions.weights(action[None])[0].tolist()),
             features=tuple(map(tuple, self.features[t].tolist())),
             action=tuple(action.tolist()),
@@ -180,8 +185,9 @@ def recorded_backtest(
         "model_version": registered.version,
         "model_id": registered.policy.model_id,
     }
-    recording = Recording(portfolio, strategy, bars, features, actor, model)
-    return backtest(portfolio, strategy, bars, features, recording, recording.watch), recording
+    features, hidden = shown(features, portfolio.universe)
+    recording = Recording(portfolio, strategy, bars, features, actor, model, hidden)
+    return backtest(portfolio, strategy, bars, features, recording, recording.watch, hidden), recording
 
 
 def run_of(

@@ -133,6 +133,10 @@ class Book:
     def decide(self, signal: SignalGenerated) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
         """Size a decision's orders and pass them through the risk gate. They are working from here on."""
         weights = None if signal.hold else np.array([signal.targets])
+        if weights is not None and signal.hidden:
+            barred = self._simulator.books.barred[0]
+            away = [one in signal.hidden and not barred[a] for a, one in enumerate(self._instruments)]
+            weights[0, away] = np.nan
         return self._settle(weights, signal)
 
     def settle_without(self) -> tuple[list[OrderUpdated], list[RiskVerdict]]:

@@ -30,7 +30,7 @@ class Replay:
         self, store: BarStore, published: Published, request: ReplayRequested, position: LogPosition, window: int
     ) -> None:
         self._store, self._published, self.request, self.position = store, published, request, position
-        self._universe = request.universe
+        self._universe, self._roster = request.universe, request.universe.roster
         self._next_us, self._end_us = to_us(request.range.start), to_us(request.range.end)
         self._resampler: Resampler | None = None
         self._read: deque[BarFrame] = deque()
@@ -82,7 +82,7 @@ class Replay:
         while not self._read and self._next_us < self._end_us:
             until_us = min(self._next_us + _BLOCK_FRAMES * self._universe.timeframe.us, self._end_us)
             bars = self._store.read(self._universe.ids, self._universe.timeframe, self._next_us, until_us)
-            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars))
+            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars, self._roster))
             self._next_us = until_us
         if self._read and self._is_due(self._read[0], now_s):
             frame = self._read.popleft()

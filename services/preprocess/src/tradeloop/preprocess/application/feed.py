@@ -141,7 +141,7 @@ class Feed:
         if not self._follows(open_us, close_us):
             self._open(position, open_us, close_us)
         self._last = None  # should the update fail
-        values = self._stream.update(open_us, close_us, self._rows(frame))
+        values = self._stream.update(open_us, close_us, self._rows(frame), frame.outside)
         self._last = open_us, close_us
         self._higher.clear()
         if self._newest is None or self._newest[0] <= close_us:

@@ -31,7 +31,7 @@ from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
 from tradeloop.ingest.application.stored import write
-from tradeloop.ingest.domain import Resampler, additions, corrections, frames
+from tradeloop.ingest.domain import Resampler, additions, corrections, frames, outside_at
 from tradeloop.ingest.ports import Published
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ class Outlet:
 
     def __init__(self, universe: Universe, store: BarStore, published: Published) -> None:
         self._universe, self._base, self._store, self._published = universe, universe.timeframe, store, published
+        self._roster = universe.roster
         self.newest_us: int | None = None
         """The open of the newest base frame that went out."""
         self.first_us = 0
@@ -87,7 +88,7 @@ class Outlet:
             for open_us, now in self._stored(timeframe, min(of_it), max(of_it) + 1).items():
                 one = of_it.get(open_us)
                 if (one is None and timeframe is self._base) or (
-                    one is not None and (now.bars, now.missing) != (one.bars, one.missing)
+                    one is not None and now.bars_and_gaps != one.bars_and_gaps
                 ):
                     revise[timeframe, open_us] = None
         self._revisions = {key: one.revision for key, one in sent.items()}
@@ -198,13 +199,15 @@ class Outlet:
     def _frame(self, ready: Ready) -> BarFrame:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
+        outside = outside_at(self._roster, ready.open_us + self._base.us)
         return BarFrame(
             universe=self._universe.name,
             timeframe=self._base,
             open_time=open_time,
             close_time=open_time + self._base.delta,
             bars=tuple(ready.bars[name] for name in ids if name in ready.bars),
-            missing=tuple(name for name in ids if name not in ready.bars),
+            missing=tuple(name for name in ids if name not in ready.bars and name not in (outside or ())),
+            outside=outside,
             live=True,
             catches_up=ready.catches_up,
         )
@@ -212,7 +215,7 @@ class Outlet:
     def _stored(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
         bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, self._roster)}
 
     def _write_higher(self, opens: Sequence[int]) -> dict[tuple[Timeframe, int], None]:
         """Sum up the buckets anew that hold these base bars, as far as they are closed; gives those that went out."""
