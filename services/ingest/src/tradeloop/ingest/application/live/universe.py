@@ -166,9 +166,9 @@ class LiveUniverse:
         next_us = to_us(self.request.time) - base_us + 1 if newest_us is None else newest_us + 1
         if self.request.since is not None and (newest_us is None or to_us(self.request.since) > newest_us):
             next_us = to_us(self.request.since)
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         elif newest_us is None:
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         lines = []
         for instrument in universe.instruments:
             venue_us = now[instrument.id.partition(":")[0]]
