@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tradeloop.common.features.feature import (
     FeatureError,
     FeatureState,
     Row,
+    Span,
     canonical,
     fields_of,
     require_count,
@@ -123,7 +123,7 @@ class _Change(Feature):
     function: str
     n: int
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         call, series = self.call, columns[self.places]
         known = whole_windows(columns[self.further], self.n + 1)
         values = np.full(columns.shape[1], np.nan)
@@ -148,20 +148,23 @@ class _TaLib(Feature):
     """Which of several outputs; None when there is one."""
     lookback: int
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        values = np.full(columns.shape[1], np.nan)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        values = np.full(sum(stop - start for _, start, stop in spans), np.nan)
         open_and_fill, arguments = getattr(handles, self.function).open_and_fill, dict(self.arguments)
         series, further = self._series(columns), columns[self.further]
-        for start, stop in pairwise(blocks):
-            for begin, end in _unbroken(further, max(0, start - self.history), stop):
+        done = 0
+        for begins, start, stop in spans:
+            place, done = done - start, done + stop - start
+            for begin, end in _unbroken(further, begins, stop):
                 if end - begin <= self.lookback or end <= start:
                     continue
                 try:
-                    handle, filled = open_and_fill(*(one[begin:end] for one in series), **arguments)
+                    handle, filled = open_and_fill(*[one[begin:end] for one in series], **arguments)
                 except InsufficientHistory:
                     continue
                 first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
-                values[first:end] = (filled if self.output is None else filled[self.output])[first - begin :]
+                own = filled if self.output is None else filled[self.output]
+                values[place + first : place + end] = own[first - begin :]
         return values
 
     def state(self) -> FeatureState:

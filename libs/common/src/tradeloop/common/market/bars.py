@@ -97,7 +97,7 @@ class BarArrays:
     def series(self, a: int) -> Series:
         """The bars that instrument `a` has."""
         there = self.present[:, a]
-        return {"open_us": self.open_us[there]} | {name: one[there, a] for name, one in self.columns().items()}
+        return {"open_us": self.open_us[there]} | {name: one[:, a][there] for name, one in self.columns().items()}
 
 
 _OF_FRAMES = tuple(f.name for f in fields(BarArrays) if f.name not in {"instruments", "extra"})
@@ -125,6 +125,18 @@ def joined(parts: Sequence[Series]) -> Series:
         nothing = [np.full(len(part["open_us"]), np.nan) if name not in part else part[name] for part in parts]
         whole[name] = np.concatenate(nothing)
     return whole
+
+
+def series_of(bars: Mapping[int, Bar]) -> Series:
+    """Bars of one instrument by their open, as one."""
+    opens = sorted(bars)
+    columns = {}
+    for name in BAR_COLUMNS:
+        values = [getattr(bars[open_us], name) for open_us in opens]
+        columns[name] = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    for name in sorted({name for bar in bars.values() for name in bar.extra}):
+        columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
+    return {"open_us": np.array(opens, dtype=np.int64), **columns}
 
 
 _DAYLIGHT_SAVING_US = Timeframe.H1.us
