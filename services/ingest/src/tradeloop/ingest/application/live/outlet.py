@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 import structlog
@@ -40,6 +41,8 @@ _RECENT = 256
 """Base frames that are looked at when a feed begins: what was stored and did not go out is among them."""
 _REMEMBERED = 4096
 """Frames whose revisions are kept in memory; those of older ones are looked up."""
+
+_NUMBERS = attrgetter(*BAR_COLUMNS)
 
 Bars = Mapping[int, Bar]
 """Bars of one instrument by their open."""
@@ -285,10 +288,8 @@ def bars_of(instrument: str, series: Series) -> tuple[dict[int, Bar], int]:
 
 def _series(bars: Bars) -> Series:
     opens = sorted(bars)
-    columns = {}
-    for name in BAR_COLUMNS:
-        values = [getattr(bars[open_us], name) for open_us in opens]
-        columns[name] = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    table = np.array([_NUMBERS(bars[open_us]) for open_us in opens], np.float64)  # of None it makes NaN
+    columns = dict(zip(BAR_COLUMNS, table.T, strict=True))
     for name in sorted({name for bar in bars.values() for name in bar.extra}):
         columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
     return {"open_us": np.array(opens, dtype=np.int64), **columns}
