@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,27 +184,28 @@ class _TaLibState:
         self._feature, self._output = feature, feature.output
         self._columns = feature.places
         self._further = feature.further if feature.extras else None
-        self._warming_up = np.empty((len(feature.layout), 0))
+        self._warming_up: list[Row] = []
         self._handle: Any = None
 
     def open(self, columns: Floats) -> float:
         if self._further is not None:
             columns = columns[:, _unbroken(columns[self._further], 0, columns.shape[1])[-1][0] :]
-        self._warming_up, self._handle = columns, None
+        self._warming_up, self._handle = [], None
         if columns.shape[1] > self._feature.lookback:
-            try:
+            with suppress(InsufficientHistory):
                 self._handle = self._feature.handle(columns)
-            except InsufficientHistory:
-                return math.nan
-            return self._value(self._handle.value)
+                return self._value(self._handle.value)
+        self._warming_up = list(map(tuple, columns.T.tolist()))
         return math.nan
 
     def update(self, row: Row) -> float:
         if self._further is not None and any(map(math.isnan, row[self._further])):
-            self._warming_up, self._handle = self._warming_up[:, :0], None
+            self._warming_up, self._handle = [], None
             return math.nan
         if self._handle is None:
-            return self.open(np.column_stack((self._warming_up, row)))
+            self._warming_up.append(row)
+            many = len(self._warming_up) > self._feature.lookback
+            return self.open(np.array(self._warming_up).T) if many else math.nan
         return self._value(self._handle.update(*[row[column] for column in self._columns]))
 
     def _value(self, value: Any) -> float:
