@@ -1,4 +1,4 @@
-"""Five processes over real servers, fed live by a faulty venue through the real ccxt, killed on the way."""
+"""Five processes over real servers, fed live by a faulty venue through the real ccxt, killed on the way; replayed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e.stack import Servers
+from tradeloop.cli.main import main
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, to_us
@@ -34,7 +36,9 @@ def true_bars(venue: FakeVenue, ids: tuple[str, ...], start_us: int, end_us: int
     return align(ids, S1, series)
 
 
-def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers, tmp_path: Path) -> None:
+def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     strategy, clock = load("probe_live"), SystemClock()
     instruments = tuple(Instrument(id=f"binance:{symbol}", lot_size=1e-3) for symbol in SYMBOLS)
     universe = Universe(name="seconds", instruments=instruments, timeframe=S1, higher_timeframes=(Timeframe.S5,))
@@ -107,4 +111,23 @@ def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers
                 np.testing.assert_allclose(getattr(stored, column), getattr(true, column), rtol=1e-12, err_msg=column)
             missed = [one for one in stack.client.read(PortfolioEvent) if one.kind == "decision_missed"]
             assert len(missed) >= sum(one.catches_up for one in published) > 0
-            assert len(stack.client.read(OrderFilled)) > 5, "it trades"
+            assert stack.client.read(OrderFilled), "it trades"
+            revised = [one for one in stack.client.read(BarFrame) if one.timeframe is S1 and one.revision]
+            assert revised, "a bar that was doubted goes out as it is"
+
+            file = tmp_path / "portfolios.yaml"
+            file.write_text((tmp_path / stack.folder.name / "portfolios" / "seconds-book.yaml").read_text())
+            for variable, value in {
+                "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": stack.addresses.kafka,
+                "TRADELOOP_KAFKA__PREFIX": stack.prefix,
+                "TRADELOOP_DATABASE_URL": stack.addresses.database,
+                "TRADELOOP_MLFLOW_TRACKING_URI": stack.addresses.mlflow,
+                "COLUMNS": "160",
+            }.items():
+                monkeypatch.setenv(variable, value)
+            command = ["replay", "--portfolio", str(file), "--prefix", "again", "--out", str(tmp_path)]
+            same = main(command) == 0
+            said = capsys.readouterr().out
+            assert same, said
+            assert "Largest relative difference of equity: 0.0e+00" in said
+            assert "0 corrections" not in said
