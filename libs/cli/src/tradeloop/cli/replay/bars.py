@@ -25,7 +25,7 @@ from tradeloop.common.runtime.readback import forwards
 
 @dataclass
 class Recording:
-    """What live sent of some base frames, as far as Kafka holds it."""
+    """The record of some base frames that live sent, as far as Kafka holds it."""
 
     opens: set[int] = field(default_factory=set)
     """The opens of the base frames that were decided on."""
@@ -38,7 +38,7 @@ class Recording:
 
 
 def recording_of(live: Client, universe: Universe, feature_sets: Sequence[FeatureSet], bars: BarArrays) -> Recording:
-    """What live sent of the base frames `bars`, and before the first of them as much as features need."""
+    """Look up what live sent of the base frames `bars`, and before the first of them as much as features need."""
     base, wanted, needed = universe.timeframe, set(bars.open_us.tolist()), _needed(universe, feature_sets)
     found, since = Recording(before={timeframe: {} for timeframe in needed}), 0
     for record, frame in forwards(live.bus, BarFrame, universe.name):
