@@ -197,7 +197,7 @@ class Ingest(ServiceDefaults):
                 "first, or replay beside it with --prefix"
             )
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
-        if not len(last) or last.open_us[0] < start_us:
+        if self._record is None and (not len(last) or last.open_us[0] < start_us):
             raise UserError(
                 f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
                 f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"

@@ -30,7 +30,7 @@ class WentOut:
 
 
 def went_out(before: Iterable[BarFrame], frame: BarFrame, timeframes: Iterable[Timeframe], enough: int) -> WentOut:
-    """What went out before a base frame: of its run, so many base frames at most, with the longer ones among them.
+    """Find what went out before a base frame: of its run, so many base frames at most, with the longer ones between.
 
     `before` has the frames, the last one first. A run ends where a frame begins it, where frames go back in time, where
     live ones follow replayed ones, or where the universe had other instruments.

@@ -227,8 +227,9 @@ class Outlet:
             return {}
         cycle = cycle_us(self._universe.higher_timeframes)
         went_out: dict[tuple[Timeframe, int], None] = {}
-        start_us = whole_us(opens[0] + self._base.us - 1, cycle) - self._base.us + 1
-        bars = self._store.read(self._universe.ids, self._base, start_us, opens[-1] + cycle)
+        late_us = self._base.us - 1  # a bar belongs to the bucket in which it closes
+        start_us, end_us = (whole_us(open_us + late_us, cycle) - late_us for open_us in (opens[0], opens[-1]))
+        bars = self._store.read(self._universe.ids, self._base, start_us, end_us + cycle)
         touched = {
             timeframe: {bucket_us(at_us, self._base, timeframe) for at_us in opens}
             for timeframe in self._universe.higher_timeframes
