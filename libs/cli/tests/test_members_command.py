@@ -75,15 +75,15 @@ def test_a_demo_trades_members_alone_and_says_so(tmp_path: Path, capsys: pytest.
     assert summary["universe"] == "3 instruments, of which 1 to 3 at a time"
     assert summary["denials"]["not_a_member"] > 10
     assert "3 instruments, of which 1 to 3 at a time" in (out / "report.html").read_text()
-    fills = pl.read_parquet(out / "fills.parquet")
+    fills = pl.read_csv(out / "fills.csv")
     opened = {
-        name: fills.filter(pl.col("instrument") == f"file:{name}")["time"].cast(pl.Date).cast(pl.String).to_list()
+        name: [text[:10] for text in fills.filter(pl.col("instrument") == f"file:{name}")["time"].to_list()]
         for name in ("AAA", "BBB", "CCC")
     }
     assert opened["AAA"]
     assert opened["CCC"]
     assert all(one <= day(600) for one in opened["BBB"]), "the last fill sells it at the open of the day that it left"
-    assert all(day(560) < one <= day(660) for one in opened["CCC"])
+    assert all(day(560) <= one <= day(660) for one in opened["CCC"]), "from the open of the day on which it joined"
     assert main(["backtest", *options, "--home", str(home), "--out", str(tmp_path / "again")]) == 0
     assert "of which 1 to 3 at a time" in (tmp_path / "again" / "report.html").read_text()
 
