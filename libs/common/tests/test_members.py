@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tradeloop.common.arrays import Bools, Float32s, Floats
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.baselines import baselines
-from tradeloop.common.features import FeatureSet, FeatureStream, shown
+from tradeloop.common.features import FeatureSet, FeatureStream, basis_in_steps, shown
 from tradeloop.common.market import (
     BarArrays,
     Instrument,
@@ -282,6 +284,34 @@ def test_cross_sections_run_over_members_alone(seed: int) -> None:
         close_us = int(bars.close_us[t])
         values = stream.update(int(bars.open_us[t]), close_us, CROSS.frame(bars, t), roster.outside(close_us))
         np.testing.assert_array_equal(np.array(values), batch[t])
+
+
+def digest(world: Universe, bars: BarArrays, first: int, last: int) -> str:
+    store = MemoryBarStore(ManualClock(T0))
+    for a, name in enumerate(bars.instruments):
+        store.write(DAY, align([name], DAY, [bars.series(a)]))
+    steps = basis_in_steps(store, CROSS, world, int(bars.open_us[first]), int(bars.open_us[last]))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return str(end.value)
+
+
+def test_stored_features_stand_on_the_memberships_of_their_range() -> None:
+    """Features of 20 days, of which the last closes at the open of day 30."""
+    world, bars = random_world(0)
+    told = digest(world, bars, 10, 30)
+    c = world.members["x:C"]
+
+    def changed(*stays: Membership) -> str:
+        return digest(world.model_copy(update={"members": world.members | {"x:C": stays}}), bars, 10, 30)
+
+    assert changed(*c) == told
+    assert changed(c[0], Membership(start=day(41))) == told, "what is after the range changes nothing"
+    assert changed(c[0].model_copy(update={"end": day(35)}), c[1]) != told, "it belongs at the last close now"
+    assert changed(c[0].model_copy(update={"end": day(29)}), c[1]) != told
+    assert digest(world.model_copy(update={"members": {}}), bars, 10, 30) != told
 
 
 def test_who_is_not_known_is_not_waited_for_where_members_change() -> None:
