@@ -273,5 +273,5 @@ class Stand:
 
 
 def plain(frame: BarFrame) -> BarFrame:
-    """A frame without whether it came late."""
-    return frame.model_copy(update={"catches_up": False})
+    """A frame without whether it came late, or first."""
+    return frame.model_copy(update={"catches_up": False, "begins": False})

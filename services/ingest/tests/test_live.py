@@ -10,7 +10,7 @@ import pytest
 
 from services.ingest.tests.scripted import M1, START, START_US, ScriptedSource, Stand, plain, streamed, truth, universe
 from tradeloop.common.clock import ManualClock
-from tradeloop.common.market import Instrument, Timeframe, to_us
+from tradeloop.common.market import Instrument, Membership, Timeframe, to_us
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live import LivePolicy
 from tradeloop.ingest.application.live.history import Answer, Asker, Question
@@ -121,6 +121,20 @@ def test_a_frame_waits_no_longer_than_grace_and_names_what_is_missing() -> None:
     (late,) = [one for one in stand.revisions() if one.open_time == frame.open_time]
     assert plain(late) == stand.expected(2).model_copy(update={"revision": 1})
     assert stand.stored(0, 4) == [bar for minute in range(4) for bar in stand.expected(minute).bars]
+
+
+def test_what_is_no_member_holds_up_no_frame_and_is_not_missing() -> None:
+    stays = Membership(start=START - timedelta(days=1), end=START + timedelta(minutes=3))
+    members = {"x:A": (Membership(start=stays.start),), "x:B": (stays,)}
+    stand = Stand(universe(2).model_copy(update={"members": members}))
+    stand.ask()
+    run_minutes(stand, 0, 3)
+    stand.source.down = True
+    run_minutes(stand, 3, 4, "x:A")
+    told = [([bar.instrument for bar in one.bars], one.missing, one.outside) for one in stand.frames()]
+    # At the close of the third minute it has just left; it may have a bar there nevertheless.
+    assert told == [(["x:A", "x:B"], (), ())] * 2 + [(["x:A", "x:B"], (), ("x:B",)), (["x:A"], (), ("x:B",))]
+    assert stand.count("bar_missing") == 0
 
 
 def test_after_a_reconnection_the_hole_is_filled_before_live_bars_go_on() -> None:

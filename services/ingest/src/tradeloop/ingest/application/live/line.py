@@ -299,12 +299,10 @@ class Line:
             self.doubts += 1
 
     def _sound(self, bar: StreamedBar, heard_us: int) -> bool:
-        prices = (bar.open, bar.high, bar.low, bar.close)
-        if not all(math.isfinite(price) and price > 0 for price in prices):
+        # NaN is in no order: it fails each of these.
+        if not (0.0 < bar.low <= bar.open <= bar.high < math.inf and bar.low <= bar.close <= bar.high):
             return False
-        if bar.volume is not None and not (math.isfinite(bar.volume) and bar.volume >= 0):
-            return False
-        if not bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high:
+        if bar.volume is not None and not 0.0 <= bar.volume < math.inf:
             return False
         on_grid = self.instrument.calendar != "continuous" or bar.open_us == self._on_grid(bar.open_us)
         return on_grid and bar.open_us <= heard_us + self._length_us

@@ -173,9 +173,9 @@ class LiveUniverse:
         next_us = to_us(self.request.time) - base_us + 1 if newest_us is None else newest_us + 1
         if self.request.since is not None and (newest_us is None or to_us(self.request.since) > newest_us):
             next_us = to_us(self.request.since)
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         elif newest_us is None:
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         lines: list[Line] = []
         now_s = self._clock.monotonic()
         for instrument in universe.instruments:
@@ -200,7 +200,7 @@ class LiveUniverse:
             asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
             asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -336,7 +336,8 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            self._count("bar_missing", len(self._universe.ids) - len(ready.bars))
+            outside = self._universe.roster.outside(close_us)
+            self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
         return self._outlet.store()
 
     def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
