@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 
 _CLOCK_EVERY_S = 60.0
 _OVERLAP_BARS = 64
-"""Bars before the first one that goes out which are compared with the history again."""
+"""Bars that each comparison with the history looks at once more: venues correct what is some minutes old, and what they
+say of it on their stream may be lost."""
 _FRAMES_AT_ONCE = 64
 
 
@@ -72,8 +73,10 @@ class _Asking:
     """Answers in a row that brought nothing."""
     settle_due_s: float = 0.0
     check_due_s: float = 0.0
+    first_us: int = 0
+    """No bar that opens before it is compared with the history."""
     checked_us: int = 0
-    """Stored bars that open before it were compared with the history."""
+    """Stored bars that open before it were."""
     checks: int = 0
 
 
@@ -194,7 +197,7 @@ class LiveUniverse:
             out_us = start_us if newest_us is None else max(self._outlet.first_us, start_us - _OVERLAP_BARS * base_us)
             stored_us = int(before.open_us[0]) if len(before) else start_us
             asking = self._asking[instrument.id]
-            asking.checked_us = min(stored_us, out_us)
+            asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
             asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
         assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
@@ -361,7 +364,8 @@ class LiveUniverse:
         # Every so many of them, spread evenly: which ones follows from their number alone.
         share = self._policy.check_share
         if int(asking.checks * share) > int((asking.checks - 1) * share):
-            self._put(line, "check", asking.checked_us, end_us)
+            again_us = asking.checked_us - _OVERLAP_BARS * self._base.us
+            self._put(line, "check", max(again_us, asking.first_us), end_us)
         else:
             asking.checked_us = end_us
 
