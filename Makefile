@@ -102,7 +102,7 @@ audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV o
 
 bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
 	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python
-	$(BIN)/python benchmarks/run.py $(SUBJECTS)
+	$(BIN)/python -m benchmarks.run $(SUBJECTS)
 
 format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix

@@ -20,6 +20,7 @@ from tradeloop.cli.client.deployment import Deployment
 from tradeloop.cli.main import main as tradeloop
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.common.messages.topics import accesses
 from tradeloop.common.settings import variables
 from tradeloop.common.sql.roles import GRANTS, ROLES
 from tradeloop.ingest.adapters.sources import load_sources, open_source
@@ -195,10 +196,11 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
 def test_M11_each_service_signs_in_to_kafka_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     kafka = SERVICES["kafka"]["environment"]
     protocols = dict(each.split(":") for each in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
-    assert protocols == {"INSIDE": "SASL_PLAINTEXT", "OUTSIDE": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+    assert protocols == dict.fromkeys(("INSIDE", "OUTSIDE", "CONTROLLER"), "SASL_PLAINTEXT")
     assert "CONTROLLER://localhost:" in kafka["KAFKA_LISTENERS"], "nobody else may speak to the controller"
     users = kafka["KAFKA_LISTENER_NAME_INSIDE_PLAIN_SASL_JAAS_CONFIG"]
-    assert kafka["KAFKA_LISTENER_NAME_OUTSIDE_PLAIN_SASL_JAAS_CONFIG"] == users
+    for listener in protocols:
+        assert kafka[f"KAFKA_LISTENER_NAME_{listener}_PLAIN_SASL_JAAS_CONFIG"] == users
     known = dict(re.findall(r' user_(\w+)="([^"]*)"', users))
     assert known == {name: secret(name) for name in (*OURS, "tradeloop")} | {"tradeloop": secret("kafka")}
     for service in (*OURS, "init"):
@@ -206,6 +208,17 @@ def test_M11_each_service_signs_in_to_kafka_as_itself(monkeypatch: pytest.Monkey
         name = "tradeloop" if service == "init" else service
         assert (settings.security_protocol, settings.sasl_mechanism) == ("SASL_PLAINTEXT", "PLAIN")
         assert (settings.sasl_username, settings.sasl_password.get_secret_value()) == (name, known[name])
+
+
+def test_kafka_permits_what_the_catalogue_says_and_nothing_else() -> None:
+    kafka = SERVICES["kafka"]["environment"]
+    assert kafka["KAFKA_AUTHORIZER_CLASS_NAME"] == "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    assert kafka["KAFKA_SUPER_USERS"] == "User:tradeloop"
+    assert "KAFKA_ALLOW_EVERYONE_IF_NO_ACL_FOUND" not in kafka
+    [script] = SERVICES["init"]["command"]
+    commands = [command.strip() for command in script.split(";")]
+    assert commands.index("tradeloop topics apply") < commands.index("tradeloop topics permit")
+    assert {access.user for access in accesses()} == set(OURS)
 
 
 def test_M11_a_password_is_known_to_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from datetime import time as daytime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -20,12 +22,13 @@ from tradeloop.cli.stored import stored_bars
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, from_us, to_us
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
-from tradeloop.ingest.contracts.fake_venue.market import Market
+from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 
 NOW = datetime(2024, 1, 12, tzinfo=UTC)
 START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 10, tzinfo=UTC)
@@ -74,6 +77,45 @@ def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
         told = capsys.readouterr().out
         assert "0 1m bars fetched in 0 pages" in told
         assert "11,520 stored from 2024-01-02 00:00 to 2024-01-09 23:59 UTC, 0 gaps" in told
+
+
+def test_a_backfill_from_interactive_brokers_is_killed_goes_on_and_fetches_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, end, now = (datetime(2024, *day, tzinfo=UTC) for day in ((1, 2), (2, 24), (2, 27, 18)))
+    market = Market([Listing("AAPL", 190.0, 2, 0)], clock=VenueClock(now, speed=0.0))
+    sources = tmp_path / "sources.yaml"
+    with FakeTws(market, faults=Faults(slow_s=0.15)) as tws:
+        sources.write_text(f"ib: {{url: '{tws.url}', pace: 0.0}}")
+        common = ["--source", "ib", "--sources", str(sources), "--home", str(tmp_path)]
+        span = ["--from", start.isoformat(), "--to", end.isoformat()]
+        command = ["backfill", *common, "--instrument", "AAPL", "--timeframe", "1m", *span]
+        for kill in (3, 7):
+            running = process(command)
+            deadline = time.monotonic() + 60
+            while tws.served["historical"] < kill and running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            running.send_signal(signal.SIGKILL)
+            assert running.wait() == -signal.SIGKILL
+        assert process(command).wait() == 0
+        bars = market.bars("AAPL", "1m", to_us(start), to_us(end)).series()
+        local = [from_us(us).astimezone(ZoneInfo("America/New_York")) for us in bars["open_us"].tolist()]
+        hours = np.array([one.weekday() < 5 and daytime(9, 30) <= one.time() < daytime(16) for one in local])
+        with closing(SqlBarStore(f"sqlite:///{tmp_path / 'bars.db'}", SystemClock())) as store:
+            found = store.read(["ib:AAPL"], Timeframe.M1, -EVER_US, EVER_US)
+        assert np.array_equal(found.open_us, bars["open_us"][hours])
+        for name in ("open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(found, name)[:, 0], bars[name][hours])
+        # A request has four days, and each kill costs one that was on its way, and one that was not yet recorded.
+        assert tws.served["historical"] <= 14 + 2 * 2
+        asked = tws.served["historical"]
+        assert main(command) == 0
+        assert tws.served["historical"] == asked, "a second run fetches again"
+        assert "15,210 stored from 2024-01-02 14:30 to 2024-02-23 20:59 UTC, 0 gaps" in capsys.readouterr().out
+        assert main(["instruments", "show", "AAPL", *common]) == 0
+        assert capsys.readouterr().out.startswith("ib:AAPL  tick 0.01  lot 1  smallest order 0  ")
+        assert main(["instruments", "show", "AAPQ", *common]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith("ib has no AAPQ: did you mean AAPL?")
 
 
 def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def _into_home(
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
     clock, (start_us, end_us) = SystemClock(), span
-    with _opened(venue, sources, url) as source:
+    with open_venue(venue, sources, url) as source:
         end_us = min(end_us, source.time_us())
         terms = source.instruments(symbols)
         home.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def show(
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
     quiet_logs()
-    with _opened(venue, sources, url) as source:
+    with open_venue(venue, sources, url) as source:
         for instrument in source.instruments(symbols):
             known = []
             if home is not None:
@@ -277,7 +277,7 @@ def _timeframe(text: str) -> Timeframe:
 
 
 @contextmanager
-def _opened(venue: str, sources: Path | None, url: str | None) -> Iterator[MarketSource]:
+def open_venue(venue: str, sources: Path | None, url: str | None) -> Iterator[MarketSource]:
     from tradeloop.common.clock import SystemClock
     from tradeloop.ingest.adapters.sources import load_sources, open_source
 

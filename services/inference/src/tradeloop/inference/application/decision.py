@@ -9,6 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Bools, Floats
+from tradeloop.common.features.shown import shown
+from tradeloop.common.market import Universe
 from tradeloop.common.messages import HoldReason, PortfolioMarked, SignalGenerated
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
@@ -50,6 +53,7 @@ class View:
 
 def decide(
     strategy: Strategy,
+    universe: Universe,
     features: Features,
     mark: PortfolioMarked,
     model: ActiveModel | NoModel | None,
@@ -65,6 +69,8 @@ def decide(
         return hold(strategy, mark, "warming_up")
     action = act(model, window.build(account_of(mark)))
     weights = strategy.actions.weights(action)
+    values, hidden = _shown(features, universe)
+    away = () if hidden is None else np.flatnonzero(hidden).tolist()
     return SignalGenerated(
         universe=mark.universe,
         portfolio=mark.portfolio,
@@ -75,7 +81,8 @@ def decide(
         model_version=model.version,
         model_id=model.model_id,
         feature_set=features.feature_set,
-        features=tuple(tuple(value for value in row if value is not None) for row in features.values),
+        features=tuple(map(tuple, values.tolist())),
+        hidden=tuple(features.instruments[a] for a in away),
         action=tuple(action[0].tolist()),
     )
 
@@ -95,9 +102,15 @@ def hold(strategy: Strategy, mark: PortfolioMarked, reason: HoldReason, error: s
     )
 
 
-def see(window: ObservationBuilder, strategy: Strategy, features: Features) -> None:
+def see(window: ObservationBuilder, strategy: Strategy, universe: Universe, features: Features) -> None:
     """Add a bar to a window; features that are not known yet start it anew."""
-    if any(value is None for row in features.values for value in row):
+    values, _ = _shown(features, universe)
+    if np.isnan(values).any():
         window.clear()
     else:
-        window.append(strategy.observed(np.array(features.values, dtype=np.float64)))
+        window.append(strategy.observed(values))
+
+
+def _shown(features: Features, universe: Universe) -> tuple[Floats, Bools | None]:
+    """Features as the policy sees them, and what it is not shown."""
+    return shown(np.array(features.values, dtype=np.float64), universe)

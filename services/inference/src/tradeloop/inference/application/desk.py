@@ -226,7 +226,15 @@ class Desk:
             if features_us > mark_us:
                 signal = hold(self.strategy, mark, "no_features")
             else:
-                signal = decide(self.strategy, self._read(features), mark, choice.model, self._builder, _act)
+                signal = decide(
+                    self.strategy,
+                    self.portfolio.universe,
+                    self._read(features),
+                    mark,
+                    choice.model,
+                    self._builder,
+                    _act,
+                )
             self._models.use(choice)
             if features_us == mark_us:
                 self._features.take()
@@ -277,7 +285,7 @@ class Desk:
         window = ObservationBuilder(self.strategy.window, len(mark.positions), len(self.strategy.features))
         rows = self._memory.features_before(to_us(mark.time) + 1, None)
         for features in rows:
-            see(window, self.strategy, features)
+            see(window, self.strategy, self.portfolio.universe, features)
         model = None
         if decision.model_id:
             model = self._memory.model(decision.model, decision.model_version, decision.model_id)
@@ -293,7 +301,7 @@ class Desk:
         time_us = to_us(features.time)
         if time_us <= self._seen_us:
             return
-        see(self._builder, self.strategy, features)
+        see(self._builder, self.strategy, self.portfolio.universe, features)
         self._seen_us = time_us
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeaturesTooOld, FeatureStore
+from tradeloop.common.features.shown import shown
 from tradeloop.common.market import check_not_ahead, from_us, iso, to_us
 from tradeloop.common.messages import SignalGenerated
 from tradeloop.common.portfolio import Portfolio
@@ -112,7 +113,7 @@ class Predictor:
         self._check_follows(features, portfolio, view)
         return Prediction(
             portfolio,
-            self._decided(features, strategy, view),
+            self._decided(features, portfolio, strategy, view),
             "online" if question.features is None else "given",
             to_us(features.time),
             (self._clock.now() - features.time).total_seconds(),
@@ -216,7 +217,8 @@ class Predictor:
                 f"{age_s:.0f} s ago; at most {most_s:g} s are taken: name the time to decide on that bar all the same",
             )
         seen = view.rows[-1] if len(view.rows) and view.seen_us == int(found.time_us[0]) else None
-        if seen is not None and seen.tobytes() != strategy.observed(found.values[0]).astype(np.float32).tobytes():
+        known, _ = shown(found.values[0], universe)
+        if seen is not None and seen.tobytes() != strategy.observed(known).astype(np.float32).tobytes():
             raise NoPrediction(
                 "features_differ",
                 f"the features of {iso(time)} in the online store are not those that {portfolio.name} decided on",
@@ -234,16 +236,16 @@ class Predictor:
             f"decided on, and not that of {iso(features.time)}",
         )
 
-    def _decided(self, features: BarFeatures, strategy: Strategy, view: View) -> SignalGenerated:
+    def _decided(self, features: BarFeatures, portfolio: Portfolio, strategy: Strategy, view: View) -> SignalGenerated:
         """The decision, as the desk would decide; what fails is to hold, with the reason."""
         count = len(features.instruments)
         window = ObservationBuilder(strategy.window, count, len(strategy.features))
         before = view.rows[:-1] if len(view.rows) and view.seen_us == to_us(features.time) else view.rows
         for row in before:
             window.append(row.astype(np.float64))
-        see(window, strategy, features)
+        see(window, strategy, portfolio.universe, features)
         try:
-            return decide(strategy, features, view.mark, view.model, window, _act_aside)
+            return decide(strategy, portfolio.universe, features, view.mark, view.model, window, _act_aside)
         except Exception as error:
             log.exception("a prediction failed", portfolio=view.mark.portfolio, error=words(error))
             return hold(strategy, view.mark, "error", words(error))
