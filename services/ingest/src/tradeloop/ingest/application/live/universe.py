@@ -92,6 +92,7 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
+        self._roster = request.universe.roster
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
         self._count = count
         self._published = published
@@ -185,7 +186,7 @@ class LiveUniverse:
             lines.append(Line(instrument, self._base, self._pace, start_us, phase_us, venue_us))
             before = self._store.read([instrument.id], self._base, start_us - _OVERLAP_BARS * base_us, start_us)
             self._asking[instrument.id].checked_us = int(before.open_us[0]) if len(before) else start_us
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -319,8 +320,8 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            outside = self._universe.roster.outside(close_us)
-            self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
+            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
     def _ask(self, assembler: Assembler) -> None:
