@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
 from deploy.compose_test.images import find_images
-from deploy.compose_test.trade import Ports, closed_to_strangers, look, portfolio_of, trade
+from deploy.compose_test.trade import Ports, closed_to_each_other, closed_to_strangers, look, portfolio_of, trade
 from deploy.native.server import free_ports
 from tradeloop.cli.client.client import Failed as RequestFailed
 from tradeloop.cli.client.deployment import SERVICES
@@ -70,6 +70,7 @@ def main() -> int:
             with _up(compose):
                 look(ports, environment["COMMIT"])
                 closed_to_strangers(ports)
+                closed_to_each_other(ports)
                 bars_path = f"/bars/{source.path.name}"
                 trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
                 look(ports, environment["COMMIT"])

@@ -16,6 +16,7 @@ from deploy.compose_test.engine import Failed, say
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.source import Source
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.bus.port import BusError
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.evaluation.backtest import backtest
@@ -34,7 +35,7 @@ from tradeloop.common.messages import (
     TrainingRequested,
     Transition,
 )
-from tradeloop.common.messages.topics import derived_id
+from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.portfolio import Portfolio
@@ -58,12 +59,16 @@ class Ports:
     @property
     def bus(self) -> KafkaSettings:
         """How a person signs in to Kafka."""
+        return self.bus_of("tradeloop", "KAFKA_PASSWORD")
+
+    def bus_of(self, user: str, password: str) -> KafkaSettings:
+        """How a user signs in to Kafka, with the password of this name."""
         return KafkaSettings(
             bootstrap_servers=f"localhost:{self.kafka}",
             security_protocol="SASL_PLAINTEXT",
             sasl_mechanism="PLAIN",
-            sasl_username="tradeloop",
-            sasl_password=SecretStr(self.passwords["KAFKA_PASSWORD"]),
+            sasl_username=user,
+            sasl_password=SecretStr(self.passwords[password]),
         )
 
     @property
@@ -126,6 +131,25 @@ def closed_to_strangers(ports: Ports) -> None:
             else:
                 raise Failed(f"{name} answers without a password")
     finally:
+        bus.close()
+
+
+def closed_to_each_other(ports: Ports) -> None:
+    """See that a service cannot publish in another's name. Raises `Failed`."""
+    topic = topic_of(SignalGenerated).name
+    bus = KafkaBus(ports.bus_of("preprocess", "PREPROCESS_PASSWORD"))
+    producer = bus.producer()
+    try:
+        producer.publish(topic, "nobody", b"{}", {})
+        producer.flush()
+    except BusError as error:
+        if "authorization failed" not in str(error):
+            raise
+        say(f"Kafka refuses preprocess what is inference's: {error}")
+    else:
+        raise Failed(f"preprocess may publish on {topic}")
+    finally:
+        producer.close()
         bus.close()
 
 

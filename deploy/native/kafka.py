@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from deploy.native.server import CACHE, Program, alone, free_ports, listens, need, run
+from deploy.native.server import CACHE, Program, alone, free_ports, listens, need, run, write_secret
 
 VERSION = "4.3.1"
 CLUSTER_ID = "tradeloop-native-kafka"
@@ -61,30 +62,73 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 """
 
+# With users, the broker's own listeners ask for a password too: whoever reaches the controller could give orders.
+_USERS = """\
+listener.security.protocol.map=BROKER:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.broker.plain.sasl.jaas.config={login}
+listener.name.controller.plain.sasl.jaas.config={login}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{superuser}
+"""
+_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required {options};"
 
-def kafka(folder: Path, port: int) -> Program:
-    """A node on 127.0.0.1 without TLS, that creates no topics by itself. Its address is `host:port`."""
+SUPERUSER = "tradeloop"
+"""The user who may do all: people, and what creates topics and gives permissions."""
+
+
+def kafka(folder: Path, port: int, passwords: Mapping[str, str] | None = None) -> Program:
+    """A node on 127.0.0.1 without TLS, that creates no topics by itself. Its address is `host:port`.
+
+    With `passwords`, by user, each client has to be one of them, and may do what it was permitted to (`tradeloop topics
+    permit`); `SUPERUSER` may do all. Without, anybody may.
+    """
     # Faster to start, and fast enough for one machine, than with the optimising compiler.
     java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars()}/*"]
     properties = folder / "server.properties"
     [controller_port] = free_ports(1)
-    properties.write_text(_PROPERTIES.format(port=port, controller_port=controller_port, folder=folder))
+    text = _PROPERTIES.format(port=port, controller_port=controller_port, folder=folder)
+    write_secret(properties, text + _users(passwords) if passwords else text)
     format_options = ["--cluster-id", CLUSTER_ID, "--config", str(properties), "--ignore-formatted"]
     run([*java, "kafka.tools.StorageTool", "format", *format_options])
+    login = {} if passwords is None else sign_in(SUPERUSER, passwords[SUPERUSER])
     return Program(
-        "kafka", (*java, "kafka.Kafka", str(properties)), f"127.0.0.1:{port}", lambda: kafka_answers("127.0.0.1", port)
+        "kafka",
+        (*java, "kafka.Kafka", str(properties)),
+        f"127.0.0.1:{port}",
+        lambda: kafka_answers("127.0.0.1", port, login),
     )
 
 
-def kafka_answers(host: str, port: int) -> bool:
-    """Whether a broker there tells its topics."""
+def sign_in(user: str, password: str) -> dict[str, str]:
+    """The settings of Kafka with which a user signs in there, by name."""
+    return {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": user,
+        "sasl_password": password,
+    }
+
+
+def kafka_answers(host: str, port: int, login: Mapping[str, str] | None = None) -> bool:
+    """Whether a broker there tells its topics, to who signs in so."""
     if not listens(port, host):
         return False
+    properties = {name.replace("_", "."): value for name, value in (login or {}).items()}
     try:
-        AdminClient({"bootstrap.servers": f"{host}:{port}", "log_level": 0}).list_topics(timeout=5)
+        AdminClient({"bootstrap.servers": f"{host}:{port}", "log_level": 0, **properties}).list_topics(timeout=5)
     except KafkaException:
         return False
     return True
+
+
+def _users(passwords: Mapping[str, str]) -> str:
+    own = {"username": SUPERUSER, "password": passwords[SUPERUSER]}
+    options = own | {f"user_{user}": password for user, password in passwords.items()}
+    login = _LOGIN.format(options=" ".join(f'{name}="{value}"' for name, value in options.items()))
+    return _USERS.format(login=login, superuser=SUPERUSER)
 
 
 def jars() -> Path:

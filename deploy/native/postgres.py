@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 
-from deploy.native.server import CACHE, Program, ServerError, alone, need, run
+from deploy.native.server import CACHE, Program, ServerError, alone, need, run, write_secret
 
 USER = "tradeloop"
 
@@ -109,15 +109,6 @@ def postgres_answers(address: str) -> bool:
 def driver_url(address: str) -> str:
     """A SQLAlchemy URL as psycopg itself reads it."""
     return address.replace("postgresql+psycopg://", "postgresql://", 1)
-
-
-def write_secret(file: Path, text: str) -> None:
-    """Write a file that only its owner may read; complete or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-        output.write(text)
-    partial.rename(file)
 
 
 def best_installation() -> Installation:

@@ -286,6 +286,15 @@ def run(
     return done.stdout
 
 
+def write_secret(file: Path, text: str) -> None:
+    """Write a file that only its owner may read; complete or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(text)
+    partial.rename(file)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 on which nothing listens now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
-from deploy.native.kafka import kafka
-from deploy.native.mlflow import http_answers, mlflow
-from deploy.native.postgres import best_installation, postgres, write_secret
+from deploy.native.kafka import SUPERUSER, kafka, sign_in
+from deploy.native.mlflow import USER, http_answers, mlflow
+from deploy.native.postgres import best_installation, postgres
 from deploy.native.redis import redis
-from deploy.native.server import Program, Server, ServerError, free_ports, listens, run
+from deploy.native.server import Program, Server, ServerError, free_ports, listens, run, write_secret
 from tradeloop.cli.client.deployment import SERVICES, Deployment
 from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
@@ -38,6 +38,8 @@ PORTS = {
 }
 """Ports by server and service, in the order in which they start: each is taken unless something else listens there."""
 SERVERS = tuple(name for name in PORTS if name not in SERVICES)
+
+EXAMPLE_SOURCES = Path(__file__).parents[1] / "sources.example.yaml"
 
 _READY_TIMEOUT_S = 180.0
 
@@ -52,33 +54,37 @@ class Stack:
         self._home, self._say = home.resolve(), say
         self._logs, self._run = self._home / "log", self._home / "run"
 
-    def up(self, portfolios: Path) -> None:
-        """Start what does not run yet, and wait until all of it is ready.
+    def up(self, portfolios: Path, sources: Path = EXAMPLE_SOURCES) -> None:
+        """Start what does not run yet, and wait until all of it is ready. `sources` are those of market data, a file.
 
         Raises `ServerError` that says what did not start, after stopping what this call started.
         """
-        books = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
-        if not books:
+        files = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
+        if not files:
             raise ServerError(f"no portfolios in {portfolios}: put a YAML file for each one there")
+        if not sources.is_file():
+            raise ServerError(f"no sources in {sources}: copy deploy/sources.example.yaml there")
+        files[str(sources)] = sources.read_text()
         with self._alone(), self._all_or_nothing() as started:
-            self._start_servers(started)
-            server, passwords = self._address("postgres"), self._passwords()
-            create_roles(server, passwords)
+            passwords = self._passwords()
+            self._start_servers(passwords, started)
+            server = self._address("postgres")
+            create_roles(server, {role: passwords[role] for role in ROLES})
             owner = str(make_url(server).username), str(make_url(server).password)
+            signed_in = self._kafka(SUPERUSER, passwords[SUPERUSER])
             where = {
-                "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": self._address("kafka"),
+                **{f"TRADELOOP_KAFKA__{name.upper()}": value for name, value in signed_in.items()},
                 "TRADELOOP_DATABASE_URL": role_url(server, owner[0], "bars", owner[1]),
                 "TRADELOOP_LEDGER_URL": role_url(server, owner[0], "ledger", owner[1]),
-                "TRADELOOP_MLFLOW_TRACKING_URI": self._address("mlflow"),
+                "TRADELOOP_MLFLOW_TRACKING_URI": self._mlflow(passwords["mlflow"]),
             }
-            for arguments in (("topics", "apply"), ("db", "migrate")):
+            for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate")):
                 self._say(f"tradeloop {' '.join(arguments)}")
                 run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
             settings = {
-                name: self._deployment(portfolios.resolve(), name, passwords[name]).environment(name)
-                for name in SERVICES
+                name: self._deployment(portfolios, sources, name, passwords).environment(name) for name in SERVICES
             }
-            self._stop_outdated(json.dumps([settings, books]))
+            self._stop_outdated(json.dumps([settings, files]))
             self._start_services(settings, started)
             exports = (f"export {name}={shlex.quote(value)}\n" for name, value in where.items())
             write_secret(self._home / "env", "".join(exports))
@@ -98,13 +104,14 @@ class Stack:
                 shutil.rmtree(self._home)
                 self._say(f"removed {self._home}")
 
-    def _start_servers(self, started: list[Server]) -> None:
+    def _start_servers(self, passwords: Mapping[str, str], started: list[Server]) -> None:
         self._say_what_runs(SERVERS)
+        users = {name: passwords[name] for name in (SUPERUSER, *SERVICES)}
         recipes: dict[str, Callable[[Path, int], Program]] = {
-            "kafka": kafka,
+            "kafka": partial(kafka, passwords=users),
             "postgres": lambda folder, port: postgres(folder, port, best_installation()),
-            "redis": redis,
-            "mlflow": mlflow,
+            "redis": partial(redis, password=passwords["redis"]),
+            "mlflow": partial(mlflow, password=passwords["mlflow"]),
         }
         for name in self._down(SERVERS):
             self._say(f"starting {name}")
@@ -115,25 +122,36 @@ class Stack:
             server.wait()
 
     def _passwords(self) -> dict[str, str]:
-        """The passwords of PostgreSQL's roles, made once."""
+        """The passwords, made once: by role of PostgreSQL, user of Kafka and MLflow, and of Redis."""
         file = self._run / "passwords"
         known = json.loads(file.read_text()) if file.exists() else {}
-        passwords = {role: known.get(role) or secrets.token_hex(24) for role in ROLES}
+        passwords = {name: known.get(name) or secrets.token_hex(24) for name in (*ROLES, SUPERUSER, "redis")}
+        if passwords != known:  # what runs already was started without those that are new
+            for name in reversed(PORTS):
+                self._stop(name)
         write_secret(file, json.dumps(passwords))
         return passwords
 
-    def _deployment(self, portfolios: Path, service: str, password: str) -> Deployment:
-        """The settings of a service, as `deploy/docker-compose.yml` gives them: it has a role of its own."""
-        url = partial(role_url, self._address("postgres"), service, password=password)
+    def _kafka(self, user: str, password: str) -> dict[str, str]:
+        return {"bootstrap_servers": self._address("kafka"), **sign_in(user, password)}
+
+    def _mlflow(self, password: str) -> str:
+        return self._address("mlflow").replace("://", f"://{USER}:{password}@")
+
+    def _deployment(self, portfolios: Path, sources: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
+        """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
+        url = partial(role_url, self._address("postgres"), service, password=passwords[service])
+        redis_url = f"{self._address('redis')},password={passwords['redis']}"
         return Deployment(
             database_url=url(database="bars"),
             ledger_url=url(database="ledger"),
-            mlflow_tracking_uri=self._address("mlflow"),
+            mlflow_tracking_uri=self._mlflow(passwords["mlflow"]),
             feature_root=self._home / "features",
             feature_registry={"registry_type": "sql", "path": url(database="features")},
-            feature_online_store={"type": "redis", "connection_string": self._address("redis")},
-            portfolio_folder=portfolios,
-            kafka={"bootstrap_servers": self._address("kafka")},
+            feature_online_store={"type": "redis", "connection_string": redis_url},
+            sources=sources.resolve(),
+            portfolio_folder=portfolios.resolve(),
+            kafka=self._kafka(service, passwords[service]),
         )
 
     def _stop_outdated(self, told: str) -> None:

@@ -296,7 +296,15 @@ def test_the_catalogue_has_every_definition() -> None:
     from tradeloop.common import features
 
     definitions = {name for name in exported if inspect.isfunction(getattr(features, name))}
-    others = {"bars_with_history", "basis_in_steps", "check_columns", "compute_in_steps", "compute_stored", "no_bars"}
+    others = {
+        "bars_with_history",
+        "basis_in_steps",
+        "check_columns",
+        "compute_in_steps",
+        "compute_stored",
+        "no_bars",
+        "shown",
+    }
     assert {entry.name for entry in entries()} == definitions - others
 
 

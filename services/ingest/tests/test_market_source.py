@@ -16,7 +16,7 @@ from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.ingest.adapters.fetched_versions import SCHEMA
-from tradeloop.ingest.adapters.sections import CcxtSection, Sources
+from tradeloop.ingest.adapters.sections import CcxtSection, IbSection, Sources
 from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import open_source
@@ -34,6 +34,7 @@ from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 from tradeloop.ingest.ports import (
     Channel,
     Connected,
@@ -203,6 +204,40 @@ def test_brokers_stream_stocks_beside_crypto_and_come_back(name: str, channels: 
                     raise AssertionError(f"of {wanted} not all came")
                 venue.faults.disconnect_now()
                 polled(stream, has(Disconnected))
+
+
+IB_FAULTS = {
+    **{name: FAULTS[name] for name in ("none", "storms", "errors", "garbled", "no open bar", "repeated")},
+    "slow": {"slow_s": 0.01},
+    "broken in mid-frame": {"disconnects": 0.2},
+}
+"""Those of a TWS: it has no pages that it could cut short."""
+
+
+@pytest.mark.parametrize("faults", IB_FAULTS.values(), ids=IB_FAULTS)
+def test_interactive_brokers_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float]) -> None:
+    now = datetime(2024, 1, 4, 16, 0, 30, tzinfo=UTC)  # while New York trades
+    with FakeTws(Market(clock=VenueClock(now, speed=0.0))) as tws:
+        tws.faults.change(**faults)
+
+        def truth(start_us: int, end_us: int) -> Series:
+            bars = tws.market.bars("AAPL", "1m", start_us, end_us).series()
+            hours = (bars["open_us"] // 60_000_000) % 1440  # in winter, from 14:30 to 21:00 UTC
+            return {name: column[(hours >= 870) & (hours < 1260)] for name, column in bars.items()}
+
+        check_market_source(
+            MarketOnTrial(
+                open=lambda: open_source("ib", {"ib": IbSection(pace=0.001)}, SystemClock(), url=tws.url),
+                symbol="AAPL",
+                timeframe=Timeframe.M1,
+                start_us=to_us(START),
+                end_us=to_us(START + timedelta(hours=40)),
+                truth=truth,
+                now_us=tws.market.now_us,
+                advance=tws.advance,
+                streams=False,
+            )
+        )
 
 
 def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tradeloop.common.bus.kafka import Difference
     from tradeloop.common.bus.port import TopicSpec
 
-app = typer.Typer(help="List the topics; create them on a Kafka, or compare them with it.")
+app = typer.Typer(help="List the topics; create them on a Kafka, compare them with it, and say who may use them.")
 
 Servers = Annotated[
     str | None,
@@ -74,6 +74,25 @@ def apply(bootstrap_servers: Servers = None) -> None:
     for line in dict.fromkeys(map(_described, differences)):
         typer.echo(line)
     typer.echo(f"{len(wanted)} topics are as the catalogue says")
+
+
+@app.command("permit")
+def permit(bootstrap_servers: Servers = None) -> None:
+    """Give each service, as the Kafka user of its name, what the catalogue says that it does, and nothing else.
+
+    What was said otherwise of these users is taken away; other users stay as they are. May run again.
+    """
+    from tradeloop.cli.client.settings import kafka_bus
+    from tradeloop.common.messages.topics import accesses
+
+    wanted = accesses()
+    with kafka_bus(bootstrap_servers) as bus:
+        granted = bus.permit(wanted)
+    for what, permissions in (("given", granted.given), ("taken away", granted.taken)):
+        for each in permissions:
+            typer.echo(f"{what}: {each.user} {each.operation} {each.kind} {each.name}")
+    users = ", ".join(access.user for access in wanted)
+    typer.echo(f"{granted.total} permissions of {users} are as the catalogue says")
 
 
 def print_topics(markdown: bool) -> None:

@@ -80,6 +80,19 @@ class TopicSpec:
     """Bytes that a partition may take, as compressed, before its oldest messages go; None is without bound."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rights of a user of a bus, where the bus knows users. Nothing else is permitted."""
+
+    user: str
+    group: str
+    """The consumer group that it may be a member of."""
+    reads: frozenset[str]
+    writes: frozenset[str]
+    sees: frozenset[str]
+    """Topics of which it may know that they are there, beside those."""
+
+
 class Producer(Protocol):
     """Sends messages. Not shared between threads."""
 

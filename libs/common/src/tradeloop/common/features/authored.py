@@ -1,4 +1,4 @@
-"""An author's own function: what it is known by, checked so that nothing else can change its values."""
+"""Features by an author's own function: its identity, checked so that nothing else can change its values."""
 
 from __future__ import annotations
 
@@ -7,41 +7,57 @@ import inspect
 import math
 import re
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tradeloop.common.features.feature import NAME, FeatureError, canonical, fields_of, require_count
+from tradeloop.common.arrays import Floats
+from tradeloop.common.features.feature import NAME, Feature, FeatureError, canonical, fields_of, require_count
 
 
-@dataclass(frozen=True)
-class Authored:
-    """A function of an author, what it reads, and what it is given by name beside that."""
+@dataclass(frozen=True, kw_only=True)
+class Authored(Feature):
+    """A feature by a function of an author, of the last `window` bars."""
 
-    definition: str
-    fields: tuple[str, ...]
+    kind: ClassVar[str]
+    """The name of the function that makes such features."""
+    fn: Callable[..., Any]
+    window: int
     parameters: tuple[tuple[str, object], ...]
 
+    @classmethod
+    def of(
+        cls, name: str, fn: Callable[..., Any], window: int, inputs: Sequence[str], given: Mapping[str, object]
+    ) -> Self:
+        """The feature by what an author gave: checked, and with its identity. Raises `FeatureError`."""
+        kind = cls.kind
+        owner = f"{kind} feature {name}"
+        if not re.fullmatch(NAME, name):
+            raise FeatureError(f"{kind} feature {name!r}: a name is lower-case letters, digits and _")
+        require_count(owner, "window", window)
+        fields = fields_of(owner, tuple(inputs), inputs)
+        source = _source_hash(kind, name, fn, window)
+        plain = {key: _plain(owner, key, value) for key, value in given.items()}
+        values = {"parameters": _defaults(owner, fn, fields, plain) | plain, "constants": _constants(fn)}
+        some = {key: value for key, value in values.items() if value}
+        return cls(
+            name=name,
+            definition=canonical(**{kind: name}, source=source, window=window, inputs=fields, **some),
+            history=window - 1,
+            inputs=fields,
+            anchored=False,
+            fn=fn,
+            window=window,
+            parameters=tuple(plain.items()),
+        )
 
-def authored(
-    kind: str, name: str, fn: Callable[..., Any], window: int, inputs: Sequence[str], given: dict[str, object]
-) -> Authored:
-    """Check what an author gave, and derive its identity. Raises `FeatureError`."""
-    owner = f"{kind} feature {name}"
-    if not re.fullmatch(NAME, name):
-        raise FeatureError(f"{kind} feature {name!r}: a name is lower-case letters, digits and _")
-    require_count(owner, "window", window)
-    fields = fields_of(owner, tuple(inputs), inputs)
-    source = _source_hash(kind, name, fn, window)
-    plain = {key: _plain(owner, key, value) for key, value in given.items()}
-    values = {"parameters": _defaults(owner, fn, fields, plain) | plain, "constants": _constants(fn)}
-    some = {key: value for key, value in values.items() if value}
-    definition = canonical(**{kind: name}, source=source, window=window, inputs=fields, **some)
-    return Authored(definition, fields, tuple(plain.items()))
+    def ask(self, series: Floats) -> Any:
+        """The answer of the function to its inputs, a row each."""
+        return self.fn(**dict(zip(self.inputs, series, strict=True)), **dict(self.parameters))
 
 
 def _source_hash(kind: str, name: str, fn: Callable[..., Any], window: int) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features.cross_section import CrossSection
 from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, INPUTS, BarValues, Feature, FeatureError
-from tradeloop.common.market import BarArrays, Series, Timeframe, from_us
+from tradeloop.common.market import BarArrays, Roster, Series, Timeframe, from_us
 
 _BARS, _FRAMES = 32768, 4096
 """Bars whose features are computed at once, frames whose values are written at once: they stay in a core's cache."""
@@ -115,8 +115,10 @@ class FeatureSet:
         for _, feature in self.cross_sections:
             feature.check_instruments(instruments)
 
-    def compute(self, bars: Mapping[Timeframe, BarArrays], base: Timeframe) -> FeatureRows:
-        """Values (T, A, F) as of the closes of the base bars.
+    def compute(
+        self, bars: Mapping[Timeframe, BarArrays], base: Timeframe, roster: Roster | None = None
+    ) -> FeatureRows:
+        """Values (T, A, F) as of the closes of the base bars. What does not belong to the `roster` then has none.
 
         `bars` holds the base and every timeframe of `timeframes`, of the same instruments. A row's values are
         final when `history` bars of each instrument precede it, or all that there are. Where an instrument has
@@ -144,7 +146,7 @@ class FeatureSet:
                 for start, stop, some in self.own_values(timeframe, instrument, open_us, columns):
                     first, end = np.searchsorted(rows, (start, stop))
                     _spread(values[first:end, a], some, rows[first:end] - start)
-        self.combine(values, grid.instruments)
+        self.combine(values, grid.instruments, None if roster is None else roster.inside(grid.close_us))
         return FeatureRows(grid.instruments, self.names, grid.close_us, values)
 
     def own_values(
@@ -170,10 +172,15 @@ class FeatureSet:
                 some.append((place, own))
             yield start, stop, some
 
-    def combine(self, values: Floats, instruments: Sequence[str]) -> None:
-        """Let the features that look at other instruments see the values (T, A, F) of all, in place."""
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> None:
+        """Let the features that look at other instruments see the values (T, A, F) of all, in place.
+
+        `inside` (T, A) says which instruments belong to the universe; those that do not have no values then.
+        """
         for place, feature in self.cross_sections:
-            values[..., place] = feature.combine(values[..., place], instruments)
+            values[..., place] = feature.combine(values[..., place], instruments, inside)
+        if inside is not None:
+            values[~inside] = np.nan
 
 
 def _spread(values: Floats, some: Sequence[tuple[int, NDArray[np.float64]]], rows: NDArray[np.int64]) -> None:

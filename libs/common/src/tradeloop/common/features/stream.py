@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,18 +65,23 @@ class FeatureStream:
             if timeframe is not self._base and len(source):
                 self._visible_from_us = max(self._visible_from_us, int(source.close_us[-1]))
 
-    def update(self, open_us: int, close_us: int, rows: Sequence[BarValues | None]) -> Values:
+    def update(
+        self, open_us: int, close_us: int, rows: Sequence[BarValues | None], outside: Collection[str] | None = None
+    ) -> Values:
         """Take the next base frame, one row per instrument, None where it has no bar; the values as of its close.
+
+        `outside` are the instruments that do not belong to the universe then; None where all always do.
 
         Raises `FeatureError`, and ValueError for a frame out of order.
         """
         if close_us < self._visible_from_us:
             raise ValueError(f"a higher frame that closes at {self._visible_from_us} came before its end, {close_us}")
         self._take(self._base, open_us, rows)
-        if not self._feature_set.cross_sections:
+        if not self._feature_set.cross_sections and not outside:
             return tuple(map(tuple, self._values))
         combined = np.array([self._values])
-        self._feature_set.combine(combined, self._instruments)
+        inside = None if outside is None else np.array([[one not in outside for one in self._instruments]])
+        self._feature_set.combine(combined, self._instruments, inside)
         return tuple(map(tuple, combined[0].tolist()))
 
     def update_higher(

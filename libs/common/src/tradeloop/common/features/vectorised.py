@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.authored import authored
+from tradeloop.common.features.authored import Authored
 from tradeloop.common.features.feature import Feature, FeatureError, FeatureState, Span
 from tradeloop.common.features.windowed import WindowState, whole_windows
 
@@ -36,24 +36,12 @@ def vectorised(
     and returns the (128,) values: what reduces does so over `axis=0`, as `close[-1] / close.mean(axis=0) - 1.0`. The
     value of a column must depend on that column alone. Raises `FeatureError`.
     """
-    own = authored("vectorised", name, fn, window, inputs, parameters)
-    return _Vectorised(
-        name=name,
-        definition=own.definition,
-        history=window - 1,
-        inputs=own.fields,
-        anchored=False,
-        fn=fn,
-        window=window,
-        parameters=own.parameters,
-    )
+    return _Vectorised.of(name, fn, window, inputs, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Vectorised(Feature):
-    fn: Callable[..., Any]
-    window: int
-    parameters: tuple[tuple[str, object], ...]
+class _Vectorised(Authored):
+    kind: ClassVar = "vectorised"
 
     def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
@@ -80,7 +68,7 @@ class _Vectorised(Feature):
     def call(self, block: Floats) -> Floats:
         """The function of a block, (inputs, window, BLOCK)."""
         block.flags.writeable = False
-        values = self.fn(**dict(zip(self.inputs, block, strict=True)), **dict(self.parameters))
+        values = self.ask(block)
         if not isinstance(values, np.ndarray) or values.shape != (BLOCK,):
             what = f"an array of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
             raise FeatureError(

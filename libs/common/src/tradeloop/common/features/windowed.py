@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tradeloop.common.arrays import Bools, Floats
-from tradeloop.common.features.authored import authored
+from tradeloop.common.features.authored import Authored
 from tradeloop.common.features.feature import (
     INPUTS,
     Feature,
@@ -39,24 +39,12 @@ def windowed(
     and the plain constants of its module that it reads: when something that it calls changes, give the feature a new
     name. Raises `FeatureError`.
     """
-    own = authored("windowed", name, fn, window, inputs, parameters)
-    return _Windowed(
-        name=name,
-        definition=own.definition,
-        history=window - 1,
-        inputs=own.fields,
-        fn=fn,
-        anchored=False,
-        window=window,
-        parameters=own.parameters,
-    )
+    return _Windowed.of(name, fn, window, inputs, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Windowed(Feature):
-    fn: Callable[..., Any]
-    window: int
-    parameters: tuple[tuple[str, object], ...]
+class _Windowed(Authored):
+    kind: ClassVar = "windowed"
 
     def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         # One call a bar, as in the stream: over two axes NumPy and BLAS may order their sums differently, and the
@@ -75,7 +63,7 @@ class _Windowed(Feature):
 
     def call(self, series: Floats) -> float:
         """The function of one window, (inputs, window)."""
-        value = self.fn(**dict(zip(self.inputs, series, strict=True)), **dict(self.parameters))
+        value = self.ask(series)
         if np.ndim(value):
             raise FeatureError(
                 f"feature {self.name}: its function returned an array of shape {np.shape(value)} for one window; "

@@ -17,10 +17,12 @@ from tradeloop.common.market.bars import (
     extra_names,
     joined,
     overlaps,
+    series_of,
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
+from tradeloop.common.market.members import Members, Membership, Roster
 from tradeloop.common.market.resample import bucket_us, cycle_us, resample, whole_us
 
 __all__ = [
@@ -35,8 +37,11 @@ __all__ = [
     "Calendar",
     "Instrument",
     "InstrumentId",
+    "Members",
+    "Membership",
     "ModelName",
     "Name",
+    "Roster",
     "Series",
     "TimeRange",
     "Timeframe",
@@ -52,6 +57,7 @@ __all__ = [
     "joined",
     "overlaps",
     "resample",
+    "series_of",
     "spoken",
     "to_us",
     "whole_us",

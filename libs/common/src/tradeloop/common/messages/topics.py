@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tradeloop.common import messages as m
-from tradeloop.common.bus.port import PARTITIONS, TopicSpec
+from tradeloop.common.bus.port import PARTITIONS, Access, TopicSpec
 from tradeloop.common.messages.base import uuid5
 
 M_co = TypeVar("M_co", bound=m.Message, covariant=True)
@@ -144,3 +144,27 @@ def specs(groups: Mapping[str, Collection[str]]) -> list[TopicSpec]:
     """Every topic of the catalogue, and what each consumer group puts aside of the topics that it reads."""
     beside = (side_topics(CATALOGUE[topic].spec, group) for group, topics in groups.items() for topic in topics)
     return [topic.spec for topic in CATALOGUE.values()] + [spec for pair in beside for spec in pair]
+
+
+def accesses() -> list[Access]:
+    """The rights of each service, as the user of its name: to do what the catalogue says that it does, and no more.
+
+    It reads back what it has written itself, and tries again what it put aside. What a person brings back from the
+    dead letters, the person writes.
+    """
+    return [_access(service) for service in SERVICE_TOPICS]
+
+
+def _access(service: str) -> Access:
+    mine = [topic for topic in _ALL if service in topic.writers]
+    aside = [side_topics(CATALOGUE[name].spec, service) for name in SERVICE_TOPICS[service]]
+    retries, dead = ({pair[n].name for pair in aside} for n in (0, 1))
+    written = {topic.name for topic in mine}
+    reads = written | retries | {*SERVICE_TOPICS[service]}
+    return Access(
+        user=service,
+        group=service,
+        reads=frozenset(reads),
+        writes=frozenset(written | retries | dead),
+        sees=frozenset(CATALOGUE),
+    )

@@ -93,6 +93,12 @@ def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
             time.sleep(0.005)
 
 
+def file_of(engine: Engine) -> Path | None:
+    """The file of an SQLite database; None for a server, and for a database in memory."""
+    name = engine.url.database
+    return Path(name) if engine.dialect.name == "sqlite" and name else None
+
+
 def cause(error: Exception) -> str:
     """The words of a database or its driver, on one line."""
     return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())

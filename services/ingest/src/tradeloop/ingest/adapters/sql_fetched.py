@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, Text, insert, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, select
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import Instrument, Timeframe, to_us
-from tradeloop.common.sql.engine import address, cause, complaint, is_about_data, open_engine
+from tradeloop.common.sql.database import Database, insert_new, made_or_migrated
 from tradeloop.ingest.adapters.fetched_versions import SCHEMA
 from tradeloop.ingest.ports import FetchedSpan, merged
 
@@ -47,20 +42,19 @@ class SqlFetched:
     """
 
     def __init__(self, url: str, clock: Clock) -> None:
-        self._engine = open_engine(url, "bar store")
+        self._database = Database(url, "bar store", Unavailable, made_or_migrated((SPANS, TERMS), SCHEMA))
         self._clock = clock
-        self._ready = False
 
     @property
     def address(self) -> str:
         """The database, without its password."""
-        return address(self._engine.url)
+        return self._database.address
 
     def spans(self, source: str, instrument: str, timeframe: Timeframe) -> Sequence[FetchedSpan]:
         wanted = select(SPANS.c.start_us, SPANS.c.end_us, SPANS.c.left_out).where(
             SPANS.c.source == source, SPANS.c.instrument == instrument, SPANS.c.timeframe == timeframe.value
         )
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return merged(FetchedSpan(*row) for row in connection.execute(wanted))
 
     def add(self, source: str, instrument: str, timeframe: Timeframe, span: FetchedSpan) -> None:
@@ -73,12 +67,12 @@ class SqlFetched:
             "left_out": span.left_out,
             "known_us": to_us(self._clock.now()),
         }
-        with self._transaction() as connection:
-            self._insert(connection, SPANS, row)
+        with self._database.transaction() as connection:
+            insert_new(connection, SPANS, [row])
 
     def terms(self, instrument: str) -> Sequence[tuple[int, Instrument]]:
         wanted = select(TERMS.c.known_us, TERMS.c.terms).where(TERMS.c.instrument == instrument)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute(wanted.order_by(TERMS.c.known_us)).all()
         return [(known_us, Instrument.model_validate_json(terms)) for known_us, terms in rows]
 
@@ -91,36 +85,8 @@ class SqlFetched:
             "known_us": to_us(self._clock.now()),
             "terms": instrument.model_dump_json(),
         }
-        with self._transaction() as connection:
-            self._insert(connection, TERMS, row)
+        with self._database.transaction() as connection:
+            insert_new(connection, TERMS, [row])
 
     def close(self) -> None:
-        self._engine.dispose()
-
-    def _insert(self, connection: Connection, table: Table, row: dict[str, object]) -> None:
-        if connection.dialect.name == "sqlite":
-            connection.execute(insert(table).prefix_with("OR IGNORE").values(row))
-        else:
-            connection.execute(postgresql_insert(table).values(row).on_conflict_do_nothing())
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        driver = self._engine.dialect.loaded_dbapi
-        try:
-            with self._engine.begin() as connection:
-                if not self._ready:
-                    self._find_tables(connection)
-                yield connection
-            self._ready = True
-        except (DBAPIError, PoolTimeout, driver.Error) as error:
-            if is_about_data(error):
-                raise
-            self._engine.dispose()
-            raise Unavailable(f"bar store {address(self._engine.url)}: {cause(error)}") from error
-
-    def _find_tables(self, connection: Connection) -> None:
-        if connection.dialect.name == "sqlite":
-            for table in (SPANS, TERMS):
-                connection.execute(CreateTable(table, if_not_exists=True))
-        elif lacking := complaint(connection, SCHEMA):
-            raise Unavailable(f"bar store {address(self._engine.url)}: {lacking}")
+        self._database.close()

@@ -70,7 +70,9 @@ class Backfill:
                 raise UserError(f"backfill of {universe.name}: bars are from files or of a range from venues, not both")
             if fetched is None:
                 raise UserError(f"backfill of {universe.name}: this ingest keeps no record of what it fetches")
-            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range)
+            if unknown := request.anew.keys() - set(universe.ids):
+                raise UserError(f"backfill of {universe.name}: it lacks {', '.join(sorted(unknown))}, to be mended")
+            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range, request.anew)
         elif set(request.files) != set(universe.ids):
             wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
             raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
@@ -202,7 +204,7 @@ class Backfill:
                 for (open_us, revision), one in sorted(touched.items()):
                     if (now := stored.get(open_us)) is not None and first_us <= open_us <= last_us:
                         key = open_us + timeframe.us, timeframe
-                        if (now.bars, now.missing) == (one.bars, one.missing):
+                        if now.bars_and_gaps == one.bars_and_gaps:
                             self._corrected.pop(key, None)
                         else:
                             self._corrected[key] = revision
@@ -217,8 +219,8 @@ class Backfill:
 
     def _frames(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
-        bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+        bars, roster = self._store.read(self._universe.ids, timeframe, start_us, end_us), self._universe.roster
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, roster)}
 
 
 def _range(request: BackfillRequested) -> TimeRange:

@@ -12,7 +12,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, Instrument, Series, Timeframe, align, from_us
 from tradeloop.ingest.application.stored import write
-from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, SourceUnavailable, merged
+from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, Page, SourceUnavailable, merged
 
 ATTEMPTS = 12
 """So often in a row a source may be unavailable before a fetch is given up: some six minutes."""
@@ -71,25 +71,42 @@ def fetch(
             f"{from_us(now_us).isoformat(timespec='seconds')}: give an earlier start"
         )
     for first_us, last_us in missing(fetched.spans(name, instrument.id, timeframe), start_us, end_us):
-        at_us, failures = first_us, 0
-        while at_us < last_us:
-            try:
-                for page in source.history(instrument, timeframe, at_us, last_us):
-                    kept, left_out = sound(page.bars)
-                    if len(kept["open_us"]):
-                        write(store, timeframe, align((instrument.id,), timeframe, [kept]))
-                    span = FetchedSpan(at_us, page.until_us, len(left_out))
-                    fetched.add(name, instrument.id, timeframe, span)
-                    at_us, failures = page.until_us, 0
-                    yield Progress(at_us, len(kept["open_us"]), left_out)
-                break  # the rest has not closed yet
-            except SourceUnavailable as error:
-                failures += 1
-                if failures >= ATTEMPTS:
-                    raise
-                again_s = pause_s(failures, error)
-                yield Progress(at_us, waits_s=again_s, reason=str(error))
-                wait(again_s)
+        at_us = first_us
+        for page in paged(source, instrument, timeframe, first_us, last_us, wait):
+            if isinstance(page, Progress):
+                yield page
+                continue
+            kept, left_out = sound(page.bars)
+            if len(kept["open_us"]):
+                write(store, timeframe, align((instrument.id,), timeframe, [kept]))
+            fetched.add(name, instrument.id, timeframe, FetchedSpan(at_us, page.until_us, len(left_out)))
+            at_us = page.until_us
+            yield Progress(at_us, len(kept["open_us"]), left_out)
+
+
+def paged(
+    source: MarketSource,
+    instrument: Instrument,
+    timeframe: Timeframe,
+    start_us: int,
+    end_us: int,
+    wait: Callable[[float], object],
+) -> Iterator[Page | Progress]:
+    """The pages of a range, and how far it is whenever the source is waited for. Raises as `fetch`."""
+    at_us, failures = start_us, 0
+    while at_us < end_us:
+        try:
+            for page in source.history(instrument, timeframe, at_us, end_us):
+                at_us, failures = page.until_us, 0
+                yield page
+            return  # the rest has not closed yet
+        except SourceUnavailable as error:
+            failures += 1
+            if failures >= ATTEMPTS:
+                raise
+            again_s = pause_s(failures, error)
+            yield Progress(at_us, waits_s=again_s, reason=str(error))
+            wait(again_s)
 
 
 def pause_s(failures: int, error: SourceUnavailable) -> float:

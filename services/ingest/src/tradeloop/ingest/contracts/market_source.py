@@ -49,6 +49,8 @@ class MarketOnTrial:
     """The venue's clock."""
     advance: Callable[[float], None]
     """Moves the venue's clock, and lets it send what is due."""
+    streams: bool = True
+    """Whether the source has a live stream; without one it is to say so."""
 
 
 def check_market_source(market: MarketOnTrial) -> None:
@@ -126,6 +128,9 @@ def a_stream_begins_with_connected_and_its_closed_bars_are_the_truth(market: Mar
     length_us = market.timeframe.us
     with closing(market.open()) as source:
         instrument = _instrument(market, source)
+        if not market.streams:
+            _refused(lambda: source.stream([instrument], market.timeframe, frozenset(["bars"])), source.venue)
+            return
         with closing(source.stream([instrument], market.timeframe, frozenset(["bars"]))) as stream:
             events = _until(stream, lambda found: bool(found))
             assert isinstance(events[0], Connected), f"a stream begins with {events[0]}"
@@ -157,6 +162,8 @@ def a_stream_begins_with_connected_and_its_closed_bars_are_the_truth(market: Mar
 
 
 def a_stream_that_is_closed_leaves_no_thread(market: MarketOnTrial) -> None:
+    if not market.streams:
+        return
     with closing(market.open()) as source:
         instrument = _instrument(market, source)
         before = set(threading.enumerate())

@@ -15,6 +15,7 @@ from tradeloop.common.market import (
     BAR_COLUMNS,
     Bar,
     BarArrays,
+    Roster,
     Timeframe,
     Universe,
     align,
@@ -34,6 +35,7 @@ __all__ = [
     "additions",
     "corrections",
     "frames",
+    "outside_at",
     "runs",
     "together",
 ]
@@ -100,20 +102,28 @@ def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterato
         yield first_us, last_us
 
 
-def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[BarFrame]:
-    """Each frame as the message that carries it."""
+def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster | None = None) -> Iterator[BarFrame]:
+    """Each frame as the message that carries it; the `roster` says who belongs to the universe."""
     of_each = zip(*(_bars(bars, a) for a in range(len(bars.instruments))), strict=True)
     length = timeframe.delta
     for open_us, row in zip(bars.open_us.tolist(), of_each, strict=True):
         open_time = from_us(open_us)
+        lacking = (name for name, bar in zip(bars.instruments, row, strict=True) if bar is None)
+        outside = outside_at(roster, open_us + timeframe.us)
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
             close_time=open_time + length,
             bars=tuple(bar for bar in row if bar is not None),
-            missing=tuple(name for name, bar in zip(bars.instruments, row, strict=True) if bar is None),
+            missing=tuple(name for name in lacking if name not in (outside or ())),
+            outside=outside,
         )
+
+
+def outside_at(roster: Roster | None, close_us: int) -> tuple[str, ...] | None:
+    """The instruments that do not belong at a close, as frames say it; None where all instruments always belong."""
+    return None if roster is None or roster.is_open else roster.outside(close_us)
 
 
 def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
@@ -167,7 +177,7 @@ class Resampler:
     """
 
     def __init__(self, universe: Universe) -> None:
-        self._universe, self._base_us = universe, universe.timeframe.us
+        self._universe, self._base_us, self._roster = universe, universe.timeframe.us, universe.roster
         # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
         self._timeframes = [(one, one.us) for one in sorted(universe.higher_timeframes, key=lambda one: one.us)]
         self._buckets: list[_Bucket | None] = [None] * len(self._timeframes)
@@ -188,13 +198,13 @@ class Resampler:
         for place, (timeframe, length_us) in enumerate(self._timeframes):
             bucket = self._buckets[place]
             if bucket is not None and bucket.end_us < close_us:
-                closed.append(bucket.frame(self._universe))
+                closed.append(bucket.frame(self._universe, self._roster))
                 bucket = None
             if bucket is None:
                 bucket = self._buckets[place] = _Bucket(timeframe, whole_us(close_us - 1, length_us), length_us)
             bucket.add(rows)
             if bucket.end_us == close_us:
-                closed.append(bucket.frame(self._universe))
+                closed.append(bucket.frame(self._universe, self._roster))
                 self._buckets[place] = None
         return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
 
@@ -236,7 +246,8 @@ class _Bucket:
             sums[4] += volume
             sums[5] += funding
 
-    def frame(self, universe: Universe) -> BarFrame:
+    def frame(self, universe: Universe, roster: Roster) -> BarFrame:
+        outside = outside_at(roster, self.end_us)
         open_time = from_us(self._start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
@@ -247,5 +258,6 @@ class _Bucket:
             bars=tuple(
                 _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
             ),
-            missing=tuple(name for name in universe.ids if name not in self._bars),
+            missing=tuple(name for name in universe.ids if name not in self._bars and name not in (outside or ())),
+            outside=outside,
         )

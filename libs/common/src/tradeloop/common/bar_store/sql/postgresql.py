@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, event, text
 
-from tradeloop.common.bar_store.port import BarStoreUnavailable
 from tradeloop.common.bar_store.rows import STORED, columns_of, extra_of, rows_of, with_extra
 from tradeloop.common.bar_store.sql.versions import SCHEMA
 from tradeloop.common.market import BAR_COLUMNS, BarArrays, Series, Timeframe
-from tradeloop.common.sql.engine import address, complaint
+from tradeloop.common.sql.engine import complaint
 
 _SETTINGS = {
     # For the short queries here compiling takes longer than running, and skipping duplicates longer than reading them.
@@ -81,10 +80,9 @@ class PostgresqlBars:
     def __init__(self, engine: Engine) -> None:
         event.listen(engine, "connect", _set_up)
 
-    def find_table(self, connection: Connection) -> None:
-        """Raises `BarStoreUnavailable` where the table is not migrated."""
-        if lacking := complaint(connection, SCHEMA):
-            raise BarStoreUnavailable(f"bar store {address(connection.engine.url)}: {lacking}")
+    def find_table(self, connection: Connection) -> str | None:
+        """Why the table cannot be used yet, and the remedy; None when it can."""
+        return complaint(connection, SCHEMA)
 
     def insert(
         self, connection: Connection, timeframe: Timeframe, bars: BarArrays, revision: int, known_us: int

@@ -38,8 +38,9 @@ _BETWEEN = f"{_CURRENT} AND open_us >= ? GROUP BY open_us ORDER BY open_us"
 class SqliteBars:
     """The statements of SQLite, in the transaction of a connection."""
 
-    def find_table(self, connection: Connection) -> None:
-        """Create it where it is not there, and give it the column that those of earlier releases lack."""
+    def find_table(self, connection: Connection) -> str | None:
+        """Create it where it is not there, and give it the column that those of earlier releases lack; then it can be
+        used."""
         connection.execute(CreateTable(BARS, if_not_exists=True))
         if not connection.exec_driver_sql(_HAS_EXTRA).first():
             try:
@@ -47,6 +48,7 @@ class SqliteBars:
             except DBAPIError:
                 if not connection.exec_driver_sql(_HAS_EXTRA).first():  # unless another process was faster
                     raise
+        return None
 
     def insert(
         self, connection: Connection, timeframe: Timeframe, bars: BarArrays, revision: int, known_us: int

@@ -7,6 +7,7 @@ to the logger of this package.
 from __future__ import annotations
 
 from tradeloop.common.bus.kafka.bus import Difference, KafkaBus
+from tradeloop.common.bus.kafka.permissions import Granted, Permission
 from tradeloop.common.bus.kafka.settings import KafkaSettings
 
-__all__ = ["Difference", "KafkaBus", "KafkaSettings"]
+__all__ = ["Difference", "Granted", "KafkaBus", "KafkaSettings", "Permission"]

@@ -20,11 +20,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tradeloop.common.bus.kafka.consumer import KafkaConsumer
 from tradeloop.common.bus.kafka.errors import log, no_topic, translated
+from tradeloop.common.bus.kafka.permissions import Granted, permit
 from tradeloop.common.bus.kafka.producer import KafkaProducer
 from tradeloop.common.bus.kafka.reader import KafkaReader
 from tradeloop.common.bus.kafka.settings import KafkaSettings
 from tradeloop.common.bus.kafka.wire import Names
-from tradeloop.common.bus.port import BusError, BusUnavailable, Partition, Record, TopicSpec
+from tradeloop.common.bus.port import Access, BusError, BusUnavailable, Partition, Record, TopicSpec
 
 _Callback = Callable[[Collection[Partition]], None]
 _DAY_MS = 86_400_000
@@ -128,6 +129,13 @@ class KafkaBus:
         for resource, future in altered.items():
             with translated(f"cannot configure topic {resource.name}"):
                 future.result()
+
+    def permit(self, accesses: Iterable[Access]) -> Granted:
+        """Give each user what it may do, and take away what else was said of it; other users stay as they are.
+
+        Safe to repeat. Raises `BusUnavailable`, or `BusError` where the cluster has no authorizer or refuses.
+        """
+        return permit(self._admin, accesses, self._names, self._settings.request_timeout_s)
 
     def delete_topics(self, topics: Collection[str]) -> None:
         """Delete topics with all that they hold, and what groups committed there; returns when they are gone.

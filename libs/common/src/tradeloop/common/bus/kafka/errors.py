@@ -104,4 +104,7 @@ def as_bus_error(doing: str, error: KafkaError) -> BusError:
         kind = MessageTooLarge
     elif error.code() in _UNAVAILABLE and not error.fatal():
         kind = BusUnavailable
-    return kind(f"Kafka: {doing}: {error.str()}")
+    said = error.str()
+    if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:  # of which a broker tells its whole request
+        said = KafkaError(error.code()).str()
+    return kind(f"Kafka: {doing}: {said}")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Row, Table, delete, func, select
 
 from tradeloop.common.event_store.port import EventCounts, EventStoreUnavailable, MarketItem
 from tradeloop.common.event_store.sql.table import BOOKS, NEWS, TABLES, TRADES
 from tradeloop.common.event_store.sql.versions import SCHEMA
 from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import MarketBook, MarketNewsItem, MarketTrade
-from tradeloop.common.sql.engine import address, cause, complaint, is_about_data, open_engine
+from tradeloop.common.sql.database import Database, insert_new, made_or_migrated
 
 _PRUNED_US = 3_600_000_000
 """The time that one transaction prunes, of one instrument."""
@@ -34,26 +29,22 @@ class SqlEventStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = open_engine(url, "event store")
-        self._ready = False
+        tables = made_or_migrated(TABLES, SCHEMA)
+        self._database = Database(url, "event store", EventStoreUnavailable, tables)
 
     @property
     def file(self) -> Path | None:
         """The file of an SQLite database; None for others."""
-        url = self._engine.url
-        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+        return self._database.file
 
     def write(self, items: Sequence[MarketItem]) -> None:
         rows: dict[Table, list[dict[str, object]]] = {}
         for item in items:
             for table, row in _rows(item):
                 rows.setdefault(table, []).append(row)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             for table, several in rows.items():
-                if connection.dialect.name == "sqlite":
-                    connection.execute(insert(table).prefix_with("OR IGNORE"), several)
-                else:
-                    connection.execute(postgresql_insert(table).on_conflict_do_nothing(), several)
+                insert_new(connection, table, several)
 
     def trades(self, instrument: str, start_us: int, end_us: int) -> Sequence[MarketTrade]:
         return [
@@ -96,54 +87,32 @@ class SqlEventStore:
         return EventCounts(*(self._prune(table, before_us) for table in TABLES))
 
     def check(self) -> None:
-        with self._transaction():
+        with self._database.transaction():
             pass
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def _read(self, table: Table, instrument: str, start_us: int, end_us: int) -> Sequence[Row[Any]]:
         mine = (table.c.instrument == instrument, table.c.time_us >= start_us, table.c.time_us < end_us)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return connection.execute(select(table).where(*mine).order_by(*table.primary_key.columns)).all()
 
     def _prune(self, table: Table, before_us: int) -> int:
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             instruments = connection.scalars(select(table.c.instrument).distinct()).all()
         deleted = 0
         for instrument in instruments:
             mine = table.c.instrument == instrument
             while True:
                 # Short transactions: ingest writes meanwhile.
-                with self._transaction() as connection:
+                with self._database.transaction() as connection:
                     first_us = connection.scalar(select(func.min(table.c.time_us)).where(mine))
                     if first_us is None or first_us >= before_us:
                         break
                     until_us = min(first_us + _PRUNED_US, before_us)
                     deleted += connection.execute(delete(table).where(mine, table.c.time_us < until_us)).rowcount
         return deleted
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        driver = self._engine.dialect.loaded_dbapi
-        try:
-            with self._engine.begin() as connection:
-                if not self._ready:
-                    self._find_tables(connection)
-                yield connection
-            self._ready = True
-        except (DBAPIError, PoolTimeout, driver.Error) as error:
-            if is_about_data(error):
-                raise
-            self._engine.dispose()
-            raise EventStoreUnavailable(f"event store {address(self._engine.url)}: {cause(error)}") from error
-
-    def _find_tables(self, connection: Connection) -> None:
-        if connection.dialect.name == "sqlite":
-            for table in TABLES:
-                connection.execute(CreateTable(table, if_not_exists=True))
-        elif lacking := complaint(connection, SCHEMA):
-            raise EventStoreUnavailable(f"event store {address(self._engine.url)}: {lacking}")
 
 
 def _rows(item: MarketItem) -> Iterator[tuple[Table, dict[str, object]]]:

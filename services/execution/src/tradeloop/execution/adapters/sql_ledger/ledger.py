@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
-from tradeloop.common.sql.engine import address, cause, is_about_data, open_engine, refuses_writes
+from tradeloop.common.sql.engine import address, cause, file_of, is_about_data, open_engine, refuses_writes
 from tradeloop.execution.adapters.logs import nameless, offsets_that_count
 from tradeloop.execution.adapters.sql_ledger.pruning import Pruned, prune
 from tradeloop.execution.adapters.sql_ledger.rows import (
@@ -55,8 +55,7 @@ class SqlLedger:
     @property
     def file(self) -> Path | None:
         """The file that it is in; None for a server, and for one in memory."""
-        name = self._engine.url.database
-        return Path(name) if self._engine.dialect.name == "sqlite" and name else None
+        return file_of(self._engine)
 
     def load(self, portfolios: Sequence[str]) -> Mapping[str, BookRecord]:
         rows = self._select(self._sql.load, self._database.names(portfolios))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -25,7 +25,7 @@ from tradeloop.ingest.contracts.fake_venue.protocol import (
     SocketRoute,
     instant_us,
     rfc3339,
-    whole,
+    rows_asked,
 )
 from tradeloop.ingest.contracts.fake_venue.socket import Connection
 
@@ -104,67 +104,59 @@ def _begun(request: web.Request) -> tuple[str, int]:
         raise Refused(400, "page_token") from None
 
 
-def _limit(venue: Inside, request: web.Request, most: int) -> int:
-    asked = whole(request, "limit", most) or most
-    return max(min(asked, most, venue.faults.page_limit or most), 1)
-
-
 def _bars(venue: Inside, request: web.Request) -> Answer:
     timeframe = _timeframe(request.query.get("timeframe", ""))
     length_us = TIMEFRAMES[timeframe] * US
-    start_us, end_us = _range(venue, request)
     # The minute that runs is not there; longer bars grow in history.
     part = venue.faults.open_bar and length_us > 60 * US
-    limit, token = _limit(venue, request, 10_000), None
-    begun, next_us = _begun(request)
-    found: dict[str, list[dict[str, Any]]] = {}
-    left = limit
-    for one in _wanted(venue, request):
-        if one.symbol < begun:
-            continue
-        first = max(start_us, venue.market.lifetime(one.symbol)[0], next_us if one.symbol == begun else 0)
-        if left == 0:
-            token = _token(one.symbol, first)
-            break
-        last = min(end_us + 1, first + (left + 2) * length_us)
-        bars = venue.market.bars(one.symbol, timeframe, first, last, known_us=venue.market.now_us(), part=part)
-        if len(bars):
-            found[one.symbol] = [{"t": rfc3339(int(bars.open_us[i])), **bar(bars, i)} for i in range(len(bars))[:left]]
-        if len(bars) > left:
-            token = _token(one.symbol, int(bars.open_us[left]))
-            left = 0
-            break
-        left -= len(bars)
-    return Answer({"bars": found, "next_page_token": token}, limit - left)
+
+    def read(one: Listing, start_us: int, end_us: int) -> list[_Row]:
+        now_us = venue.market.now_us()
+        bars = venue.market.bars(one.symbol, timeframe, start_us, end_us, known_us=now_us, part=part)
+        return [(int(bars.open_us[i]), bar(bars, i)) for i in range(len(bars))]
+
+    return _page(venue, request, "bars", length_us, read)
 
 
 def _trades(venue: Inside, request: web.Request) -> Answer:
+    def read(one: Listing, start_us: int, end_us: int) -> list[_Row]:
+        return [(each.time_us, trade(one, each)) for each in venue.market.trades(one.symbol, start_us, end_us)]
+
+    return _page(venue, request, "trades", US, read)
+
+
+_Row = tuple[int, dict[str, Any]]
+"""The time of a row, and the rest of it."""
+
+
+def _page(
+    venue: Inside, request: web.Request, kind: str, every_us: int, read: Callable[[Listing, int, int], list[_Row]]
+) -> Answer:
+    """A page of the rows of all symbols, one symbol after the other. `read` gives those of one in `[start, end)`; about
+    one comes `every_us`, so that no more is read than the page can hold."""
     start_us, end_us = _range(venue, request)
-    limit, token = _limit(venue, request, 10_000), None
+    limit, token = rows_asked(venue, request, 10_000, 10_000), None
     begun, next_us = _begun(request)
     found: dict[str, list[dict[str, Any]]] = {}
     left = limit
     for one in _wanted(venue, request):
         if one.symbol < begun:
             continue
-        first = max(start_us, venue.market.lifetime(one.symbol)[0], next_us if one.symbol == begun else 0)
+        begins_us, ends_us = venue.market.lifetime(one.symbol)
+        first, end = max(start_us, begins_us, next_us if one.symbol == begun else 0), min(end_us + 1, ends_us)
         if left == 0:
             token = _token(one.symbol, first)
             break
-        trades = venue.market.trades(one.symbol, first, min(end_us + 1, first + (left + 2) * US))
-        if trades:
-            rows = [{"t": rfc3339(each.time_us), **trade(one, each)} for each in trades[:left]]
-            found[one.symbol] = rows
-        if len(trades) > left:
-            token = _token(one.symbol, trades[left].time_us)
-            left = 0
+        until = min(end, first + (left + 2) * every_us)
+        rows = read(one, first, until)
+        if rows:
+            found[one.symbol] = [{"t": rfc3339(time_us), **row} for time_us, row in rows[:left]]
+        if len(rows) > left or until < end:
+            token = _token(one.symbol, rows[left][0] if len(rows) > left else until)
+            left -= min(len(rows), left)
             break
-        if first + (left + 2) * US < end_us + 1:
-            token = _token(one.symbol, first + (left + 2) * US)
-            left -= len(trades)
-            break
-        left -= len(trades)
-    return Answer({"trades": found, "next_page_token": token}, limit - left)
+        left -= len(rows)
+    return Answer({kind: found, "next_page_token": token}, limit - left)
 
 
 def _latest(venue: Inside, request: web.Request) -> Answer:
@@ -200,7 +192,7 @@ def _news(venue: Inside, request: web.Request) -> Answer:
     listed = (name for name in names if name in venue.market.listings)
     every = [one for name in listed for one in venue.market.news(name, max(start_us, begun_us), end_us + 1)]
     every.sort(key=lambda one: (one.time_us, one.symbol))
-    limit = _limit(venue, request, 50)
+    limit = rows_asked(venue, request, 50, 50)
     token = _token("", every[limit].time_us) if len(every) > limit else None
     rows = []
     for one in every[:limit]:
@@ -216,8 +208,7 @@ def _clock(venue: Inside, request: web.Request) -> Answer:
 
 
 def _asset(market: Market, one: Listing) -> dict[str, Any]:
-    begins_us, ends_us = market.lifetime(one.symbol)
-    active = begins_us <= market.now_us() < ends_us
+    active = market.trades_now(one.symbol)
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, one.symbol)),
         "class": "crypto" if one.crypto else "us_equity",
@@ -251,8 +242,7 @@ def _one_asset(venue: Inside, request: web.Request) -> Answer:
 
 
 def _session(venue: Inside, connection: Connection) -> AlpacaSession:
-    crowded = venue.faults.connection_limit is not None and len(venue.connections) >= venue.faults.connection_limit
-    return AlpacaSession(connection, venue.credentials, crowded=crowded)
+    return AlpacaSession(connection, venue.credentials, crowded=venue.crowded)
 
 
 ALPACA = Protocol(

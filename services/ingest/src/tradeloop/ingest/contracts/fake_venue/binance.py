@@ -14,7 +14,16 @@ from aiohttp import web
 
 from tradeloop.ingest.contracts.fake_venue.binance_socket import BinanceSession, row
 from tradeloop.ingest.contracts.fake_venue.market import BOOK_US, TIMEFRAMES, US, Listing, Market, Trade
-from tradeloop.ingest.contracts.fake_venue.protocol import Answer, Inside, Protocol, Refused, Route, SocketRoute, whole
+from tradeloop.ingest.contracts.fake_venue.protocol import (
+    Answer,
+    Inside,
+    Protocol,
+    Refused,
+    Route,
+    SocketRoute,
+    rows_asked,
+    whole,
+)
 from tradeloop.ingest.contracts.fake_venue.socket import Connection
 
 INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "1w")
@@ -75,8 +84,7 @@ def _status(venue: Inside, request: web.Request) -> Answer:
 
 def _symbol(market: Market, one: Listing, futures: bool) -> dict[str, Any]:
     base, quote = one.symbol.split("/")
-    begins_us, ends_us = market.lifetime(one.symbol)
-    trading = begins_us <= market.now_us() < ends_us
+    trading = market.trades_now(one.symbol)
     tick, lot = f"{10.0**-one.price_digits:.{one.price_digits}f}", f"{10.0**-one.size_digits:.{one.size_digits}f}"
     common: dict[str, Any] = {
         "symbol": base + quote,
@@ -106,7 +114,7 @@ def _symbol(market: Market, one: Listing, futures: bool) -> dict[str, Any]:
         "pair": base + quote,
         "contractType": "PERPETUAL",
         "deliveryDate": 4_133_404_800_000,
-        "onboardDate": begins_us // 1000,
+        "onboardDate": market.lifetime(one.symbol)[0] // 1000,
         "marginAsset": quote,
         "pricePrecision": one.price_digits,
         "quantityPrecision": one.size_digits,
@@ -122,7 +130,7 @@ def _klines(venue: Inside, request: web.Request) -> Answer:
         raise Refused(400, "interval")
     length_us = TIMEFRAMES[interval] * US
     most = 1500 if request.path.startswith("/fapi") else 1000
-    limit = min(max(whole(request, "limit", 500) or 500, 1), most, faults.page_limit or most)
+    limit = rows_asked(venue, request, 500, most)
     now_us = market.now_us()
     end_ms = whole(request, "endTime")
     end_us = min(now_us, now_us if end_ms is None else end_ms * 1000) + 1
@@ -155,7 +163,7 @@ def _trade(one: Listing, trade: Trade) -> dict[str, Any]:
 
 def _trades(venue: Inside, request: web.Request) -> Answer:
     one = listing(venue.market, request.query.get("symbol"))
-    limit = min(max(whole(request, "limit", 500) or 500, 1), 1000, venue.faults.page_limit or 1000)
+    limit = rows_asked(venue, request, 500, 1000)
     now_us = venue.market.now_us()
     found = venue.market.trades(one.symbol, now_us - (limit + 1) * US, now_us + 1)[-limit:]
     return Answer([_trade(one, trade) for trade in found], len(found))
@@ -163,7 +171,7 @@ def _trades(venue: Inside, request: web.Request) -> Answer:
 
 def _aggregate_trades(venue: Inside, request: web.Request) -> Answer:
     one = listing(venue.market, request.query.get("symbol"))
-    limit = min(max(whole(request, "limit", 500) or 500, 1), 1000, venue.faults.page_limit or 1000)
+    limit = rows_asked(venue, request, 500, 1000)
     now_us = venue.market.now_us()
     start_ms, end_ms, first = whole(request, "startTime"), whole(request, "endTime"), whole(request, "fromId")
     end_us = now_us + 1 if end_ms is None else min(end_ms * 1000 + 1000, now_us + 1)

@@ -73,13 +73,12 @@ def _pairs(venue: Inside, request: web.Request) -> Answer:
     for one in venue.market.listings.values():
         if one.crypto:
             base, quote = one.symbol.split("/")
-            begins_us, ends_us = venue.market.lifetime(one.symbol)
             pairs[_id(one)] = {
                 **{"altname": _id(one), "wsname": one.symbol, "base": base, "quote": quote, "lot": "unit"},
                 **{"aclass_base": "currency", "aclass_quote": "currency", "lot_multiplier": 1},
                 **{"pair_decimals": one.price_digits, "lot_decimals": one.size_digits, "leverage_buy": []},
                 **{"fees": [[0, 0.4]], "fees_maker": [[0, 0.25]], "ordermin": "0.001", "costmin": "0.5"},
-                "status": "online" if begins_us <= venue.market.now_us() < ends_us else "delisted",
+                "status": "online" if venue.market.trades_now(one.symbol) else "delisted",
             }
     return _answer(pairs)
 

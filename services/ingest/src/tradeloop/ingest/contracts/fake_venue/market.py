@@ -193,6 +193,11 @@ class Market:
         begins = self.begins_us if listing.begins is None else to_us(listing.begins)
         return begins, 2**62 if listing.ends is None else to_us(listing.ends)
 
+    def trades_now(self, symbol: str) -> bool:
+        """Whether an instrument is listed, and not yet delisted."""
+        begins_us, ends_us = self.lifetime(symbol)
+        return begins_us <= self.now_us() < ends_us
+
     def bars(
         self,
         symbol: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +20,7 @@ from tradeloop.ingest.contracts.fake_venue.protocol import (
     SocketRoute,
     instant_us,
     rfc3339,
-    whole,
+    rows_asked,
 )
 from tradeloop.ingest.contracts.fake_venue.socket import Connection
 
@@ -67,6 +67,29 @@ def _next(request: web.Request, path: str, **query: object) -> str:
     return f"http://{request.host}{path}?{urlencode(query)}"
 
 
+def _oldest_first(request: web.Request) -> bool:
+    return request.query.get("order", "desc") == "asc"
+
+
+def _bounds(
+    request: web.Request, field: str, parse: Callable[[str], int], start_us: int, end_us: int
+) -> tuple[int, int]:
+    """The first microsecond, and that after the last one, that a query asks for by `field.gte` and its like."""
+    for name, text in request.query.items():
+        if name in {f"{field}.gte", f"{field}.gt"}:
+            start_us = parse(text) + (name == f"{field}.gt")
+        elif name in {f"{field}.lt", f"{field}.lte"}:
+            end_us = min(end_us, parse(text) + (name == f"{field}.lte"))
+    return start_us, end_us
+
+
+def _rest(request: web.Request, field: str, at: str, limit: int) -> dict[str, str]:
+    """The address of the next page, which begins with the row of the time `at`, in the order that was asked for."""
+    bound, other = (f"{field}.gte", f"{field}.gt") if _oldest_first(request) else (f"{field}.lte", f"{field}.lt")
+    kept = {name: text for name, text in request.query.items() if name not in {bound, other}}
+    return {"next_url": _next(request, request.path, **{**kept, bound: at, "cursor": "fake", "limit": limit})}
+
+
 def _bars(venue: Inside, request: web.Request) -> Answer:
     where, now_us = request.match_info, venue.market.now_us()
     one = _find(venue.market, where["ticker"])
@@ -76,7 +99,7 @@ def _bars(venue: Inside, request: web.Request) -> Answer:
         raise Refused(400, "timeframe")
     start_us, end_us = _instant_us(where["start"]), _instant_us(where["end"], end=True)
     length_us = TIMEFRAMES[timeframe] * US
-    base = max(min(whole(request, "limit", 5000) or 5000, 50_000, venue.faults.page_limit or 50_000), 1)
+    base = rows_asked(venue, request, 5000, 50_000)
     limit = max(base * _BASES[span] * US // length_us, 1)
     common = {"ticker": where["ticker"], "adjusted": request.query.get("adjusted", "true") == "true", "status": "OK"}
     nothing = {**common, "queryCount": 0, "resultsCount": 0, "request_id": "fake"}
@@ -118,15 +141,11 @@ def _trades(venue: Inside, request: web.Request) -> Answer:
     if one is None:
         return Answer({"results": [], "status": "OK", "request_id": "fake"})
     now_us = venue.market.now_us()
-    limit = max(min(whole(request, "limit", 1000) or 1000, 50_000, venue.faults.page_limit or 50_000), 1)
-    first, last = venue.market.lifetime(one.symbol)[0], now_us + 1
-    for name, text in request.query.items():
-        if name in {"timestamp.gte", "timestamp.gt"}:
-            first = max(first, _nanoseconds(text) + (name == "timestamp.gt"))
-        elif name in {"timestamp.lt", "timestamp.lte"}:
-            last = min(last, _nanoseconds(text) + (name == "timestamp.lte"))
-    oldest_first = request.query.get("order", "desc") == "asc"
-    if oldest_first:
+    limit = rows_asked(venue, request, 1000, 50_000)
+    begins_us = venue.market.lifetime(one.symbol)[0]
+    first, last = _bounds(request, "timestamp", _nanoseconds, begins_us, now_us + 1)
+    first = max(first, begins_us)
+    if _oldest_first(request):
         found = venue.market.trades(one.symbol, first, min(last, first + (limit + 2) * US))
     else:
         found = venue.market.trades(one.symbol, max(first, last - (limit + 2) * US), last)[::-1]
@@ -140,12 +159,7 @@ def _trades(venue: Inside, request: web.Request) -> Answer:
     ]
     more = {}
     if len(found) > limit:
-        at = str(found[limit].time_us * 1000)
-        bounds = {"timestamp.gte": at, "timestamp.lt": str(last * 1000)}
-        if not oldest_first:
-            bounds = {"timestamp.gte": str(first * 1000), "timestamp.lte": at}
-        order = "asc" if oldest_first else "desc"
-        more = {"next_url": _next(request, request.path, cursor="fake", limit=limit, order=order, **bounds)}
+        more = _rest(request, "timestamp", str(found[limit].time_us * 1000), limit)
     return Answer({"results": rows, "status": "OK", "request_id": "fake", **more}, len(rows))
 
 
@@ -156,7 +170,7 @@ def _nanoseconds(text: str) -> int:
 
 def _ticker(market: Market, one: Listing) -> dict[str, Any]:
     begins_us, ends_us = market.lifetime(one.symbol)
-    active = begins_us <= market.now_us() < ends_us
+    active = market.trades_now(one.symbol)
     base, _, quote = one.symbol.partition("/")
     kind = {"base_currency_symbol": base, "currency_symbol": quote} if one.crypto else {"primary_exchange": "XNAS"}
     return {
@@ -186,7 +200,7 @@ def _tickers(venue: Inside, request: web.Request) -> Answer:
         and query.get("ticker") in {None, one["ticker"]}
         and one["ticker"] > query.get("cursor", "")
     ]
-    limit = max(min(whole(request, "limit", 100) or 100, 1000, venue.faults.page_limit or 1000), 1)
+    limit = rows_asked(venue, request, 100, 1000)
     more = {}
     if len(rows) > limit:
         rows = rows[:limit]
@@ -223,30 +237,21 @@ def _piece(market: Market, one: News) -> dict[str, Any]:
 
 
 def _news(venue: Inside, request: web.Request) -> Answer:
-    query, now_us = request.query, venue.market.now_us()
-    wanted = [one for one in venue.market.listings.values() if query.get("ticker") in {None, ticker(one)}]
-    limit = max(min(whole(request, "limit", 10) or 10, 1000, venue.faults.page_limit or 1000), 1)
-    first, last = now_us - 30 * 86_400 * US, now_us + 1
-    for name, text in query.items():
-        if name in {"published_utc.gte", "published_utc.gt"}:
-            first = instant_us(text) + (name == "published_utc.gt")
-        elif name in {"published_utc.lt", "published_utc.lte"}:
-            last = min(last, instant_us(text) + (name == "published_utc.lte"))
+    now_us = venue.market.now_us()
+    wanted = [one for one in venue.market.listings.values() if request.query.get("ticker") in {None, ticker(one)}]
+    limit = rows_asked(venue, request, 10, 1000)
+    first, last = _bounds(request, "published_utc", instant_us, now_us - 30 * 86_400 * US, now_us + 1)
     every = [piece for one in wanted for piece in venue.market.news(one.symbol, first, last)]
-    every.sort(key=lambda piece: (piece.time_us, piece.symbol), reverse=query.get("order", "desc") != "asc")
+    every.sort(key=lambda piece: (piece.time_us, piece.symbol), reverse=not _oldest_first(request))
     more = {}
     if len(every) > limit:
-        at, ascending = rfc3339(every[limit].time_us), query.get("order", "desc") == "asc"
-        bounds = {"published_utc.gte": at} if ascending else {"published_utc.lte": at}
-        kept = {name: text for name, text in query.items() if not (name in bounds or name[:-1] in bounds)}
-        more = {"next_url": _next(request, request.path, **{**kept, **bounds, "cursor": "fake", "limit": limit})}
+        more = _rest(request, "published_utc", rfc3339(every[limit].time_us), limit)
     rows = [_piece(venue.market, piece) for piece in every[:limit]]
     return Answer({"results": rows, "status": "OK", "request_id": "fake", "count": len(rows), **more}, len(rows))
 
 
 def _session(venue: Inside, connection: Connection) -> MassiveSession:
-    crowded = venue.faults.connection_limit is not None and len(venue.connections) >= venue.faults.connection_limit
-    return MassiveSession(connection, venue.credentials, crowded=crowded)
+    return MassiveSession(connection, venue.credentials, crowded=venue.crowded)
 
 
 MASSIVE = Protocol(

@@ -31,6 +31,11 @@ class Inside:
     connections: dict[Connection, Session] = field(default_factory=dict)
     """The sockets that are open."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether as many sockets are open as may be."""
+        return self.faults.connection_limit is not None and len(self.connections) >= self.faults.connection_limit
+
     def told_us(self) -> int:
         """The time that the venue tells, in microseconds since the epoch."""
         return self.market.now_us() + round(self.faults.clock_ahead_s * US)
@@ -113,3 +118,8 @@ def whole(request: web.Request, name: str, default: int | None = None) -> int | 
         return int(text)
     except ValueError:
         raise Refused(400, f"parameter {name}") from None
+
+
+def rows_asked(venue: Inside, request: web.Request, default: int, most: int) -> int:
+    """The rows that a page has at most: as many as `limit` asks for, and as the protocol and the faults allow."""
+    return max(min(whole(request, "limit", default) or default, most, venue.faults.page_limit or most), 1)

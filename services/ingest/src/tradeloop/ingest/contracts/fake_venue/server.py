@@ -1,15 +1,13 @@
-"""The fake venue as a server: one port for HTTP and WebSocket, in a thread with an event loop of its own."""
+"""The fake venue as a server: one port for HTTP and WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
@@ -19,12 +17,13 @@ from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.protocol import Inside, Protocol, Refused, Route, SocketRoute
 from tradeloop.ingest.contracts.fake_venue.recorded import Recording
 from tradeloop.ingest.contracts.fake_venue.socket import Connection
+from tradeloop.ingest.contracts.fake_venue.threaded import ThreadedServer
 
 PROTOCOLS: Sequence[Protocol] = (binance.BINANCE, alpaca.ALPACA, massive.MASSIVE, kraken.KRAKEN)
 _PATIENCE_S = 30.0
 
 
-class FakeVenue:
+class FakeVenue(ThreadedServer):
     """A venue on this machine that speaks as real ones do: `with FakeVenue(Market()) as venue: ... venue.url`.
 
     `credentials` are the secrets by key of those who may come in; None lets everybody in. A `recording` of Binance
@@ -49,9 +48,6 @@ class FakeVenue:
         self.port = port
         self._tick_s = tick_s
         self._ping_s = ping_s
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stop: asyncio.Event | None = None
 
     @property
     def market(self) -> Market:
@@ -83,32 +79,6 @@ class FakeVenue:
     def connections(self) -> int:
         """Sockets that are open."""
         return len(self._inside.connections)
-
-    def __enter__(self) -> Self:
-        ready: threading.Event = threading.Event()
-        failed: list[OSError] = []
-
-        def run() -> None:
-            try:
-                asyncio.run(self.serve(ready.set))
-            except OSError as error:
-                failed.append(error)
-                ready.set()
-
-        self._thread = threading.Thread(target=run, name="fake-venue", daemon=True)
-        self._thread.start()
-        ready.wait()
-        if failed:
-            raise failed[0]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not None:
-            self._thread.join()
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until it is cancelled, or the block ends."""

@@ -1,0 +1,122 @@
+"""Access control lists of a Kafka: the permissions of its users."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tradeloop.common.bus.kafka.errors import translated
+from tradeloop.common.bus.kafka.wire import Names
+from tradeloop.common.bus.port import Access
+
+_KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+
+
+class Permission(NamedTuple):
+    """One thing that a user may do, from any address. Reading and writing include seeing that it is there."""
+
+    user: str
+    kind: str
+    """`topic` or `group`; another kind of resource only where the cluster has it so."""
+    name: str
+    """As the cluster knows it: with its prefix. `*` is every one."""
+    operation: str
+    """`READ`, `WRITE` or `DESCRIBE`; others only where the cluster has it so."""
+
+
+class Granted(NamedTuple):
+    """The changes that `permit` made, and the number of permissions now."""
+
+    given: Collection[Permission]
+    taken: Collection[Permission]
+    total: int
+
+
+def permit(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float) -> Granted:
+    """As `KafkaBus.permit`."""
+    accesses = list(accesses)
+    wanted = {permission for access in accesses for permission in _permissions(access, names)}
+    held = {_permission(each): each for access in accesses for each in _held(admin, access.user, wait_s)}
+    given, taken = sorted(wanted - held.keys()), sorted(held.keys() - wanted)
+    # What is missing first: a service that works is not to stop in between.
+    if given:
+        with translated("cannot give permissions"):
+            for future in admin.create_acls([_binding(each) for each in given], request_timeout=wait_s).values():
+                future.result()
+    if taken:
+        with translated("cannot take permissions away"):
+            filters = [_exactly(held[each]) for each in taken]
+            for deleted in admin.delete_acls(filters, request_timeout=wait_s).values():
+                deleted.result()
+    return Granted(given, taken, len(wanted))
+
+
+def _permissions(access: Access, names: Names) -> Iterator[Permission]:
+    yield Permission(access.user, "group", names.outer(access.group), "READ")
+    for operation, topics in (
+        ("READ", access.reads),
+        ("WRITE", access.writes),
+        ("DESCRIBE", access.sees - access.reads - access.writes),
+    ):
+        for topic in topics:
+            yield Permission(access.user, "topic", names.outer(topic), operation)
+
+
+def _held(admin: AdminClient, user: str, wait_s: float) -> Collection[AclBinding]:
+    """The bindings of a user by name; those of everybody are not among them."""
+    anything = AclBindingFilter(
+        ResourceType.ANY,
+        None,  # type: ignore[arg-type]  # None stands for any
+        ResourcePatternType.ANY,
+        f"User:{user}",
+        None,  # type: ignore[arg-type]
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    with translated("cannot read permissions"):
+        found: Collection[AclBinding] = admin.describe_acls(anything, request_timeout=wait_s).result()
+        return found
+
+
+def _permission(binding: AclBinding) -> Permission:
+    """A binding of the cluster; one that is not of the kind that is given here differs from all that are."""
+    kind, operation = ResourceType(binding.restype).name.lower(), AclOperation(binding.operation).name
+    pattern = ResourcePatternType(binding.resource_pattern_type)
+    permission, name = AclPermissionType(binding.permission_type), binding.name
+    if (pattern, permission, binding.host) != (ResourcePatternType.LITERAL, AclPermissionType.ALLOW, "*"):
+        name = f"{name} ({pattern.name.lower()}, {permission.name.lower()}, from {binding.host})"
+    return Permission(binding.principal.removeprefix("User:"), kind, name, operation)
+
+
+def _binding(permission: Permission) -> AclBinding:
+    return AclBinding(
+        _KINDS[permission.kind],
+        permission.name,
+        ResourcePatternType.LITERAL,
+        f"User:{permission.user}",
+        "*",
+        AclOperation[permission.operation],
+        AclPermissionType.ALLOW,
+    )
+
+
+def _exactly(binding: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        binding.restype,
+        binding.name,
+        binding.resource_pattern_type,
+        binding.principal,
+        binding.host,
+        binding.operation,
+        binding.permission_type,
+    )
