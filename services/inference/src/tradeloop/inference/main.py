@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from importlib import import_module
-from importlib.util import find_spec
 
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
@@ -58,20 +56,17 @@ def predictions(settings: Settings, clock: Clock) -> HttpPredictions:
 
 
 def _online(settings: Settings, clock: Clock) -> FeatureStore:
-    """The store of current features. Raises `UserError` where it cannot be had."""
+    """The store of current features. Raises `UserError` where it is not configured."""
+    from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
+
     if settings.feature_root is None:
         raise UserError("INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features")
-    if find_spec("feast") is None:
-        raise UserError("INFERENCE_FEATURE_ROOT is set, and Feast is not installed: install tradeloop-common[feast]")
-    # By name, since it is no dependency: the image of a service that reads the topic has no Feast, pandas and polars.
-    module = import_module("tradeloop.common.feature_store.feast.store")
-    store: FeatureStore = module.FeastFeatureStore(
+    return FeastFeatureStore(
         settings.feature_root,
         clock,
         registry=settings.feature_registry,
         online_store=settings.feature_online_store,
     )
-    return store
 
 
 def main() -> None:

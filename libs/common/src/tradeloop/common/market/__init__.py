@@ -17,6 +17,7 @@ from tradeloop.common.market.bars import (
     extra_names,
     joined,
     overlaps,
+    series_of,
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
@@ -56,6 +57,7 @@ __all__ = [
     "joined",
     "overlaps",
     "resample",
+    "series_of",
     "spoken",
     "to_us",
     "whole_us",

@@ -122,7 +122,7 @@ def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster 
 
 
 def outside_at(roster: Roster | None, close_us: int) -> tuple[str, ...] | None:
-    """Who does not belong at a close, as frames say it; None where all instruments always belong."""
+    """The instruments that do not belong at a close, as frames say it; None where all instruments always belong."""
     return None if roster is None or roster.is_open else roster.outside(close_us)
 
 
