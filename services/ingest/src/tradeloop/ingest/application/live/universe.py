@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from zlib import crc32
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
@@ -29,7 +30,6 @@ from tradeloop.ingest.ports import (
     MarketSource,
     MarketStream,
     Published,
-    SourceUnavailable,
     StreamedBar,
 )
 
@@ -267,7 +267,7 @@ class LiveUniverse:
         while self._answers:
             answer = self._answers[0]
             question = answer.question
-            if answer.error is not None and not isinstance(answer.error, SourceUnavailable):
+            if answer.error is not None and not isinstance(answer.error, Unavailable):
                 self._answers.popleft()
                 raise answer.error
             if question.instrument is None:
@@ -385,7 +385,7 @@ class LiveUniverse:
 
     def _pause_s(self, name: str, failed: int) -> float:
         """How long to leave a history alone, spread a little, so that not all come back at once."""
-        spread = 0.75 + (hash((name, failed)) % 512) / 1024
+        spread = 0.75 + (crc32(f"{name} {failed}".encode()) % 512) / 1024
         shortest_s = min(self._policy.retry_s, self._pace.grace_us / 4e6)
         return min(shortest_s * float(1 << min(failed - 1, 16)), self._policy.retry_most_s) * spread
 
