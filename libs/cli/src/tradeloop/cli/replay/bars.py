@@ -18,6 +18,7 @@ from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Universe, cycle_us, to_us
+from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.runtime.readback import forwards
 
@@ -55,7 +56,8 @@ def write_bars_as_live_saw_them(
             frames_before = max(features.history(timeframe) for features in feature_sets)
             if timeframe is base:  # higher bars go on in the middle of a bucket
                 cycle = cycle_us((base, *universe.higher_timeframes))
-                frames_before = max(frames_before, cycle // base.us)
+                # Where days do not begin in UTC, the buckets of a replay's first frame began up to a day earlier.
+                frames_before = max(frames_before, (cycle + (0 if universe.days.is_utc else DAY_US)) // base.us)
             for instrument in universe.ids:
                 history = stored.read_before(
                     [instrument], timeframe, first_us, frames_before + 1, as_known_us=as_known_us

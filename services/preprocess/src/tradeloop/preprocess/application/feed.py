@@ -169,11 +169,12 @@ class Feed:
             before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
             if not len(before) or before.open_us[0] != last_open_us:
                 return False
+        days = self._universe.days
         # A bucket that closed since then holds the frame before, or this one: there were no others.
         closed_since = {
             (timeframe, start_us)
             for timeframe in self.feature_set.timeframes
-            for start_us in (bucket_us(us, self._base, timeframe) for us in (last_open_us, open_us))
+            for start_us in (bucket_us(us, self._base, timeframe, days) for us in (last_open_us, open_us))
             if last_close_us < start_us + timeframe.us <= close_us
         }
         return self._higher == closed_since
