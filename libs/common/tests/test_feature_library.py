@@ -267,7 +267,7 @@ def typical(high: Floats, low: Floats, close: Floats, weight: float = 2.0) -> An
     return np.median(close, axis=0) / mean + np.linspace(-1.0, 1.0, len(close)) @ close / close.sum(axis=0)
 
 
-@pytest.mark.parametrize("window", [1, 2, 7, 64, 200])
+@pytest.mark.parametrize("window", [1, 2, 7, 128, 200])
 def test_a_vectorised_function_is_near_its_windowed_one(window: int) -> None:
     inputs = ("high", "low", "close")
     plain = one(windowed("plain", typical, window, inputs, weight=3.0))
@@ -284,7 +284,7 @@ def of_the_wrong_axis(close: Floats) -> Any:
 
 @pytest.mark.parametrize(("fn", "what"), [(returns_too_few, "float64"), (of_the_wrong_axis, r"shape \(20,\)")])
 def test_a_vectorised_function_gives_a_value_a_window(fn: Any, what: str) -> None:
-    with pytest.raises(FeatureError, match=rf"feature mine: .* {what}.* for 64 windows.*\(20, 64\).*axis=0"):
+    with pytest.raises(FeatureError, match=rf"feature mine: .* {what}.* for 128 windows.*\(20, 128\).*axis=0"):
         one(vectorised("mine", fn, 20))
 
 
@@ -296,7 +296,15 @@ def test_the_catalogue_has_every_definition() -> None:
     from tradeloop.common import features
 
     definitions = {name for name in exported if inspect.isfunction(getattr(features, name))}
-    others = {"bars_with_history", "basis_in_steps", "check_columns", "compute_in_steps", "compute_stored", "no_bars"}
+    others = {
+        "bars_with_history",
+        "basis_in_steps",
+        "check_columns",
+        "compute_in_steps",
+        "compute_stored",
+        "no_bars",
+        "shown",
+    }
     assert {entry.name for entry in entries()} == definitions - others
 
 

@@ -149,8 +149,10 @@ class Stand:
         return [record for p, end in ends.items() for record in self.bus.read(p, 0, end)][-1].headers[ERROR]
 
     def frames(self, timeframe: Timeframe | None = None) -> list[BarFrame]:
+        """The frames, but for whether a run begins with them."""
         sent = [frame for frame in self.sent(BarFrame) if isinstance(frame, BarFrame)]
-        return [frame for frame in sent if timeframe in (None, frame.timeframe)]
+        plain = [frame.model_copy(update={"begins": False}) for frame in sent]
+        return [frame for frame in plain if timeframe in (None, frame.timeframe)]
 
 
 @pytest.fixture
@@ -299,6 +301,14 @@ def test_a_replay_publishes_the_range_in_order(make: Callable[..., Stand]) -> No
     assert not stand.ingest.pending()
 
 
+def test_a_run_begins_with_the_first_frame_of_a_replay(make: Callable[..., Stand]) -> None:
+    stand = make()
+    stand.store.write(Timeframe.M1, bars(range(60)))
+    stand.pump(replay(5, 30), replay(40, 50))
+    sent = [frame for frame in stand.sent(BarFrame) if isinstance(frame, BarFrame)]
+    assert [minute(frame) for frame in sent if frame.begins] == [5, 40]
+
+
 def test_what_closes_with_a_base_frame_goes_out_before_it(make: Callable[..., Stand]) -> None:
     stand = make()
     # START is 9:30. The hour's last minutes are missing, and so are those of 10:35.
@@ -422,9 +432,9 @@ def test_what_could_not_be_published_comes_again(make: Callable[..., Stand]) -> 
                 break
             published.append(message)
     history = stand.store.read(["x:A"], Timeframe.M1, 0, EVER)
-    assert [m for m in published if isinstance(m, BarFrame) and m.timeframe == Timeframe.M1] == list(
-        frames("u", Timeframe.M1, history)
-    )
+    first, *others = frames("u", Timeframe.M1, history)
+    expected = [first.model_copy(update={"begins": True}), *others]
+    assert [m for m in published if isinstance(m, BarFrame) and m.timeframe == Timeframe.M1] == expected
     assert len({event_id(message) for message in published}) == len(published)
     assert not stand.ingest.pending()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tradeloop.cli.naming import listed
 from tradeloop.cli.report.text import count
-from tradeloop.cli.source import Source
 from tradeloop.common.market import Instrument, from_us
 from tradeloop.ingest.ports import FileReport
+
+if TYPE_CHECKING:  # it loads the library of features, which files have no need of
+    from tradeloop.cli.source import Source
 
 
 def understood(source: Source) -> list[str]:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import TIME, Feature, FeatureError, FeatureState, Row, canonical
+from tradeloop.common.features.feature import TIME, Feature, FeatureError, FeatureState, Row, Span, canonical
 
 
 def time_of_day(zone: str = "UTC") -> tuple[Feature, Feature]:
@@ -170,7 +170,7 @@ class _OfTime(Feature):
     zone: str
     of: Callable[[datetime], float]
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         value = _Clock(self).value
         return np.fromiter(map(value, columns[TIME].tolist()), np.float64, columns.shape[1])
 

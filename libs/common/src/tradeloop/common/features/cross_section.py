@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tradeloop.common.arrays import Bools, Floats
-from tradeloop.common.features.feature import FLAT, Feature, FeatureError, FeatureState, canonical
+from tradeloop.common.features.feature import FLAT, Feature, FeatureError, FeatureState, Span, canonical
 
 _INSTRUMENT = r"([a-z0-9_\-]{1,32}:)?[A-Za-z0-9_./\-]{1,64}"
 """An id, or the symbol in it."""
@@ -71,8 +71,8 @@ class CrossSection(Feature):
     instrument: str | int | None = None
     """The one that it is of; None where it is of all."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        return self.inner.batch(columns, blocks)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        return self.inner.batch(columns, spans)
 
     def state(self) -> FeatureState:
         return self.inner.state()

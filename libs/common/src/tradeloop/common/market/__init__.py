@@ -17,6 +17,7 @@ from tradeloop.common.market.bars import (
     extra_names,
     joined,
     overlaps,
+    series_of,
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.days import UTC_DAYS, Days, days_of
@@ -61,6 +62,7 @@ __all__ = [
     "joined",
     "overlaps",
     "resample",
+    "series_of",
     "spoken",
     "to_us",
     "whole_us",

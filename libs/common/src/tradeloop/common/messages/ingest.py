@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -145,6 +146,9 @@ class BarFrame(UniverseMessage):
     catches_up: bool = False
     """Whether newer bars had closed when a live frame went out, because it fills a hole: it is booked, and nothing is
     decided on it any more."""
+    begins: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether a run of frames begins with it: bars before it may be stored without having gone out. Within a run, who
+    computes on frames sees those alone that went out, as they went out last."""
 
     @property
     def occurred(self) -> datetime:

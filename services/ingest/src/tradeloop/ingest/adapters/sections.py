@@ -92,6 +92,8 @@ class AlpacaSection(_Network):
     adapter: Literal["alpaca"] = "alpaca"
     feed: Literal["iex", "sip"] = "iex"
     """The feed of stocks: one exchange, or all of them."""
+    requests_per_s: float = Field(default=3.0, gt=0)
+    """The rate limit to keep: Alpaca's own is 200 in a minute without a plan."""
     key: Reference = Reference(env="APCA_API_KEY_ID")
     secret: Reference = Reference(env="APCA_API_SECRET_KEY")
 
@@ -100,6 +102,8 @@ class MassiveSection(_Network):
     """massive: stocks, and crypto for symbols with a slash."""
 
     adapter: Literal["massive"] = "massive"
+    requests_per_s: float = Field(default=10.0, gt=0)
+    """The rate limit to keep; massive's free plan has 5 in a minute."""
     key: Reference = Reference(env="MASSIVE_API_KEY")
 
 

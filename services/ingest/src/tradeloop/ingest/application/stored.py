@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.market import BarArrays, Timeframe, Universe, begins_us
+from tradeloop.common.market import Bar, BarArrays, Timeframe, Universe, align, begins_us, series_of
 from tradeloop.common.messages import Message
 from tradeloop.ingest.domain import additions, corrections
+
+Bars = Mapping[int, Bar]
+"""Bars of one instrument by their open."""
+
+
+def arrays(instruments: Sequence[str], timeframe: Timeframe, bars: Mapping[str, Bars]) -> BarArrays:
+    """Bars on their common grid."""
+    return align(instruments, timeframe, [series_of(bars[name]) for name in instruments])
 
 
 def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:

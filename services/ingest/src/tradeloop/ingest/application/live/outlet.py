@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import structlog
 from pydantic import ValidationError
 
@@ -18,7 +17,6 @@ from tradeloop.common.market import (
     Series,
     Timeframe,
     Universe,
-    align,
     bucket_us,
     extra_names,
     from_us,
@@ -28,7 +26,7 @@ from tradeloop.common.market import (
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
-from tradeloop.ingest.application.stored import write
+from tradeloop.ingest.application.stored import Bars, arrays, write
 from tradeloop.ingest.domain import Resampler, additions, corrections, frames, outside_at
 from tradeloop.ingest.ports import Published
 
@@ -38,9 +36,6 @@ _RECENT = 256
 """Base frames that are looked at when a feed begins: what was stored and did not go out is among them."""
 _REMEMBERED = 4096
 """Frames whose revisions are kept in memory; those of older ones are looked up."""
-
-Bars = Mapping[int, Bar]
-"""Bars of one instrument by their open."""
 
 
 class Outlet:
@@ -56,6 +51,8 @@ class Outlet:
         """The open of the newest base frame that went out."""
         self.first_us = 0
         """Frames that open before it never were live: their bars are stored, and nothing goes out."""
+        self._begins = False
+        """Whether the next frame begins a run: what is stored before it may never have gone out."""
         self._resampler: Resampler | None = None
         self._ready: list[Ready] = []
         self._wrong: dict[str, dict[int, Bar]] = {}
@@ -95,6 +92,10 @@ class Outlet:
         self.newest_us = max(opens, default=None)
         self.first_us = min(opens, default=0)
         return self.newest_us
+
+    def begin_at(self, first_us: int) -> None:
+        """Begin a run of frames: those that open from then on are live."""
+        self.first_us, self._begins = first_us, True
 
     def room(self, frames_at_once: int) -> bool:
         """Whether another frame may be put."""
@@ -142,8 +143,8 @@ class Outlet:
             resampler = resumed(self._store, self._universe, self._ready[0].open_us)
         due: list[BarFrame] = []
         higher: dict[Timeframe, dict[str, dict[int, Bar]]] = {}
-        for ready in self._ready:
-            base = self._frame(ready)
+        for place, ready in enumerate(self._ready):
+            base = self._frame(ready, self._begins and not place)
             for frame in resampler.feed(base):
                 open_us = to_us(frame.open_time)
                 for bar in frame.bars:
@@ -154,7 +155,7 @@ class Outlet:
         for timeframe, of_it in higher.items():
             write(self._store, timeframe, arrays(tuple(of_it), timeframe, of_it))
         self._due.extend(due)
-        self._resampler, self._ready = resampler, []
+        self._resampler, self._ready, self._begins = resampler, [], False
         return True
 
     def correct(self) -> int:
@@ -194,7 +195,7 @@ class Outlet:
             if frame.timeframe is self._base and not frame.revision:
                 self.newest_us = open_us
 
-    def _frame(self, ready: Ready) -> BarFrame:
+    def _frame(self, ready: Ready, begins: bool) -> BarFrame:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
         outside = outside_at(self._roster, ready.open_us + self._base.us)
@@ -208,6 +209,7 @@ class Outlet:
             outside=outside,
             live=True,
             catches_up=ready.catches_up,
+            begins=begins,
         )
 
     def _stored(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
@@ -249,11 +251,6 @@ class Outlet:
         return self._published.revision(self._universe, timeframe, open_us) if known is None else known
 
 
-def arrays(instruments: Sequence[str], timeframe: Timeframe, bars: Mapping[str, Bars]) -> BarArrays:
-    """Bars on their common grid."""
-    return align(instruments, timeframe, [_series(bars[name]) for name in instruments])
-
-
 def bars_in(bars: BarArrays) -> dict[str, dict[int, Bar]]:
     """Bars out of arrays, by instrument and open."""
     found: dict[str, dict[int, Bar]] = {name: {} for name in bars.instruments}
@@ -284,14 +281,3 @@ def bars_of(instrument: str, series: Series) -> tuple[dict[int, Bar], int]:
         else:
             unsound += 1
     return found, unsound
-
-
-def _series(bars: Bars) -> Series:
-    opens = sorted(bars)
-    columns = {}
-    for name in BAR_COLUMNS:
-        values = [getattr(bars[open_us], name) for open_us in opens]
-        columns[name] = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-    for name in sorted({name for bar in bars.values() for name in bar.extra}):
-        columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
-    return {"open_us": np.array(opens, dtype=np.int64), **columns}

@@ -18,7 +18,7 @@ from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.live.assembler import Assembler
 from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.history import Answer, Asker, Purpose, Question
-from tradeloop.ingest.application.live.line import Line
+from tradeloop.ingest.application.live.line import Line, Manner
 from tradeloop.ingest.application.live.outlet import Outlet, bars_in, bars_of
 from tradeloop.ingest.application.live.policy import LivePolicy
 from tradeloop.ingest.ports import (
@@ -60,6 +60,7 @@ class _Stream:
     """How far its clock is ahead of this machine's; None until that was measured."""
     clock_due_s: float = 0.0
     clock_asked: bool = False
+    manner: Manner = field(default_factory=Manner)
 
 
 @dataclass
@@ -93,6 +94,7 @@ class LiveUniverse:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
+        self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
         self._published = published
         self._streams = {name: _Stream(venue) for name, venue in venues.items()}
@@ -122,11 +124,13 @@ class LiveUniverse:
         if any(one.offset_us is None for one in self._streams.values()):
             return
         assembler = self._assembler or self._begin()
+        # What is not heard by then may be asked for; what came while this process was busy is heard in the next step.
+        heard_us = {venue: self._now_us(venue) for venue in self._streams}
         heard = self._hear(assembler)
         self._count("frame_revised", self._outlet.correct())
         sent = self._release(assembler)
-        self._ask(assembler)
-        self._watch(assembler)
+        self._ask(assembler, heard_us)
+        self._watch(assembler, heard_us)
         self.busy = heard or sent or bool(self._answers)
         yield from self._outlet.send()
         yield from self._flows.send()
@@ -166,10 +170,11 @@ class LiveUniverse:
         next_us = to_us(self.request.time) - base_us + 1 if newest_us is None else newest_us + 1
         if self.request.since is not None and (newest_us is None or to_us(self.request.since) > newest_us):
             next_us = to_us(self.request.since)
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         elif newest_us is None:
-            self._outlet.first_us = next_us
-        lines = []
+            self._outlet.begin_at(next_us)
+        lines: list[Line] = []
+        now_s = self._clock.monotonic()
         for instrument in universe.instruments:
             venue_us = now[instrument.id.partition(":")[0]]
             last = self._store.read_before([instrument.id], self._base, EVER_US, 1)
@@ -182,9 +187,16 @@ class LiveUniverse:
                     "them, then start it again"
                 )
             phase_us = 0 if last_us is None else last_us % base_us
-            lines.append(Line(instrument, self._base, self._pace, start_us, phase_us, venue_us))
+            manner = self._streams[instrument.id.partition(":")[0]].manner
+            lines.append(Line(instrument, self._base, self._pace, manner, start_us, phase_us, venue_us))
             before = self._store.read([instrument.id], self._base, start_us - _OVERLAP_BARS * base_us, start_us)
-            self._asking[instrument.id].checked_us = int(before.open_us[0]) if len(before) else start_us
+            # Frames may have gone out without a bar that nobody has stored since.
+            out_us = start_us if newest_us is None else max(self._outlet.first_us, start_us - _OVERLAP_BARS * base_us)
+            stored_us = int(before.open_us[0]) if len(before) else start_us
+            asking = self._asking[instrument.id]
+            asking.checked_us = min(stored_us, out_us)
+            # Spread, so that not all are asked for at once, now and ever after.
+            asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
         assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
@@ -226,9 +238,11 @@ class LiveUniverse:
             assembler.collect(line)
         elif isinstance(event, Connected | Disconnected):
             one.connected = isinstance(event, Connected)
+            if isinstance(event, Connected):
+                one.manner.begins(event.only_closed)
             for line in assembler.lines.values():
                 if line.venue == venue:
-                    line.interrupted(event.time_us + (one.offset_us or 0))
+                    line.interrupted(event.time_us + (one.offset_us or 0), begins=one.connected)
                     self._asking[line.instrument.id].settle_due_s = 0.0
             if isinstance(event, Disconnected):
                 self._count("stream_interrupted", 1)
@@ -323,10 +337,10 @@ class LiveUniverse:
             self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
         return self._outlet.store()
 
-    def _ask(self, assembler: Assembler) -> None:
+    def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
         now_s = self._clock.monotonic()
         for name, line in assembler.lines.items():
-            asking, now_us = self._asking[name], self._now_us(line.venue)
+            asking, now_us = self._asking[name], heard_us[line.venue]
             if "settle" not in asking.open and now_s >= asking.settle_due_s:
                 span = line.asks(now_us, assembler.next_us, assembler.waited_us)
                 if span is not None:
@@ -343,8 +357,7 @@ class LiveUniverse:
             return
         if end_us <= asking.checked_us:
             return
-        every_s = max(self._policy.check_every_s, float(self._base.seconds))
-        asking.check_due_s, asking.checks = now_s + every_s, asking.checks + 1
+        asking.check_due_s, asking.checks = now_s + self._check_every_s, asking.checks + 1
         # Every so many of them, spread evenly: which ones follows from their number alone.
         share = self._policy.check_share
         if int(asking.checks * share) > int((asking.checks - 1) * share):
@@ -354,7 +367,9 @@ class LiveUniverse:
 
     def _put(self, line: Line, purpose: Purpose, start_us: int, end_us: int) -> None:
         self._asking[line.instrument.id].open.add(purpose)
-        question = Question(purpose, self._answers, line.venue, line.instrument, self._base, start_us, end_us)
+        self._count("history_asked", 1)
+        of = line.instrument, self._base, start_us, end_us
+        question = Question(purpose, self._answers, line.venue, *of, put_us=to_us(self._clock.now()))
         self._streams[line.venue].venue.asker.ask(question)
 
     def _ask_clocks(self) -> None:
@@ -369,9 +384,9 @@ class LiveUniverse:
         shortest_s = min(self._policy.retry_s, self._pace.grace_us / 4e6)
         return min(shortest_s * float(1 << min(failed - 1, 16)), self._policy.retry_most_s) * spread
 
-    def _watch(self, assembler: Assembler) -> None:
+    def _watch(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
         """See whether an expected bar is overdue."""
-        overdue = [line.stale_since_us(self._now_us(line.venue)) for line in assembler.lines.values()]
+        overdue = [line.stale_since_us(heard_us[line.venue]) for line in assembler.lines.values()]
         stale_us = min((each for each in overdue if each is not None), default=None)
         if stale_us is not None and self._stale_us is None:
             self._count("feed_stale", 1)
