@@ -21,9 +21,9 @@ from tradeloop.common.market import (
     align,
     from_us,
     to_us,
-    whole_us,
 )
 from tradeloop.common.market.columns import Bucket
+from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.domain.gate import Gate, OpenGate, Refused
 
@@ -180,8 +180,11 @@ class Resampler:
     def __init__(self, universe: Universe) -> None:
         self._universe, self._base_us, self._roster = universe, universe.timeframe.us, universe.roster
         # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
-        self._timeframes = [(one, one.us) for one in sorted(universe.higher_timeframes, key=lambda one: one.us)]
-        self._buckets: list[_Bucket | None] = [None] * len(self._timeframes)
+        timeframes = sorted(universe.higher_timeframes, key=lambda one: one.us)
+        self._days = universe.days
+        self._timeframes = [(one, one.us, one.us >= DAY_US and not self._days.is_utc) for one in timeframes]
+        self._buckets: list[list[_Bucket]] = [[] for _ in timeframes]
+        """Those of each that have not closed: two where a day of 23 hours is over before its name says so."""
         self._fed_us = -(2**63)
 
     def feed(self, frame: BarFrame) -> list[BarFrame]:
@@ -196,17 +199,17 @@ class Resampler:
         close_us = open_us + self._base_us
         rows = [_row(bar) for bar in frame.bars]
         closed = []
-        for place, (timeframe, length_us) in enumerate(self._timeframes):
-            bucket = self._buckets[place]
-            if bucket is not None and bucket.end_us < close_us:
-                closed.append(bucket.frame(self._universe, self._roster))
-                bucket = None
-            if bucket is None:
-                bucket = self._buckets[place] = _Bucket(timeframe, whole_us(close_us - 1, length_us), length_us)
-            bucket.add(rows)
-            if bucket.end_us == close_us:
-                closed.append(bucket.frame(self._universe, self._roster))
-                self._buckets[place] = None
+        for place, (timeframe, length_us, overlap) in enumerate(self._timeframes):
+            buckets = self._buckets[place]
+            while buckets and buckets[0].end_us < close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
+            if overlap or not buckets:
+                start_us = self._days.bucket_us(close_us, length_us)
+                if not buckets or buckets[-1].start_us != start_us:
+                    buckets.append(_Bucket(timeframe, start_us, length_us))
+            buckets[-1].add(rows)
+            if buckets[0].end_us == close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
         return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
 
 
@@ -223,7 +226,7 @@ class _Bucket:
     """A bar of a higher timeframe in the making, for each instrument."""
 
     def __init__(self, timeframe: Timeframe, start_us: int, length_us: int) -> None:
-        self._timeframe, self._start_us = timeframe, start_us
+        self._timeframe, self.start_us = timeframe, start_us
         self.end_us = start_us + length_us
         self._bars: dict[str, list[float]] = {}
         self._extra: dict[str, Bucket] = {}
@@ -250,7 +253,7 @@ class _Bucket:
     def frame(self, universe: Universe, roster: Roster) -> BarFrame:
         outside = outside_at(roster, self.end_us)
         away = frozenset(outside or ())
-        open_time = from_us(self._start_us)
+        open_time = from_us(self.start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
             universe=universe.name,

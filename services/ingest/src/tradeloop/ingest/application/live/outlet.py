@@ -18,12 +18,10 @@ from tradeloop.common.market import (
     Timeframe,
     Universe,
     bucket_us,
-    cycle_us,
     extra_names,
     from_us,
     resample,
     to_us,
-    whole_us,
 )
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live.assembler import Ready
@@ -226,17 +224,18 @@ class Outlet:
         last_us = max(opens[-1], newest_us)
         if not self._universe.higher_timeframes:
             return {}
-        cycle = cycle_us(self._universe.higher_timeframes)
+        days, higher = self._universe.days, self._universe.higher_timeframes
         went_out: dict[tuple[Timeframe, int], None] = {}
-        late_us = self._base.us - 1  # a bar belongs to the bucket in which it closes
-        start_us, end_us = (whole_us(open_us + late_us, cycle) - late_us for open_us in (opens[0], opens[-1]))
-        bars = self._store.read(self._universe.ids, self._base, start_us, end_us + cycle)
         touched = {
-            timeframe: {bucket_us(at_us, self._base, timeframe) for at_us in opens}
-            for timeframe in self._universe.higher_timeframes
+            timeframe: {bucket_us(at_us, self._base, timeframe, days) for at_us in opens} for timeframe in higher
         }
-        for timeframe in self._universe.higher_timeframes:
-            summed = resample(bars, self._base, timeframe, last_us + self._base.us)
+        start_us = min(min(buckets) for buckets in touched.values()) - self._base.us + 1
+        past_us = max(max(buckets) + timeframe.us for timeframe, buckets in touched.items())
+        bars = self._store.read(self._universe.ids, self._base, start_us, past_us)
+        for timeframe in higher:
+            summed = resample(bars, self._base, timeframe, last_us + self._base.us, days)
+            summed = summed.frames(summed.open_us >= min(touched[timeframe]))
+            summed = summed.frames(summed.open_us <= max(touched[timeframe]))
             write(self._store, timeframe, summed)
             for open_us in summed.open_us.tolist():
                 if (
