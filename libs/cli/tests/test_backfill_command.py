@@ -100,7 +100,8 @@ def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
 def test_a_backfill_from_interactive_brokers_is_killed_goes_on_and_fetches_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start, end, now = (datetime(2024, *day, tzinfo=UTC) for day in ((1, 2), (2, 24), (2, 27, 18)))
+    start, end = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 2, 24, tzinfo=UTC)
+    now = datetime(2024, 2, 27, 18, tzinfo=UTC)
     market = Market([Listing("AAPL", 190.0, 2, 0)], clock=VenueClock(now, speed=0.0))
     sources = tmp_path / "sources.yaml"
     with FakeTws(market, faults=Faults(slow_s=0.15)) as tws:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
@@ -16,16 +17,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import until
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Instrument, Series, Timeframe, from_us, joined, to_us
+from tradeloop.common.market import Instrument, Series, Timeframe, TimeRange, Universe, from_us, joined, to_us
 from tradeloop.common.market.calendars import gaps
+from tradeloop.common.messages import BackfillCompleted, BackfillRequested
+from tradeloop.common.runtime.policy import RunPolicy
+from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.readback import all_messages
+from tradeloop.common.runtime.runner import Runner
+from tradeloop.ingest.adapters.bus_frames import BusFrames
+from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.adapters.ib_gateway import NoData, NoDefinition, translated
 from tradeloop.ingest.adapters.ib_pacing import Pacing
 from tradeloop.ingest.adapters.ib_source import IbSource
 from tradeloop.ingest.adapters.ib_symbols import Security, listed, security, written
-from tradeloop.ingest.adapters.sections import IbSection
+from tradeloop.ingest.adapters.sections import IbSection, Sources
 from tradeloop.ingest.adapters.sources import load_sources, open_source
+from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.application.fetch import sound
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
@@ -104,7 +117,7 @@ def test_an_hour_of_a_stock_is_that_of_the_exchanges_clock() -> None:
         assert told(bars) == truth
         local = [from_us(us).astimezone(NEW_YORK).time() for us in bars["open_us"].tolist()]
         assert set(local) == {time(hour) for hour in range(9, 16)}
-        assert gaps(bars["open_us"], Timeframe.H1, ib.instruments(["AAPL"])[0].calendar) == []
+        assert gaps(bars["open_us"].astype(np.int64), Timeframe.H1, ib.instruments(["AAPL"])[0].calendar) == []
 
 
 def test_a_day_of_a_stock_begins_at_its_exchanges_midnight() -> None:
@@ -142,7 +155,7 @@ def test_a_day_of_a_pair_begins_at_five_in_new_york_and_has_no_volume() -> None:
         assert told(bars) == truth
         [instrument] = ib.instruments(["EUR.USD"])
         assert (instrument.calendar, instrument.tick_size, instrument.lot_size) == ("fx", 1e-05, 1.0)
-        assert gaps(bars["open_us"], Timeframe.D1, "fx") == []
+        assert gaps(bars["open_us"].astype(np.int64), Timeframe.D1, "fx") == []
         assert sound(bars)[1] == ()
 
 
@@ -193,6 +206,7 @@ def test_symbols_are_written_in_one_way_and_refused_with_those_like_them() -> No
         for wrong, meant in (
             ("AAPQ", "did you mean AAPL?"),
             ("USD.EUR", "did you mean EUR.USD?"),
+            ("AAPL.LSE.GBP", "did you mean AAPL?"),
             ("SAP.IBIS.EUR", "write a stock as AAPL"),
         ):
             with pytest.raises(UserError) as raised:
@@ -301,20 +315,52 @@ def _again(ask: Callable[[], int]) -> int:
         return ask()
 
 
+def test_threads_ask_in_turn_and_whoever_is_asked_while_it_closes_is_told() -> None:
+    with tws() as venue, source(venue) as ib:
+        found: list[object] = [ib.time_us()]
+
+        def ask() -> None:
+            try:
+                found.append(ib.time_us())
+            except SourceUnavailable as error:
+                found.append(str(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert found == [to_us(NOW)] * 4
+        venue.faults.disconnect_now()
+        venue.faults.change(slow_s=30.0)
+        before = venue.served["requests"]
+        last = threading.Thread(target=ask)
+        last.start()
+        until(lambda: venue.served["requests"] > before)
+        ib.close()
+        last.join(20)
+        ask()
+        assert found[4:] == ["ib was closed"] * 2
+
+
 def test_no_answer_is_not_taken_for_no_bars() -> None:
-    with tws() as venue, source(venue, timeout_s=1.5) as ib:
+    with tws() as venue, source(venue) as ib:
+        assert len(history(ib, "AAPL", Timeframe.D1)["open_us"]) == 7
         [instrument] = ib.instruments(["AAPL"])
-        pages = ib.history(instrument, Timeframe.D1, to_us(START), to_us(NOW))
         for fault, said in (
-            ({"slow_s": 9.0}, r"ib does not answer within 1\.5 s"),
-            ({"garbled_answers": 1.0, "slow_s": 0.0}, "ib: its answer cannot be read"),
-            ({"disconnects": 1.0, "garbled_answers": 0.0}, "ib: the connection broke"),
+            ({"garbled_answers": 1.0}, "ib: its answer cannot be read"),
+            ({"garbled_answers": 0.0, "disconnects": 1.0}, "ib: the connection broke"),
         ):
             venue.faults.change(**fault)
             with pytest.raises(SourceUnavailable, match=said):
                 list(ib.history(instrument, Timeframe.D1, to_us(START), to_us(NOW)))
         venue.faults.change(disconnects=0.0)
-        assert sum(len(page.bars["open_us"]) for page in pages) == 7
+        assert len(history(ib, "AAPL", Timeframe.D1)["open_us"]) == 7
+    with tws() as venue, source(venue, timeout_s=2.0) as ib:
+        [instrument] = ib.instruments(["AAPL"])
+        venue.faults.change(slow_s=60.0)
+        with pytest.raises(SourceUnavailable, match="ib does not answer within 2 s"):
+            list(ib.history(instrument, Timeframe.D1, to_us(START), to_us(NOW)))
 
 
 def test_two_clients_have_two_numbers() -> None:
@@ -354,7 +400,7 @@ def test_a_tws_that_is_away_or_another_server_is_said_in_one_line() -> None:
             thread.join(10)
 
 
-def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for wrong in (
         "http://127.0.0.1:7497",
         "tcp://127.0.0.1",
@@ -377,6 +423,58 @@ def test_its_address_is_checked_and_its_package_is_named(monkeypatch: pytest.Mon
 def test_it_has_no_live_stream_and_says_so() -> None:
     with tws() as venue, source(venue) as ib, pytest.raises(UserError, match="ib has no live stream here"):
         ib.stream([Instrument(id="ib:AAPL")], Timeframe.M1, frozenset(["bars"]))
+
+
+def test_ingest_of_a_running_stack_fetches_a_universe_with_its_longer_bars(tmp_path: Path) -> None:
+    bus, clock = MemoryBus(), SystemClock()
+    store = MemoryBarStore(clock)
+    with tws() as venue, closing(SqlFetched(f"sqlite:///{tmp_path}/fetched.db", clock)) as fetched:
+        sources: Sources = {"ib": IbSection(url=venue.url, pace=0.0)}
+        names = ("ib:AAPL", "ib:MSFT")
+        universe = Universe(
+            name="u",
+            instruments=tuple(Instrument(id=name, calendar="XNYS") for name in names),
+            timeframe=Timeframe.M5,
+            higher_timeframes=(Timeframe.H1,),
+        )
+        ingest = Ingest(
+            store,
+            read_blocks,
+            BusFrames(bus),
+            clock,
+            open_source=lambda name: open_source(name, sources, clock),
+            fetched=fetched,
+        )
+        runner = Runner(ingest, bus, clock, RunPolicy(unavailable_delay_s=0.05))
+        asked = TimeRange(start=START, end=NOW + timedelta(days=30))
+        publish(bus.producer(), BackfillRequested(request_id="r", universe=universe, range=asked), "test")
+        try:
+
+            def completed() -> bool:
+                runner.step(0.01)
+                return bool(list(all_messages(bus, BackfillCompleted)))
+
+            until(completed)
+            [done] = all_messages(bus, BackfillCompleted)
+            assert (done.gaps, done.left_out, done.remarks) == (0, 0, ())
+            for name in names:
+                found = store.read([name], Timeframe.M5, 0, to_us(NOW))
+                bars = venue.market.bars(name[3:], "5m", to_us(START), to_us(NOW), known_us=to_us(NOW)).series()
+                local = [from_us(us).astimezone(NEW_YORK) for us in bars["open_us"].tolist()]
+                trades = np.array([one.weekday() < 5 and time(9, 30) <= one.time() < time(16) for one in local])
+                assert np.array_equal(found.open_us, bars["open_us"][trades])
+                assert np.array_equal(found.close[:, 0], bars["close"][trades])
+                hours = store.read([name], Timeframe.H1, 0, to_us(NOW))
+                first = from_us(int(hours.open_us[0])).astimezone(NEW_YORK)
+                assert first.time() == time(9), "an hour that is made holds the same as one that is fetched"
+                with source(venue, client_id=40) as ib:
+                    own = history(ib, name[3:], Timeframe.H1)
+                whole = hours.open_us[:-1] if hours.open_us[-1] > own["open_us"][-1] else hours.open_us
+                assert np.array_equal(whole, own["open_us"])
+                assert np.array_equal(hours.close[: len(whole), 0], own["close"])
+        finally:
+            runner.close()
+        assert venue.served["error 326"] == 0
 
 
 def violations(made: Sequence[tuple[float, str, str, bool]]) -> list[str]:
@@ -414,6 +512,10 @@ def test_pacing_keeps_the_rules_and_waits_no_longer_than_they_ask_for(
 
 
 def test_a_venue_that_counts_is_not_asked_too_often() -> None:
+    with tws(pacing=1.0) as venue, source(venue) as careless:
+        history(careless, "AAPL", Timeframe.D1)
+        with pytest.raises(SourceUnavailable, match=r"ib says that it is asked too often: .* \(162\)"):
+            history(careless, "AAPL", Timeframe.D1)
     with tws(pacing=0.01) as venue, source(venue, pace=0.05) as ib:
         bars = joined([history(ib, "AAPL", Timeframe.S5, NOW - timedelta(hours=6))])
         assert len(bars["open_us"]) == 12 * (4 * 60 + 30) + 6

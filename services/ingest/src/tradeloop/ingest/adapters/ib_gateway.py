@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,12 +50,14 @@ class NoDefinition(Exception):
 class Gateway:
     """Asks TWS or IB Gateway. It connects when it is asked, and again when the connection was lost in between.
 
-    It has an event loop of its own, which runs in the thread of whoever asks, and only then.
+    It has an event loop of its own, which runs in the thread of whoever asks, and only then. Threads ask in turn.
     """
 
     def __init__(self, venue: str, section: IbSection) -> None:
         self._venue, self._section = venue, section
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._turn = threading.Lock()
+        self._closed = False
         self._ib: Any = None
         self._failed: asyncio.Future[None] | None = None
         self._said = ""
@@ -79,12 +82,14 @@ class Gateway:
         return [one.contract for one in found or ()]
 
     def first(self, contract: Any, shows: str, *, regular: bool) -> datetime | None:
-        """When the data of a contract begin; None where nobody knows. Raises as `ask`."""
+        """About when the data of a contract begin, by some hours; None where nobody knows. Raises as `ask`."""
         try:
             found = self.ask(lambda ib: ib.reqHeadTimeStampAsync(contract, shows, regular, 2))
         except NoData:
             return None
-        return found if isinstance(found, datetime) and found.tzinfo else None
+        if not isinstance(found, datetime):
+            return None
+        return found if found.tzinfo else found.replace(tzinfo=UTC)  # not every TWS gives seconds since the epoch
 
     def bars(self, contract: Any, end: datetime, duration: str, size: str, shows: str, *, regular: bool) -> list[Any]:
         """The bars of some time before `end`; none where there are none. Raises as `ask`."""
@@ -102,19 +107,34 @@ class Gateway:
 
     def wait(self, seconds: float) -> None:
         """Wait, while the connection lives."""
-        self._runner.run(asyncio.sleep(seconds))
+        self._run(lambda: asyncio.sleep(seconds))
 
     def ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
         """The answer to a question.
 
         Raises `SourceUnavailable`, `UserError` for what is refused, `NoData` and `NoDefinition`.
         """
-        return self._runner.run(self._answer(question))
+        return self._run(lambda: self._answer(question))
 
     def close(self) -> None:
-        if self._ib is not None:
-            self._runner.run(self._drop())
+        """End the connection; whoever asks meanwhile gets `SourceUnavailable`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._runner.get_loop().call_soon_threadsafe(self._fail, self._no_more())
+        self._run(self._drop, last=True)
         self._runner.close()
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]], *, last: bool = False) -> T:
+        with self._turn:
+            if self._closed and not last:
+                raise self._no_more()
+            # The library awaits its events in the loop that its thread has for the current one, not in the running one.
+            asyncio.set_event_loop(self._runner.get_loop())
+            try:
+                return self._runner.run(work())
+            finally:
+                asyncio.set_event_loop(None)
 
     async def _answer(self, question: Callable[[Any], Awaitable[T]]) -> T:
         self._failed = asyncio.get_running_loop().create_future()
@@ -223,6 +243,9 @@ class Gateway:
     def _fail(self, error: Exception) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
+
+    def _no_more(self) -> SourceUnavailable:
+        return SourceUnavailable(f"{self._venue} was closed")
 
     def _at(self) -> str:
         return f"{self._venue} at {self._section.url}"

@@ -98,9 +98,12 @@ class IbSource:
             if self._gateway.details(**other.fields()):
                 return UserError(f"{self.venue} has no {symbol}: did you mean {other.symbol}.{other.currency}?")
         else:
-            like = [written(one) for one in self._gateway.like(wanted.symbol[:3]) if one.secType == wanted.kind]
+            like = [one for one in self._gateway.like(wanted.symbol[:3]) if one.secType == wanted.kind]
+            elsewhere = [written(one) for one in like if one.symbol == wanted.fields()["symbol"]]
+            if elsewhere:
+                return UserError(f"{self.venue} has no {symbol}: did you mean {' or '.join(elsewhere[:3])}?")
             if like:
-                return unknown(self.venue, symbol, like)
+                return unknown(self.venue, symbol, [written(one) for one in like])
         return UserError(f"{self.venue} has no {symbol}: {HOW}")
 
     def _pages(self, found: Listed, timeframe: Timeframe, start_us: int, end_us: int) -> Iterator[Page]:
