@@ -140,6 +140,10 @@ class Ingest(ServiceDefaults):
                     raise RequestFailed(position, error) from error
                 self._behind.remove((request, position))
 
+    def answers(self, message: Message) -> bool:
+        """A live feed begins and ends later, and an older request than the newest changes nothing."""
+        return not isinstance(message, LiveRequested)
+
     def busy(self) -> bool:
         return (
             self._live.busy or self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())

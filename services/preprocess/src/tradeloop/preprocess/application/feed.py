@@ -170,11 +170,12 @@ class Feed:
             before = self._sent.before(position, self._universe, open_us)
             if went_out(before, frame, (), 1).last_us != last_open_us:
                 return False
+        days = self._universe.days
         # A bucket that closed since then holds the frame before, or this one: there were no others.
         closed_since = {
             (timeframe, start_us)
             for timeframe in self.feature_set.timeframes
-            for start_us in (bucket_us(us, self._base, timeframe) for us in (last_open_us, open_us))
+            for start_us in (bucket_us(us, self._base, timeframe, days) for us in (last_open_us, open_us))
             if last_close_us < start_us + timeframe.us <= close_us
         }
         return self._higher == closed_since

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from zlib import crc32
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
@@ -29,7 +30,6 @@ from tradeloop.ingest.ports import (
     MarketSource,
     MarketStream,
     Published,
-    SourceUnavailable,
     StreamedBar,
 )
 
@@ -96,6 +96,7 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
+        self._roster = request.universe.roster
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
         self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
@@ -200,7 +201,7 @@ class LiveUniverse:
             asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
             asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -266,7 +267,7 @@ class LiveUniverse:
         while self._answers:
             answer = self._answers[0]
             question = answer.question
-            if answer.error is not None and not isinstance(answer.error, SourceUnavailable):
+            if answer.error is not None and not isinstance(answer.error, Unavailable):
                 self._answers.popleft()
                 raise answer.error
             if question.instrument is None:
@@ -336,8 +337,8 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            outside = self._universe.roster.outside(close_us)
-            self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
+            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
     def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
@@ -384,7 +385,7 @@ class LiveUniverse:
 
     def _pause_s(self, name: str, failed: int) -> float:
         """How long to leave a history alone, spread a little, so that not all come back at once."""
-        spread = 0.75 + (hash((name, failed)) % 512) / 1024
+        spread = 0.75 + (crc32(f"{name} {failed}".encode()) % 512) / 1024
         shortest_s = min(self._policy.retry_s, self._pace.grace_us / 4e6)
         return min(shortest_s * float(1 << min(failed - 1, 16)), self._policy.retry_most_s) * spread
 
