@@ -25,6 +25,7 @@ from tradeloop.common.portfolio import Portfolio, RiskLimits
 from tradeloop.common.runtime.readback import all_messages, all_records
 from tradeloop.common.strategy import Strategy, TargetPosition, buy_pressure, log_return
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource, SimulatedStream
+from tradeloop.ingest.application.live import LivePolicy
 from tradeloop.ingest.application.live.outlet import bars_in, bars_of
 from tradeloop.ingest.ports import MarketEvent, Page, StreamedBar
 
@@ -32,7 +33,8 @@ MINUTE = Timeframe.M1
 SEED = 3
 FILLED, FED = 2, 4
 """Minutes that a feed fills from the history when it begins, and that it hears."""
-STEP_S = 5.0
+STEP_S, PHASE_S = 5.0, 2.0
+"""The steps of the clock, and when they are: bars close two seconds before one, and there is another in their grace."""
 LATE_US, LATE_UNTIL_US = START_US + MINUTE.us, START_US + 3 * MINUTE.us + 20_000_000
 """The open of the bars that a venue keeps back, and until when."""
 LATE_VENUE = "near"
@@ -40,7 +42,7 @@ PASSES = 6
 """Turns of all services between two steps of the clock."""
 ALSO = ("bus.consumer().poll", "published.live_requests", "service.advance", "service.advance() next")
 """Calls of ingest about nobody that are tried while it feeds; the others are the runner's, which replays show."""
-SETTLED_S = 60.0
+SETTLED_S = 50.0
 """How long the feeds go on behind the last minute that is compared."""
 
 
@@ -131,10 +133,13 @@ class LiveHouse(House):
             arguments["open_source"] = lambda venue: Venue(self.clock, SEED, venue=venue)
             arguments["events"] = self._events
             arguments["threaded"] = False
+            # The venue tells of a bar every quarter of a minute, and that is no stall.
+            arguments["live"] = LivePolicy(stall_s=20.0)
         return arguments
 
     def run(self) -> Left:
         self.settle("start")
+        self.clock.advance((PHASE_S - self.clock.now().second) % STEP_S)
         since = from_us(START_US - FILLED * MINUTE.us)
         self.send(*(self._request(one, "start", since) for one in UNIVERSES))
         end = from_us(self.last_us) + timedelta(seconds=SETTLED_S)
@@ -177,7 +182,7 @@ class LiveHouse(House):
         if not topic.startswith(("execution.", "inference.", "experience.")):
             return None  # bars are held against the venue, and trades come in parts of any size
         occurred = CATALOGUE[topic].message.model_validate_json(value).occurred
-        if occurred is None or to_us(occurred) > self.last_us:
+        if occurred is None or to_us(occurred) >= self.last_us:
             return None
         told = json.loads(value)
         for name in ("live", "deadline", "catches_up"):
