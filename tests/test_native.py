@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -204,8 +205,10 @@ def trade_live(home: Path, portfolio: Path) -> None:
     told("backfill --source simulated --instrument BTC/USDT --timeframe 1m --from 2026-01-05 --to 2026-01-05T01:00")
     assert "simulated:BTC/USDT" in told("bars list")
     told(f'ingest live --portfolio "{portfolio}"')
-    bus = KafkaBus(KafkaSettings(bootstrap_servers=(home / "run" / "kafka.address").read_text()))
-    client = Client(bus, SystemClock(), say=lambda _: None)
+    exported = dict(line.split("=", 1) for line in shlex.split((home / "env").read_text()) if "=" in line)
+    prefix = "TRADELOOP_KAFKA__"
+    kafka = {name.removeprefix(prefix).lower(): value for name, value in exported.items() if name.startswith(prefix)}
+    client = Client(KafkaBus(KafkaSettings.model_validate(kafka)), SystemClock(), say=lambda _: None)
 
     def decided() -> list[SignalGenerated]:
         return [one for one in client.read(SignalGenerated) if one.portfolio == "simulated"]

@@ -34,46 +34,61 @@ NOW = datetime(2024, 1, 12, tzinfo=UTC)
 START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 10, tzinfo=UTC)
 
 
-def arguments(venue: FakeVenue, home: Path, *more: str) -> list[str]:
+NETWORKS = [("binance", "BTC/USDT", "klines"), ("alpaca", "AAPL", "bars"), ("massive", "AAPL", "bars")]
+"""Each source on a network, with an instrument, and what the fake venue calls questions for its bars."""
+
+
+@pytest.fixture
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "MASSIVE_API_KEY"):
+        monkeypatch.setenv(name, "key")
+
+
+def arguments(venue: FakeVenue, home: Path, source: str, symbol: str) -> list[str]:
     return [
-        *("backfill", "--source", "binance", "--instrument", "BTC/USDT", "--timeframe", "1m", "--url", venue.url),
-        *("--from", START.isoformat(), "--to", END.isoformat(), "--home", str(home), *more),
+        *("backfill", "--source", source, "--instrument", symbol, "--timeframe", "1m", "--url", venue.url),
+        *("--from", START.isoformat(), "--to", END.isoformat(), "--home", str(home)),
     ]
 
 
-def stored(home: Path) -> BarArrays:
+def stored(home: Path, instrument: str) -> BarArrays:
     with closing(SqlBarStore(f"sqlite:///{home / 'bars.db'}", SystemClock())) as store:
-        return store.read(["binance:BTC/USDT"], Timeframe.M1, -EVER_US, EVER_US)
+        return store.read([instrument], Timeframe.M1, -EVER_US, EVER_US)
 
 
 def process(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "tradeloop.cli.main", *command])
 
 
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(("source", "symbol", "kind"), NETWORKS, ids=[source for source, _, _ in NETWORKS])
 def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str, symbol: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    faults = Faults(slow_s=0.15, page_limit=500)
+    storms = {"rate_limited": 0.05, "retry_after_s": 0.0, "server_errors": 0.05, "garbled_answers": 0.05}
+    faults = Faults(seed=1, slow_s=0.15, page_limit=500, **storms)
     with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), faults=faults) as venue:
-        command = arguments(venue, tmp_path)
+        command = arguments(venue, tmp_path, source, symbol)
         for kill in (1500, 4000, 7000):
             running = process(command)
             deadline = time.monotonic() + 60
-            while venue.served["klines rows"] < kill and running.poll() is None and time.monotonic() < deadline:
+            while venue.served[f"{kind} rows"] < kill and running.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             running.send_signal(signal.SIGKILL)
             assert running.wait() == -signal.SIGKILL
         assert process(command).wait() == 0
-        truth = venue.market.bars("BTC/USDT", "1m", to_us(START), to_us(END)).series()
-        bars = stored(tmp_path)
+        truth = venue.market.bars(symbol, "1m", to_us(START), to_us(END)).series()
+        bars = stored(tmp_path, f"{source}:{symbol}")
         for name in ("open", "high", "low", "close", "volume"):
             assert np.array_equal(getattr(bars, name)[:, 0], truth[name])
         assert np.array_equal(bars.open_us, truth["open_us"])
         # Each kill costs the page that was on its way, and the one that was stored and not yet recorded.
-        assert venue.served["klines rows"] <= len(truth["open_us"]) + 3 * 2 * 500 + 500
-        asked = venue.served["klines"]
+        again = 3 * 2 * 500 + 500 + 500 * venue.served["garbled answers"]
+        assert venue.served[f"{kind} rows"] <= len(truth["open_us"]) + again
+        assert venue.served["status 429"] + venue.served["status 500"] + venue.served["garbled answers"] > 0
+        asked = venue.served[kind]
         assert main(command) == 0
-        assert venue.served["klines"] == asked, "a second run fetches again"
+        assert venue.served[kind] == asked, "a second run fetches again"
         told = capsys.readouterr().out
         assert "0 1m bars fetched in 0 pages" in told
         assert "11,520 stored from 2024-01-02 00:00 to 2024-01-09 23:59 UTC, 0 gaps" in told

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tradeloop.cli.adjusting import adjusted_view
 from tradeloop.cli.main import main
 from tradeloop.cli.members import with_members
 from tradeloop.cli.source import Source, open_source
@@ -75,15 +76,15 @@ def test_a_demo_trades_members_alone_and_says_so(tmp_path: Path, capsys: pytest.
     assert summary["universe"] == "3 instruments, of which 1 to 3 at a time"
     assert summary["denials"]["not_a_member"] > 10
     assert "3 instruments, of which 1 to 3 at a time" in (out / "report.html").read_text()
-    fills = pl.read_parquet(out / "fills.parquet")
+    fills = pl.read_csv(out / "fills.csv")
     opened = {
-        name: fills.filter(pl.col("instrument") == f"file:{name}")["time"].cast(pl.Date).cast(pl.String).to_list()
+        name: [text[:10] for text in fills.filter(pl.col("instrument") == f"file:{name}")["time"].to_list()]
         for name in ("AAA", "BBB", "CCC")
     }
     assert opened["AAA"]
     assert opened["CCC"]
     assert all(one <= day(600) for one in opened["BBB"]), "the last fill sells it at the open of the day that it left"
-    assert all(day(560) < one <= day(660) for one in opened["CCC"])
+    assert all(day(560) <= one <= day(660) for one in opened["CCC"]), "from the open of the day on which it joined"
     assert main(["backtest", *options, "--home", str(home), "--out", str(tmp_path / "again")]) == 0
     assert "of which 1 to 3 at a time" in (tmp_path / "again" / "report.html").read_text()
 
@@ -91,10 +92,21 @@ def test_a_demo_trades_members_alone_and_says_so(tmp_path: Path, capsys: pytest.
 def test_what_the_file_has_and_the_bars_lack_is_said(tmp_path: Path) -> None:
     source = source_of(tmp_path, [f"AAA,{day(0)},", f"BBB,{day(630)},", f"DDD,{day(0)},"])
     said = "\n".join(understood(source))
+    assert "end while it is a member" not in said
     assert "Warning: 1 of 3 instruments in members.csv have no bars here" in said
     assert "Warning: 1 membership without a single bar: file:BBB" in said
     assert "file:CCC is never a member: seen by features of(...), and never traded" in said
     assert "Universe trio: 3 instruments, of which 1 to 2 at a time" in said
+
+
+def test_bars_that_end_before_their_membership_are_said(tmp_path: Path) -> None:
+    """Whoever holds it when its bars have ended cannot sell it any more."""
+    lines = {
+        last: "\n".join(understood(source_of(tmp_path, [f"AAA,{day(0)},", f"BBB,{day(0)},{last}"])))
+        for last in ("", day(650), day(620), day(619))
+    }
+    assert f"Warning: bars of 1 instrument end while it is a member (file:BBB on {day(619)})" in lines[""]
+    assert [("end while it is a member" in said) for said in lines.values()] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,17 @@ def test_what_the_file_has_and_the_bars_lack_is_said(tmp_path: Path) -> None:
 def test_a_file_that_fits_no_bars_is_refused(tmp_path: Path, rows: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         source_of(tmp_path, rows)
+
+
+def test_an_adjusted_view_has_the_members_of_its_instruments(tmp_path: Path) -> None:
+    bars_of(tmp_path / "x.csv", 0, DAYS, 1)
+    bars_of(tmp_path / "y.csv", 0, DAYS, 2)
+    actions = tmp_path / "actions.csv"
+    actions.write_text(f"instrument,ex_date,kind,value\nAAA,{day(200)},dividend,1\n")
+    bars = [f"{name}={tmp_path / file}" for name, file in (("AAA", "x.csv"), ("BBB", "y.csv"))]
+    source = adjusted_view(open_source(bars, EXAMPLE, name="two"), actions, None, named=True)
+    view = with_members(source, members(tmp_path, f"AAA,{day(0)},", f"file:BBB,{day(10)},{day(20)}"))
+    assert list(view.universe.members) == ["file:AAA.adjusted", "file:BBB.adjusted"]
 
 
 def test_members_do_not_go_with_further_markets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -308,7 +308,7 @@ def world(seed: int) -> World:
 
 
 def members(dice: Dice, count: int) -> list[list[bool]]:
-    """Who belongs to the universe: always all, in half of the worlds, or those who come and go."""
+    """The members of the universe: always all, in half of the worlds, or those who come and go."""
     now, changes = [True] * count, dice.choice([0.0, 0.03])
     found = []
     for _ in range(BARS):

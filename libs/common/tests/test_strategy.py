@@ -682,6 +682,13 @@ def test_features_of_the_reward_are_checked_as_others(features: Any, message: st
         strategy(features=[log_return(1)], reward_features=features)
 
 
+def test_features_have_no_role_in_the_simulator() -> None:
+    """A strategy does not choose what its fills cost."""
+    with pytest.raises(StrategyError, match=r"the simulator reads no features: .*slippage_bps") as caught:
+        Strategy("s", [log_return(1)], Calm(), market_features=[volatility(5)])
+    assert "\n" not in str(caught.value)
+
+
 @dataclass(frozen=True)
 class Custom:
     """An action scheme of an author's own, that can be broken in one place."""

@@ -81,10 +81,10 @@ class ByInstrument:
 def with_members(world: Any) -> Any:
     """The world with members in time: one leaves and comes back, and one is listed late and not known at first."""
     universe, bars = world.portfolio.universe, world.bars
-    stays = {0: [(0, None)], 1: [(0, 40), (80, None)], 2: [(60, 110)]}
+    stays: dict[int, list[tuple[int, int | None]]] = {0: [(0, None)], 1: [(0, 40), (80, None)], 2: [(60, 110)]}
     members = {
         universe.ids[a]: tuple(
-            Membership(start=from_us(bars.close_us[first]), end=last and from_us(bars.close_us[last]))
+            Membership(start=from_us(bars.close_us[first]), end=None if last is None else from_us(bars.close_us[last]))
             for first, last in spans
         )
         for a, spans in stays.items()

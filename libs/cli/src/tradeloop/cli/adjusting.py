@@ -63,7 +63,8 @@ def names_of(source: Source, id_: str) -> set[str]:
     """The names by which a file of facts may call an instrument, as `alike` makes them equal."""
     symbol = str(source.files[id_]).partition("#")[2]
     called = symbol_of(Path(symbol.replace("/", "-"))) if symbol else symbol_of(source.files[id_])
-    return {alike(one) for one in (id_, id_.partition(":")[2], called)}
+    plain = id_.removesuffix(_VIEW)
+    return {alike(one) for one in (id_, id_.partition(":")[2], plain, plain.partition(":")[2], called)}
 
 
 def alike(name: str) -> str:

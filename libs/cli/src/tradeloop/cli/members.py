@@ -13,7 +13,7 @@ from tradeloop.cli.naming import listed
 from tradeloop.cli.report.text import count
 from tradeloop.cli.source import Source
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Membership, Universe, to_us
+from tradeloop.common.market import Membership, Universe, from_us, to_us
 from tradeloop.common.market.member_file import MemberFile, read_members
 
 
@@ -51,6 +51,19 @@ def with_members(source: Source, path: Path | None) -> Source:
         notes.append(
             f"Warning: {count(len(without), 'membership')} without a single bar: {listed(dict.fromkeys(without))}; "
             "nobody could trade them here"
+        )
+    ended = []
+    for a, id_ in enumerate(universe.ids):
+        own_us = whole.open_us[whole.present[:, a]]
+        if id_ not in universe.members or not len(own_us) or own_us[-1] == whole.open_us[-1]:
+            continue
+        last = universe.members[id_][-1]
+        if to_us(last.start) <= own_us[-1] and (last.end is None or own_us[-1] < to_us(last.end)):
+            ended.append(f"{id_} on {from_us(own_us[-1]):%Y-%m-%d}")
+    if ended:
+        notes.append(
+            f"Warning: bars of {count(len(ended), 'instrument')} end while it is a member ({listed(ended)}): what is "
+            "held of it then stays in the book at its last price; let its membership end by its last bar"
         )
     given = source.given and source.given.model_copy(update={"universe": universe})
     return replace(source, universe=universe, notes=tuple(notes), given=given)

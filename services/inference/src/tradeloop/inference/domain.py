@@ -21,7 +21,7 @@ from tradeloop.common.strategy.observations import HOLDING_SCALE
 
 
 class SharedActor:
-    """What answers for a policy: for the desks that have it, and once more for whoever asks beside them.
+    """A policy that answers for the desks that have it, and once more for whoever asks beside them.
 
     An actor belongs to one thread. The second one is made when it is first needed.
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 instruments = typer.Typer(help="What venues say of their instruments.", no_args_is_help=True)
 
-_VENUE = "The venue: the id of any ccxt exchange, `simulated`, or a section of --sources."
+_VENUE = "The venue: the id of any ccxt exchange, `alpaca`, `massive`, `simulated`, or a section of --sources."
 Venue = Annotated[str, typer.Option("--source", help=_VENUE)]
 Url = Annotated[str | None, typer.Option("--url", help="Another base URL of the venue, such as a testnet's.")]
 Configuration = Annotated[

@@ -37,7 +37,7 @@ def basis_in_steps(
 
 
 def _members(universe: Universe, start_us: int, end_us: int) -> str:
-    """Who belongs at a close in `[start_us, end_us)`, as text; empty where all instruments always do."""
+    """The members at closes in `[start_us, end_us)`, as text; empty where all instruments always do."""
     spans = (
         (name, max(to_us(one.start), start_us), end_us if one.end is None else min(to_us(one.end), end_us))
         for name in universe.ids

@@ -80,7 +80,8 @@ class FeatureStream:
         if not self._feature_set.cross_sections and not outside:
             return tuple(map(tuple, self._values))
         combined = np.array([self._values])
-        inside = None if outside is None else np.array([[one not in outside for one in self._instruments]])
+        away = frozenset(outside or ())
+        inside = None if outside is None else np.array([[one not in away for one in self._instruments]])
         self._feature_set.combine(combined, self._instruments, inside)
         return tuple(map(tuple, combined[0].tolist()))
 
@@ -117,6 +118,7 @@ class _Series:
     ) -> None:
         self._instrument, self._features, self._values = instrument, features, values
         self._states = [(place, feature, placed(feature, layout)) for place, feature in features]
+        self._updates = [(place, feature, state.update) for place, feature, state in self._states]
         self._width = len(layout)
         self._volume_reader = next((f for _, f in features if "volume" in f.inputs), None)
         self._timeframe_us, self._block_us = timeframe.us, ANCHOR_BARS * timeframe.us
@@ -131,8 +133,9 @@ class _Series:
         self._block = int(blocks[-1]) if len(blocks) else None
         anchor = int(np.searchsorted(blocks, blocks[-1])) if len(blocks) else 0
         for place, feature, state in self._states:
-            value = state.open(columns[:, max(0, anchor - feature.history) :])
-            self._values[place] = self._checked(feature, value, int(open_us[-1]) if len(open_us) else 0)
+            value = self._values[place] = state.open(columns[:, max(0, anchor - feature.history) :])
+            if math.isinf(value):
+                raise infinite_value(feature, self._instrument, int(open_us[-1]))
         self._history.clear()
         self._history.extend(zip(*columns[:, max(0, columns.shape[1] - self._longest) :].tolist(), strict=True))
 
@@ -147,11 +150,9 @@ class _Series:
             columns = np.array(self._history).reshape(-1, self._width).T.copy()
             for _, feature, state in self._states:
                 state.open(columns[:, max(0, columns.shape[1] - feature.history) :])
-        for place, feature, state in self._states:
-            self._values[place] = self._checked(feature, state.update(row), open_us)
+        values, infinite = self._values, math.isinf
+        for place, feature, take in self._updates:
+            value = values[place] = take(row)
+            if infinite(value):
+                raise infinite_value(feature, self._instrument, open_us)
         self._history.append(row)
-
-    def _checked(self, feature: Feature, value: float, open_us: int) -> float:
-        if math.isinf(value):
-            raise infinite_value(feature, self._instrument, open_us)
-        return value

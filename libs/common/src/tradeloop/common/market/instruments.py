@@ -113,7 +113,7 @@ class Universe(BaseModel):
     higher_timeframes: tuple[Timeframe, ...] = ()
     """Timeframes that ingest resamples from the base, for features declared with `on(...)`."""
     members: dict[InstrumentId, tuple[Membership, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
-    """Who belongs to the universe in which times, by instrument id; all instruments always do where it is empty. A
+    """The memberships of instruments by their ids; empty where all instruments always belong. A
     decision at a bar's close is held to who belongs at that very moment."""
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ class Universe(BaseModel):
 
     @property
     def roster(self) -> Roster:
-        """Who belongs at which moment."""
+        """Says who belongs at which moment."""
         return Roster(self.ids, self.members)
 
     @property

@@ -19,7 +19,7 @@ class MemberFile:
 
     path: Path
     members: Mapping[str, tuple[Membership, ...]]
-    """In the order of time."""
+    """Memberships by name, each name's in the order of time."""
     zones: tuple[str, ...]
     """The time zones in which dates without a time begin."""
 

@@ -46,7 +46,7 @@ def check_members(members: Members, ids: Sequence[str]) -> None:
 
 
 class Roster:
-    """Who belongs to a universe at which moment. Without memberships all of its instruments always do."""
+    """Says who belongs to a universe at which moment. Without memberships all of its instruments always do."""
 
     def __init__(self, ids: Sequence[str], members: Members) -> None:
         self._ids = tuple(ids)

@@ -140,6 +140,10 @@ class Ingest(ServiceDefaults):
                     raise RequestFailed(position, error) from error
                 self._behind.remove((request, position))
 
+    def answers(self, message: Message) -> bool:
+        """A live feed begins and ends later, and an older request than the newest changes nothing."""
+        return not isinstance(message, LiveRequested)
+
     def busy(self) -> bool:
         return (
             self._live.busy or self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())
@@ -197,7 +201,7 @@ class Ingest(ServiceDefaults):
                 "first, or replay beside it with --prefix"
             )
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
-        if not len(last) or last.open_us[0] < start_us:
+        if self._record is None and (not len(last) or last.open_us[0] < start_us):
             raise UserError(
                 f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
                 f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"

@@ -24,13 +24,13 @@ class Recorded:
         self._start_us, self._end_us = start_us, end_us
         self._place: int | None = 0
         self._group: list[BarFrame] = []
-        """What went out since the last base frame."""
+        """The frames since the last base frame."""
         self._groups: deque[Sequence[BarFrame]] = deque()
         self._begun = False
 
     def next(self) -> Sequence[BarFrame] | None:
-        """What goes out next: a base frame, and before it what went out since the one before it; at the end the
-        corrections that are left. None when there is no more.
+        """The frames that go out next: a base frame, and before it what went out since the one before it; at the end
+        the corrections that are left. None when there is no more.
 
         It comes again until it is `taken`. May raise `Unavailable`.
         """

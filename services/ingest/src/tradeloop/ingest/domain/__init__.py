@@ -110,19 +110,20 @@ def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster 
         open_time = from_us(open_us)
         lacking = (name for name, bar in zip(bars.instruments, row, strict=True) if bar is None)
         outside = outside_at(roster, open_us + timeframe.us)
+        away = frozenset(outside or ())
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
             close_time=open_time + length,
             bars=tuple(bar for bar in row if bar is not None),
-            missing=tuple(name for name in lacking if name not in (outside or ())),
+            missing=tuple(name for name in lacking if name not in away),
             outside=outside,
         )
 
 
 def outside_at(roster: Roster | None, close_us: int) -> tuple[str, ...] | None:
-    """Who does not belong at a close, as frames say it; None where all instruments always belong."""
+    """The instruments that do not belong at a close, as frames say it; None where all instruments always belong."""
     return None if roster is None or roster.is_open else roster.outside(close_us)
 
 
@@ -251,6 +252,7 @@ class _Bucket:
 
     def frame(self, universe: Universe, roster: Roster) -> BarFrame:
         outside = outside_at(roster, self.end_us)
+        away = frozenset(outside or ())
         open_time = from_us(self.start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
@@ -261,6 +263,6 @@ class _Bucket:
             bars=tuple(
                 _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
             ),
-            missing=tuple(name for name in universe.ids if name not in self._bars and name not in (outside or ())),
+            missing=tuple(name for name in universe.ids if name not in self._bars and name not in away),
             outside=outside,
         )

@@ -30,7 +30,7 @@ class WentOut:
 
 
 def went_out(before: Iterable[BarFrame], frame: BarFrame, timeframes: Iterable[Timeframe], enough: int) -> WentOut:
-    """What went out before a base frame: of its run, so many base frames at most, with the longer ones among them.
+    """Find what went out before a base frame: of its run, so many base frames at most, with the longer ones between.
 
     `before` has the frames, the last one first. A run ends where a frame begins it, where frames go back in time, where
     live ones follow replayed ones, or where the universe had other instruments.
@@ -71,17 +71,21 @@ def bars_before(
         # A longer bar that closes with the run's first base frame went out before it.
         end_us = known.since_us if timeframe is base else first_close_us - timeframe.us + 1
         stored = bars_with_history(store, feature_set, universe, timeframe, end_us, end_us)
-        series = [_standing(stored.series(a), name, frames) for a, name in enumerate(universe.ids)]
-        bars[timeframe] = align(universe.ids, timeframe, series) if frames else stored
+        bars[timeframe] = _standing(stored, timeframe, frames) if frames else stored
     return bars
 
 
-def _standing(stored: Series, instrument: str, frames: Mapping[int, BarFrame]) -> Series:
-    """The bars of one instrument that went out, and the stored ones of which no frame is known."""
-    sent: dict[int, Bar] = {
-        open_us: bar for open_us, one in frames.items() for bar in one.bars if bar.instrument == instrument
-    }
-    silent = ~np.isin(stored["open_us"], np.fromiter(frames, np.int64, len(frames)))
-    parts = joined([{name: column[silent] for name, column in stored.items()}, series_of(sent)])
-    order = np.argsort(parts["open_us"])
-    return {name: column[order] for name, column in parts.items()}
+def _standing(stored: BarArrays, timeframe: Timeframe, frames: Mapping[int, BarFrame]) -> BarArrays:
+    """The bars that went out, and the stored ones of which no frame is known."""
+    sent: dict[str, dict[int, Bar]] = {name: {} for name in stored.instruments}
+    for open_us, one in frames.items():
+        for bar in one.bars:
+            if bar.instrument in sent:
+                sent[bar.instrument][open_us] = bar
+    silent = stored.frames(np.flatnonzero(~np.isin(stored.open_us, np.fromiter(frames, np.int64, len(frames)))))
+    series: list[Series] = []
+    for a, name in enumerate(stored.instruments):
+        parts = joined([silent.series(a), series_of(sent[name])])
+        order = np.argsort(parts["open_us"])
+        series.append({column: values[order] for column, values in parts.items()})
+    return align(stored.instruments, timeframe, series)

@@ -199,13 +199,14 @@ class Outlet:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
         outside = outside_at(self._roster, ready.open_us + self._base.us)
+        away = frozenset(outside or ())
         return BarFrame(
             universe=self._universe.name,
             timeframe=self._base,
             open_time=open_time,
             close_time=open_time + self._base.delta,
             bars=tuple(ready.bars[name] for name in ids if name in ready.bars),
-            missing=tuple(name for name in ids if name not in ready.bars and name not in (outside or ())),
+            missing=tuple(name for name in ids if name not in ready.bars and name not in away),
             outside=outside,
             live=True,
             catches_up=ready.catches_up,

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from zlib import crc32
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
@@ -29,7 +30,6 @@ from tradeloop.ingest.ports import (
     MarketSource,
     MarketStream,
     Published,
-    SourceUnavailable,
     StreamedBar,
 )
 
@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 
 _CLOCK_EVERY_S = 60.0
 _OVERLAP_BARS = 64
-"""Bars before the first one that goes out which are compared with the history again."""
+"""Bars that each comparison with the history looks at once more: venues correct what is some minutes old, and what they
+say of it on their stream may be lost."""
 _FRAMES_AT_ONCE = 64
 
 
@@ -72,8 +73,10 @@ class _Asking:
     """Answers in a row that brought nothing."""
     settle_due_s: float = 0.0
     check_due_s: float = 0.0
+    first_us: int = 0
+    """No bar that opens before it is compared with the history."""
     checked_us: int = 0
-    """Stored bars that open before it were compared with the history."""
+    """Stored bars that open before it were."""
     checks: int = 0
 
 
@@ -93,6 +96,7 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
+        self._roster = request.universe.roster
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
         self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
@@ -194,10 +198,10 @@ class LiveUniverse:
             out_us = start_us if newest_us is None else max(self._outlet.first_us, start_us - _OVERLAP_BARS * base_us)
             stored_us = int(before.open_us[0]) if len(before) else start_us
             asking = self._asking[instrument.id]
-            asking.checked_us = min(stored_us, out_us)
+            asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
             asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -263,7 +267,7 @@ class LiveUniverse:
         while self._answers:
             answer = self._answers[0]
             question = answer.question
-            if answer.error is not None and not isinstance(answer.error, SourceUnavailable):
+            if answer.error is not None and not isinstance(answer.error, Unavailable):
                 self._answers.popleft()
                 raise answer.error
             if question.instrument is None:
@@ -333,8 +337,8 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            outside = self._universe.roster.outside(close_us)
-            self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
+            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
     def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
@@ -361,7 +365,8 @@ class LiveUniverse:
         # Every so many of them, spread evenly: which ones follows from their number alone.
         share = self._policy.check_share
         if int(asking.checks * share) > int((asking.checks - 1) * share):
-            self._put(line, "check", asking.checked_us, end_us)
+            again_us = asking.checked_us - _OVERLAP_BARS * self._base.us
+            self._put(line, "check", max(again_us, asking.first_us), end_us)
         else:
             asking.checked_us = end_us
 
@@ -380,7 +385,7 @@ class LiveUniverse:
 
     def _pause_s(self, name: str, failed: int) -> float:
         """How long to leave a history alone, spread a little, so that not all come back at once."""
-        spread = 0.75 + (hash((name, failed)) % 512) / 1024
+        spread = 0.75 + (crc32(f"{name} {failed}".encode()) % 512) / 1024
         shortest_s = min(self._policy.retry_s, self._pace.grace_us / 4e6)
         return min(shortest_s * float(1 << min(failed - 1, 16)), self._policy.retry_most_s) * spread
 
