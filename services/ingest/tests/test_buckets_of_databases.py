@@ -159,7 +159,7 @@ def test_days_of_a_market_are_those_of_its_time_zone(tiered: tuple[str, StorageT
                 for row, open_us in enumerate(one["open_us"].tolist()):
                     copy.write_row((name, from_us(open_us), *(float(one[column][row]) for column in columns)))
     zone, shift = "America/New_York", "7 hours" if calendar == "fx" else "0 hours"
-    for one, unit, monday in ((Timeframe.D1, "day", "2000-01-03"), (Timeframe.W1, "week", "2000-01-03")):
+    for length, unit, monday in ((Timeframe.D1, "day", "2000-01-03"), (Timeframe.W1, "week", "2000-01-03")):
         first, last = "(array_agg(open ORDER BY time))[1]", "(array_agg(close ORDER BY time DESC))[1]"
         local = f"date_trunc('{unit}', (time AT TIME ZONE '{zone}') + interval '{shift}') - interval '{shift}'"
         bucket = f"({local}) AT TIME ZONE '{zone}'"
@@ -184,4 +184,4 @@ def test_days_of_a_market_are_those_of_its_time_zone(tiered: tuple[str, StorageT
             f"FROM ({query}) AS buckets",
         )
         assert rows
-        assert_same(found[one], rows, one, int(base.close_us[-1]))
+        assert_same(found[length], rows, length, int(base.close_us[-1]))

@@ -184,7 +184,7 @@ class Resampler:
         self._days = universe.days
         self._timeframes = [(one, one.us, one.us >= DAY_US and not self._days.is_utc) for one in timeframes]
         self._buckets: list[list[_Bucket]] = [[] for _ in timeframes]
-        """Those of each that have not closed: two where a day of 23 hours is over before its name says so."""
+        """The buckets of each that have not closed: two where a day of 23 hours is over before its name says so."""
         self._fed_us = -(2**63)
 
     def feed(self, frame: BarFrame) -> list[BarFrame]:
