@@ -132,7 +132,7 @@ class Loop:
         the CPU time that this process had taken by then."""
 
     def run(self) -> None:
-        """Be fed until enough seconds came. Raises RuntimeError when they do not."""
+        """Step until enough seconds came. Raises RuntimeError when they do not."""
         seen: dict[type[Message], list[tuple[int, float]]] = {BarFrame: [], FeaturesComputed: []}
         until_us = to_us(self._clock.now()) + LONGEST * S1.us
         while len(seen[FeaturesComputed]) < WARM_UP + SECONDS and to_us(self._clock.now()) < until_us:

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 from tradeloop.cli.main import main
+from tradeloop.cli.source import open_source
 from tradeloop.cli.stored import stored_bars
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, from_us, to_us
+from tradeloop.common.strategy import load
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
@@ -31,7 +33,7 @@ from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
 from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 
 NOW = datetime(2024, 1, 12, tzinfo=UTC)
-START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 10, tzinfo=UTC)
+START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 6, tzinfo=UTC)
 
 
 NETWORKS = [("binance", "BTC/USDT", "klines"), ("alpaca", "AAPL", "bars"), ("massive", "AAPL", "bars")]
@@ -66,10 +68,11 @@ def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
     source: str, symbol: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storms = {"rate_limited": 0.05, "retry_after_s": 0.0, "server_errors": 0.05, "garbled_answers": 0.05}
-    faults = Faults(seed=1, slow_s=0.15, page_limit=500, **storms)
+    faults = Faults(seed=1, slow_s=0.05, page_limit=500)
+    faults.change(**storms)
     with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), faults=faults) as venue:
         command = arguments(venue, tmp_path, source, symbol)
-        for kill in (1500, 4000, 7000):
+        for kill in (1500, 3000):
             running = process(command)
             deadline = time.monotonic() + 60
             while venue.served[f"{kind} rows"] < kill and running.poll() is None and time.monotonic() < deadline:
@@ -83,7 +86,7 @@ def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
             assert np.array_equal(getattr(bars, name)[:, 0], truth[name])
         assert np.array_equal(bars.open_us, truth["open_us"])
         # Each kill costs the page that was on its way, and the one that was stored and not yet recorded.
-        again = 3 * 2 * 500 + 500 + 500 * venue.served["garbled answers"]
+        again = 2 * 2 * 500 + 500 + 500 * venue.served["garbled answers"]
         assert venue.served[f"{kind} rows"] <= len(truth["open_us"]) + again
         assert venue.served["status 429"] + venue.served["status 500"] + venue.served["garbled answers"] > 0
         asked = venue.served[kind]
@@ -91,7 +94,7 @@ def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
         assert venue.served[kind] == asked, "a second run fetches again"
         told = capsys.readouterr().out
         assert "0 1m bars fetched in 0 pages" in told
-        assert "11,520 stored from 2024-01-02 00:00 to 2024-01-09 23:59 UTC, 0 gaps" in told
+        assert "5,760 stored from 2024-01-02 00:00 to 2024-01-05 23:59 UTC, 0 gaps" in told
 
 
 def test_a_backfill_from_interactive_brokers_is_killed_goes_on_and_fetches_nothing_twice(
@@ -132,6 +135,39 @@ def test_a_backfill_from_interactive_brokers_is_killed_goes_on_and_fetches_nothi
         assert capsys.readouterr().out.startswith("ib:AAPL  tick 0.01  lot 1  smallest order 0  ")
         assert main(["instruments", "show", "AAPQ", *common]) == 2
         assert capsys.readouterr().err.splitlines()[-1].endswith("ib has no AAPQ: did you mean AAPL?")
+
+
+def test_flat_files_are_fetched_once_kept_and_files_of_bars_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASSIVE_FILES_KEY", "key")
+    monkeypatch.setenv("MASSIVE_FILES_SECRET", "a secret")
+    with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"key": "a secret"}) as venue:
+        sources = tmp_path / "sources.yaml"
+        sources.write_text(f"massive: {{adapter: massive-files, url: '{venue.url}', folder: '{tmp_path / 'flat'}'}}\n")
+        command = ["backfill", "--source", "massive", "--sources", str(sources), "--timeframe", "1m"]
+        command += ["--instrument", "AAPL", "--instrument", "MSFT", "--home", str(tmp_path / "home")]
+        command += ["--from", "2024-01-02T05:00:00Z", "--to", "2024-01-06T05:00:00Z"]
+        assert main(command) == 0
+        told = capsys.readouterr().out
+        assert "massive:MSFT: 5,760 1m bars fetched in 4 pages, 0 left out" in told
+        for symbol in ("AAPL", "MSFT"):
+            truth = venue.market.bars(symbol, "1m", to_us(START), to_us(END)).close[300:]
+            assert np.array_equal(stored(tmp_path / "home", f"massive:{symbol}").close[: len(truth), 0], truth)
+        assert venue.served["files"] == 4 + 1, "each once, and that of the symbols"
+        assert main(command) == 0
+        assert venue.served["files"] == 4 + 1
+    path = tmp_path / "flat/us_stocks_sip/minute_aggs_v1/2024/01/2024-01-03.csv.gz"
+    capsys.readouterr()
+    assert main(["bars", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name.partition(":")[2].partition("-")[0]: one["bars"] for name, one in found["instruments"].items()} == {
+        "AAPL": 1440,
+        "MSFT": 1440,
+    }
+    source = open_source([f"AAPL={path}#AAPL"], load("example"))
+    assert source.universe.timeframe is Timeframe.M1
+    assert "AAPL" in source.universe.ids[0]
 
 
 def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
@@ -313,3 +313,27 @@ def test_bars_that_do_not_fit_those_beside_them_are_not_taken(stand: Stand) -> N
     assert len(stand.store.read(of.ids, M1, -EVER_US, EVER_US)) == 237
     unknown = request.model_copy(update={"request_id": "unknown", "anew": {"x:B": (span,)}})
     assert "it lacks x:B, to be mended" in stand.refused(unknown)
+
+
+def test_days_of_a_backfill_begin_where_the_market_has_them(tmp_path: Path) -> None:
+    """Windows of the backfill end within days, and clocks change in them."""
+    stand = Stand(tmp_path)
+    begins = datetime(2024, 3, 4, tzinfo=UTC)
+    stand.clock.advance((begins + timedelta(days=15) - stand.clock.now()) / timedelta(seconds=1))
+    longer = (Timeframe.H4, Timeframe.D1, Timeframe.W1)
+    of = universe(1, longer)
+    fx = of.model_copy(update={"instruments": (Instrument(id="x:A", calendar="fx"),)})
+    span = TimeRange(start=begins + timedelta(hours=30), end=begins + timedelta(days=14))
+    stand.completed(BackfillRequested(request_id="later", universe=fx, range=span))
+    # Earlier bars complete the day and the week with which those began.
+    whole = span.model_copy(update={"start": begins})
+    stand.completed(BackfillRequested(request_id="whole", universe=fx, range=whole))
+    base = stand.store.read(["x:A"], M1, -EVER_US, EVER_US)
+    assert len(base) == 14 * 24 * 60
+    for timeframe in longer:
+        expected = resample(base, M1, timeframe, days=fx.days)
+        found = stand.store.read(["x:A"], timeframe, -EVER_US, EVER_US)
+        assert found.open_us.tolist() == expected.open_us.tolist()
+        for name in ("open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), (timeframe, name)
+    stand.runner.close()

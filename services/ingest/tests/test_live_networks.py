@@ -154,8 +154,9 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.venue)
 def test_what_a_client_brings_of_a_faulty_venue_is_stored_and_goes_out_as_it_is(network: Network) -> None:
     length_us = network.timeframe.us
-    with feeding(network, Faults(seed=3, **LOSSES)) as feed:
+    with feeding(network, Faults(seed=3)) as feed:
         faults = feed.venue.faults
+        faults.change(**LOSSES)
         feed.more(5)
         faults.stall(0.6 * length_us / 1e6 / network.speed)  # inside a bar
         feed.more(2)

@@ -86,7 +86,7 @@ class Source:
         base = self.universe.timeframe
         bars = {base: self.history}
         for timeframe in strategy.feature_set.timeframes:
-            bars[timeframe] = resample(self.history, base, timeframe)
+            bars[timeframe] = resample(self.history, base, timeframe, days=self.universe.days)
         roster = self.universe.roster if self.universe.members else None
         return strategy.feature_set.compute(bars, base, roster).values[self.first : self.stop]
 

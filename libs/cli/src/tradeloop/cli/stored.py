@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tradeloop.common.bar_store.sql import SqlBarStore
-    from tradeloop.common.market import BarArrays, Timeframe, Universe
+    from tradeloop.common.market import BarArrays, Days, Timeframe, Universe
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
 _STORE = "store:"
@@ -62,11 +62,11 @@ class StoredBars:
         """Whether it is a home, whose bars a command may change."""
         return self._home is not None
 
-    def longer(self, instrument: str, base: Timeframe) -> list[Timeframe]:
-        """The timeframes that universes of the home make of an instrument's bars."""
+    def longer(self, instrument: str, base: Timeframe) -> dict[Timeframe, Days]:
+        """The timeframes that universes of the home make of an instrument's bars, and where days begin there."""
         universes = [] if self._home is None else _universes(self._home)
         of_it = [one for one in universes if instrument in one.ids and one.timeframe is base]
-        return sorted({longer for one in of_it for longer in one.higher_timeframes}, key=lambda one: one.us)
+        return {longer: one.days for one in of_it for longer in one.higher_timeframes}
 
     def read(self, instrument: str, timeframe: Timeframe, start_us: int, end_us: int) -> BarArrays:
         """The bars of one instrument. Raises `UserError`, with what there is, where there are none."""

@@ -225,8 +225,8 @@ class _Work:
 
         store = self._stored.store
         base = store.read([self.name], self._timeframe, -EVER_US, EVER_US)
-        for longer in self._stored.longer(self.name, self._timeframe):
-            made = resample(base, self._timeframe, longer)
+        for longer, days in self._stored.longer(self.name, self._timeframe).items():
+            made = resample(base, self._timeframe, longer, days=days)
             there = store.read([self.name], longer, -EVER_US, EVER_US)
             last_us = int(made.open_us[-1]) if len(made) else EVER_US
             gone = set(there.open_us[there.open_us <= last_us].tolist()) - set(made.open_us.tolist())

@@ -19,6 +19,7 @@ from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import BAR_COLUMNS, EVER_US, BarArrays, Timeframe, Universe, cycle_us, to_us
+from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.runtime.readback import forwards
 
@@ -95,7 +96,9 @@ def _needed(universe: Universe, feature_sets: Sequence[FeatureSet]) -> dict[Time
     base = universe.timeframe
     timeframes = (base, *universe.higher_timeframes)
     needed = {one: max(features.history(one) for features in feature_sets) + 1 for one in timeframes}
-    needed[base] = max(needed[base], cycle_us(timeframes) // base.us + 1)  # longer bars go on in a bucket's middle
+    # Longer bars go on in a bucket's middle. Where days do not begin in UTC, it may have begun up to a day earlier.
+    cycle = cycle_us(timeframes) + (0 if universe.days.is_utc else DAY_US)
+    needed[base] = max(needed[base], cycle // base.us + 1)
     return needed
 
 

@@ -80,7 +80,8 @@ class FeatureStream:
         if not self._feature_set.cross_sections and not outside:
             return tuple(map(tuple, self._values))
         combined = np.array([self._values])
-        inside = None if outside is None else np.array([[one not in outside for one in self._instruments]])
+        away = frozenset(outside or ())
+        inside = None if outside is None else np.array([[one not in away for one in self._instruments]])
         self._feature_set.combine(combined, self._instruments, inside)
         return tuple(map(tuple, combined[0].tolist()))
 

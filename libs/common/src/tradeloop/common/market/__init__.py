@@ -20,10 +20,11 @@ from tradeloop.common.market.bars import (
     series_of,
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
+from tradeloop.common.market.days import UTC_DAYS, Days, days_of
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.members import Members, Membership, Roster
-from tradeloop.common.market.resample import bucket_us, cycle_us, resample, whole_us
+from tradeloop.common.market.resample import begins_us, bucket_us, cycle_us, resample, whole_us
 
 __all__ = [
     "BAR_COLUMNS",
@@ -32,9 +33,11 @@ __all__ = [
     "EVER_US",
     "GRACE",
     "MOST_EXTRA",
+    "UTC_DAYS",
     "Bar",
     "BarArrays",
     "Calendar",
+    "Days",
     "Instrument",
     "InstrumentId",
     "Members",
@@ -47,9 +50,11 @@ __all__ = [
     "Timeframe",
     "Universe",
     "align",
+    "begins_us",
     "bucket_us",
     "check_not_ahead",
     "cycle_us",
+    "days_of",
     "extra_names",
     "from_us",
     "is_extra",

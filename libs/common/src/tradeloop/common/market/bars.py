@@ -134,12 +134,14 @@ _NUMBERS = attrgetter(*BAR_COLUMNS)
 def series_of(bars: Mapping[int, Bar]) -> Series:
     """Bars of one instrument by their open, as one."""
     opens = sorted(bars)
-    table = np.array([_NUMBERS(bars[open_us]) for open_us in opens], dtype=np.float64)  # of None it makes NaN
-    columns = dict(zip(BAR_COLUMNS, table.reshape(-1, len(BAR_COLUMNS)).T, strict=True))
+    rows = np.array([_NUMBERS(bars[open_us]) for open_us in opens], dtype=np.float64)  # None becomes NaN
+    columns = dict(zip(BAR_COLUMNS, np.ascontiguousarray(rows.reshape(-1, len(BAR_COLUMNS)).T), strict=True))
     for name in sorted({name for bar in bars.values() for name in bar.extra}):
         columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
     return {"open_us": np.array(opens, dtype=np.int64), **columns}
 
+
+_NUMBERS = operator.attrgetter(*BAR_COLUMNS)
 
 _DAYLIGHT_SAVING_US = Timeframe.H1.us
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from tradeloop.common.market.days import EXCHANGE_ZONES, Days, days_of
 from tradeloop.common.market.members import Membership, Roster, check_members
 
 InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
@@ -63,15 +64,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SECONDS = {timeframe: int(timeframe[:-1]) * _UNITS[timeframe[-1]] for timeframe in Timeframe}
 
 _CALENDARS = ("continuous", "weekdays", "sessions", "fx")
-EXCHANGES = (
-    *("AIXK", "ASEX", "BVMF", "CMES", "IEPA", "XAMS", "XASX", "XBDA", "XBEL", "XBKK", "XBOG", "XBOM", "XBRA", "XBRU"),
-    *("XBSE", "XBUD", "XBUE", "XCBF", "XCSE", "XCYS", "XDUB", "XDUS", "XEEE", "XETR", "XEUR", "XFRA", "XHAM", "XHEL"),
-    *("XHKG", "XICE", "XIDX", "XIST", "XJSE", "XKAR", "XKLS", "XKRX", "XLIM", "XLIS", "XLIT", "XLJU", "XLON", "XLUX"),
-    *("XMAD", "XMEX", "XMIL", "XMOS", "XNYS", "XNZE", "XOSL", "XPAR", "XPHS", "XPRA", "XRIS", "XSAU", "XSES", "XSGO"),
-    *("XSHG", "XSTO", "XSTU", "XSWX", "XTAE", "XTAI", "XTAL", "XTKS", "XTSE", "XWAR", "XWBO", "XZAG"),
-)
-"""The exchanges of the package exchange_calendars. They stand here since every service reads calendars, and few have
-that package."""
+EXCHANGES = tuple(EXCHANGE_ZONES)
 _ALSO = {"24/7": "continuous", "crypto": "continuous", "NYSE": "XNYS", "NASDAQ": "XNYS", "XNAS": "XNYS", "LSE": "XLON"}
 
 
@@ -140,6 +133,11 @@ class Universe(BaseModel):
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(instrument.id for instrument in self.instruments)
+
+    @property
+    def days(self) -> Days:
+        """Where its days and weeks begin: as its calendar has it, in UTC where instruments differ in that."""
+        return days_of(one.calendar for one in self.instruments)
 
     @property
     def roster(self) -> Roster:

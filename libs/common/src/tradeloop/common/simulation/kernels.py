@@ -21,11 +21,11 @@ F = TypeVar("F")
 
 SUMS = (
     "cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "traded", "turnover", "fees", "slippage",
-    "funding", "halt_measured", "worth", "worth_prev",
+    "funding", "halt_measured", "worth", "worth_prev", "outside",
 )  # fmt: skip
-"""The rows of `sums` (14, N): one amount for each book."""
+"""The rows of `sums` (15, N): one amount for each book."""
 _CASH, _EQUITY, _EQUITY_PREV, _PEAK, _DRAWDOWN, _UNREALISED, _TRADED, _TURNOVER = range(8)
-_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED, _WORTH, _WORTH_PREV = range(8, len(SUMS))
+_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED, _WORTH, _WORTH_PREV, _N_OUTSIDE = range(8, len(SUMS))
 LEGS = (
     "position", "position_prev", "entry", "mark", "mark_prev", "age", "holding", "pending",
     "fill_quantity", "fill_price", "fill_fee", "fill_slippage", "measured", "limit", "barred",
@@ -89,7 +89,7 @@ def _decide(
                     quantity, code = -position, _FLATTENED
                 elif weight != 0.0 and not isnan(weight):
                     code, measured = _HALTED, abs(weight)
-            elif legs[_BARRED, n, a] != 0.0:
+            elif sums[_N_OUTSIDE, n] != 0.0 and legs[_BARRED, n, a] != 0.0:
                 if position != 0.0:
                     quantity, code = -position, _LEFT
                 if weight != 0.0 and abs(weight) >= limits[_BAND]:  # never so of NaN
@@ -207,7 +207,7 @@ def _account(
     for n in which:
         row = rows[n]
         sums[_EQUITY_PREV, n], sums[_WORTH_PREV, n] = sums[_EQUITY, n], sums[_WORTH, n]
-        traded = fees = slipped = funding = 0.0
+        traded = fees = slipped = funding = outside = 0.0
         for a in range(legs.shape[2]):
             position = legs[_POSITION, n, a]
             legs[_POSITION_PREV, n, a] = position
@@ -231,7 +231,9 @@ def _account(
                 fees += fee
                 slipped += legs[_FILL_SLIPPAGE, n, a]
             legs[_HOLDING, n, a] = legs[_HOLDING, n, a] + 1.0 if position != 0.0 else 0.0
-            legs[_BARRED, n, a] = barred[row, a]
+            if barred[row, a] != 0 or sums[_N_OUTSIDE, n] != 0.0:  # else they are 0 already
+                legs[_BARRED, n, a] = barred[row, a]
+                outside += legs[_BARRED, n, a]
             if present[row, a]:
                 close = bars[row, a, _CLOSE]
                 legs[_MARK, n, a] = close
@@ -241,6 +243,7 @@ def _account(
                 funding += paid
             else:
                 legs[_AGE, n, a] += 1.0
+        sums[_N_OUTSIDE, n] = outside
         sums[_TRADED, n] = traded
         sums[_TURNOVER, n] = traded / sums[_EQUITY_PREV, n] if sums[_EQUITY_PREV, n] > 0.0 else 0.0
         sums[_FEES, n] = fees

@@ -81,6 +81,8 @@ class Books(NamedTuple):
     worth: Floats
     """The equity that a reward sees: at least `LEAST_EQUITY` of the capital."""
     worth_prev: Floats
+    outside: Floats
+    """How many instruments do not belong to the universe."""
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -341,4 +343,17 @@ def observe(features: Float32s, window: int, rows: Ints, account: Floats, out: F
     return out
 
 
-_REMEMBERED = ("cash", "peak", "halt", "position", "entry", "mark", "age", "holding", "pending", "verdict", "barred")
+_REMEMBERED = (
+    "cash",
+    "peak",
+    "halt",
+    "position",
+    "entry",
+    "mark",
+    "age",
+    "holding",
+    "pending",
+    "verdict",
+    "barred",
+    "outside",
+)

@@ -134,8 +134,8 @@ class Book:
         """Size a decision's orders and pass them through the risk gate. They are working from here on."""
         weights = None if signal.hold else np.array([signal.targets])
         if weights is not None and signal.hidden:
-            barred = self._simulator.books.barred[0]
-            away = [one in signal.hidden and not barred[a] for a, one in enumerate(self._instruments)]
+            barred, hidden = self._simulator.books.barred[0], frozenset(signal.hidden)
+            away = [one in hidden and not barred[a] for a, one in enumerate(self._instruments)]
             weights[0, away] = np.nan
         return self._settle(weights, signal)
 

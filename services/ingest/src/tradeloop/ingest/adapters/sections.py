@@ -107,6 +107,23 @@ class MassiveSection(_Network):
     key: Reference = Reference(env="MASSIVE_API_KEY")
 
 
+class FlatFilesSection(_Network):
+    """massive's flat files of US stocks, in a store that speaks as S3 does."""
+
+    adapter: Literal["massive-files"] = "massive-files"
+    timeout_s: float = Field(default=60.0, gt=0)
+    bucket: str = Field(default="flatfiles", pattern=r"^[a-z0-9][a-z0-9.-]{1,62}$")
+    prefix: str = Field(default="us_stocks_sip", pattern=r"^[\w.-]+(/[\w.-]+)*$")
+    """The folder of the bucket that has `minute_aggs_v1` and `day_aggs_v1`."""
+    folder: Path | None = None
+    """Where the files are kept, so that one is fetched once for all instruments; None keeps none."""
+    check_symbols: bool = True
+    """Whether a ticker is to be in the newest file: one that was delisted is not."""
+    requests_per_s: float = Field(default=10.0, gt=0)
+    key: Reference = Reference(env="MASSIVE_FILES_KEY")
+    secret: Reference = Reference(env="MASSIVE_FILES_SECRET")
+
+
 class IbSection(_Part):
     """Interactive Brokers, through TWS or IB Gateway, which is logged in by its user."""
 
@@ -135,7 +152,8 @@ class SimulatedSection(_Part):
 
 
 Section = Annotated[
-    CcxtSection | AlpacaSection | MassiveSection | IbSection | SimulatedSection, Field(discriminator="adapter")
+    CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection,
+    Field(discriminator="adapter"),
 ]
-Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | IbSection | SimulatedSection]
+Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection]
 """The section of each venue, by the venue's name."""

@@ -10,7 +10,8 @@
       seed: 7
 
 A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults; `alpaca` and
-`massive` take their credentials from the variables that their own libraries read; `ib` is TWS on this machine.
+`massive` take their credentials from the variables that their own libraries read; `ib` is TWS on this machine;
+`massive-files` takes its own from MASSIVE_FILES_KEY and MASSIVE_FILES_SECRET.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tradeloop.common.market import Name
 from tradeloop.ingest.adapters.sections import (
     AlpacaSection,
     CcxtSection,
+    FlatFilesSection,
     IbSection,
     MassiveSection,
     Section,
@@ -38,7 +40,7 @@ from tradeloop.ingest.adapters.symbols import unknown
 from tradeloop.ingest.ports import MarketSource
 
 _FILE = TypeAdapter(dict[Name, Section])
-_OWN = ("alpaca", "ib", "massive", "simulated")
+_OWN = ("alpaca", "ib", "massive", "massive-files", "simulated")
 
 
 def load_sources(path: Path | None) -> Sources:
@@ -95,6 +97,10 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         from tradeloop.ingest.adapters.alpaca_source import AlpacaSource
 
         return AlpacaSource(venue, section, clock)
+    if isinstance(section, FlatFilesSection):
+        from tradeloop.ingest.adapters.flat_files import FlatFilesSource
+
+        return FlatFilesSource(venue, section, clock)
     if isinstance(section, MassiveSection):
         from tradeloop.ingest.adapters.massive_source import MassiveSource
 
@@ -115,11 +121,13 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
 
 def _default(
     venue: str, sources: Iterable[str]
-) -> CcxtSection | AlpacaSection | MassiveSection | IbSection | SimulatedSection:
+) -> CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection:
     if venue == "alpaca":
         return AlpacaSection()
     if venue == "massive":
         return MassiveSection()
+    if venue == "massive-files":
+        return FlatFilesSection()
     if venue == "ib":
         return IbSection()
     if venue == "simulated":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.market import Bar, BarArrays, Timeframe, Universe, align, cycle_us, series_of, whole_us
+from tradeloop.common.market import Bar, BarArrays, Timeframe, Universe, align, begins_us, series_of
 from tradeloop.common.messages import Message
 from tradeloop.ingest.domain import additions, corrections
 
@@ -36,9 +36,9 @@ def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Me
 
 
 def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
-    """Where a bucket of every timeframe begins that holds the last base frame before `at_us`, or, where there is none,
-    one that opens then. Its bars are those that close later."""
+    """Where the first of the buckets begins that hold the last base frame before `at_us`, or, where there is none, one
+    that opens then. Their bars are those that close later."""
     base = universe.timeframe
     before = store.read_before(universe.ids, base, at_us, 1)
     last_us = int(before.open_us[0]) if len(before) else at_us
-    return whole_us(last_us + base.us - 1, cycle_us((base, *universe.higher_timeframes)))
+    return begins_us(last_us, base, (base, *universe.higher_timeframes), universe.days)

@@ -21,9 +21,9 @@ from tradeloop.common.market import (
     align,
     from_us,
     to_us,
-    whole_us,
 )
 from tradeloop.common.market.columns import Bucket
+from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.domain.gate import Gate, OpenGate, Refused
 
@@ -110,13 +110,14 @@ def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster 
         open_time = from_us(open_us)
         lacking = (name for name, bar in zip(bars.instruments, row, strict=True) if bar is None)
         outside = outside_at(roster, open_us + timeframe.us)
+        away = frozenset(outside or ())
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
             close_time=open_time + length,
             bars=tuple(bar for bar in row if bar is not None),
-            missing=tuple(name for name in lacking if name not in (outside or ())),
+            missing=tuple(name for name in lacking if name not in away),
             outside=outside,
         )
 
@@ -179,8 +180,11 @@ class Resampler:
     def __init__(self, universe: Universe) -> None:
         self._universe, self._base_us, self._roster = universe, universe.timeframe.us, universe.roster
         # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
-        self._timeframes = [(one, one.us) for one in sorted(universe.higher_timeframes, key=lambda one: one.us)]
-        self._buckets: list[_Bucket | None] = [None] * len(self._timeframes)
+        timeframes = sorted(universe.higher_timeframes, key=lambda one: one.us)
+        self._days = universe.days
+        self._timeframes = [(one, one.us, one.us >= DAY_US and not self._days.is_utc) for one in timeframes]
+        self._buckets: list[list[_Bucket]] = [[] for _ in timeframes]
+        """The buckets of each that have not closed: two where a day of 23 hours is over before its name says so."""
         self._fed_us = -(2**63)
 
     def feed(self, frame: BarFrame) -> list[BarFrame]:
@@ -195,17 +199,17 @@ class Resampler:
         close_us = open_us + self._base_us
         rows = [_row(bar) for bar in frame.bars]
         closed = []
-        for place, (timeframe, length_us) in enumerate(self._timeframes):
-            bucket = self._buckets[place]
-            if bucket is not None and bucket.end_us < close_us:
-                closed.append(bucket.frame(self._universe, self._roster))
-                bucket = None
-            if bucket is None:
-                bucket = self._buckets[place] = _Bucket(timeframe, whole_us(close_us - 1, length_us), length_us)
-            bucket.add(rows)
-            if bucket.end_us == close_us:
-                closed.append(bucket.frame(self._universe, self._roster))
-                self._buckets[place] = None
+        for place, (timeframe, length_us, overlap) in enumerate(self._timeframes):
+            buckets = self._buckets[place]
+            while buckets and buckets[0].end_us < close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
+            if overlap or not buckets:
+                start_us = self._days.bucket_us(close_us, length_us)
+                if not buckets or buckets[-1].start_us != start_us:
+                    buckets.append(_Bucket(timeframe, start_us, length_us))
+            buckets[-1].add(rows)
+            if buckets[0].end_us == close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
         return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
 
 
@@ -222,7 +226,7 @@ class _Bucket:
     """A bar of a higher timeframe in the making, for each instrument."""
 
     def __init__(self, timeframe: Timeframe, start_us: int, length_us: int) -> None:
-        self._timeframe, self._start_us = timeframe, start_us
+        self._timeframe, self.start_us = timeframe, start_us
         self.end_us = start_us + length_us
         self._bars: dict[str, list[float]] = {}
         self._extra: dict[str, Bucket] = {}
@@ -248,7 +252,8 @@ class _Bucket:
 
     def frame(self, universe: Universe, roster: Roster) -> BarFrame:
         outside = outside_at(roster, self.end_us)
-        open_time = from_us(self._start_us)
+        away = frozenset(outside or ())
+        open_time = from_us(self.start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
             universe=universe.name,
@@ -258,6 +263,6 @@ class _Bucket:
             bars=tuple(
                 _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
             ),
-            missing=tuple(name for name in universe.ids if name not in self._bars and name not in (outside or ())),
+            missing=tuple(name for name in universe.ids if name not in self._bars and name not in away),
             outside=outside,
         )

@@ -61,7 +61,7 @@ class Assembler:
         open_us = self._opens[0]
         if self._wait_us and min(now_us.values()) < open_us + self._length_us + self._wait_us:
             return None
-        outside = () if self._roster is None else self._roster.outside(open_us + self._length_us)
+        outside = frozenset(() if self._roster is None else self._roster.outside(open_us + self._length_us))
         if any(line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in outside):
             return None
         heapq.heappop(self._opens)

@@ -18,12 +18,10 @@ from tradeloop.common.market import (
     Timeframe,
     Universe,
     bucket_us,
-    cycle_us,
     extra_names,
     from_us,
     resample,
     to_us,
-    whole_us,
 )
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live.assembler import Ready
@@ -201,13 +199,14 @@ class Outlet:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
         outside = outside_at(self._roster, ready.open_us + self._base.us)
+        away = frozenset(outside or ())
         return BarFrame(
             universe=self._universe.name,
             timeframe=self._base,
             open_time=open_time,
             close_time=open_time + self._base.delta,
             bars=tuple(ready.bars[name] for name in ids if name in ready.bars),
-            missing=tuple(name for name in ids if name not in ready.bars and name not in (outside or ())),
+            missing=tuple(name for name in ids if name not in ready.bars and name not in away),
             outside=outside,
             live=True,
             catches_up=ready.catches_up,
@@ -225,17 +224,18 @@ class Outlet:
         last_us = max(opens[-1], newest_us)
         if not self._universe.higher_timeframes:
             return {}
-        cycle = cycle_us(self._universe.higher_timeframes)
+        days, higher = self._universe.days, self._universe.higher_timeframes
         went_out: dict[tuple[Timeframe, int], None] = {}
-        late_us = self._base.us - 1  # a bar belongs to the bucket in which it closes
-        start_us, end_us = (whole_us(open_us + late_us, cycle) - late_us for open_us in (opens[0], opens[-1]))
-        bars = self._store.read(self._universe.ids, self._base, start_us, end_us + cycle)
         touched = {
-            timeframe: {bucket_us(at_us, self._base, timeframe) for at_us in opens}
-            for timeframe in self._universe.higher_timeframes
+            timeframe: {bucket_us(at_us, self._base, timeframe, days) for at_us in opens} for timeframe in higher
         }
-        for timeframe in self._universe.higher_timeframes:
-            summed = resample(bars, self._base, timeframe, last_us + self._base.us)
+        start_us = min(min(buckets) for buckets in touched.values()) - self._base.us + 1
+        past_us = max(max(buckets) + timeframe.us for timeframe, buckets in touched.items())
+        bars = self._store.read(self._universe.ids, self._base, start_us, past_us)
+        for timeframe in higher:
+            summed = resample(bars, self._base, timeframe, last_us + self._base.us, days)
+            summed = summed.frames(summed.open_us >= min(touched[timeframe]))
+            summed = summed.frames(summed.open_us <= max(touched[timeframe]))
             write(self._store, timeframe, summed)
             for open_us in summed.open_us.tolist():
                 if (

@@ -96,6 +96,7 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
+        self._roster = request.universe.roster
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
         self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
@@ -177,7 +178,6 @@ class LiveUniverse:
         elif newest_us is None:
             self._outlet.begin_at(next_us)
         lines: list[Line] = []
-        now_s = self._clock.monotonic()
         for instrument in universe.instruments:
             venue_us = now[instrument.id.partition(":")[0]]
             last = self._store.read_before([instrument.id], self._base, EVER_US, 1)
@@ -199,8 +199,8 @@ class LiveUniverse:
             asking = self._asking[instrument.id]
             asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
-            asking.check_due_s = now_s + self._check_every_s * len(lines) / (len(universe.ids) + 1)
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, universe.roster)
+            asking.check_due_s = self._clock.monotonic() + self._check_every_s * len(lines) / (len(universe.ids) + 1)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -336,8 +336,8 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            outside = self._universe.roster.outside(close_us)
-            self._count("bar_missing", sum(one not in ready.bars and one not in outside for one in self._universe.ids))
+            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
     def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
@@ -364,8 +364,7 @@ class LiveUniverse:
         # Every so many of them, spread evenly: which ones follows from their number alone.
         share = self._policy.check_share
         if int(asking.checks * share) > int((asking.checks - 1) * share):
-            again_us = asking.checked_us - _OVERLAP_BARS * self._base.us
-            self._put(line, "check", max(again_us, asking.first_us), end_us)
+            self._put(line, "check", max(asking.checked_us - _OVERLAP_BARS * self._base.us, asking.first_us), end_us)
         else:
             asking.checked_us = end_us
 
