@@ -134,7 +134,8 @@ def as_markdown() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for topic in CATALOGUE.values():
-        readers, writers = ", ".join(topic.readers), ", ".join(topic.writers)
+        looked_up = (f"{service} (outside its group)" for service in topic.looked_up_by)
+        readers, writers = ", ".join((*topic.readers, *looked_up)), ", ".join(topic.writers)
         cells = [
             f"`{topic.name}`",
             f"`{topic.message.__name__}`",

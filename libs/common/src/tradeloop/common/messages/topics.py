@@ -30,11 +30,14 @@ class Topic(Generic[M_co]):
     """The partition key, in words."""
     writers: tuple[str, ...]
     readers: tuple[str, ...]
+    """Services that read it in their group, and the command."""
     partitions: int = PARTITIONS
     retention_days: int | None = 7
     retention_bytes: int | None = 2 * _GIB
     """As `TopicSpec.retention_bytes`. Enough for 1,000 universes of minute bars, several times over; it is there so
     that no disk is filled by something that nobody expected."""
+    looked_up_by: tuple[str, ...] = ()
+    """Services that read it outside their group, to see how far others are."""
 
     @property
     def spec(self) -> TopicSpec:
@@ -85,7 +88,14 @@ _ALL: tuple[Topic[m.Message], ...] = (
     ),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), **_LONG),
-    Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
+    Topic(
+        "execution.portfolio.v1",
+        m.PortfolioMarked,
+        "universe",
+        ("execution",),
+        ("inference", "cli"),
+        looked_up_by=("ingest",),  # a replay runs ahead of the books by so many frames
+    ),
     Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), **_LONG),
     Topic("control.commands.v1", m.PortfolioCommanded, "universe", ("cli",), ("execution",), retention_days=30),
@@ -160,7 +170,8 @@ def _access(service: str) -> Access:
     aside = [side_topics(CATALOGUE[name].spec, service) for name in SERVICE_TOPICS[service]]
     retries, dead = ({pair[n].name for pair in aside} for n in (0, 1))
     written = {topic.name for topic in mine}
-    reads = written | retries | {*SERVICE_TOPICS[service]}
+    looked_up = {topic.name for topic in _ALL if service in topic.looked_up_by}
+    reads = written | retries | {*SERVICE_TOPICS[service]} | looked_up
     return Access(
         user=service,
         group=service,
