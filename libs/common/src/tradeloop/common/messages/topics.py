@@ -36,8 +36,6 @@ class Topic(Generic[M_co]):
     retention_bytes: int | None = 2 * _GIB
     """As `TopicSpec.retention_bytes`. Enough for 1,000 universes of minute bars, several times over; it is there so
     that no disk is filled by something that nobody expected."""
-    looked_up_by: tuple[str, ...] = ()
-    """Services that read it outside their group, to see how far others are."""
 
     @property
     def spec(self) -> TopicSpec:
@@ -88,14 +86,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
     ),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), **_LONG),
-    Topic(
-        "execution.portfolio.v1",
-        m.PortfolioMarked,
-        "universe",
-        ("execution",),
-        ("inference", "cli"),
-        looked_up_by=("ingest",),  # a replay runs ahead of the books by so many frames
-    ),
+    Topic("execution.portfolio.v1", m.PortfolioMarked, "universe", ("execution",), ("inference", "cli")),
     Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), **_LONG),
     Topic("control.commands.v1", m.PortfolioCommanded, "universe", ("cli",), ("execution",), retention_days=30),
@@ -110,6 +101,11 @@ SERVICE_TOPICS: Mapping[str, Sequence[str]] = {
     for service in ("ingest", "preprocess", "training", "inference", "execution")
 }
 """The topics that each service reads, by the name that is also its consumer group."""
+
+LOOKED_UP: Mapping[str, Sequence[str]] = {
+    "ingest": ["execution.portfolio.v1"],  # a replay runs so many frames ahead of the books
+}
+"""The topics of others that a service reads outside its group, to see how far they are."""
 
 _BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
 
@@ -170,8 +166,7 @@ def _access(service: str) -> Access:
     aside = [side_topics(CATALOGUE[name].spec, service) for name in SERVICE_TOPICS[service]]
     retries, dead = ({pair[n].name for pair in aside} for n in (0, 1))
     written = {topic.name for topic in mine}
-    looked_up = {topic.name for topic in _ALL if service in topic.looked_up_by}
-    reads = written | retries | {*SERVICE_TOPICS[service]} | looked_up
+    reads = written | retries | {*SERVICE_TOPICS[service], *LOOKED_UP.get(service, ())}
     return Access(
         user=service,
         group=service,
