@@ -259,11 +259,11 @@ def test_H3_a_message_that_kills_the_process_is_set_aside(kafka: str, bus: Kafka
         process.join(120)
         codes.append(process.exitcode)
         assert len(codes) < 6, codes
-    assert codes == [-signal.SIGKILL] * 3 + [0], "in its batch, and twice alone"
+    assert codes == [-signal.SIGKILL] * 4 + [0], "in its batch, and three times alone"
     [dead] = everything(bus, dead_letter_topic(SOURCE, service.name))
     assert dead.value == progress(4).encode()
     assert dead.headers[ERROR].startswith("Lethal: the process died at it")
     began = [int(step) for step in (tmp_path / "began").read_text().split()]
     assert began[:4] == [1, 2, 3, 4]
     assert began[-4:] == [5, 6, 7, 8]
-    assert began.count(4) == 3
+    assert began.count(4) == 4

@@ -787,11 +787,11 @@ def test_H3_a_message_at_which_the_process_dies_is_set_aside(bus: MemoryBus, clo
         if ends[-1] is not None:
             break
     deaths = sum(end is None for end in ends)
-    assert deaths <= 6, "three for each: in its batch, and twice alone"
+    assert deaths <= 8, "four for each: in its batch, and three times alone"
     dead = read(bus, dead_letter_topic(SOURCE, "mortal"))
     assert {value for value, _ in dead} == {progress(n, f"run-{n % 7}").encode() for n in (40, 77)}
     for _, headers in dead:
-        assert headers[ERROR] == "Lethal: the process died at it, or took longer than its group allows, 2 times"
+        assert headers[ERROR] == "Lethal: the process died at it, or took longer than its group allows, 3 times"
         assert headers[KIND] == "internal"
     handled = {step for service in services for step in service.steps}
     assert handled == set(range(100)) - {40, 77}
@@ -870,8 +870,8 @@ def test_a_death_within_what_waits_spares_those_that_wait(bus: MemoryBus, clock:
             return self.held
 
     send(bus, *(progress(i) for i in range(10)))
-    lifes = [lives(bus, service := Waiting(6), clock) for _ in range(4)]
-    assert [life is None for life in lifes] == [True, True, True, False]
+    lifes = [lives(bus, service := Waiting(6), clock) for _ in range(5)]
+    assert [life is None for life in lifes] == [True, True, True, True, False]
     assert service.steps == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     assert len(read(bus, dead_letter_topic(SOURCE, "waiting"))) == 1
 

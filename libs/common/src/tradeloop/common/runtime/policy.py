@@ -22,7 +22,7 @@ class RunPolicy:
     """How often a message is handled before it is dead-lettered."""
     retry_delay_s: float = 1.0
     """Before the second attempt; doubles with each further one."""
-    deaths: int = 2
+    deaths: int = 3
     """How often the process may die at a message that it handles alone, before the message is dead-lettered."""
     systemic_failures: int = 5
     """How many different messages in a row must fail with errors of one unknown type to be nobody's fault."""
