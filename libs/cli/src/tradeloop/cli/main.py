@@ -32,7 +32,7 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Members, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Members, PortfolioFolder, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -286,10 +286,7 @@ def replay(
         str | None,
         typer.Option("--universe", help="A universe: all of its portfolios in the --portfolios folder."),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
-    ] = None,
+    folder: PortfolioFolder = None,
     bars: Annotated[
         Path | None,
         typer.Option("--bars", help="Load this file into the stack first; ingest must see it under the same path."),

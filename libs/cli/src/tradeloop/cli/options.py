@@ -51,3 +51,7 @@ Members = Annotated[
         "for still a member): only members are held, and cross-sections are of them. Without it: all always belong.",
     ),
 ]
+PortfolioFolder = Annotated[
+    Path | None,
+    typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
+]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
+from tradeloop.cli.options import PortfolioFolder
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,10 +66,7 @@ def backfill(
     universe: Annotated[
         str | None, typer.Option("--universe", help="Of a running stack: a universe of the --portfolios folder.")
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
-    ] = None,
+    folder: PortfolioFolder = None,
 ) -> None:
     """Fetch closed bars from venues into a home, or a running stack's store: only what was not fetched before.
 

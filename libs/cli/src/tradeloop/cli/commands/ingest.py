@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from tradeloop.cli.options import PortfolioFolder
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ def live(
     universe: Annotated[
         str | None, typer.Option("--universe", help="A universe of the portfolios in the --portfolios folder.")
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
-    ] = None,
+    folder: PortfolioFolder = None,
     since: Annotated[
         str | None,
         typer.Option(

@@ -13,6 +13,7 @@ import typer
 from tradeloop.cli.commands.bars import CALENDARS, BarsUrl, End, Start, calendar_of, chosen_bars, raw_bars, timeframe_of
 from tradeloop.cli.commands.fetch import Configuration, Url, open_venue
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home
+from tradeloop.cli.options import PortfolioFolder
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,10 +68,7 @@ def repair(
         str | None,
         typer.Option("--universe", help="Of a running stack: ingest asks the venues of this universe's instruments."),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),
-    ] = None,
+    folder: PortfolioFolder = None,
 ) -> None:
     """Mend what `check` names, by the means given here and no others: exit 0 where no fault is left, else 1.
 

@@ -106,11 +106,7 @@ def paged(
             return  # the rest has not closed yet
         except SourceUnavailable as error:
             failures += 1
-            if failures >= ATTEMPTS:
-                raise
-            again_s = pause_s(failures, error)
-            yield Progress(at_us, waits_s=again_s, reason=str(error))
-            wait(again_s)
+            yield from _left_alone(error, failures, at_us, wait)
 
 
 def patiently(ask: Callable[[], T], wait: Callable[[float], object], say: Callable[[Progress], object]) -> T:
@@ -131,11 +127,18 @@ def _patient(ask: Callable[[], T], at_us: int, wait: Callable[[float], object]) 
             return ask()
         except SourceUnavailable as error:
             failures += 1
-            if failures >= ATTEMPTS:
-                raise
-            again_s = pause_s(failures, error)
-            yield Progress(at_us, waits_s=again_s, reason=str(error))
-            wait(again_s)
+            yield from _left_alone(error, failures, at_us, wait)
+
+
+def _left_alone(
+    error: SourceUnavailable, failures: int, at_us: int, wait: Callable[[float], object]
+) -> Iterator[Progress]:
+    """Wait until a source may be asked again, and say so. Raises `error` after too many failures in a row."""
+    if failures >= ATTEMPTS:
+        raise error
+    again_s = pause_s(failures, error)
+    yield Progress(at_us, waits_s=again_s, reason=str(error))
+    wait(again_s)
 
 
 def pause_s(failures: int, error: SourceUnavailable) -> float:

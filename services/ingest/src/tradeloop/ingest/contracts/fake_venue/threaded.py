@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 
-class ThreadedServer:
+class ThreadedServer(ABC):
     """`serve` sets `_loop` and `_stop`, calls `ready`, and serves until `_stop` is set."""
 
     _loop: asyncio.AbstractEventLoop | None = None
     _stop: asyncio.Event | None = None
     _thread: threading.Thread | None = None
 
+    @abstractmethod
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
-        raise NotImplementedError
+        """Serve until `_stop` is set. Raises `OSError` where it cannot listen."""
 
     def __enter__(self) -> Self:
         ready: threading.Event = threading.Event()
-        failed: list[OSError] = []
+        failed: list[Exception] = []
 
         def run() -> None:
             try:
                 asyncio.run(self.serve(ready.set))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  raised again by who waits
                 failed.append(error)
                 ready.set()
 
