@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.counters import LATENCIES_S
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
@@ -52,6 +53,9 @@ class HttpSettings(BaseModel):
     `KAFKA__LONGEST_STEP_S`: a restart before that would only repeat the message."""
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often the bus is asked how far its topics are."""
+    operate_tokens: Tokens = None
+    """The tokens of those who may change how a running process works, such as the level of its log; without one nobody
+    may. `access.Guard` lets them in."""
     commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
