@@ -16,7 +16,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native test soak images test-compose check audit bench format sync clean
+.PHONY: help demo up passwords down up-native down-native test soak images test-compose check docs generator audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -62,7 +62,7 @@ up-native: sync ## Start the whole stack without containers, and wait until it i
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
-test: sync ## Run every test, in lanes side by side: SEED=
+test: sync generator ## Run every test, in lanes side by side: SEED=
 	@$(SEEDED) $(BIN)/python -m tests.lanes
 
 soak: sync ## An hour of bars with random faults, then the crash proof with more seeds: MINUTES=60 SEED="1 2 3" LENGTH=4
@@ -76,7 +76,7 @@ images: sync ## Build the images of that stack as make test-compose does, which 
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
-check: sync ## Lint, layout, types, import contracts, lock files, generated files, subjects of commits
+check: sync generator ## Lint, layout, types, import contracts, lock files, generated files, site, subjects of commits
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
@@ -85,7 +85,14 @@ check: sync ## Lint, layout, types, import contracts, lock files, generated file
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
+	$(BIN)/python -m docs.site
 	.ci/subjects
+
+docs: sync generator ## Build the site of the documentation into build/docs/site: strict, and it asks no other host
+	@$(BIN)/python -m docs.site
+
+generator: sync
+	@$(UV) sync --frozen --inexact --only-group docs
 
 # Exit statuses of uv: 1 is found, more is not looked up. The latter must not read like a clean result.
 audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV or at SERVICE=

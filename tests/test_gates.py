@@ -40,7 +40,17 @@ from tests.test_docs import (
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLEAN = "from __future__ import annotations\n"
-GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", "docs/features.md", "subjects")
+GATES = (
+    "ruff check",
+    "ruff format",
+    "mypy",
+    "lint-imports",
+    "lock",
+    "topics",
+    "docs/features.md",
+    "docs.site",
+    "subjects",
+)
 """A word or two of each command of `make check`."""
 
 
@@ -259,6 +269,25 @@ def test_the_page_of_features_is_compared_with_the_catalogue(recipe: list[str], 
     status, text = run(gate(recipe, "docs/features.md"), tmp_path)
     assert status == 1
     assert "velocity" in text
+
+
+def test_the_site_is_built_strictly(recipe: list[str], tmp_path: Path) -> None:
+    copytree(ROOT / "docs/site", tmp_path / "docs/site")
+    (tmp_path / "docs/README.md").write_text("# Index\n\n## Start\n\n| [Front](../README.md) | all |\n")
+    front = tmp_path / "README.md"
+    front.write_text("# Front\n\n[All](docs/README.md#start)\n")
+    command = f"{gate(recipe, 'docs.site')} --root {tmp_path}"
+    status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+    assert (status, text[:9]) == (0, "3 pages a")
+    for broken, found in {
+        "[No page](docs/none.md)": "page does not exist",
+        "[No heading](docs/README.md#none)": "anchor does not exist",
+        '<img src="https://example.org/counter.png" alt="">': "asks for https://example.org/counter.png",
+    }.items():
+        front.write_text(f"# Front\n\n{broken}\n")
+        status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+        assert status == 1
+        assert found in text
 
 
 @pytest.fixture
