@@ -56,8 +56,9 @@ passwords: deploy/.env
 	    echo "Added $$name to deploy/.env"; \
 	done
 
-up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS=deploy/portfolios
-	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)')
+up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES=
+	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)') \
+	    $(if $(SOURCES),--sources '$(SOURCES)')
 
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
@@ -108,7 +109,7 @@ audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV o
 
 bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
 	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python
-	$(BIN)/python benchmarks/run.py $(SUBJECTS)
+	$(BIN)/python -m benchmarks.run $(SUBJECTS)
 
 format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix

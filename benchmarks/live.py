@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -27,16 +27,27 @@ from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.application.live import LivePolicy
-from tradeloop.ingest.ports import Connected, MarketEvent, Page, StreamedBar
+from tradeloop.ingest.ports import Connected, MarketEvent, MarketSource, Page, StreamedBar
 from tradeloop.preprocess.adapters.bus_sent import BusSent
 from tradeloop.preprocess.application import Preprocess
 
-INSTRUMENTS, SECONDS, WARM_UP = 500, 30, 10
+INSTRUMENTS, SECONDS, WARM_UP, LONGEST = 500, 30, 10, 120
+"""The last are the seconds after which it ends, however many came."""
 S1 = Timeframe.S1
 PART_US = S1.us // 4
-UNIVERSE = Universe(
-    name="bench", instruments=tuple(Instrument(id=f"made:{n}/USD") for n in range(INSTRUMENTS)), timeframe=S1
+CONDITIONS = (
+    f"{INSTRUMENTS} instruments at a bar of a second each, {len(FEATURES)} features, {SECONDS} seconds after {WARM_UP} "
+    "that are not counted. Ingest's live feed and preprocess in one process held to one core, on a bus in memory, bars "
+    "in SQLite, no online store. The time by the clock runs from the close of the second, with late polls and the wait "
+    "for the slowest instrument in it; on a busy machine it says how busy that is."
 )
+SYMBOLS = [f"S{n}/USDT" for n in range(INSTRUMENTS)]
+
+
+def universe(venue: str) -> Universe:
+    return Universe(
+        name="bench", instruments=tuple(Instrument(id=f"{venue}:{symbol}") for symbol in SYMBOLS), timeframe=S1
+    )
 
 
 class MadeSource:
@@ -46,6 +57,7 @@ class MadeSource:
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
+        self._names = universe(self.venue).ids
         self._next_us = 0
         self._connected = False
         self.handed_s: dict[int, float] = {}
@@ -78,7 +90,7 @@ class MadeSource:
             events += [
                 # The time is that at which a thread of its own would have read it off a socket.
                 StreamedBar(name, S1, open_us, *self._bar(name, open_us), closed=closed, received_us=self._next_us)
-                for name in UNIVERSE.ids
+                for name in self._names
             ]
             if closed:
                 self.handed_s[self._next_us] = time.process_time()
@@ -100,80 +112,86 @@ class MadeSource:
 class Loop:
     """Ingest and preprocess on a bus in memory, stepped in turn by one thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, traded: Universe, opened: Callable[[str], MarketSource]) -> None:
         clock, self._bus = SystemClock(), MemoryBus(hands_over=True)
         strategy = Strategy("bench", FEATURES, load("example").reward)
-        self._source = MadeSource(clock)
         url = f"sqlite:///{folder / 'bars.db'}"
         ours, theirs = SqlBarStore(url, clock), SqlBarStore(url, clock)
-        self.ingest = Ingest(
-            ours, read_blocks, BusFrames(self._bus), clock, open_source=lambda _: self._source, live=LivePolicy()
-        )
-        sent = BusSent(self._bus, clock)
-        pairs = [(UNIVERSE, strategy.name)]
+        self._ingest = Ingest(ours, read_blocks, BusFrames(self._bus), clock, open_source=opened, live=LivePolicy())
+        pairs, sent = [(traded, strategy.name)], BusSent(self._bus, clock)
         preprocess = Preprocess(pairs, lambda _: strategy, theirs, MemoryFeatureStore(), clock, sent)
-        self._runners = [Runner(self.ingest, self._bus, clock), Runner(preprocess, self._bus, clock)]
-        asked = LiveRequested(request_id="bench", universe=UNIVERSE, command="start", time=clock.now())
+        self._runners = [Runner(self._ingest, self._bus, clock), Runner(preprocess, self._bus, clock)]
+        asked = LiveRequested(request_id="bench", universe=traded, command="start", time=clock.now())
         producer = self._bus.producer()
         producer.publish(topic_of(LiveRequested).name, key=asked.key, value=asked.encode(), headers={})
         self._clock = clock
+        self.busy = 0.0
+        """The share of a core that it took."""
+        self.found: dict[type[Message], list[tuple[int, int, float]]] = {}
+        """Each second's frame and its features, but those of the first seconds: its close, when it was on the bus, and
+        the CPU time that this process had taken by then."""
 
-    def run(self, seconds: int) -> dict[type[Message], list[tuple[float, float]]]:
-        """Milliseconds to each second's frame, and to its features, as they are on the bus: from its close by the
-        clock, and from when its bars were polled by the CPU time of this process."""
-        counted: dict[type[Message], list[tuple[int, float]]] = {BarFrame: [], FeaturesComputed: []}
-        until_us = to_us(self._clock.now()) + seconds * S1.us
-        while to_us(self._clock.now()) < until_us:
+    def run(self) -> None:
+        """Step until enough seconds came. Raises RuntimeError when they do not."""
+        seen: dict[type[Message], list[tuple[int, float]]] = {BarFrame: [], FeaturesComputed: []}
+        until_us = to_us(self._clock.now()) + LONGEST * S1.us
+        while len(seen[FeaturesComputed]) < WARM_UP + SECONDS and to_us(self._clock.now()) < until_us:
             for runner in self._runners:
                 runner.step(timeout_s=0.001)
-                for kind, times in counted.items():
+                for kind, times in seen.items():
                     new = sum(self._bus.end_offsets(topic_of(kind).name).values()) - len(times)
                     times += [(to_us(self._clock.now()), time.process_time())] * new
-        delays: dict[type[Message], list[tuple[float, float]]] = {BarFrame: [], FeaturesComputed: []}
-        for kind, times in counted.items():
-            for message, (time_us, cpu_s) in zip(all_messages(self._bus, kind), times, strict=True):
-                closed_us = to_us(message.occurred) if message.occurred else 0
-                if not getattr(message, "revision", 0) and closed_us in self._source.handed_s:
-                    delay = (time_us - closed_us) / 1e3, (cpu_s - self._source.handed_s[closed_us]) * 1e3
-                    delays[kind].append(delay)
-        return delays
+        for kind, times in seen.items():
+            of_it = self.found[kind] = []
+            for message, at in zip(all_messages(self._bus, kind), times, strict=True):
+                if message.occurred is not None and not getattr(message, "revision", 0):
+                    of_it.append((to_us(message.occurred), *at))
+            del of_it[:WARM_UP]
+            if len(of_it) < SECONDS // 2:
+                raise RuntimeError(f"{len(of_it)} of {SECONDS} seconds came; the feed counted {self.told()}")
+        (first, *_, last) = self.found[FeaturesComputed]
+        self.busy = (last[2] - first[2]) / ((last[1] - first[1]) / S1.us)
+
+    def told(self) -> str:
+        """The counts of the feed."""
+        return ", ".join(f"{event} {count}" for (event, _), count in self._ingest.tallies().items()) or "nothing"
 
     def close(self) -> None:
         for runner in self._runners:
             runner.close()
 
 
+def percentiles(what: str, milliseconds: Sequence[float]) -> list[Row]:
+    return [Row(f"{what}, p{share}", float(np.percentile(milliseconds, share)), "ms", None) for share in (50, 99)]
+
+
+def by_the_clock(what: str, found: Sequence[tuple[int, int, float]]) -> list[Row]:
+    return percentiles(what, [(at_us - closed_us) / 1e3 for closed_us, at_us, _ in found])
+
+
 def measure() -> None:
     [core, *_] = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
-    with tempfile.TemporaryDirectory(prefix="tradeloop-bench-") as folder, closing(Loop(Path(folder))) as loop:
-        started_s = time.process_time()
-        delays = loop.run(WARM_UP + SECONDS)
-        busy = (time.process_time() - started_s) / (WARM_UP + SECONDS)
-        tallies = {event: count for (event, _), count in loop.ingest.tallies().items()}
-    frames, features = (np.array(delays[kind][WARM_UP:]) for kind in (BarFrame, FeaturesComputed))
-    if len(features) < SECONDS // 2:
-        raise RuntimeError(f"{len(features)} frames of {SECONDS} have features; {tallies}")
+    source = MadeSource(SystemClock())
+    with (
+        tempfile.TemporaryDirectory(prefix="tradeloop-bench-") as folder,
+        closing(Loop(Path(folder), universe("made"), lambda _: source)) as loop,
+    ):
+        loop.run()
+    found, handed = loop.found, source.handed_s
+    cpu_ms = [(cpu_s - handed[at]) * 1e3 for at, _, cpu_s in found[FeaturesComputed] if at in handed]
     report(
         [
-            Row(f"{what}, p{share}", float(np.percentile(found[:, place], share)), "ms", None)
-            for what, found, place in (
-                ("close to features, by CPU time", features, 1),
-                ("close to frame", frames, 0),
-                ("close to features", features, 0),
-            )
-            for share in (50, 99)
-        ]
-        + [Row("CPU time of all this, of a core", 100 * busy, "%", None)],
+            *percentiles("close to features, by CPU time", cpu_ms),
+            *by_the_clock("close to frame", found[BarFrame]),
+            *by_the_clock("close to features", found[FeaturesComputed]),
+            Row("CPU time of all this, of a core", 100 * loop.busy, "%", None),
+        ],
         [
-            f"{INSTRUMENTS} instruments at a bar of a second each, {len(FEATURES)} features: {len(features)} seconds, "
-            "after some that are not counted. Ingest's live feed and preprocess in one process held to one core, on a "
-            "bus in memory, bars in SQLite, no online store. The source is in the process, too, and gives each bar "
-            "four times, the last time closed: no socket is read and no JSON of a venue is parsed, so what a client "
-            "library takes comes on top. The time by the clock runs from the close of the second, with late polls and "
-            "the wait for the slowest instrument in it; on a busy machine it says how busy that is. By CPU time it "
-            "runs from the poll that brings the closed bars: what an idle core would take.",
-            "The feed counted: " + (", ".join(f"{event} {count}" for event, count in tallies.items()) or "nothing"),
+            f"{CONDITIONS} The source is in the process, too, and gives each bar four times, the last time closed: no "
+            "socket is read and no JSON of a venue is parsed, so what a client library takes comes on top. By CPU time "
+            "it runs from the poll that brings the closed bars: what an idle core would take.",
+            f"The feed counted: {loop.told()}",
         ],
     )
 

@@ -34,6 +34,7 @@ SUBJECTS = {
     "feast": "Feast",
     "online": "Features online",
     "live": "A live feed",
+    "socket_feed": "A live feed through a socket",
     "bus": "Kafka",
     "processes": "Five processes",
     "demo": "The demo",

@@ -37,6 +37,7 @@ LANES: Lanes = {
         "tests/e2e/test_five_processes.py",
         "tests/e2e/test_live_feed.py",
         "tests/e2e/test_live_processes.py",
+        "tests/e2e/test_predictions.py",
         "tests/e2e/test_replay.py",
         "tests/test_native.py",
     ],

@@ -96,7 +96,7 @@ def test_H6_each_event_that_is_counted_has_an_alert() -> None:
     # A replay runs ahead of decisions, so that what is online is later than its bar nearly always.
     counted -= {"features_overtaken_online"}
     # A live feed doubts, asks and reconnects all the time: what comes of it that is wrong has an alert.
-    counted -= {"bar_doubted", "bar_filled", "frame_revised", "stream_interrupted"}
+    counted -= {"bar_doubted", "bar_filled", "frame_revised", "history_asked", "stream_interrupted"}
     # Each start and reconnection leaves bars without columns of trades, order books and news, and streams repeat
     # themselves, cross for a moment, and name other instruments: features that lack a column hold, visibly.
     counted -= {"flow_incomplete", "flow_ignored"}

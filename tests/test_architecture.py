@@ -41,24 +41,24 @@ RINGS = {
 aiohttp is the server of the fake venue, which is among the contracts of ingest.
 """
 LOADED = {
-    "execution.domain": INNER | {"numba", "talib", "yaml"},
-    "execution.ports": INNER | {"numba", "talib", "yaml"},
-    "execution.contracts": INNER | {"numba", "talib", "yaml"},
-    "execution.application": INNER | {"numba", "structlog", "talib", "yaml"},
-    "inference.domain": INNER | {"talib", "yaml"},
-    "inference.ports": INNER | {"talib"},
-    "inference.contracts": INNER | {"talib"},
-    "inference.application": INNER | {"structlog", "talib", "yaml"},
+    "execution.domain": INNER | {"exchange_calendars", "numba", "talib", "yaml"},
+    "execution.ports": INNER | {"exchange_calendars", "numba", "talib", "yaml"},
+    "execution.contracts": INNER | {"exchange_calendars", "numba", "talib", "yaml"},
+    "execution.application": INNER | {"exchange_calendars", "numba", "structlog", "talib", "yaml"},
+    "inference.domain": INNER | {"exchange_calendars", "talib", "yaml"},
+    "inference.ports": INNER | {"exchange_calendars", "talib"},
+    "inference.contracts": INNER | {"exchange_calendars", "talib"},
+    "inference.application": INNER | {"exchange_calendars", "structlog", "talib", "yaml"},
     "ingest.domain": INNER,
     "ingest.ports": INNER,
     "ingest.contracts": INNER | {"aiohttp", "msgpack"},
     "ingest.application": INNER | {"exchange_calendars", "structlog"},
     "preprocess.ports": INNER,
-    "preprocess.application": INNER | {"structlog", "talib"},
-    "training.domain": INNER | {"numba", "talib", "yaml"},
-    "training.ports": INNER | {"talib", "yaml"},
-    "training.contracts": INNER | {"talib", "yaml"},
-    "training.application": INNER | {"numba", "structlog", "talib", "yaml"},
+    "preprocess.application": INNER | {"exchange_calendars", "structlog", "talib"},
+    "training.domain": INNER | {"exchange_calendars", "numba", "talib", "yaml"},
+    "training.ports": INNER | {"exchange_calendars", "talib", "yaml"},
+    "training.contracts": INNER | {"exchange_calendars", "talib", "yaml"},
+    "training.application": INNER | {"exchange_calendars", "numba", "structlog", "talib", "yaml"},
 }
 """Third parties that each inner ring loads in the end, through what it imports of `tradeloop.common`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from sqlalchemy import make_url
 from tests.containers import IMAGES
 from tradeloop.cli.client.deployment import Deployment
 from tradeloop.cli.main import main as tradeloop
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.errors import UserError
 from tradeloop.common.messages.topics import accesses
 from tradeloop.common.settings import variables
 from tradeloop.common.sql.roles import GRANTS, ROLES
+from tradeloop.ingest.adapters.sources import load_sources, open_source
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -62,11 +66,6 @@ def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return kind()
 
 
-def uses_the_store(service: str, settings: Any) -> bool:
-    """Whether a service uses the feature store: inference does where it decides on online values."""
-    return service != "inference" or settings.features == "online"
-
-
 def mounts(service: str) -> Mapping[str, str]:
     """What is mounted where: source by path in the container."""
     return {target: source for source, target, *_ in (each.split(":") for each in SERVICES[service].get("volumes", ()))}
@@ -92,13 +91,15 @@ def test_every_service_is_told_what_a_deployment_tells_it(service: str) -> None:
         feature_root=Path("features"),
         feature_registry={},
         feature_online_store={},
+        features="topic",
+        sources=Path("sources.yaml"),
         portfolio_folder=Path("portfolios"),
         kafka=dict.fromkeys(
             ("bootstrap_servers", "security_protocol", "sasl_mechanism", "sasl_username", "sasl_password"), "kafka"
         ),
     )
     here = {f"{service.upper()}_HTTP__HOST", f"{service.upper()}_HTTP__PORT"}
-    here |= {"INGEST_FILE_ROOT"} if service == "ingest" else set()
+    here |= {"ingest": {"INGEST_FILE_ROOT"}, "inference": {"INFERENCE_PREDICT__TOKEN"}}.get(service, set())
     assert set(SERVICES[service]["environment"]) == set(whole.environment(service)) | here
     assert SERVICES[service]["environment"][f"{service.upper()}_KAFKA__CLIENT_ID"] == f"tradeloop-{service}"
 
@@ -180,7 +181,7 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
             check_database(settings.database_url.get_secret_value(), "bars", role)
         if hasattr(settings, "ledger_url"):
             check_database(settings.ledger_url.get_secret_value(), "ledger", role)
-        if hasattr(settings, "feature_registry") and uses_the_store(service, settings):
+        if hasattr(settings, "feature_registry"):
             check_database(settings.feature_registry["path"], "features", role)
             assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
         if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
@@ -228,7 +229,7 @@ def test_M11_a_password_is_known_to_who_needs_it(monkeypatch: pytest.MonkeyPatch
         "redis": {"redis"},
         "mlflow": {"mlflow"},
     }
-    for service in ("preprocess", "training"):
+    for service in ("preprocess", "training", "inference"):
         allowed[service] = allowed[service] | {"redis"}
     for service in ("training", "inference"):
         allowed[service] = allowed[service] | {"mlflow"}
@@ -262,8 +263,8 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         settings, mounted = settings_of(service, monkeypatch), mounts(service)
         for path, source in mounted.items():
             assert source.startswith(".") or path in owned.split(), f"{path} belongs to nobody in the image"
-        stored = hasattr(settings, "feature_root") and uses_the_store(service, settings)
-        assert (str(getattr(settings, "feature_root", None)) in mounted) == stored
+        assert (str(getattr(settings, "feature_root", None)) in mounted) == hasattr(settings, "feature_root")
+        assert (str(getattr(settings, "sources", None)) in mounted) == hasattr(settings, "sources")
         assert (str(getattr(settings, "portfolio_folder", None)) in mounted) == hasattr(settings, "portfolio_folder")
     assert "NUMBA_CACHE_DIR=/var/cache/numba" in DOCKERFILE
     assert "--artifacts-destination=/var/lib/tradeloop/mlflow" in SERVICES["mlflow"]["command"]
@@ -273,6 +274,54 @@ def test_what_is_mounted_is_what_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
         for source in mounts(service).values():
             if source.startswith("./") and source != "./bars":  # made by the engine, for files of one's own
                 assert (DEPLOY / source).exists()
+
+
+def test_sources_name_the_places_of_secrets_and_hold_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example is what ingest has until it is told otherwise; each of its venues can be asked for."""
+    example = mounts("ingest")[str(settings_of("ingest", monkeypatch).sources)]
+    sources = load_sources(DEPLOY / example)
+    assert {"binance", "alpaca", "massive", "simulated"} <= set(sources)
+    references = [
+        value
+        for section in sources.values()
+        for name in ("key", "secret", "password")
+        if (value := getattr(section, name, None)) is not None
+    ]
+    assert references
+    assert all(reference.env and reference.file is None for reference in references)
+    clock = SystemClock()
+    needed = [reference.env for reference in references]
+    for name in needed:
+        monkeypatch.delenv(name, raising=False)
+    for venue, section in sources.items():
+        if getattr(section, "key", None) is None:
+            open_source(venue, sources, clock).close()
+        else:
+            with pytest.raises(UserError, match=f"set the environment variable ({'|'.join(needed)})"):
+                open_source(venue, sources, clock)
+    for name in needed:
+        monkeypatch.setenv(name, "not-a-secret")
+    for venue in sources:
+        open_source(venue, sources, clock).close()
+
+
+def test_credentials_of_venues_come_from_a_file_that_need_not_be_there() -> None:
+    [file] = SERVICES["ingest"]["env_file"]
+    assert file == {"path": "./sources.env", "required": False}
+    assert "/deploy/sources.env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert all("env_file" not in service for name, service in SERVICES.items() if name != "ingest")
+
+
+def test_predictions_are_off_and_online_features_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    inference, preprocess = settings_of("inference", monkeypatch), settings_of("preprocess", monkeypatch)
+    assert inference.predict.token is None
+    assert (inference.features, preprocess.features) == ("topic", "topic")
+    for service in ("inference", "preprocess"):
+        assert SERVICES[service]["environment"][f"{service.upper()}_FEATURES"] == "topic"
+        assert f"{service.upper()}_FEATURES: ${{FEATURES:-topic}}" in (DEPLOY / "docker-compose.yml").read_text()
+    projects = tomllib.loads((ROOT / "services" / "inference" / "pyproject.toml").read_text())["project"]
+    [common] = [one for one in projects["dependencies"] if one.startswith("tradeloop-common[")]
+    assert "feast" in common, "the image has what reads the online store"
 
 
 def test_M9_what_one_service_compiled_no_other_runs() -> None:

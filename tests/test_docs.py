@@ -27,8 +27,8 @@ PYTHON = sorted(
 )
 """Sources outside tests."""
 ELLIPSIS = re.compile(r"(?:Of|What|Nor|Be|By|In|With|Who|Whoever|For|At|That|Those)\b")
-ELSEWHERE = {"deploy/.env", "tradeloop.strategies"}
-"""What looks like a place in this repository: a file that `make up` writes, and a group of entry points."""
+ELSEWHERE = {"deploy/.env", "deploy/sources.env", "tradeloop.strategies"}
+"""What looks like a place in this repository: files that `make up` and its user write, and a group of entry points."""
 FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[^\s`{]*)[^`\n]*\n(?P<body>.*?)^ *(?P=fence)[`~]* *$",
     re.M | re.S,

@@ -15,7 +15,7 @@ from deploy.kubernetes.__main__ import ARROWS, SERVER_PORTS, SERVERS
 from deploy.kubernetes.secrets import write_all
 from tests.test_compose import SERVICES as COMPOSE
 from tests.test_compose import settings_class
-from tradeloop.cli.client.deployment import SERVICES, Deployment
+from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.main import main as tradeloop
 from tradeloop.common.sql.roles import GRANTS
 
@@ -68,25 +68,6 @@ def environment(name: str, secrets: Path) -> dict[str, str]:
     return {**variables(BASE / "env" / f"{name}.env"), **variables(secrets / f"{name}.env"), **own}
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_every_service_is_told_what_a_deployment_tells_it(service: str, secrets: Path) -> None:
-    whole = Deployment(
-        database_url="bars",
-        ledger_url="ledger",
-        mlflow_tracking_uri="mlflow",
-        feature_root=Path("features"),
-        feature_registry={},
-        feature_online_store={},
-        portfolio_folder=Path("portfolios"),
-        kafka=dict.fromkeys(
-            ("bootstrap_servers", "security_protocol", "sasl_mechanism", "sasl_username", "sasl_password"), "kafka"
-        ),
-    )
-    here = {f"{service.upper()}_HTTP__HOST", f"{service.upper()}_HTTP__PORT"}
-    here |= {"INGEST_FILE_ROOT"} if service == "ingest" else set()
-    assert set(environment(service, secrets)) == set(whole.environment(service)) | here
-
-
 @pytest.mark.parametrize("name", [*SERVICES, "init"])
 def test_the_settings_are_those_of_compose(name: str, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for passwords and for what the cluster names itself."""
@@ -110,7 +91,8 @@ def test_a_service_has_its_parts(service: str) -> None:
     spec, one = pod_of(service), container(service)
     assert one["image"] == COMPOSE[service]["image"]
     assert spec["serviceAccountName"] == service
-    assert [each[next(iter(each))]["name"] for each in one["envFrom"]] == [service, service]
+    references = [reference for each in one["envFrom"] for reference in each.values()]
+    assert [each["name"] for each in references if not each.get("optional")] == [service, service]
     volumes = {each["name"] for each in spec["volumes"]}
     assert {each["name"] for each in one["volumeMounts"]} == volumes
     mounted = {each["name"]: each["mountPath"] for each in one["volumeMounts"]}
@@ -204,6 +186,7 @@ def test_copies_are_copies() -> None:
     """Kustomize takes no file from outside its folder."""
     portfolio = "eur-usd.yaml"
     assert (LOCAL / "portfolios" / portfolio).read_text() == (ROOT / "deploy" / "portfolios" / portfolio).read_text()
+    assert (LOCAL / "sources.yaml").read_text() == (ROOT / "deploy" / "sources.example.yaml").read_text()
     here, there = configparser.ConfigParser(), configparser.ConfigParser()
     here.read(COMPONENTS / "servers" / "mlflow-auth.ini")
     there.read(ROOT / "deploy" / "mlflow" / "auth.ini")
@@ -228,7 +211,7 @@ def test_every_file_is_used_and_every_secret_and_map_is_made(secrets: Path) -> N
     for name in (*SETS, "init"):
         for source in container(name)["envFrom"]:
             [(kind, reference)] = source.items()
-            assert reference["name"] in made[kind]
+            assert reference.get("optional") or reference["name"] in made[kind]
         for volume in pod_of(name)["volumes"]:
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in made["configMapRef"]

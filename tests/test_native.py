@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.native.server import Program, Server, ServerError, free_ports, listens
 from deploy.native.stack import PORTS, SERVERS, Stack
 from tests.waiting import PATIENCE_S, until
+from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import open_source
+from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.market import to_us
+from tradeloop.common.messages import SignalGenerated
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.strategy import load
 
@@ -172,8 +182,66 @@ def test_the_example_portfolio_fits_the_installed_bars() -> None:
     assert example == open_source((), strategy).portfolio(strategy)
 
 
-def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
-    """One start of everything, then what a second one does, then one that fails."""
+TOKEN = "a-token-of-this-test"
+LIVE = """
+name: simulated
+universe:
+  name: simulated
+  instruments: [{id: simulated:BTC/USDT}, {id: simulated:ETH/USDT}]
+  timeframe: 5s
+strategy: example
+"""
+
+
+def trade_live(home: Path, portfolio: Path) -> None:
+    """Backfill, and a live feed, of the source that is configured without a network; then a prediction."""
+
+    def told(arguments: str) -> str:
+        use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" {arguments}'
+        done = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    told("backfill --source simulated --instrument BTC/USDT --timeframe 1m --from 2026-01-05 --to 2026-01-05T01:00")
+    assert "simulated:BTC/USDT" in told("bars list")
+    told(f'ingest live --portfolio "{portfolio}"')
+    exported = dict(line.split("=", 1) for line in shlex.split((home / "env").read_text()) if "=" in line)
+    prefix = "TRADELOOP_KAFKA__"
+    kafka = {name.removeprefix(prefix).lower(): value for name, value in exported.items() if name.startswith(prefix)}
+    client = Client(KafkaBus(KafkaSettings.model_validate(kafka)), SystemClock(), say=lambda _: None)
+
+    def decided() -> list[SignalGenerated]:
+        return [one for one in client.read(SignalGenerated) if one.portfolio == "simulated"]
+
+    until(lambda: len(decided()) >= 3)
+    times = sorted(to_us(one.time) for one in decided())
+    assert {later - earlier for earlier, later in pairwise(times)} == {5_000_000}
+    assert told("status").count("simulated") > 1
+
+    address = (home / "run" / "inference.address").read_text()
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    body = json.dumps({"portfolio": "simulated"}).encode()
+
+    def predicted() -> dict[str, Any] | None:
+        try:
+            asked = urllib.request.Request(f"{address}/v1/predict", body, headers)
+            with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            if error.code != 503:  # the newest bar is not online yet, or not decided on
+                raise
+            return None
+
+    until(predicted)
+    found = predicted() or {}
+    assert not found or found["decision"]["reason"] in ("no_model", "warming_up")
+    told(f'ingest live --portfolio "{portfolio}" --stop')
+
+
+def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One start of everything, a live feed, then what a second start does, then one that fails."""
+    monkeypatch.setenv("INFERENCE_PREDICT__TOKEN", TOKEN)
     said: list[str] = []
     home = tmp_path / "native"
     stack = Stack(home, said.append)
@@ -184,6 +252,9 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
     portfolios.mkdir()
     example = (ROOT / "deploy" / "portfolios" / "eur-usd.yaml").read_text()
     (portfolios / "eur-usd.yaml").write_text(example)
+    (portfolios / "simulated.yaml").write_text(LIVE)
+    with pytest.raises(ServerError, match="no sources in"):
+        stack.up(portfolios, tmp_path / "sources.yaml")
     try:
         stack.up(portfolios)
         assert [line for line in said if line.startswith("starting")] == [f"starting {name}" for name in PORTS]
@@ -199,6 +270,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path) -> None:
         use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" topics diff'
         used = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
         assert used.returncode == 0, used.stdout + used.stderr
+        trade_live(home, portfolios / "simulated.yaml")
 
         said.clear()
         stack.up(portfolios)

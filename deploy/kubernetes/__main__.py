@@ -60,7 +60,7 @@ ARROWS = {
     "ingest": {"kafka", "timescaledb"},
     "preprocess": {"kafka", "timescaledb", "redis"},
     "training": {"kafka", "timescaledb", "redis", "mlflow"},
-    "inference": {"kafka", "timescaledb", "mlflow"},
+    "inference": {"kafka", "timescaledb", "redis", "mlflow"},
     "execution": {"kafka", "timescaledb"},
 }
 """The servers that each service uses, as docs/architecture.md draws them."""

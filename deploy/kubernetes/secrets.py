@@ -63,11 +63,13 @@ def _secrets(password: Mapping[str, str]) -> dict[str, dict[str, str]]:
             own["LEDGER_URL"] = url(service, "ledger")
         else:
             own["DATABASE_URL"] = url(service, "bars")
-        if service in ("preprocess", "training"):
+        if service in ("preprocess", "training", "inference"):
             own["FEATURE_REGISTRY"] = json.dumps({"registry_type": "sql", "path": url(service, "features")})
             own["FEATURE_ONLINE_STORE"] = online
         if service in ("training", "inference"):
             own["MLFLOW_TRACKING_URI"] = mlflow
+        if service == "inference":
+            own["PREDICT__TOKEN"] = ""  # no predictions over HTTP
         found[service] = {f"{service.upper()}_{name}": value for name, value in own.items()}
     return found
 

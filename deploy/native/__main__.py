@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from deploy.native.server import ServerError
-from deploy.native.stack import Stack
+from deploy.native.stack import EXAMPLE_SOURCES, Stack
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start what does not run, and wait until it is ready")
     up.add_argument("--portfolios", type=Path, default=ROOT / "deploy" / "portfolios", help="folder of YAML files")
+    up.add_argument("--sources", type=Path, default=EXAMPLE_SOURCES, help="YAML file of the sources of market data")
     down = commands.add_parser("down", help="stop it")
     down.add_argument("--clean", action="store_true", help="remove all data, logs and passwords too")
     arguments = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> None:
     stack = Stack(ROOT / ".native", partial(print, flush=True))
     try:
         if arguments.command == "up":
-            stack.up(arguments.portfolios)
+            stack.up(arguments.portfolios, arguments.sources)
             print(f"Logs: .native/log. For the command: . {os.path.relpath(ROOT / '.native' / 'env')}")
         else:
             stack.down(clean=arguments.clean)

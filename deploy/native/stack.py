@@ -39,6 +39,8 @@ PORTS = {
 """Ports by server and service, in the order in which they start: each is taken unless something else listens there."""
 SERVERS = tuple(name for name in PORTS if name not in SERVICES)
 
+EXAMPLE_SOURCES = Path(__file__).parents[1] / "sources.example.yaml"
+
 _READY_TIMEOUT_S = 180.0
 
 Environment = Mapping[str, str]
@@ -52,14 +54,17 @@ class Stack:
         self._home, self._say = home.resolve(), say
         self._logs, self._run = self._home / "log", self._home / "run"
 
-    def up(self, portfolios: Path) -> None:
-        """Start what does not run yet, and wait until all of it is ready.
+    def up(self, portfolios: Path, sources: Path = EXAMPLE_SOURCES) -> None:
+        """Start what does not run yet, and wait until all of it is ready. `sources` are those of market data, a file.
 
         Raises `ServerError` that says what did not start, after stopping what this call started.
         """
-        books = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
-        if not books:
+        files = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
+        if not files:
             raise ServerError(f"no portfolios in {portfolios}: put a YAML file for each one there")
+        if not sources.is_file():
+            raise ServerError(f"no sources in {sources}: copy deploy/sources.example.yaml there")
+        files[str(sources)] = sources.read_text()
         with self._alone(), self._all_or_nothing() as started:
             passwords = self._passwords()
             self._start_servers(passwords, started)
@@ -77,9 +82,9 @@ class Stack:
                 self._say(f"tradeloop {' '.join(arguments)}")
                 run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
             settings = {
-                name: self._deployment(portfolios.resolve(), name, passwords).environment(name) for name in SERVICES
+                name: self._deployment(portfolios, sources, name, passwords).environment(name) for name in SERVICES
             }
-            self._stop_outdated(json.dumps([settings, books]))
+            self._stop_outdated(json.dumps([settings, files]))
             self._start_services(settings, started)
             exports = (f"export {name}={shlex.quote(value)}\n" for name, value in where.items())
             write_secret(self._home / "env", "".join(exports))
@@ -133,7 +138,7 @@ class Stack:
     def _mlflow(self, password: str) -> str:
         return self._address("mlflow").replace("://", f"://{USER}:{password}@")
 
-    def _deployment(self, portfolios: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
+    def _deployment(self, portfolios: Path, sources: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
         """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
         url = partial(role_url, self._address("postgres"), service, password=passwords[service])
         redis_url = f"{self._address('redis')},password={passwords['redis']}"
@@ -144,7 +149,8 @@ class Stack:
             feature_root=self._home / "features",
             feature_registry={"registry_type": "sql", "path": url(database="features")},
             feature_online_store={"type": "redis", "connection_string": redis_url},
-            portfolio_folder=portfolios,
+            sources=sources.resolve(),
+            portfolio_folder=portfolios.resolve(),
             kafka=self._kafka(service, passwords[service]),
         )
 

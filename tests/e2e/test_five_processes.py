@@ -14,17 +14,19 @@ from tradeloop.cli.client.embedded import EmbeddedStack, embedded
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     BackfillCompleted,
+    BarFrame,
     Message,
     OrderFilled,
     OrderUpdated,
     PortfolioMarked,
+    RiskVerdict,
     SignalGenerated,
     Transition,
 )
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import ModelStore
 
-COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, Transition)
+COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, RiskVerdict, Transition)
 TRADED = 5_000
 
 
@@ -65,7 +67,12 @@ def run_processes(stack: Stack, worlds: Sequence[World]) -> None:
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> list[World]:
-    return [World("solo", 1, TRADED, tmp_path / "bars"), World("quartet", 4, TRADED, tmp_path / "bars")]
+    bars = tmp_path / "bars"
+    return [
+        World("solo", 1, TRADED, bars),
+        World("quartet", 4, TRADED, bars),
+        World("index", 4, TRADED // 4, bars, members_change=True),
+    ]
 
 
 def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: list[World], tmp_path: Path) -> None:
@@ -76,12 +83,16 @@ def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: 
         stack.stop()
         live = {kind: by_identity(stack, kind) for kind in COMPARED}
         marks, fills = stack.client.read(PortfolioMarked), stack.client.read(OrderFilled)
+        verdicts, frames = stack.client.read(RiskVerdict), stack.client.read(BarFrame)
         assert stack.client.count_dead_letters() == 0
     in_process = run_embedded(worlds, tmp_path / "embedded")
     for kind in COMPARED:
         assert live[kind] == in_process[kind], kind.__name__
     for world in worlds:
         assert_as_expected(world, marks, fills)
+    denied = sum(verdict.code == "not_a_member" for verdict in verdicts)
+    assert denied == worlds[-1].expected.denials["not_a_member"] > 100
+    assert {frame.universe for frame in frames if frame.outside} == {"index"}
 
 
 def assert_as_expected(world: World, marks: Sequence[PortfolioMarked], fills: Sequence[OrderFilled]) -> None:

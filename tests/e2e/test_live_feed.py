@@ -1,4 +1,4 @@
-"""From a venue's stream to fills, live: outages, stalls, lies and kills on the way, then a replay of what was stored.
+"""From a venue's stream to fills, live: outages, stalls, lies and kills on the way, then a replay of it.
 
 Ingest, preprocess, inference and execution in one process over one bus, while the clock goes on second by second.
 """
@@ -6,6 +6,7 @@ Ingest, preprocess, inference and execution in one process over one bus, while t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.market import Bar, Timeframe, TimeRange, from_us, resample, to_us
 from tradeloop.common.messages import (
     BarFrame,
+    FeaturesComputed,
     LiveRequested,
     Message,
     PortfolioEvent,
     PortfolioMarked,
     ReplayRequested,
+    SignalGenerated,
 )
 from tradeloop.common.messages.topics import event_id
 from tradeloop.common.runtime.policy import RunPolicy
@@ -50,6 +53,8 @@ MINUTES = 60
 OUTAGE = range(10, 16)
 """Minutes in which neither stream nor history can be reached."""
 STALL = 22
+LIES = {3: 5, 17: 21, 28: 29, 34: 36, 37: 41, 38: 39, 44: 53}
+"""Minutes whose bars the venue has otherwise at first, and when it corrects them."""
 KILLS = {30: ("ingest",), 31: ("execution",), 33: ("inference",), 35: ("preprocess",), 40: ("ingest", "execution")}
 
 
@@ -70,18 +75,24 @@ class Venue(ScriptedSource):
             if bars.present[t, a]
         }
 
+        self.lies: set[int] = set()
+
     def bar(self, instrument: str, minute: int) -> Bar | None:
-        return self._bars.get((instrument, self.start_us + minute * BASE.us))
+        true = self._bars.get((instrument, self.start_us + minute * BASE.us))
+        if true is None or minute not in self.lies:
+            return true
+        return true.model_copy(update={"close": true.open, "volume": 3.0})
 
 
 class World:
     """Four services on a bus, and the stores that outlive them."""
 
-    def __init__(self, market: Market, replayed: World | None = None) -> None:
+    def __init__(self, market: Market, replayed: World | None = None, as_recorded: bool = False) -> None:
+        """`replayed` is traded once more: its stored bars, or its frames as they went out, in their order."""
         self.market, self.bus, self.ledger = market, MemoryBus(), MemoryLedger()
         self.clock = ManualClock(from_us(int(market.traded.open_us[0])))
         self.venue = Venue(market, self.clock)
-        if replayed is None:
+        if replayed is None or as_recorded:
             self.store = MemoryBarStore(self.clock)
             first = int(np.searchsorted(market.bars.open_us, market.traded.open_us[0]))
             known = market.bars.slice(0, first)
@@ -101,6 +112,7 @@ class World:
                 open_source=lambda _: self.venue,
                 live=LivePolicy(stall_s=20.0),
                 threaded=False,
+                record=BusFrames(recorded) if as_recorded else None,
             ),
             "preprocess": lambda: Preprocess(
                 [(market.universe, STRATEGY.name)],
@@ -153,10 +165,11 @@ class World:
         return {event_id(one): one.encode() for one in all_messages(self.bus, kind)}
 
 
-def play(market: Market, kills: bool) -> World:
-    """An hour of a live market in which much goes wrong."""
+def play(market: Market, kills: bool, lies: Mapping[int, int] = MappingProxyType({})) -> World:
+    """An hour of a live market in which much goes wrong. Where it lies and kills, preprocess dies every minute."""
     world = World(market)
     venue, ids = world.venue, market.universe.ids
+    venue.lies.update(lies)
     with capture_logs():
         world.send(LiveRequested(request_id="r", universe=market.universe, command="start", time=world.clock.now()))
         world.settle()
@@ -181,6 +194,13 @@ def play(market: Market, kills: bool) -> World:
             if minute not in OUTAGE:
                 venue.put(minute, *there, closed=True, part=0.25 if minute == STALL else 1.0)
             world.settle()
+            for lie, corrected in lies.items():
+                if corrected == minute:
+                    venue.lies.remove(lie)
+                    venue.put(lie, *(one for one in ids if venue.bar(one, lie) is not None))
+            if kills and lies:
+                world.settle()
+                world.kill("preprocess")
             if kills and minute == 50:
                 world.kill("execution")
         world.until(60 * MINUTES + 50)
@@ -248,3 +268,49 @@ def test_a_replay_of_the_stored_bars_is_what_live_did(whole: World, market: Mark
     assert replay.ledger.fills == whole.ledger.fills
     assert replay.read(PortfolioMarked) == whole.read(PortfolioMarked)
     assert replay.read(PortfolioEvent) == whole.read(PortfolioEvent)
+
+
+@pytest.fixture(scope="module")
+def corrected(market: Market) -> World:
+    return play(market, kills=False, lies=LIES)
+
+
+def test_corrections_are_the_same_whoever_is_killed_when(corrected: World, market: Market) -> None:
+    """After a kill, frames are handled again while the stored bars are those of later."""
+    revised = {to_us(one.open_time) for one in frames(corrected) if one.revision}
+    assert len(revised) > 5
+    silent = play(market, kills=False, lies=dict.fromkeys(LIES, MINUTES))
+    assert silent.read(PortfolioMarked) != corrected.read(PortfolioMarked), "it must matter"
+    killed = play(market, kills=True, lies=LIES)
+    for kind in (BarFrame, FeaturesComputed, SignalGenerated, PortfolioMarked, PortfolioEvent):
+        assert killed.read(kind) == corrected.read(kind), kind
+    assert killed.ledger.orders == corrected.ledger.orders
+    assert killed.ledger.fills == corrected.ledger.fills
+
+
+def test_a_replay_of_the_recorded_frames_does_what_live_did_beside_corrections(
+    corrected: World, market: Market
+) -> None:
+    replay = World(market, replayed=corrected, as_recorded=True)
+    start = from_us(corrected.venue.start_us)
+    with capture_logs():
+        replay.clock.advance(60.0 * MINUTES + 60.0)
+        span = TimeRange(start=start, end=from_us(corrected.venue.start_us + MINUTES * BASE.us))
+        replay.send(ReplayRequested(request_id="again", universe=market.universe, range=span))
+        replay.settle()
+    went_out = [one for one in all_messages(corrected.bus, BarFrame) if to_us(one.open_time) < to_us(span.end)]
+    again = [one.model_copy(update={"live": False, "catches_up": False}) for one in went_out]
+    assert all_messages(replay.bus, BarFrame) == again
+    assert replay.ledger.orders == corrected.ledger.orders
+    assert replay.ledger.fills == corrected.ledger.fills
+    assert replay.read(FeaturesComputed) == corrected.read(FeaturesComputed)
+    assert replay.read(PortfolioMarked) == corrected.read(PortfolioMarked)
+    assert replay.read(PortfolioEvent) == corrected.read(PortfolioEvent)
+    ids, until_us = market.universe.ids, to_us(span.end)
+    for world in (replay, corrected):
+        base, longer = (world.store.read(ids, one, 0, until_us) for one in (BASE, Timeframe.M5))
+        true = resample(base, BASE, Timeframe.M5, int(longer.close_us[-1]))
+        assert longer.open_us.tolist() == true.open_us.tolist()
+        np.testing.assert_array_equal(longer.close, true.close)
+    here, there = (world.store.read(ids, BASE, 0, until_us) for world in (replay, corrected))
+    np.testing.assert_array_equal(here.close, there.close)

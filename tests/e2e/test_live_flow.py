@@ -259,7 +259,7 @@ def test_the_flow_is_traded_live(live: World) -> None:
     assert len(told) == sum(len(message.trades) for message in trades) >= 2 * 60 * BARS
     assert sum(len(message.books) for message in books) == len(told)
     counted = next(runner for runner in live.runners if runner.service.name == "ingest").service.tallies()
-    assert {event for event, _ in counted} <= {"flow_incomplete", "bar_doubted", "bar_filled"}
+    assert {event for event, _ in counted} <= {"flow_incomplete", "bar_doubted", "bar_filled", "history_asked"}
 
 
 def test_a_replay_of_the_stored_bars_gives_the_same_features_orders_and_fills(live: World) -> None:

@@ -1,14 +1,17 @@
-"""Five processes over real servers, fed live by a faulty venue through the real ccxt, killed on the way."""
+"""Five processes over real servers, fed live by a faulty venue through the real ccxt, killed on the way; replayed."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e.stack import Servers
+from tradeloop.cli.main import main
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, to_us
@@ -18,6 +21,7 @@ from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
 from tradeloop.common.strategy import load
 from tradeloop.ingest.contracts.fake_venue import FakeVenue, Faults, Market
+from tradeloop.ingest.contracts.fake_venue.market import Bars
 from tradeloop.training.adapters.random_policy import random_policy
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
@@ -28,13 +32,41 @@ KILLED = ("ingest", "execution", "inference", "preprocess", "ingest")
 FAULTS = {"missing": 0.2, "repeated": 0.1, "reordered": 0.1, "lying_closed": 0.1, "malformed": 0.01}
 
 
+class Corrected(Market):
+    """A market whose venue has every fifth second's close wrong at first, and corrects it a fifth of a second later."""
+
+    corrects = True
+
+    def bars(
+        self,
+        symbol: str,
+        timeframe: str,
+        start_us: int,
+        end_us: int,
+        *,
+        known_us: int | None = None,
+        part: bool = False,
+    ) -> Bars:
+        found = super().bars(symbol, timeframe, start_us, end_us, known_us=known_us, part=part)
+        return found if known_us is None else self._at_first(found, known_us)
+
+    def bar(self, symbol: str, timeframe: str, open_us: int, until_us: int) -> Bars:
+        return self._at_first(super().bar(symbol, timeframe, open_us, until_us), until_us)
+
+    def _at_first(self, found: Bars, known_us: int) -> Bars:
+        is_wrong = (found.open_us // S1.us % 5 == 3) & (known_us < found.close_us + S1.us // 5)
+        return replace(found, close=np.where(is_wrong, found.open, found.close)) if self.corrects else found
+
+
 def true_bars(venue: FakeVenue, ids: tuple[str, ...], start_us: int, end_us: int) -> BarArrays:
     """What the venue has, whatever it said."""
     series = [venue.market.bars(one.partition(":")[2], "1s", start_us, end_us).series() for one in ids]
     return align(ids, S1, series)
 
 
-def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers, tmp_path: Path) -> None:
+def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     strategy, clock = load("probe_live"), SystemClock()
     instruments = tuple(Instrument(id=f"binance:{symbol}", lot_size=1e-3) for symbol in SYMBOLS)
     universe = Universe(name="seconds", instruments=instruments, timeframe=S1, higher_timeframes=(Timeframe.S5,))
@@ -47,7 +79,8 @@ def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers
         limits=RiskLimits(max_drawdown=1.0),
         decision_within=1.0,
     )
-    with FakeVenue(Market(SYMBOLS), faults=Faults(seed=5)) as venue:
+    market = Corrected(SYMBOLS)
+    with FakeVenue(market, faults=Faults(seed=5)) as venue:
         venue.faults.change(**FAULTS)
         now_us = to_us(clock.now())
         past = true_bars(venue, universe.ids, now_us - 600 * S1.us, now_us - 60 * S1.us)
@@ -59,7 +92,8 @@ def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers
         sources = tmp_path / "sources.yaml"
         sources.write_text(f"binance: {{url: {venue.url}}}\n")
         with servers.stack([portfolio], tmp_path) as stack:
-            stack.extra["ingest"] = {"SOURCES": str(sources), "LIVE__RETRY_S": "0.2", "LIVE__RETRY_MOST_S": "2"}
+            patience = {"LIVE__RETRY_S": "0.2", "LIVE__RETRY_MOST_S": "2", "LIVE__CHECK_EVERY_S": "2"}
+            stack.extra["ingest"] = {"SOURCES": str(sources), **patience}
             stack.add("ingest")
             stack.start()
             began = clock.now()
@@ -87,6 +121,7 @@ def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers
                 elif number == 3:
                     venue.faults.disconnect_now()
                 stack.supervise()
+            market.corrects = False
             venue.faults.change(**dict.fromkeys(FAULTS, 0.0))
             stack.eventually(lambda: len(frames()) >= FRAMES, "frames")
             stopped = stack.ask(
@@ -107,4 +142,23 @@ def test_five_processes_store_and_trade_what_a_faulty_venue_has(servers: Servers
                 np.testing.assert_allclose(getattr(stored, column), getattr(true, column), rtol=1e-12, err_msg=column)
             missed = [one for one in stack.client.read(PortfolioEvent) if one.kind == "decision_missed"]
             assert len(missed) >= sum(one.catches_up for one in published) > 0
-            assert len(stack.client.read(OrderFilled)) > 5, "it trades"
+            assert stack.client.read(OrderFilled), "it trades"
+            revised = [one for one in stack.client.read(BarFrame) if one.timeframe is S1 and one.revision]
+            assert revised, "what the venue corrects goes out again"
+
+            file = tmp_path / "portfolios.yaml"
+            file.write_text((tmp_path / stack.folder.name / "portfolios" / "seconds-book.yaml").read_text())
+            for variable, value in {
+                "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS": stack.addresses.kafka,
+                "TRADELOOP_KAFKA__PREFIX": stack.prefix,
+                "TRADELOOP_DATABASE_URL": stack.addresses.database,
+                "TRADELOOP_MLFLOW_TRACKING_URI": stack.addresses.mlflow,
+                "COLUMNS": "160",
+            }.items():
+                monkeypatch.setenv(variable, value)
+            command = ["replay", "--portfolio", str(file), "--prefix", "again", "--out", str(tmp_path)]
+            same = main(command) == 0
+            said = capsys.readouterr().out
+            assert same, said
+            assert "Largest relative difference of equity: 0.0e+00" in said
+            assert "0 corrections" not in said

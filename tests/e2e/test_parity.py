@@ -25,11 +25,13 @@ from tradeloop.common.errors import Unavailable
 from tradeloop.common.evaluation import backtest as backtests
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
+from tradeloop.common.features import shown
 from tradeloop.common.market import (
     BAR_COLUMNS,
     EVER_US,
     BarArrays,
     Instrument,
+    Membership,
     Series,
     Timeframe,
     TimeRange,
@@ -42,6 +44,7 @@ from tradeloop.common.market import (
 from tradeloop.common.messages import (
     BackfillCompleted,
     BackfillRequested,
+    BarFrame,
     FeaturesComputed,
     Message,
     ModelActivated,
@@ -50,6 +53,7 @@ from tradeloop.common.messages import (
     OrderUpdated,
     PortfolioMarked,
     ReplayRequested,
+    RiskVerdict,
     SignalGenerated,
     Transition,
 )
@@ -172,9 +176,13 @@ class Versions:
 
 
 class Market:
-    """Random walks of so many instruments; with several, bars are missing and one is listed late."""
+    """Random walks of so many instruments; with several, bars are missing and one is listed late.
 
-    def __init__(self, instruments: int) -> None:
+    Where members change, one leaves and comes back, one joins, one is never a member, and the one that is listed late
+    belongs from its first bar on, before its features are known.
+    """
+
+    def __init__(self, instruments: int, members_change: bool = False) -> None:
         generator = np.random.default_rng(instruments)
         self.ids = tuple(f"x:{letter}" for letter in "ABCD"[:instruments])
         grid = START_US + BASE.us * np.flatnonzero(generator.random(BARS + 40) < 0.93)[:BARS]
@@ -200,10 +208,22 @@ class Market:
             instruments=tuple(Instrument(id=one, lot_size=1e-3, tick_size=0.01, taker_bps=3.0) for one in self.ids),
             timeframe=BASE,
             higher_timeframes=(HIGHER,),
+            members=self._stays() if members_change else {},
         )
         # A bar trades less than an order sometimes wants, so that some fill in part.
         costs = Costs(slippage_bps=1.0, impact_bps=8.0, max_participation=0.5)
         self.portfolio = Portfolio(name="book", universe=self.universe, strategy="formula", costs=costs)
+
+    def _stays(self) -> dict[str, tuple[Membership, ...]]:
+        def stay(first: int, stop: int | None = None) -> Membership:
+            end = None if stop is None else from_us(self.bars.open_us[stop])
+            return Membership(start=from_us(self.bars.open_us[first]), end=end)
+
+        return {
+            "x:A": (stay(0, HISTORY + 90), stay(HISTORY + 130)),
+            "x:C": (stay(HISTORY + 60),),
+            "x:D": (stay(HISTORY + 20, HISTORY + 170),),
+        }
 
     def read(
         self,
@@ -227,7 +247,8 @@ class Market:
     @property
     def features(self) -> Floats:
         bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
-        return STRATEGY.feature_set.compute(bars, BASE).values
+        roster = self.universe.roster if self.universe.members else None
+        return STRATEGY.feature_set.compute(bars, BASE, roster).values
 
     @property
     def traded(self) -> BarArrays:
@@ -360,7 +381,7 @@ class _Dying:
 
 def live(loop: Loop) -> dict[str, Any]:
     """What happened, in the arrays of a backtest."""
-    bars = loop.market.traded
+    bars, roster = loop.market.traded, loop.market.universe.roster
     row = {time_us: t for t, time_us in enumerate(bars.close_us.tolist())}
     opened = {time_us: t for t, time_us in enumerate(bars.open_us.tolist())}
     column = {instrument: a for a, instrument in enumerate(bars.instruments)}
@@ -376,6 +397,9 @@ def live(loop: Loop) -> dict[str, Any]:
     for t, signal in enumerate(signals):
         if not signal.hold:
             arrays["weights"][t] = signal.targets
+            # What the policy was not shown is left as it is, if it is a member.
+            away = [one in signal.hidden for one in bars.instruments]
+            arrays["weights"][t, away & roster.inside(bars.close_us[t : t + 1])[0]] = np.nan
     for fill in loop.read(OrderFilled):
         cell = opened[to_us(fill.time)], column[fill.instrument]
         assert arrays["fill_quantity"][cell] == 0.0, "one fill for each order"
@@ -404,10 +428,14 @@ def expect(loop: Loop) -> BacktestResult:
     return backtest(market.portfolio, STRATEGY, market.traded, market.features[HISTORY:], actor)
 
 
-@pytest.fixture(params=[1, 4], ids=["one instrument", "four instruments"], scope="module")
+@pytest.fixture(
+    params=[(1, False), (4, False), (4, True)],
+    ids=["one instrument", "four instruments", "members change"],
+    scope="module",
+)
 def whole(request: pytest.FixtureRequest) -> Loop:
     """A run without interruption."""
-    return Loop(Market(request.param)).run()
+    return Loop(Market(*request.param)).run()
 
 
 def test_the_loop_equals_the_backtest(whole: Loop) -> None:
@@ -419,6 +447,40 @@ def test_the_loop_equals_the_backtest(whole: Loop) -> None:
     if len(whole.market.ids) > 1:
         assert "expired" in statuses, "an order met a bar that was missing"
         assert not whole.market.traded.present.all()
+
+
+def test_only_members_are_held(whole: Loop) -> None:
+    """As plain Python has it: what is held at a close was a member when it was decided, or could not be sold yet."""
+    market = whole.market
+    if not market.universe.members:
+        pytest.skip("all instruments always belong")
+    bars, stays = market.traded, market.universe.members
+    frames = [frame for frame in whole.read(BarFrame) if frame.timeframe is BASE]
+    held = live(whole)["position"]
+    sold = refused = 0
+    for t, frame in enumerate(frames):
+        belongs = [
+            any(one.start <= frame.close_time and (one.end is None or frame.close_time < one.end) for one in stays[id_])
+            if id_ in stays
+            else False
+            for id_ in market.ids
+        ]
+        assert frame.outside == tuple(id_ for id_, inside in zip(market.ids, belongs, strict=True) if not inside)
+        assert not set(frame.missing) & set(frame.outside)
+        if t + 1 < len(frames):
+            for a in np.flatnonzero(~np.array(belongs)).tolist():
+                assert abs(held[t + 1, a]) <= abs(held[t, a]), "nothing of it is bought"
+                if held[t, a] and bars.present[t + 1, a]:
+                    sold += 1
+                    assert abs(held[t + 1, a]) < abs(held[t, a]), "it is sold as far as the bar's volume takes it"
+    verdicts = [one for one in whole.read(RiskVerdict) if one.code == "not_a_member"]
+    refused = sum(one.instrument == "x:B" for one in verdicts)
+    assert sold >= 2
+    assert refused > 100, "what the policy wants of it is counted"
+    expected = expect(whole)
+    assert len(verdicts) == expected.denials["not_a_member"]
+    assert not held[:, 1].any(), "one that never belongs is never held"
+    assert all(held[:, a].any() for a in (0, 2, 3))
 
 
 def test_live_features_are_those_of_the_batch(whole: Loop) -> None:
@@ -503,7 +565,8 @@ def test_a_model_that_takes_over_is_recorded_and_honoured_by_the_backtest(whole:
     by_model = {signal.time: signal.model_version for signal in loop.read(SignalGenerated) if not signal.hold}
     assert all(version == ("1" if time < second.time else "2") for time, version in by_model.items())
 
-    features = loop.market.features[HISTORY:]
+    features, hidden = shown(loop.market.features[HISTORY:], universe)
+    inside = universe.roster.inside(close_us)
     actors = [Formula(one) for one in loop.policies]
     builder = ObservationBuilder(STRATEGY.window, len(loop.market.ids), FEATURES)
     actions: list[Floats] = []
@@ -517,7 +580,8 @@ def test_a_model_that_takes_over_is_recorded_and_honoured_by_the_backtest(whole:
             actions.append(np.zeros((1, len(loop.market.ids))))
             return np.full((1, len(loop.market.ids)), np.nan)
         actions.append(actors[int(close_us[t] >= to_us(second.time))].act(builder.build(account)))
-        return STRATEGY.actions.weights(actions[-1])
+        weights = STRATEGY.actions.weights(actions[-1])
+        return weights if hidden is None else np.where(hidden[t] & inside[t], np.nan, weights)
 
     switching = backtests.run(loop.market.portfolio, STRATEGY, loop.market.traded, features, decide, actions)
     assert_parity(loop, switching)

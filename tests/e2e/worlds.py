@@ -10,8 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.features import shown
 from tradeloop.common.features.feature import FIELDS
-from tradeloop.common.market import BarArrays, Instrument, Timeframe, TimeRange, Universe, align, from_us, resample
+from tradeloop.common.market import (
+    BarArrays,
+    Instrument,
+    Membership,
+    Timeframe,
+    TimeRange,
+    Universe,
+    align,
+    from_us,
+    resample,
+)
 from tradeloop.common.messages import BackfillRequested, ReplayRequested
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import Policy, model_name
@@ -35,6 +46,8 @@ class World:
     traded: int
     """How many bars are traded."""
     folder: Path
+    members_change: bool = False
+    """Whether its instruments but the first come and go."""
 
     @cached_property
     def universe(self) -> Universe:
@@ -44,7 +57,24 @@ class World:
             instruments=tuple(Instrument(id=f"{self.name}:{x}", lot_size=1e-3, taker_bps=0.3) for x in letters),
             timeframe=BASE,
             higher_timeframes=(HIGHER,),
+            members=self._members() if self.members_change else {},
         )
+
+    def _members(self) -> dict[str, tuple[Membership, ...]]:
+        """The first one always belongs, the second leaves and comes back, each later one joins later, for a while."""
+
+        def stay(first: float, last: float | None = None) -> Membership:
+            start, end = (
+                None if share is None else from_us(START_US + BASE.us * (HISTORY + int(share * self.traded)))
+                for share in (first, last)
+            )
+            assert start is not None
+            return Membership(start=start, end=end)
+
+        names = [f"{self.name}:{letter}" for letter in "ABCDEFGH"[: self.instruments]]
+        always = Membership(start=from_us(START_US))
+        members = {names[0]: (always,), names[1]: (stay(0.0, 0.3), stay(0.5))}
+        return members | {name: (stay(a / 10, 0.6 + a / 20),) for a, name in enumerate(names[2:], 1)}
 
     @cached_property
     def portfolio(self) -> Portfolio:
@@ -82,12 +112,13 @@ class World:
     @cached_property
     def features(self) -> NDArray[np.float64]:
         bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
-        return STRATEGY.feature_set.compute(bars, BASE).values
+        roster = self.universe.roster if self.universe.members else None
+        return STRATEGY.feature_set.compute(bars, BASE, roster).values
 
     @cached_property
     def policy(self) -> Policy:
         """Random weights on standardised features: it changes its mind every few bars."""
-        values = self.features[HISTORY - STRATEGY.window :]
+        values, _ = shown(self.features[HISTORY - STRATEGY.window :], self.universe)
         return random_policy(STRATEGY, self.name, values, hidden=(), gain=1.5, seed=self.instruments)
 
     @property

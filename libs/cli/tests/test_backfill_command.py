@@ -10,70 +10,164 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from datetime import time as daytime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
 from tradeloop.cli.main import main
+from tradeloop.cli.source import open_source
 from tradeloop.cli.stored import stored_bars
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, from_us, to_us
+from tradeloop.common.strategy import load
 from tradeloop.ingest.adapters.files import read_bars
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
-from tradeloop.ingest.contracts.fake_venue.market import Market
+from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 
 NOW = datetime(2024, 1, 12, tzinfo=UTC)
-START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 10, tzinfo=UTC)
+START, END = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 6, tzinfo=UTC)
 
 
-def arguments(venue: FakeVenue, home: Path, *more: str) -> list[str]:
+NETWORKS = [("binance", "BTC/USDT", "klines"), ("alpaca", "AAPL", "bars"), ("massive", "AAPL", "bars")]
+"""Each source on a network, with an instrument, and what the fake venue calls questions for its bars."""
+
+
+@pytest.fixture
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "MASSIVE_API_KEY"):
+        monkeypatch.setenv(name, "key")
+
+
+def arguments(venue: FakeVenue, home: Path, source: str, symbol: str) -> list[str]:
     return [
-        *("backfill", "--source", "binance", "--instrument", "BTC/USDT", "--timeframe", "1m", "--url", venue.url),
-        *("--from", START.isoformat(), "--to", END.isoformat(), "--home", str(home), *more),
+        *("backfill", "--source", source, "--instrument", symbol, "--timeframe", "1m", "--url", venue.url),
+        *("--from", START.isoformat(), "--to", END.isoformat(), "--home", str(home)),
     ]
 
 
-def stored(home: Path) -> BarArrays:
+def stored(home: Path, instrument: str) -> BarArrays:
     with closing(SqlBarStore(f"sqlite:///{home / 'bars.db'}", SystemClock())) as store:
-        return store.read(["binance:BTC/USDT"], Timeframe.M1, -EVER_US, EVER_US)
+        return store.read([instrument], Timeframe.M1, -EVER_US, EVER_US)
 
 
 def process(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "tradeloop.cli.main", *command])
 
 
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(("source", "symbol", "kind"), NETWORKS, ids=[source for source, _, _ in NETWORKS])
 def test_a_backfill_that_is_killed_goes_on_and_stores_the_truth(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str, symbol: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    faults = Faults(slow_s=0.15, page_limit=500)
+    storms = {"rate_limited": 0.05, "retry_after_s": 0.0, "server_errors": 0.05, "garbled_answers": 0.05}
+    faults = Faults(seed=1, slow_s=0.05, page_limit=500)
+    faults.change(**storms)
     with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), faults=faults) as venue:
-        command = arguments(venue, tmp_path)
-        for kill in (1500, 4000, 7000):
+        command = arguments(venue, tmp_path, source, symbol)
+        for kill in (1500, 3000):
             running = process(command)
             deadline = time.monotonic() + 60
-            while venue.served["klines rows"] < kill and running.poll() is None and time.monotonic() < deadline:
+            while venue.served[f"{kind} rows"] < kill and running.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             running.send_signal(signal.SIGKILL)
             assert running.wait() == -signal.SIGKILL
         assert process(command).wait() == 0
-        truth = venue.market.bars("BTC/USDT", "1m", to_us(START), to_us(END)).series()
-        bars = stored(tmp_path)
+        truth = venue.market.bars(symbol, "1m", to_us(START), to_us(END)).series()
+        bars = stored(tmp_path, f"{source}:{symbol}")
         for name in ("open", "high", "low", "close", "volume"):
             assert np.array_equal(getattr(bars, name)[:, 0], truth[name])
         assert np.array_equal(bars.open_us, truth["open_us"])
         # Each kill costs the page that was on its way, and the one that was stored and not yet recorded.
-        assert venue.served["klines rows"] <= len(truth["open_us"]) + 3 * 2 * 500 + 500
-        asked = venue.served["klines"]
+        again = 2 * 2 * 500 + 500 + 500 * venue.served["garbled answers"]
+        assert venue.served[f"{kind} rows"] <= len(truth["open_us"]) + again
+        assert venue.served["status 429"] + venue.served["status 500"] + venue.served["garbled answers"] > 0
+        asked = venue.served[kind]
         assert main(command) == 0
-        assert venue.served["klines"] == asked, "a second run fetches again"
+        assert venue.served[kind] == asked, "a second run fetches again"
         told = capsys.readouterr().out
         assert "0 1m bars fetched in 0 pages" in told
-        assert "11,520 stored from 2024-01-02 00:00 to 2024-01-09 23:59 UTC, 0 gaps" in told
+        assert "5,760 stored from 2024-01-02 00:00 to 2024-01-05 23:59 UTC, 0 gaps" in told
+
+
+def test_a_backfill_from_interactive_brokers_is_killed_goes_on_and_fetches_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, end = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 2, 24, tzinfo=UTC)
+    now = datetime(2024, 2, 27, 18, tzinfo=UTC)
+    market = Market([Listing("AAPL", 190.0, 2, 0)], clock=VenueClock(now, speed=0.0))
+    sources = tmp_path / "sources.yaml"
+    with FakeTws(market, faults=Faults(slow_s=0.15)) as tws:
+        sources.write_text(f"ib: {{url: '{tws.url}', pace: 0.0}}")
+        common = ["--source", "ib", "--sources", str(sources), "--home", str(tmp_path)]
+        span = ["--from", start.isoformat(), "--to", end.isoformat()]
+        command = ["backfill", *common, "--instrument", "AAPL", "--timeframe", "1m", *span]
+        for kill in (3, 7):
+            running = process(command)
+            deadline = time.monotonic() + 60
+            while tws.served["historical"] < kill and running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            running.send_signal(signal.SIGKILL)
+            assert running.wait() == -signal.SIGKILL
+        assert process(command).wait() == 0
+        bars = market.bars("AAPL", "1m", to_us(start), to_us(end)).series()
+        local = [from_us(us).astimezone(ZoneInfo("America/New_York")) for us in bars["open_us"].tolist()]
+        hours = np.array([one.weekday() < 5 and daytime(9, 30) <= one.time() < daytime(16) for one in local])
+        with closing(SqlBarStore(f"sqlite:///{tmp_path / 'bars.db'}", SystemClock())) as store:
+            found = store.read(["ib:AAPL"], Timeframe.M1, -EVER_US, EVER_US)
+        assert np.array_equal(found.open_us, bars["open_us"][hours])
+        for name in ("open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(found, name)[:, 0], bars[name][hours])
+        # A request has four days, and each kill costs one that was on its way, and one that was not yet recorded.
+        assert tws.served["historical"] <= 14 + 2 * 2
+        asked = tws.served["historical"]
+        assert main(command) == 0
+        assert tws.served["historical"] == asked, "a second run fetches again"
+        assert "15,210 stored from 2024-01-02 14:30 to 2024-02-23 20:59 UTC, 0 gaps" in capsys.readouterr().out
+        assert main(["instruments", "show", "AAPL", *common]) == 0
+        assert capsys.readouterr().out.startswith("ib:AAPL  tick 0.01  lot 1  smallest order 0  ")
+        assert main(["instruments", "show", "AAPQ", *common]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith("ib has no AAPQ: did you mean AAPL?")
+
+
+def test_flat_files_are_fetched_once_kept_and_files_of_bars_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASSIVE_FILES_KEY", "key")
+    monkeypatch.setenv("MASSIVE_FILES_SECRET", "a secret")
+    with FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"key": "a secret"}) as venue:
+        sources = tmp_path / "sources.yaml"
+        sources.write_text(f"massive: {{adapter: massive-files, url: '{venue.url}', folder: '{tmp_path / 'flat'}'}}\n")
+        command = ["backfill", "--source", "massive", "--sources", str(sources), "--timeframe", "1m"]
+        command += ["--instrument", "AAPL", "--instrument", "MSFT", "--home", str(tmp_path / "home")]
+        command += ["--from", "2024-01-02T05:00:00Z", "--to", "2024-01-06T05:00:00Z"]
+        assert main(command) == 0
+        told = capsys.readouterr().out
+        assert "massive:MSFT: 5,760 1m bars fetched in 4 pages, 0 left out" in told
+        for symbol in ("AAPL", "MSFT"):
+            truth = venue.market.bars(symbol, "1m", to_us(START), to_us(END)).close[300:]
+            assert np.array_equal(stored(tmp_path / "home", f"massive:{symbol}").close[: len(truth), 0], truth)
+        assert venue.served["files"] == 4 + 1, "each once, and that of the symbols"
+        assert main(command) == 0
+        assert venue.served["files"] == 4 + 1
+    path = tmp_path / "flat/us_stocks_sip/minute_aggs_v1/2024/01/2024-01-03.csv.gz"
+    capsys.readouterr()
+    assert main(["bars", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name.partition(":")[2].partition("-")[0]: one["bars"] for name, one in found["instruments"].items()} == {
+        "AAPL": 1440,
+        "MSFT": 1440,
+    }
+    source = open_source([f"AAPL={path}#AAPL"], load("example"))
+    assert source.universe.timeframe is Timeframe.M1
+    assert "AAPL" in source.universe.ids[0]
 
 
 def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from libs.cli.tests.stacks import World
 from tradeloop.cli.commands.fetch import fetch_on_stack
+from tradeloop.cli.commands.repair import mend_on_stack
 from tradeloop.cli.main import main
 from tradeloop.cli.progress import Stages
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import EVER_US, Instrument, Timeframe, Universe, to_us
+from tradeloop.common.market import EVER_US, Instrument, Timeframe, TimeRange, Universe, to_us
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
@@ -91,3 +92,20 @@ def test_wrong_input_is_one_line(command: list[str], said: str, capsys: pytest.C
     assert main(command) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_running_stack_mends_its_bars(
+    store: tuple[World, MemoryBarStore], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, bars = store
+    start, one = NOW - timedelta(days=2), Timeframe.M1
+    ids, span_us = universe().ids, (to_us(start), to_us(NOW - timedelta(days=1)))
+    fetch_on_stack(world.stack, Stages(), universe(), span_us)
+    whole = bars.read(ids, one, *span_us)
+    bars._bars[(ids[0], one)].pop(span_us[0] + 70 * one.us)
+    capsys.readouterr()
+    hole = TimeRange(start=start + 70 * one.delta, end=start + 71 * one.delta)
+    mend_on_stack(world.stack, Stages(), universe(), {ids[0]: (hole,)})
+    told = capsys.readouterr().out
+    assert told.endswith(f"{ids[0]}, 2024-02-28 01:10:00: 1 bars added that were missing\n")
+    assert (bars.read(ids, one, *span_us).close == whole.close).all()

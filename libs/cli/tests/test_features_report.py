@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tradeloop.cli.main import main
+from tradeloop.common.bar_store.sql import SqlBarStore
+from tradeloop.common.clock import SystemClock
+from tradeloop.common.market import Instrument, Timeframe
+from tradeloop.ingest.adapters.files import read_bars
 
 
 @pytest.fixture
@@ -74,3 +79,27 @@ def test_the_list_names_every_definition(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert "volatility(n, estimator='close')" in said
     assert "vectorised(name, fn, window" in said
+
+
+def test_stored_bars_are_reported_on_like_those_of_a_file(
+    reverting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, name = tmp_path / "home", "binance:BTC/USDT"
+    home.mkdir()
+    bars, _ = read_bars(str(reverting), Instrument(id=name))
+    with closing(SqlBarStore(f"sqlite:///{home / 'bars.db'}", SystemClock())) as store:
+        store.write(Timeframe.H1, bars)
+    told = list[dict[str, object]]()
+    for given in (f"{name}={reverting}", f"store:{name}@1h"):
+        out = tmp_path / f"out{len(told)}"
+        command = ["features", "report", "--bars", given, "--home", str(home), "--horizons", "1", "--out", str(out)]
+        assert main(command) == 0
+        told.append(json.loads((out / "features.json").read_text()))
+    assert told[0]["features"] == told[1]["features"]
+    assert told[0]["bars"] == told[1]["bars"] == 3000
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert main(["features", "report", "--bars", f"store:{name}@1m", "--home", str(home), "--out", str(out)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"holds no 1m bars of {name}: it holds {name}@1h" in line
+    assert not out.exists()

@@ -61,14 +61,34 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str], command: str, tea
     assert [words for words in teaches if words not in said] == []
 
 
+HEAVY = {
+    *("aiohttp", "alembic", "alpaca", "ccxt", "confluent_kafka", "exchange_calendars", "feast", "fastapi", "massive"),
+    *("matplotlib", "mlflow", "numba", "numpy", "onnxruntime", "pandas", "polars", "psycopg", "pyarrow", "pydantic"),
+    *("scipy", "sqlalchemy", "stable_baselines3", "talib", "torch", "uvicorn"),
+}
+
+
+def loaded(*arguments: str) -> set[str]:
+    """The libraries that are loaded when a command is done, in a process of its own."""
+    code = (
+        f"import sys; from tradeloop.cli.main import main; main({[*arguments]}); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return {module.partition(".")[0] for module in done.stderr.split()}
+
+
 def test_help_loads_no_heavy_library() -> None:
     """What makes help answer at once: each of these takes from a tenth of a second to eight."""
-    heavy = {"feast", "mlflow", "numpy", "onnxruntime", "pandas", "polars", "sqlalchemy", "talib", "torch"}
-    code = "import sys; from tradeloop.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    loaded = {module.partition(".")[0] for module in done.stderr.split()}
-    assert "typer" in loaded
-    assert not heavy & loaded
+    found = loaded("--help")
+    assert "typer" in found
+    assert not HEAVY & found
+
+
+def test_a_look_into_a_file_loads_what_reads_files(tmp_path: Path) -> None:
+    (file := tmp_path / "bars.csv").write_text(
+        "time,open,high,low,close\n2024-01-01 00:00,1,2,1,2\n2024-01-01 00:01,2,3,2,3\n", encoding="utf-8"
+    )
+    assert HEAVY & loaded("bars", "inspect", str(file)) == {"numpy", "polars", "pydantic"}
 
 
 def test_topics_lists_every_topic_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

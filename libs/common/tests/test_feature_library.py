@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import statistics
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -230,6 +230,47 @@ def test_minutes_of_a_session_follow_its_clock_and_its_weekdays() -> None:
     assert np.count_nonzero(since) == 15 * 7
 
 
+@pytest.mark.parametrize("calendar", ["XNYS", "XHKG", "CMES"])
+def test_minutes_of_a_session_follow_the_calendar_of_its_exchange(calendar: str) -> None:
+    from exchange_calendars import get_calendar
+
+    bars = walks(length=24 * 40, start=datetime(2024, 11, 10, tzinfo=UTC))
+    since, until = values(*session(calendar=calendar), bars=bars)[:, 0].T
+    schedule = get_calendar(calendar, start="2024-11-01", end="2025-01-31").schedule
+    edges = zip(schedule["open"], schedule["close"], strict=True)
+    spans = [(opens.timestamp(), closes.timestamp()) for opens, closes in edges]
+    for t, close_us in enumerate(bars.close_us.tolist()):
+        holding = [span for span in spans if span[0] <= close_us / 1e6 <= span[1]]
+        opens, closes = holding[0] if holding else (close_us / 1e6, close_us / 1e6)
+        assert (since[t], until[t]) == ((close_us / 1e6 - opens) / 60, (closes - close_us / 1e6) / 60)
+
+
+def test_a_session_knows_holidays_and_early_closes_but_nothing_that_nobody_planned() -> None:
+    since, until = session(calendar="XNYS")
+
+    def at(*time: int) -> tuple[float, float]:
+        columns = np.zeros((6, 1))
+        columns[5] = datetime(*time, tzinfo=ZoneInfo("America/New_York")).timestamp()  # type: ignore[misc, arg-type]
+        return float(since.batch(columns, ())[0]), float(until.batch(columns, ())[0])
+
+    assert at(2024, 7, 3, 12, 30) == (180.0, 30.0), "it closes at 13:00 before Independence Day"
+    assert at(2024, 7, 4, 12, 30) == (0.0, 0.0)
+    assert at(2024, 7, 5, 9, 30) == (0.0, 390.0)
+    assert at(2024, 7, 5, 16, 0) == (390.0, 0.0)
+    # The package has an early close for that day alone.
+    assert at(2003, 12, 26, 12, 0) == (150.0, 240.0)
+
+
+def test_days_of_foreign_exchange_are_sessions() -> None:
+    bars = walks(length=24 * 8, start=datetime(2024, 3, 6, tzinfo=UTC))  # clocks go forward on the 10th
+    since, until = values(*session(calendar="fx"), bars=bars)[:, 0].T
+    for t, close_us in enumerate(bars.close_us.tolist()):
+        local = from_us(close_us - 1).astimezone(ZoneInfo("America/New_York")) + timedelta(hours=7)
+        if local.weekday() < 5:
+            assert since[t] == local.hour * 60 + local.minute + 1
+            assert until[t] == 24 * 60 - since[t]
+
+
 def test_a_session_over_midnight_belongs_to_the_day_on_which_it_opened() -> None:
     bars = walks(length=24 * 8, start=datetime(2022, 1, 3, tzinfo=UTC))  # a Monday
     since, until = values(*session("22:00", "06:00"), bars=bars)[:, 0].T
@@ -267,7 +308,7 @@ def typical(high: Floats, low: Floats, close: Floats, weight: float = 2.0) -> An
     return np.median(close, axis=0) / mean + np.linspace(-1.0, 1.0, len(close)) @ close / close.sum(axis=0)
 
 
-@pytest.mark.parametrize("window", [1, 2, 7, 64, 200])
+@pytest.mark.parametrize("window", [1, 2, 7, 128, 200])
 def test_a_vectorised_function_is_near_its_windowed_one(window: int) -> None:
     inputs = ("high", "low", "close")
     plain = one(windowed("plain", typical, window, inputs, weight=3.0))
@@ -284,7 +325,7 @@ def of_the_wrong_axis(close: Floats) -> Any:
 
 @pytest.mark.parametrize(("fn", "what"), [(returns_too_few, "float64"), (of_the_wrong_axis, r"shape \(20,\)")])
 def test_a_vectorised_function_gives_a_value_a_window(fn: Any, what: str) -> None:
-    with pytest.raises(FeatureError, match=rf"feature mine: .* {what}.* for 64 windows.*\(20, 64\).*axis=0"):
+    with pytest.raises(FeatureError, match=rf"feature mine: .* {what}.* for 128 windows.*\(20, 128\).*axis=0"):
         one(vectorised("mine", fn, 20))
 
 
@@ -296,7 +337,15 @@ def test_the_catalogue_has_every_definition() -> None:
     from tradeloop.common import features
 
     definitions = {name for name in exported if inspect.isfunction(getattr(features, name))}
-    others = {"bars_with_history", "basis_in_steps", "check_columns", "compute_in_steps", "compute_stored", "no_bars"}
+    others = {
+        "bars_with_history",
+        "basis_in_steps",
+        "check_columns",
+        "compute_in_steps",
+        "compute_stored",
+        "no_bars",
+        "shown",
+    }
     assert {entry.name for entry in entries()} == definitions - others
 
 
@@ -341,6 +390,10 @@ def test_another_name_is_another_feature() -> None:
         (lambda: change_of("RSI", 5), r"the functions that add up are AD, CUMSUM, NVI"),
         (lambda: talib("OBV"), r"take its change, change_of\('OBV', n\)"),
         (lambda: column("VWAP"), r"wants 'VWAP', which bars do not have"),
+        (lambda: session(), r"say when it opens and closes, or give the calendar"),
+        (lambda: session("09:30", "16:00", calendar="XNYS"), r"give either a calendar, or when it opens"),
+        (lambda: session(calendar="NYSE"), r"no calendar NYSE, did you mean XNYS"),
+        (lambda: session(calendar="continuous"), r"it has no sessions of its own"),
         (lambda: session("9:30", "16:00"), r"write a time of day as 09:30"),
         (lambda: session("09:30", "16:00", "Mars"), r"session: this machine knows no time zone 'Mars'"),
         (lambda: named("Trend", log_return(1)), r"lower-case letters"),

@@ -386,22 +386,54 @@ def test_the_future_changes_nothing(bars: Bars, data: st.DataObject) -> None:
     assert same(SET.compute(known, BASE).values, SET.compute(bars, BASE).values[:cut])
 
 
+def with_history(features: FeatureSet, bars: Bars, cut: int) -> Bars:
+    """Base frame `cut` and all later ones, and no more before it than the history that is asked for."""
+    visible = int(np.searchsorted(bars[HIGHER].close_us, bars[BASE].close_us[cut], side="right"))
+    earliest = {
+        BASE: recent(bars[BASE], cut, features.history(BASE)).open_us,
+        HIGHER: recent(bars[HIGHER], visible, features.history(HIGHER)).open_us,
+    }
+    return {
+        t: one.slice(int(np.searchsorted(one.open_us, earliest[t][0])) if len(earliest[t]) else 0, len(one))
+        for t, one in bars.items()
+    }
+
+
 @given(bars=markets, data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_history_before_the_bars_that_are_asked_for_is_enough(bars: Bars, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(bars[BASE]) - 1))
-    base = bars[BASE]
-    visible = int(np.searchsorted(bars[HIGHER].close_us, base.close_us[cut], side="right"))
-    earliest = {
-        BASE: recent(base, cut, SET.history(BASE)).open_us,
-        HIGHER: recent(bars[HIGHER], visible, SET.history(HIGHER)).open_us,
-    }
-    part = {
-        t: one.slice(int(np.searchsorted(one.open_us, earliest[t][0])) if len(earliest[t]) else 0, len(one))
-        for t, one in bars.items()
-    }
     whole = SET.compute(bars, BASE).values
-    assert same(SET.compute(part, BASE).values[-(len(base) - cut) :], whole[cut:])
+    part = SET.compute(with_history(SET, bars, cut), BASE).values
+    assert same(part[-(len(bars[BASE]) - cut) :], whole[cut:])
+
+
+def test_many_bars_give_what_their_last_ones_give_alone() -> None:
+    """They are computed in parts, of about 32,768 of an instrument's own bars."""
+    features = FeatureSet(
+        [
+            *(log_return(1), talib("RSI"), talib("MACD", output="macdhist"), relative(talib("EMA", timeperiod=60))),
+            *(volatility(30), change(talib("RSI"), 5), zscore(relative(talib("EMA", timeperiod=20)), 40)),
+            zscore(ratio(talib("ATR"), rolling("mean", lag(talib("EMA", timeperiod=9), 2), 5)), 40),
+            vectorised("sloped", sloped, 11, ("close", "volume")),
+            cross_rank(rolling("mean", log_return(1), 700)),
+            on("5m", zscore(talib("RSI"), 10)),
+        ]
+    )
+    bars = market(np.random.default_rng(5), 36_000, 2, gap=0.001, missing=0.05)
+    whole = features.compute(bars, BASE).values
+    part = features.compute(with_history(features, bars, 34_000), BASE).values
+    assert same(part[-2_000:], whole[-2_000:])
+
+
+@pytest.mark.parametrize("before", [1, 6, 30])
+def test_windows_behind_an_anchor_just_after_the_first_bar(before: int) -> None:
+    bars = market(np.random.default_rng(9), 700, 1, gap=0.0, missing=0.0)[BASE]
+    anchor = int(np.flatnonzero(bars.open_us % (ANCHOR_BARS * BASE.us) == 0)[0])
+    since = {BASE: bars.slice(anchor - before, len(bars))}
+    inner = talib("BOP"), talib("RSI", timeperiod=3)
+    features = FeatureSet([make(one) for one in inner for make in (partial(lag, n=20), partial(change, n=10))])
+    assert same(played(features, since), features.compute(since, BASE).values)
 
 
 def real_bars(count: int) -> Bars:
@@ -456,7 +488,7 @@ def test_restarting_at_anchors_hardly_changes_a_value(function: str) -> None:
     feature = talib_of(function)
     columns = np.array([getattr(bars[BASE], field)[:, 0] for field in FIELDS])
     anchored = FeatureSet([feature]).compute(bars, BASE).values[:, 0, 0]
-    full = feature.batch(columns, [0, 2600])
+    full = feature.batch(columns, [(0, 0, 2600)])
     assert np.array_equal(np.isnan(anchored), np.isnan(full))
     known = ~np.isnan(full)
     assert known.sum() > 2400

@@ -25,10 +25,11 @@ from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, topic_of
-from tradeloop.common.runtime.health import Health, HttpSettings, listening, serve
+from tradeloop.common.runtime.health import Health, HttpSettings, serve, starting
 from tradeloop.common.runtime.logs import configure_logging
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.server import listening
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import FeedStanding, Standing
 
@@ -354,7 +355,7 @@ def ask(port: int | None, path: str, method: str = "GET") -> tuple[int, str, byt
 
 @pytest.fixture
 def port(stand: Stand) -> Iterator[int | None]:
-    with listening(HttpSettings(port=0)) as endpoint:
+    with listening("127.0.0.1", 0, starting("it has not started")) as endpoint:
         endpoint.pages = stand.health.pages
         yield endpoint.port
 
@@ -371,11 +372,17 @@ def test_it_answers_over_http(stand: Stand, port: int) -> None:
     assert b"tradeloop_ready 1.0" in body
     assert json.loads(ask(port, "/build")[2]) == {"service": "counting", "version": "unknown", "commit": "abc"}
     assert ask(port, "/etc/passwd")[0] == 404
-    assert ask(port, "/live", "POST")[0] == 501
+    status, kind, body = ask(port, "/live", "POST")
+    assert (status, kind, json.loads(body)["detail"]) == (
+        405,
+        "application/problem+json",
+        "/live is asked with GET, HEAD",
+    )
+    assert ask(port, "/live", "BREW")[0] == 501
 
 
 def test_who_asks_and_says_nothing_keeps_nobody_waiting() -> None:
-    with listening(HttpSettings(port=0)) as endpoint:
+    with listening("127.0.0.1", 0, starting("it has not started")) as endpoint:
         assert endpoint.port is not None
         silent = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(20)]
         assert ask(endpoint.port, "/live")[0] == 200
@@ -387,14 +394,14 @@ def test_who_asks_and_says_nothing_keeps_nobody_waiting() -> None:
 
 def test_nothing_is_served_without_a_port() -> None:
     before = threading.active_count()
-    with listening(HttpSettings()) as endpoint:
+    with listening("127.0.0.1", None, {}) as endpoint:
         assert endpoint.port is None
         assert threading.active_count() == before
 
 
 def test_a_port_that_is_taken_is_the_users_affair(port: int) -> None:
     taken = pytest.raises(UserError, match=rf"cannot listen on 127\.0\.0\.1, port {port}: ")
-    with taken, listening(HttpSettings(port=port)):
+    with taken, listening("127.0.0.1", port, {}):
         pass
 
 

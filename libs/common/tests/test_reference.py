@@ -50,6 +50,8 @@ class Holding:
     missed: int = 0
     bars: int = 0
     """Bars since the position was opened or flipped."""
+    belongs: bool = True
+    """Whether it is a member of the universe."""
     order: float = 0.0
     verdict: Verdict = Verdict.UNCHANGED
     measured: float = 0.0
@@ -113,6 +115,8 @@ class AccountBook:
             one.order, one.verdict, one.measured, one.limit = 0.0, Verdict.UNCHANGED, 0.0, 0.0
             if self.halt is not Halt.NONE:
                 self._decide_halted(one, weight)
+            elif not one.belongs:
+                self._decide_outside(one, weight)
             elif not math.isnan(weight) and one.price is not None:
                 self._decide_one(one, weight, one.price)
         self._leverage()
@@ -122,6 +126,12 @@ class AccountBook:
             one.order, one.verdict = -one.units, Verdict.FLATTENED
         elif not math.isnan(weight) and weight != 0.0:
             one.deny(Verdict.HALTED, abs(weight), 0.0)
+
+    def _decide_outside(self, one: Holding, weight: float) -> None:
+        if one.units != 0.0:
+            one.order, one.verdict = -one.units, Verdict.LEFT_UNIVERSE
+        if not math.isnan(weight) and weight != 0.0 and abs(weight) >= self.band:
+            one.deny(Verdict.NOT_A_MEMBER, abs(weight), 0.0)
 
     def _decide_one(self, one: Holding, weight: float, price: float) -> None:
         if weight != 0.0 and abs(weight - one.value / self.equity) < self.band:
@@ -150,9 +160,11 @@ class AccountBook:
                 if one.verdict is Verdict.ORDERED and one.opens:
                     one.deny(Verdict.MAX_LEVERAGE, after / self.equity, self.limits.max_leverage)
 
-    def trade(self, bars: list[Quote | None]) -> None:
-        """Fill the orders at the open of the next bar, and value the book at its close."""
+    def trade(self, bars: list[Quote | None], members: list[bool]) -> None:
+        """Fill the orders at the open of the next bar, and value the book at its close, where these are members."""
         before = self.equity
+        for one, belongs in zip(self.holdings, members, strict=True):
+            one.belongs = belongs
         self.fees = self.slippage = self.funding = self.traded = 0.0
         for one, bar in zip(self.holdings, bars, strict=True):
             if bar is not None and one.order != 0.0:
@@ -244,6 +256,8 @@ class World:
     """By frame and instrument; None is a gap."""
     weights: list[list[list[float]]]
     """By frame, book and instrument."""
+    members: list[list[bool]]
+    """By frame and instrument."""
 
 
 def decimal(value: float) -> float:
@@ -289,7 +303,18 @@ def world(seed: int) -> World:
         capital,
         quotes(dice, levels, capital),
         [[weights(dice, count, leverage) for _ in range(BOOKS)] for _ in range(BARS)],
+        members(dice, count),
     )
+
+
+def members(dice: Dice, count: int) -> list[list[bool]]:
+    """The members of the universe: always all, in half of the worlds, or those who come and go."""
+    now, changes = [True] * count, dice.choice([0.0, 0.03])
+    found = []
+    for _ in range(BARS):
+        now = [not one if dice.uniform(0.0, 1.0) < changes else one for one in now]
+        found.append(now)
+    return found
 
 
 def quotes(dice: Dice, levels: list[float], capital: float) -> list[list[Quote | None]]:
@@ -326,7 +351,7 @@ def weights(dice: Dice, count: int, leverage: float) -> list[float]:
     return [dice.choice([side, dice.normal(0.0, 2.0 * leverage), math.nan]) for side in sides]
 
 
-def market(bars: list[list[Quote | None]]) -> Market:
+def market(bars: list[list[Quote | None]], members: list[list[bool]]) -> Market:
     """The bars as the simulator reads them; where there is none, prices repeat the last close."""
     rows, last = [], [math.nan] * len(bars[0])
     for row in bars:
@@ -339,7 +364,7 @@ def market(bars: list[list[Quote | None]]) -> Market:
             cells.append((bar.open, bar.close, math.nan if bar.volume is None else bar.volume, bar.funding_rate, True))
         rows.append(cells)
     open_, close, volume, funding, present = np.moveaxis(np.array(rows, dtype=np.float64), -1, 0)
-    return Market(open_, close, volume, funding, present.astype(np.bool_))
+    return Market(open_, close, volume, funding, present.astype(np.bool_), ~np.array(members))
 
 
 # --- one against the other ---------------------------------------------------------------------------------------
@@ -355,7 +380,7 @@ class Comparison:
     def __init__(self, seed: int) -> None:
         self.seed, self.world = seed, world(seed)
         w = self.world
-        self.market = market(w.bars)
+        self.market = market(w.bars, w.members)
         terms = {"capital": w.capital, "costs": w.costs, "limits": w.limits}
         self.simulator = Simulator(BOOKS, w.instruments, **terms, no_trade_band=w.band)  # type: ignore[arg-type]
         self.books = [
@@ -368,7 +393,7 @@ class Comparison:
         rows = np.zeros(BOOKS, dtype=np.int64)
         self.simulator.reset(self.market, rows)
         for book in self.books:
-            book.trade(self.world.bars[0])
+            book.trade(self.world.bars[0], self.world.members[0])
         for t in range(BARS - 1):
             self.simulator.decide(np.array(self.world.weights[t]))
             for n, book in enumerate(self.books):
@@ -379,7 +404,7 @@ class Comparison:
             self.simulator.fill_and_mark(self.market, rows)
             for n, book in enumerate(self.books):
                 before = [one.units for one in book.holdings]
-                book.trade(self.world.bars[t + 1])
+                book.trade(self.world.bars[t + 1], self.world.members[t + 1])
                 self.compare_marks(f"seed {self.seed}, bar {t + 1}, book {n}", n, book)
                 self.note(book, wanted[n], before)
 

@@ -99,11 +99,12 @@ def test_M11_tables_of_a_stack_from_before_are_handed_over(server: str) -> None:
         connection.execute("ALTER TABLE projects ADD COLUMN more text")
         connection.execute("INSERT INTO projects (name) VALUES ('one')")
         connection.execute("CREATE TABLE later (i int)")
-    with as_role(server, "training", "features") as connection:
-        assert connection.execute("SELECT name FROM projects").fetchall() == [("one",)]
-        assert connection.execute("SELECT i FROM later").fetchall() == []
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("INSERT INTO later VALUES (1)")
+    for reader in ("training", "inference"):
+        with as_role(server, reader, "features") as connection:
+            assert connection.execute("SELECT name FROM projects").fetchall() == [("one",)]
+            assert connection.execute("SELECT i FROM later").fetchall() == []
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("INSERT INTO later VALUES (1)")
 
 
 @pytest.mark.parametrize(

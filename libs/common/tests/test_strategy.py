@@ -20,6 +20,7 @@ from tradeloop.common.contracts.strategy import strategy_checks
 from tradeloop.common.contracts.strategy.features import features_ignore_another_future, features_restart
 from tradeloop.common.contracts.strategy.trial import Trial
 from tradeloop.common.errors import UserError
+from tradeloop.common.features.feature import Span
 from tradeloop.common.portfolio import RiskLimits
 from tradeloop.common.strategy import (
     Discrete,
@@ -486,7 +487,7 @@ def test_a_reward_that_cannot_travel_is_refused() -> None:
 class Centred(Feature):
     """Close less the mean of all closes, the future's among them."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         centred: Floats = columns[3] - columns[3].mean()
         return centred
 
@@ -498,8 +499,8 @@ class Centred(Feature):
 class Shifted(Feature):
     """The return of the next bar."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        returns = log_return(1).batch(columns, blocks)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        returns = log_return(1).batch(columns, spans)
         return np.append(returns[1:], returns[-1:])
 
     def state(self) -> Any:
@@ -510,7 +511,7 @@ class Shifted(Feature):
 class Peeking(Feature):
     """The higher close of two bars, the next one among them: mostly it says little about the next return."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         close = np.append(columns[3], columns[3, -1:])
         highest: Floats = np.maximum(close[:-1], close[1:])
         return highest
@@ -525,8 +526,8 @@ class Short(Feature):
 
     anchored: bool = False
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        return log_return(100).batch(columns, blocks)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        return log_return(100).batch(columns, spans)
 
     def state(self) -> Any:
         return log_return(100).state()
@@ -536,8 +537,8 @@ class Short(Feature):
 class Forgetful(Feature):
     """Its state is another feature than its batch."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        return log_return(2).batch(columns, blocks)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        return log_return(2).batch(columns, spans)
 
     def state(self) -> Any:
         return log_return(1).state()
@@ -679,6 +680,13 @@ def test_a_reward_that_asks_for_what_is_not_there_is_told_what_is() -> None:
 def test_features_of_the_reward_are_checked_as_others(features: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         strategy(features=[log_return(1)], reward_features=features)
+
+
+def test_features_have_no_role_in_the_simulator() -> None:
+    """A strategy does not choose what its fills cost."""
+    with pytest.raises(StrategyError, match=r"the simulator reads no features: .*slippage_bps") as caught:
+        Strategy("s", [log_return(1)], Calm(), market_features=[volatility(5)])
+    assert "\n" not in str(caught.value)
 
 
 @dataclass(frozen=True)

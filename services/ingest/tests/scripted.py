@@ -81,6 +81,8 @@ class ScriptedSource:
         self.asked = 0
         self.streams = 0
         self.fails: str = ""
+        self.only_closed = False
+        """Whether it promises closed bars alone."""
         self.start_us = START_US
         """When minute 0 opens."""
 
@@ -115,7 +117,7 @@ class ScriptedSource:
         self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
     ) -> ScriptedSource:
         self.streams += 1
-        self.events = [Connected(to_us(self.clock.now()))]
+        self.events = [Connected(to_us(self.clock.now()), self.only_closed)]
         return self
 
     def poll(self, timeout_s: float) -> Sequence[MarketEvent]:
@@ -150,7 +152,7 @@ class ScriptedSource:
         self.events.append(Disconnected(to_us(self.clock.now()), "the peer is gone"))
 
     def connect(self) -> None:
-        self.events.append(Connected(to_us(self.clock.now())))
+        self.events.append(Connected(to_us(self.clock.now()), self.only_closed))
 
 
 def universe(instruments: int = 1, higher: tuple[Timeframe, ...] = (), venue: str = "x") -> Universe:
@@ -271,5 +273,5 @@ class Stand:
 
 
 def plain(frame: BarFrame) -> BarFrame:
-    """A frame without whether it came late."""
-    return frame.model_copy(update={"catches_up": False})
+    """A frame without whether it came late, or first."""
+    return frame.model_copy(update={"catches_up": False, "begins": False})

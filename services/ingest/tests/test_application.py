@@ -33,10 +33,11 @@ from tradeloop.common.messages import (
     Message,
     ReplayRequested,
 )
-from tradeloop.common.messages.topics import dead_letter_topic, event_id, topic_of
+from tradeloop.common.messages.topics import dead_letter_topic, event_id, specs, topic_of
 from tradeloop.common.runtime.headers import ERROR
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest
 from tradeloop.ingest.config import Settings
@@ -149,8 +150,10 @@ class Stand:
         return [record for p, end in ends.items() for record in self.bus.read(p, 0, end)][-1].headers[ERROR]
 
     def frames(self, timeframe: Timeframe | None = None) -> list[BarFrame]:
+        """The frames, but for whether a run begins with them."""
         sent = [frame for frame in self.sent(BarFrame) if isinstance(frame, BarFrame)]
-        return [frame for frame in sent if timeframe in (None, frame.timeframe)]
+        plain = [frame.model_copy(update={"begins": False}) for frame in sent]
+        return [frame for frame in plain if timeframe in (None, frame.timeframe)]
 
 
 @pytest.fixture
@@ -299,6 +302,14 @@ def test_a_replay_publishes_the_range_in_order(make: Callable[..., Stand]) -> No
     assert not stand.ingest.pending()
 
 
+def test_a_run_begins_with_the_first_frame_of_a_replay(make: Callable[..., Stand]) -> None:
+    stand = make()
+    stand.store.write(Timeframe.M1, bars(range(60)))
+    stand.pump(replay(5, 30), replay(40, 50))
+    sent = [frame for frame in stand.sent(BarFrame) if isinstance(frame, BarFrame)]
+    assert [minute(frame) for frame in sent if frame.begins] == [5, 40]
+
+
 def test_what_closes_with_a_base_frame_goes_out_before_it(make: Callable[..., Stand]) -> None:
     stand = make()
     # START is 9:30. The hour's last minutes are missing, and so are those of 10:35.
@@ -422,9 +433,9 @@ def test_what_could_not_be_published_comes_again(make: Callable[..., Stand]) -> 
                 break
             published.append(message)
     history = stand.store.read(["x:A"], Timeframe.M1, 0, EVER)
-    assert [m for m in published if isinstance(m, BarFrame) and m.timeframe == Timeframe.M1] == list(
-        frames("u", Timeframe.M1, history)
-    )
+    first, *others = frames("u", Timeframe.M1, history)
+    expected = [first.model_copy(update={"begins": True}), *others]
+    assert [m for m in published if isinstance(m, BarFrame) and m.timeframe == Timeframe.M1] == expected
     assert len({event_id(message) for message in published}) == len(published)
     assert not stand.ingest.pending()
 
@@ -549,3 +560,66 @@ def test_a_replay_goes_on_behind_what_it_published_before_a_crash(make: Callable
         assert replayed() == whole[cut + 1 :]
     seen.newest_us = to_us(START)  # before the range: another replay's
     assert replayed() == whole
+
+
+def recorded() -> list[BarFrame]:
+    """A live run from minute 12 on, with a hole, corrections of old, and one of before the run's range."""
+    now = {frame.open_time: frame for frame in frames("u", Timeframe.M1, bars([*range(12, 30), *range(33, 60)]))}
+    corrected = {minute(one): one for one in frames("u", Timeframe.M1, bars(range(5, 60)))}
+    found = []
+    for frame in now.values():
+        found.append(frame.model_copy(update={"live": True, "catches_up": minute(frame) % 7 == 0}))
+        if minute(frame) == 35:
+            found.append(next(frames("u", Timeframe.M5, bars(range(30, 34)))).model_copy(update={"live": True}))
+        for old in {14: (6, 13), 36: (20, 31), 50: (20, 49)}.get(minute(frame), ()):
+            bar = corrected[old].bars[0].model_copy(update={"volume": float(minute(frame))})
+            told = {"bars": (bar,), "revision": 1 + (old == 20 and minute(frame) == 50), "live": True}
+            found.append(corrected[old].model_copy(update=told))
+    return found
+
+
+def test_a_replay_of_a_record_sends_it_again_in_its_order_and_stores_it_first(make: Callable[..., Stand]) -> None:
+    stand, live, seen = make(), MemoryBus(), Seen()
+    live.create_topics(specs({}))
+    for one in recorded():
+        live.producer().publish(topic_of(BarFrame).name, one.key, one.encode(), {})
+    stored = bars(range(5, 12))
+    stand.store.write(Timeframe.M1, stored)
+
+    def replayed(start: int, end: int) -> list[BarFrame]:
+        ingest = Ingest(
+            stand.store, read_blocks, seen, stand.clock, chunk_frames=7, window_frames=99, record=BusFrames(live)
+        )
+        assert list(ingest.handle(replay(start, end), HERE)) == []
+        sent: list[BarFrame] = []
+        while ingest.pending():
+            for message in ingest.advance():
+                assert isinstance(message, BarFrame)
+                there = stand.store.read(
+                    ["x:A"], message.timeframe, to_us(message.open_time), to_us(message.close_time)
+                )
+                assert there.present.all()
+                sent.append(message)
+        return sent
+
+    def told(one: BarFrame, begins: bool = False) -> BarFrame:
+        return one.model_copy(update={"live": False, "catches_up": False, "begins": begins})
+
+    base = [one for one in recorded() if one.timeframe is Timeframe.M1 and not one.revision]
+    first, last = (next(n for n, one in enumerate(recorded()) if one == wanted) for wanted in (base[3], base[-4]))
+    part = [told(one, begins=not n) for n, one in enumerate(recorded()[first : last + 1])]
+    assert replayed(15, 57) == part
+    assert [minute(one) for one in part if one.revision] == [20, 31, 20, 49]
+    for old, volume in ((20, 50.0), (31, 36.0), (49, 50.0)):
+        at_us = to_us(START + timedelta(minutes=old))
+        assert stand.store.read(["x:A"], Timeframe.M1, at_us, at_us + 1).volume[0, 0] == volume
+
+    before = replayed(5, 57)  # what the record lacks is taken from the store
+    assert [minute(one) for one in before if one.timeframe is Timeframe.M1][:7] == list(range(5, 12))
+    assert [minute(one) for one in before if one.begins] == [5]
+    assert before[-len(recorded()[: last + 1]) :] == [told(one) for one in recorded()[: last + 1]]
+
+    for cut in (0, 5, 20, len(part) - 2):
+        if not part[cut].revision and part[cut].timeframe is Timeframe.M1:
+            seen.newest_us = to_us(part[cut].open_time)
+            assert replayed(15, 57) == part[cut + 1 :]

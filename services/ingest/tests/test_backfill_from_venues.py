@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
@@ -257,4 +257,83 @@ def test_a_venue_is_asked_in_a_thread_of_its_own(tmp_path: Path) -> None:
         assert monotonic() < deadline_s
         stand.runner.step(0.01)
     assert_stored(stand, "x:A", range(500))
+    stand.runner.close()
+
+
+def test_ranges_are_mended_whatever_was_fetched_and_go_out_again(stand: Stand) -> None:
+    of = universe(1, (Timeframe.H1,))
+    wrong = truth("x:A", 40).model_copy(update={"high": 900.0})
+    stand.source.without = {("x:A", minute) for minute in range(70, 73)}
+    stand.source.corrected = {("x:A", 40): wrong}
+    stand.completed(asked(of, 0, 240, "first"))
+    span = TimeRange(start=START, end=START + timedelta(minutes=240))
+    stand.send(ReplayRequested(request_id="r", universe=of, range=span))
+    stand.until(lambda: len(all_messages(stand.bus, BarFrame)) == 237 + 4)
+
+    def mended(request_id: str, *minutes: tuple[int, int]) -> BackfillCompleted:
+        ranges = [TimeRange(start=START + a * M1.delta, end=START + b * M1.delta) for a, b in minutes]
+        request = asked(of, minutes[0][0], minutes[-1][1], request_id)
+        return stand.completed(request.model_copy(update={"anew": {"x:A": tuple(ranges)}}))
+
+    stand.source.without, stand.source.corrected = set(), {}
+    done = mended("mend", (40, 41), (70, 73))
+    assert done.remarks == (
+        f"x:A, 2024-01-01 00:40:00: changed: high 900 becomes {truth('x:A', 40).high:.10g}",
+        "x:A, 2024-01-01 01:10:00 to 2024-01-01 01:12:00: 3 bars added that were missing",
+    )
+    assert_stored(stand, "x:A", range(240))
+    base = stand.store.read(of.ids, M1, -EVER_US, EVER_US)
+    hours, expected = stand.store.read(of.ids, Timeframe.H1, -EVER_US, EVER_US), resample(base, M1, Timeframe.H1)
+    assert np.array_equal(hours.high, expected.high)
+    assert np.array_equal(hours.volume, expected.volume)
+    revised = {(one.timeframe, one.open_time) for one in all_messages(stand.bus, BarFrame) if one.revision}
+    hour = timedelta(hours=1)
+    assert revised == {(M1, START + 40 * M1.delta), (Timeframe.H1, START), (Timeframe.H1, START + hour)}
+    # Asked once more it changes nothing.
+    again = mended("again", (40, 41), (70, 73))
+    assert all(line.endswith("the source has it as it is stored") for line in again.remarks)
+    assert len([one for one in all_messages(stand.bus, BarFrame) if one.revision]) == 3
+
+
+def test_bars_that_do_not_fit_those_beside_them_are_not_taken(stand: Stand) -> None:
+    of = universe()
+    stand.source.without = {("x:A", minute) for minute in range(70, 73)}
+    stand.completed(asked(of, 0, 240, "first"))
+    stand.source.without = set()
+    stand.source.corrected = {
+        ("x:A", minute): truth("x:A", minute).model_copy(
+            update={name: getattr(truth("x:A", minute), name) * 2 for name in ("open", "high", "low", "close")}
+        )
+        for minute in range(240)
+    }
+    span = TimeRange(start=START + 70 * M1.delta, end=START + 73 * M1.delta)
+    request = asked(of, 70, 73, "mend").model_copy(update={"anew": {"x:A": (span,)}})
+    [line] = stand.completed(request).remarks
+    assert "left as it is: prices beside it differ by 100.00% from the source's" in line
+    assert len(stand.store.read(of.ids, M1, -EVER_US, EVER_US)) == 237
+    unknown = request.model_copy(update={"request_id": "unknown", "anew": {"x:B": (span,)}})
+    assert "it lacks x:B, to be mended" in stand.refused(unknown)
+
+
+def test_days_of_a_backfill_begin_where_the_market_has_them(tmp_path: Path) -> None:
+    """Windows of the backfill end within days, and clocks change in them."""
+    stand = Stand(tmp_path)
+    begins = datetime(2024, 3, 4, tzinfo=UTC)
+    stand.clock.advance((begins + timedelta(days=15) - stand.clock.now()) / timedelta(seconds=1))
+    longer = (Timeframe.H4, Timeframe.D1, Timeframe.W1)
+    of = universe(1, longer)
+    fx = of.model_copy(update={"instruments": (Instrument(id="x:A", calendar="fx"),)})
+    span = TimeRange(start=begins + timedelta(hours=30), end=begins + timedelta(days=14))
+    stand.completed(BackfillRequested(request_id="later", universe=fx, range=span))
+    # Earlier bars complete the day and the week with which those began.
+    whole = span.model_copy(update={"start": begins})
+    stand.completed(BackfillRequested(request_id="whole", universe=fx, range=whole))
+    base = stand.store.read(["x:A"], M1, -EVER_US, EVER_US)
+    assert len(base) == 14 * 24 * 60
+    for timeframe in longer:
+        expected = resample(base, M1, timeframe, days=fx.days)
+        found = stand.store.read(["x:A"], timeframe, -EVER_US, EVER_US)
+        assert found.open_us.tolist() == expected.open_us.tolist()
+        for name in ("open", "high", "low", "close", "volume"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), (timeframe, name)
     stand.runner.close()

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tradeloop.common.bar_store.memory import MemoryBarStore
+from tradeloop.common.clock import ManualClock
 from tradeloop.common.market import (
     BarArrays,
     Instrument,
@@ -21,6 +23,7 @@ from tradeloop.common.market import (
     to_us,
 )
 from tradeloop.common.messages import BarFrame
+from tradeloop.ingest.application.replay import resumed
 from tradeloop.ingest.domain import Gate, Refused, Resampler, corrections, frames, together
 
 MINUTE = Timeframe.M1.us
@@ -263,3 +266,43 @@ def test_parts_are_put_on_one_grid() -> None:
     assert both.instruments == ("x:A", "x:B")
     assert both.present.tolist() == [[True, False], [True, True], [False, True]]
     assert both.volume[:2, 0].tolist() == a.volume[:, 0].tolist()
+
+
+DAYS_AND_WEEKS = (Timeframe.M30, Timeframe.H4, Timeframe.D1, Timeframe.W1)
+
+
+@given(
+    st.sampled_from(["fx", "XNYS", "XLON", "XTAE", "continuous"]),
+    st.sampled_from([datetime(2024, 3, 10, tzinfo=UTC), datetime(2024, 10, 27, tzinfo=UTC)]),
+    st.sampled_from([1.0, 0.6, 0.03]),
+    st.integers(0, 2**32),
+    st.lists(st.integers(0, 900), max_size=4).map(sorted),
+)
+@settings(max_examples=25, deadline=None)
+def test_days_of_a_market_stream_over_restarts_as_in_a_batch(
+    calendar: str, around: datetime, keep: float, seed: int, restarts: list[int]
+) -> None:
+    """Clocks change on the way; the process is killed at some frames, and resumes from what is stored."""
+    rng = np.random.default_rng(seed)
+    quarters = np.flatnonzero(rng.random(10 * 96) < keep).tolist()
+    one = {**series(quarters, seed)}
+    one["open_us"] = one["open_us"] * 15 + to_us(around - timedelta(days=6))
+    bars = align(("x:A",), Timeframe.M15, [one])
+    market = Universe(
+        name="u",
+        instruments=(Instrument(id="x:A", calendar=calendar),),
+        timeframe=Timeframe.M15,
+        higher_timeframes=DAYS_AND_WEEKS,
+    )
+    base, store = list(frames("u", Timeframe.M15, bars)), MemoryBarStore(ManualClock(around))
+    resampler, sent = Resampler(market), list[BarFrame]()
+    for number, frame in enumerate(base):
+        if number in restarts:
+            resampler = resumed(store, market, to_us(frame.open_time))
+        sent += resampler.feed(frame)
+        store.write(Timeframe.M15, bars.slice(number, number + 1))
+    for timeframe in DAYS_AND_WEEKS:
+        batch = list(frames("u", timeframe, resample(bars, Timeframe.M15, timeframe, days=market.days)))
+        assert [frame for frame in sent if frame.timeframe is timeframe] == batch
+    closes = [(frame.close_time, frame.timeframe.us) for frame in sent]
+    assert closes == sorted(closes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import timedelta
 
 import numpy as np
 import pytest
 
-from services.ingest.tests.scripted import START, Stand, plain, truth, universe
-from tradeloop.common.market import Timeframe
+from services.ingest.tests.scripted import M1, START, START_US, ScriptedSource, Stand, plain, streamed, truth, universe
+from tradeloop.common.clock import ManualClock
+from tradeloop.common.market import Instrument, Membership, Timeframe, to_us
 from tradeloop.common.messages import BarFrame
+from tradeloop.ingest.application.live import LivePolicy
+from tradeloop.ingest.application.live.history import Answer, Asker, Question
+from tradeloop.ingest.application.live.line import Line, Manner
 
 
 def run_minutes(stand: Stand, first: int, last: int, *instruments: str) -> None:
@@ -118,6 +123,20 @@ def test_a_frame_waits_no_longer_than_grace_and_names_what_is_missing() -> None:
     assert stand.stored(0, 4) == [bar for minute in range(4) for bar in stand.expected(minute).bars]
 
 
+def test_what_is_no_member_holds_up_no_frame_and_is_not_missing() -> None:
+    stays = Membership(start=START - timedelta(days=1), end=START + timedelta(minutes=3))
+    members = {"x:A": (Membership(start=stays.start),), "x:B": (stays,)}
+    stand = Stand(universe(2).model_copy(update={"members": members}))
+    stand.ask()
+    run_minutes(stand, 0, 3)
+    stand.source.down = True
+    run_minutes(stand, 3, 4, "x:A")
+    told = [([bar.instrument for bar in one.bars], one.missing, one.outside) for one in stand.frames()]
+    # At the close of the third minute it has just left; it may have a bar there nevertheless.
+    assert told == [(["x:A", "x:B"], (), ())] * 2 + [(["x:A", "x:B"], (), ("x:B",)), (["x:A"], (), ("x:B",))]
+    assert stand.count("bar_missing") == 0
+
+
 def test_after_a_reconnection_the_hole_is_filled_before_live_bars_go_on() -> None:
     stand = Stand(universe(2))
     stand.ask()
@@ -141,6 +160,63 @@ def test_after_a_reconnection_the_hole_is_filled_before_live_bars_go_on() -> Non
     late = [one.open_time for one in stand.frames() if one.catches_up]
     assert late == [START + timedelta(minutes=n) for n in range(3, 19)], "nobody trades at the prices of then"
     assert next(iter(stand.ingest.feeds())).stale_since is None
+
+
+def test_a_bar_that_no_one_stored_before_a_restart_is_found_after_it() -> None:
+    """The frame went out without the only bar of an instrument; then the process was killed."""
+    stand = Stand(universe(2))
+    stand.ask()
+    stand.source.without = {("x:B", 0)}
+    run_minutes(stand, 0, 1, "x:A")
+    stand.until(1.5)
+    assert [one.missing for one in stand.frames()] == [("x:B",)]
+    stand.start()
+    stand.source.without = set()
+    stand.until(5)
+    (late,) = [one for one in stand.revisions() if one.open_time == START]
+    assert plain(late) == stand.expected(0).model_copy(update={"revision": 1})
+
+
+@pytest.mark.parametrize(("promised", "most"), [(True, 2 * 8), (False, 3 * 8)])
+def test_bars_that_come_once_each_are_asked_for_only_where_something_speaks_against_them(
+    promised: bool, most: int
+) -> None:
+    """A stream of closed bars alone, promised or not: its silence in between is no reason to ask."""
+    stand = Stand(universe(8), LivePolicy(check_share=0.0))
+    stand.source.only_closed = promised
+    stand.ask()
+    stand.until(0.5)
+    for minute in range(40):
+        stand.until(minute + 1)
+        stand.clock.advance(0.05)
+        stand.source.put(minute, *stand.universe.ids)
+        stand.settle()
+        if minute == 20:
+            assert stand.count("history_asked") == stand.source.asked <= most
+    stand.source.disconnect()
+    stand.source.connect()
+    stand.until(41.5)
+    assert most < stand.source.asked <= most + 2 * 8, "a reconnection speaks against them"
+    is_true(stand, 0, 41)
+    assert stand.count("bar_missing") == 0
+
+
+def test_missing_bars_are_asked_for_in_a_stream_of_closed_ones() -> None:
+    """Four of five are missing, while the connection lives."""
+    stand = Stand(universe(2), LivePolicy(check_share=0.0))
+    stand.source.only_closed = True
+    stand.ask()
+    for minute in range(30):
+        stand.until(minute + 1)
+        stand.clock.advance(0.05)
+        for place, name in enumerate(stand.universe.ids):
+            if minute % 5 == place:
+                stand.source.put(minute, name)
+        stand.settle()
+    stand.until(30.5)
+    is_true(stand, 0, 30)
+    assert stand.count("bar_filled") >= 2 * 24
+    assert stand.count("bar_missing") == 0
 
 
 @pytest.mark.parametrize("ahead_s", [-600.0, 600.0, 30.0])
@@ -282,3 +358,46 @@ def test_a_kill_anywhere_loses_nothing_and_doubles_nothing(seed: int) -> None:
     by_identity: dict[str, BarFrame] = {}
     for one in stand.published():
         assert by_identity.setdefault(one.identity, one) == one
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_bars_that_close_while_a_history_is_slow_are_kept_and_it_is_not_asked_again(promised: bool) -> None:
+    """Many instruments, and each waits fifty bars long for its turn."""
+    length = M1.us
+    pace = LivePolicy(fill_s=3600.0).pace(M1)
+    manner = Manner()
+    manner.begins(promised)
+    lines = [Line(Instrument(id=f"x:{n}"), M1, pace, manner, START_US - length, 0, START_US) for n in range(20)]
+    for line in lines:
+        line.interrupted(START_US, begins=True)
+        assert line.asks(START_US, START_US, None) == (START_US - length, START_US - length + 1)
+    for minute in range(50):
+        at_us = START_US + (minute + 1) * length
+        for line in lines:
+            name = line.instrument.id
+            assert line.take(streamed(truth(name, minute), at_us - length, at_us, True), at_us, at_us)
+            assert line.holds_up(at_us - length, at_us + length - 1), "its frame waits for the first answer"
+    now_us = START_US + 50 * length
+    for line in lines:
+        name = line.instrument.id
+        line.settle(
+            {START_US + n * length: truth(name, n) for n in range(-1, 25)},
+            START_US - length,
+            START_US + 25 * length,
+            now_us,
+        )
+    for line in lines[1:]:
+        assert sorted(line.closed) == [START_US + n * length for n in range(-1, 50)]
+        assert line.asks(now_us, START_US, None) is None
+
+
+def test_a_question_that_had_to_wait_is_for_what_closed_meanwhile_too() -> None:
+    clock = ManualClock(START + timedelta(minutes=10))
+    source = ScriptedSource(clock)
+    asker = Asker(source, lambda: to_us(clock.now()), threaded=False)
+    answers: deque[Answer] = deque()
+    put_us = to_us(clock.now())
+    clock.advance(180.0)
+    asker.ask(Question("settle", answers, "x", Instrument(id="x:A"), M1, START_US, START_US + 9 * M1.us + 1, put_us))
+    asker.ask(Question("check", answers, "x", Instrument(id="x:A"), M1, START_US, START_US + 9 * M1.us + 1, put_us))
+    assert [one.bars is not None and len(one.bars["open_us"]) for one in answers] == [13, 10]

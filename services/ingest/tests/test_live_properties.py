@@ -93,4 +93,4 @@ def test_nothing_untrue_goes_out(script: list[list[tuple[str, str, bool]]], clos
 
 def replace_frame(frame: BarFrame) -> BarFrame:
     """A frame without how and when it went out."""
-    return frame.model_copy(update={"revision": 0, "catches_up": False})
+    return frame.model_copy(update={"revision": 0, "catches_up": False, "begins": False})

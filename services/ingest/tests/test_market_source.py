@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
 from tradeloop.common.sql.migrations import migrate
 from tradeloop.ingest.adapters.fetched_versions import SCHEMA
-from tradeloop.ingest.adapters.sections import CcxtSection, Sources
+from tradeloop.ingest.adapters.sections import AlpacaSection, CcxtSection, IbSection, MassiveSection, Sources
 from tradeloop.ingest.adapters.simulated_market import SimulatedMarket
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import open_source
@@ -34,6 +34,7 @@ from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
+from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 from tradeloop.ingest.ports import (
     Channel,
     Connected,
@@ -53,17 +54,45 @@ from tradeloop.ingest.ports import (
 
 NOW = datetime(2024, 1, 4, 0, 0, 30, tzinfo=UTC)
 START = datetime(2024, 1, 2, tzinfo=UTC)
-FAST: Sources = {"binance": CcxtSection(requests_per_s=10_000)}
-FAULTS = {
-    "none": {},
-    "pages": {"page_limit": 7},
-    "storms": {"rate_limited": 0.3, "retry_after_s": 0.0},
-    "errors": {"server_errors": 0.3},
-    "garbled": {"garbled_answers": 0.3},
-    "no open bar": {"open_bar": False},
-    "repeated": {"repeated": 0.5},
-    "malformed": {"malformed": 0.0, "slow_s": 0.01},
+FAST: Sources = {
+    "binance": CcxtSection(requests_per_s=10_000),
+    "alpaca": AlpacaSection(requests_per_s=10_000),
+    "massive": MassiveSection(requests_per_s=10_000),
 }
+SOURCES = [
+    ("binance", "BTC/USDT"),
+    ("alpaca", "AAPL"),
+    ("alpaca", "BTC/USDT"),
+    ("massive", "AAPL"),
+    ("massive", "BTC/USDT"),
+]
+"""Each source on a network that the fake venue speaks as, with an instrument of each of its protocols."""
+CHANGED: dict[str, dict[str, object]] = {
+    "none": {},
+    "page_limit": {"page_limit": 7},
+    "open_bar": {"open_bar": False},
+    "slow_s": {"slow_s": 0.01},
+    "rate_limited": {"rate_limited": 0.3, "retry_after_s": 0.0},
+    "server_errors": {"server_errors": 0.3},
+    "garbled_answers": {"garbled_answers": 0.3},
+    "clock_ahead_s": {"clock_ahead_s": 20.0},
+    "repeated": {"repeated": 0.5},
+}
+STORMS = {"a storm": 429, "a ban": 418, "maintenance": 503}
+"""Refusals of the first requests, whatever they are, by their status."""
+ELSEWHERE = {
+    "requests_a_minute": "the answer is that of rate_limited, and a test would wait for a minute",
+    "retry_after_s": "a part of rate_limited",
+    "denied": "it is for good: test_brokers_say_that_credentials_or_a_permission_are_wrong, and that of ccxt",
+    "connection_limit": "one connection reaches none: test_sockets_refuse_in_the_words_of_their_protocol",
+    "symbol_limit": "one instrument reaches none: the same",
+    "disconnects": "frames are lost, and the history decides: test_live_networks",
+    "malformed": "the same; that they are told: test_malformed_frames_are_told_and_the_others_come_all_the_same",
+    "missing": "the same",
+    "reordered": "a bar may be on its way when the check ends: test_live_networks",
+    "lying_closed": "the stream is the venue's word; the feed doubts it: test_live_networks",
+}
+"""The faults that the contract of a single source cannot meet, with the reason and where they are met."""
 
 
 @contextmanager
@@ -110,17 +139,35 @@ def test_the_simulated_source_keeps_the_contract(check: Callable[[MarketOnTrial]
     check(simulated())
 
 
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-def test_ccxt_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float]) -> None:
+def test_every_fault_of_the_fake_venue_is_met_or_named() -> None:
+    known = {one.name for one in fields(Faults) if one.init} - {"seed"}
+    assert known == (CHANGED.keys() | STORMS.keys() | ELSEWHERE.keys()) - {"none", "a storm", "a ban"}
+
+
+@pytest.mark.usefixtures("_credentials")
+@pytest.mark.parametrize(
+    ("name", "symbol", "fault"),
+    # A ban is a word of Binance alone.
+    [(*one, fault) for one in SOURCES for fault in (*CHANGED, *STORMS) if fault != "a ban" or one[0] == "binance"],
+)
+def test_sources_on_networks_keep_the_contract_whatever_the_venue_does(name: str, symbol: str, fault: str) -> None:
     with fake_venue() as venue:
-        venue.faults.change(**faults)
-        check_market_source(ccxt(venue, hours=2 if "page_limit" in faults else 30))
+        on_trial = broker(venue, name, symbol, hours=2 if fault == "page_limit" else 30)
+        if fault in CHANGED:
+            venue.faults.change(**CHANGED[fault])
+            check_market_source(on_trial)
+            return
+        venue.faults.change(retry_after_s=0.0)
+        for check in MARKET_SOURCE_CHECKS:
+            venue.faults.storm(5, STORMS[fault])
+            check(on_trial)
+        assert venue.served[f"status {STORMS[fault]}"] >= 5 * len(MARKET_SOURCE_CHECKS) - 5
 
 
 def broker(venue: FakeVenue, name: str, symbol: str, hours: int = 30) -> MarketOnTrial:
     return replace(
         ccxt(venue, hours),
-        open=lambda: open_source(name, {}, SystemClock(), url=venue.url),
+        open=lambda: open_source(name, FAST, SystemClock(), url=venue.url),
         symbol=symbol,
         truth=lambda start_us, end_us: venue.market.bars(symbol, "1m", start_us, end_us).series(),
     )
@@ -134,48 +181,17 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_credentials")
-@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-def test_alpaca_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
-    with fake_venue() as venue:
-        venue.faults.change(**faults)
-        check_market_source(broker(venue, "alpaca", symbol, hours=2 if "page_limit" in faults else 30))
-
-
-@pytest.mark.usefixtures("_credentials")
-def test_alpaca_says_that_credentials_or_a_permission_are_wrong() -> None:
+@pytest.mark.parametrize("name", ["alpaca", "massive"])
+def test_brokers_say_that_credentials_or_a_permission_are_wrong(name: str) -> None:
     with (
         FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
-        closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source,
-        pytest.raises(UserError, match="alpaca refuses the credentials"),
+        closing(open_source(name, {}, SystemClock(), url=venue.url)) as source,
+        pytest.raises(UserError, match=f"{name} refuses the credentials"),
     ):
         source.instruments(["AAPL"])
-    with fake_venue() as venue, closing(open_source("alpaca", {}, SystemClock(), url=venue.url)) as source:
+    with fake_venue() as venue, closing(open_source(name, {}, SystemClock(), url=venue.url)) as source:
         venue.faults.change(denied=True)
-        with pytest.raises(UserError, match="alpaca denies permission"):
-            source.instruments(["AAPL"])
-
-
-@pytest.mark.usefixtures("_credentials")
-@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USDT"])
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-def test_massive_keeps_the_contract_whatever_the_venue_does(faults: dict[str, float], symbol: str) -> None:
-    with fake_venue() as venue:
-        venue.faults.change(**faults)
-        check_market_source(broker(venue, "massive", symbol, hours=2 if "page_limit" in faults else 30))
-
-
-@pytest.mark.usefixtures("_credentials")
-def test_massive_says_that_credentials_or_a_permission_are_wrong() -> None:
-    with (
-        FakeVenue(Market(clock=VenueClock(NOW, speed=0.0)), credentials={"another": "secret"}) as venue,
-        closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source,
-        pytest.raises(UserError, match="massive refuses the credentials"),
-    ):
-        source.instruments(["AAPL"])
-    with fake_venue() as venue, closing(open_source("massive", {}, SystemClock(), url=venue.url)) as source:
-        venue.faults.change(denied=True)
-        with pytest.raises(UserError, match="massive denies permission"):
+        with pytest.raises(UserError, match=f"{name} denies permission"):
             source.instruments(["AAPL"])
 
 
@@ -203,6 +219,36 @@ def test_brokers_stream_stocks_beside_crypto_and_come_back(name: str, channels: 
                     raise AssertionError(f"of {wanted} not all came")
                 venue.faults.disconnect_now()
                 polled(stream, has(Disconnected))
+
+
+IB_FAULTS = {**{name: CHANGED[name] for name in CHANGED if name != "page_limit"}, "disconnects": {"disconnects": 0.2}}
+"""Those of a TWS: it has no pages that it could cut short."""
+
+
+@pytest.mark.parametrize("faults", IB_FAULTS.values(), ids=IB_FAULTS)
+def test_interactive_brokers_keeps_the_contract_whatever_the_venue_does(faults: dict[str, object]) -> None:
+    now = datetime(2024, 1, 4, 16, 0, 30, tzinfo=UTC)  # while New York trades
+    with FakeTws(Market(clock=VenueClock(now, speed=0.0))) as tws:
+        tws.faults.change(**faults)
+
+        def truth(start_us: int, end_us: int) -> Series:
+            bars = tws.market.bars("AAPL", "1m", start_us, end_us).series()
+            hours = (bars["open_us"] // 60_000_000) % 1440  # in winter, from 14:30 to 21:00 UTC
+            return {name: column[(hours >= 870) & (hours < 1260)] for name, column in bars.items()}
+
+        check_market_source(
+            MarketOnTrial(
+                open=lambda: open_source("ib", {"ib": IbSection(pace=0.001)}, SystemClock(), url=tws.url),
+                symbol="AAPL",
+                timeframe=Timeframe.M1,
+                start_us=to_us(START),
+                end_us=to_us(START + timedelta(hours=40)),
+                truth=truth,
+                now_us=tws.market.now_us,
+                advance=tws.advance,
+                streams=False,
+            )
+        )
 
 
 def polled(stream: MarketStream, enough: Callable[[Sequence[MarketEvent]], bool]) -> list[MarketEvent]:

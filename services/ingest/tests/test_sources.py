@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tradeloop.common.clock import SystemClock
+from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import UserError
+from tradeloop.ingest.adapters.http import Throttle
 from tradeloop.ingest.adapters.sections import CcxtSection, Reference, SimulatedSection
 from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import (
@@ -91,3 +93,29 @@ def test_a_secret_is_read_from_where_it_is(tmp_path: Path, monkeypatch: pytest.M
         Reference(env="NO_SUCH_KEY").read("x")
     with pytest.raises(UserError, match="cannot be read"):
         Reference(file=tmp_path / "none").read("x")
+
+
+def test_requests_keep_to_their_rate_after_a_burst() -> None:
+    clock, waited = ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), list[float]()
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        clock.advance(seconds)
+
+    throttle = Throttle(3.0, clock, wait)
+    began_s = clock.monotonic()
+    for _ in range(198):
+        throttle.take()
+    assert clock.monotonic() - began_s == pytest.approx(60.0), "Alpaca lets 200 through in a minute"
+    assert len(waited) == 198 - 18
+    slow = Throttle(5 / 60, clock, wait)
+    began_s = clock.monotonic()
+    for _ in range(5):
+        slow.take()
+    assert clock.monotonic() - began_s == pytest.approx(48.0)
+    clock.advance(1000.0)
+    del waited[:]
+    slow.take()
+    assert not waited, "a rest is not made up for by more than a burst"
+    slow.take()
+    assert waited == [pytest.approx(12.0)]

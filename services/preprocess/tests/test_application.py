@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -204,18 +204,27 @@ def stored(bars: dict[Timeframe, BarArrays]) -> CountingBarStore:
 
 
 def service(
-    bars: CountingBarStore, features: MemoryFeatureStore | None = None, strategies: Sequence[str] = ("s",)
+    bars: CountingBarStore,
+    features: MemoryFeatureStore | None = None,
+    strategies: Sequence[str] = ("s",),
+    sent: Sequence[BarFrame] = (),
 ) -> Preprocess:
     pairs = [(UNIVERSE, name) for name in strategies]
     clock = ManualClock(from_us(START_US) + timedelta(days=365))
-    return Preprocess(pairs, STRATEGIES.__getitem__, bars, features or MemoryFeatureStore(), clock, NothingSent())
+    return Preprocess(pairs, STRATEGIES.__getitem__, bars, features or MemoryFeatureStore(), clock, AllSent(sent))
 
 
-class NothingSent:
-    """No frame went out before."""
+class AllSent:
+    """All frames of a market went out, in their order, whoever handled them."""
 
-    def before(self, position: LogPosition, universe: Universe, open_us: int) -> int | None:
-        return None
+    def __init__(self, frames: Sequence[BarFrame]) -> None:
+        self._frames = frames
+
+    def before(self, position: LogPosition, universe: Universe, open_us: int) -> Iterator[BarFrame]:
+        for i, one in enumerate(self._frames):
+            if one.timeframe is BASE and not one.revision and to_us(one.open_time) == open_us:
+                return reversed(self._frames[:i])
+        return iter(())
 
 
 def answered(preprocess: Preprocess, asked: PreprocessRequested) -> list[Message]:
@@ -261,13 +270,13 @@ def test_frames_give_the_same_features_whenever_and_however_often_they_come(seed
     """Redelivery, replays of any range, and what another consumer had meanwhile; each with or without a restart."""
     bars = market(seed, 900)
     expected = SET.compute(bars, BASE).values
-    store = stored(bars)
-    preprocess = service(store)
+    store, sent = stored(bars), feed(bars) if data.draw(st.booleans()) else ()
+    preprocess = service(store, sent=sent)
     for _ in range(6):
         start = data.draw(st.integers(0, 899))
         stop = min(900, start + data.draw(st.integers(1, 12)))
         if data.draw(st.booleans()):
-            preprocess = service(store)
+            preprocess = service(store, sent=sent)
         assert same(values_of(published(preprocess, feed(bars, start, stop))), expected[start:stop])
 
 
@@ -279,7 +288,7 @@ def test_frames_that_another_consumer_took_are_read_from_the_store(seed: int, se
     expected = dict(zip(bars[BASE].close_us.tolist(), SET.compute(bars, BASE).values, strict=True))
     frames = feed(bars, 600, 600 + len(seen))[: len(seen)]
     mine = [one for one, here in zip(frames, seen, strict=True) if here]
-    for message in published(service(stored(bars)), mine):
+    for message in published(service(stored(bars), sent=feed(bars)), mine):
         assert same(values_of([message])[0], expected[to_us(message.time)])
 
 
@@ -302,15 +311,15 @@ def test_the_store_is_asked_only_where_frames_do_not_follow() -> None:
     base = align(UNIVERSE.ids, BASE, series)
     bars = {BASE: base, HIGHER: resample(base, BASE, HIGHER)}
     store = stored(bars)
-    preprocess = service(store)
+    preprocess = service(store, sent=feed(bars))
     published(preprocess, feed(bars, 0, 1))
     opening = store.reads
     published(preprocess, feed(bars, 1, 200))
     assert store.reads == opening
     published(preprocess, feed(bars, 200, 300))
-    assert store.reads == opening + 1, "a gap in the market costs one look"
+    assert store.reads == opening, "a gap in the market costs a look at the frames alone"
     published(preprocess, feed(bars, 100, 150))
-    assert store.reads == 2 * opening + 1
+    assert store.reads == 2 * opening + 1, "the store is looked at for frames that it lacks"
 
 
 def test_the_newest_features_go_online_once() -> None:
@@ -356,6 +365,76 @@ def test_a_correction_publishes_nothing_and_counts_from_then_on() -> None:
     expected = SET.compute({**bars, BASE: corrected}, BASE).values[50:52]
     assert same(values_of(after), expected)
     assert not same(expected, SET.compute(bars, BASE).values[50:52])
+
+
+def lived(seed: int) -> tuple[CountingBarStore, list[BarFrame], dict[int, Floats]]:
+    """A stretch of a live feed: what is stored at its end, the frames as they went out, and the features by close.
+
+    Bars are wrong at first, or late, or their whole frame is, until they are stored as they are and announced. In its
+    middle the feed rests, and what was missed is stored and never goes out.
+    """
+    rng, true = np.random.default_rng(seed), market(seed, 860, gap=0.01, missing=0.1)[BASE]
+    close, present = true.close.copy(), true.present.copy()
+    began, rest = 620, range(740, 760)
+    wrong = [t for t in range(began, len(true)) if {t - 1, t, t + 1}.isdisjoint(rest) and rng.random() < 0.15]
+    for t in wrong:
+        kind = rng.integers(3)
+        close[t] *= 1.001 if kind == 0 else 1.0
+        present[t] &= (np.arange(len(UNIVERSE.ids)) == np.argmax(present[t])) & (kind < 2)
+    store, sent, features = CountingBarStore(), list[BarFrame](), dict[int, Floats]()
+    preprocess = service(store, sent=sent)
+
+    def known(stop: int) -> BarArrays:
+        bars = replace(true, close=close, high=np.maximum(true.high, close), present=present).slice(0, stop)
+        return bars.frames(np.flatnonzero(bars.present.any(axis=1)))
+
+    def send(*frames: BarFrame) -> None:
+        for one in frames:
+            sent.append(one)
+            for message in published(preprocess, [one]):
+                features[to_us(message.time)] = values_of([message])[0]
+
+    def store_all(stop: int, closed_us: int, revision: int) -> BarArrays:
+        bars = known(stop)
+        store.write(
+            BASE,
+            bars if stop == began + 1 else bars.frames(np.flatnonzero(bars.open_us >= true.open_us[began])),
+            revision,
+        )
+        higher = resample(known(stop), BASE, HIGHER, closed_us)
+        store.write(HIGHER, higher, revision)
+        return higher
+
+    for t in range(began, len(true)):
+        higher, close_us = store_all(t + 1, int(true.close_us[t]), 0), int(true.close_us[t])
+        if t in rest or not present[t].any():
+            continue
+        for j in np.flatnonzero(higher.close_us <= close_us)[-4:]:
+            if not any(one.timeframe is HIGHER and to_us(one.open_time) == higher.open_us[j] for one in sent):
+                send(frame(HIGHER, higher, int(j)))
+        row = len(known(t + 1)) - 1
+        send(frame(BASE, known(t + 1), row).model_copy(update={"begins": t in (began, rest.stop)}))
+        for late in [one for one in wrong if one < t and (rng.random() < 0.2 or t == rest.start - 1)]:
+            wrong.remove(late)
+            close[late], present[late] = true.close[late], true.present[late]
+            revision = len(sent)  # whatever is stored now takes the place of what was
+            higher = store_all(t + 1, close_us, revision)
+            row = int(np.flatnonzero(known(t + 1).open_us == true.open_us[late])[0])
+            send(frame(BASE, known(t + 1), row, revision))
+            j = int(np.searchsorted(higher.close_us, true.close_us[late]))
+            if j < len(higher) and higher.open_us[j] + HIGHER.us >= true.close_us[late]:
+                send(frame(HIGHER, higher, j, revision))
+    return store, sent, features
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_corrected_later_changes_nothing_of_what_is_handled_again(seed: int) -> None:
+    """A process that died anywhere finds a store that is ahead of the frames that it handles."""
+    store, sent, features = lived(seed)
+    assert sum(one.revision > 0 for one in sent) > 10
+    for start in range(0, len(sent), 11):
+        for message in published(service(store, sent=sent), sent[start : start + 12]):
+            assert same(values_of([message])[0], features[to_us(message.time)]), (start, message.time)
 
 
 def test_a_store_that_is_away_leaves_no_trace() -> None:
@@ -453,7 +532,7 @@ def test_an_online_store_that_is_read_has_a_bar_before_it_is_published() -> None
     bars = market(3, 30)
     features, clock = CountingFeatureStore(), ManualClock(from_us(START_US) + timedelta(days=365))
     pairs = [(UNIVERSE, "s")]
-    preprocess = Preprocess(pairs, STRATEGIES.__getitem__, stored(bars), features, clock, NothingSent(), True)
+    preprocess = Preprocess(pairs, STRATEGIES.__getitem__, stored(bars), features, clock, AllSent(()), True)
     for one in feed(bars):
         for computed in preprocess.handle(one, POSITION):
             assert isinstance(computed, FeaturesComputed)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.market import BAR_PRICES, Membership, from_us
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.strategy import RewardContext, log_return, reward
 from tradeloop.common.strategy.rewards import RewardError
@@ -76,7 +78,34 @@ class ByInstrument:
         return np.log(c.equity / c.equity_prev) - 0.1 * moved + 0.5 * c.drawdown
 
 
-@pytest.mark.parametrize("rewarded", ["growth", "curious", "apart", "by_instrument"])
+def with_members(world: Any) -> Any:
+    """The world with members in time: one leaves and comes back, and one is listed late and not known at first."""
+    universe, bars = world.portfolio.universe, world.bars
+    stays: dict[int, list[tuple[int, int | None]]] = {0: [(0, None)], 1: [(0, 40), (80, None)], 2: [(60, 110)]}
+    members = {
+        universe.ids[a]: tuple(
+            Membership(start=from_us(bars.close_us[first]), end=None if last is None else from_us(bars.close_us[last]))
+            for first, last in spans
+        )
+        for a, spans in stays.items()
+    }
+    universe = universe.model_copy(update={"members": members})
+    columns = {name: getattr(bars, name).copy() for name in (*BAR_PRICES, "present")}
+    columns["present"][:55, 2] = False
+    for name in BAR_PRICES:
+        columns[name][:55, 2] = np.nan
+    features = world.features.copy()
+    features[~universe.roster.inside(bars.close_us)] = np.nan
+    features[:70, 2] = np.nan
+    return replace(
+        world,
+        portfolio=world.portfolio.model_copy(update={"universe": universe}),
+        bars=replace(bars, **columns),
+        features=features,
+    )
+
+
+@pytest.mark.parametrize("rewarded", ["growth", "curious", "apart", "by_instrument", "members change"])
 @pytest.mark.parametrize("instruments", [1, 3])
 @pytest.mark.parametrize("actions", SCHEMES)
 def test_both_environments_and_the_backtest_are_one_simulation(
@@ -84,6 +113,10 @@ def test_both_environments_and_the_backtest_are_one_simulation(
 ) -> None:
     costs = Costs(slippage_bps=3.0)
     world = make_world(length=120, instruments=instruments, costs=costs, seed=instruments)
+    if rewarded == "members change" and instruments == 1:
+        pytest.skip("members of one do not change")
+    if rewarded == "members change":
+        world, rewarded = with_members(world), "curious"
     rewards_of = {
         "growth": world.strategy().reward,
         "curious": curious,

@@ -38,7 +38,7 @@ def adjusted_view(source: Source, actions: Path, as_known_at: str | None, named:
     as_known_us = now_us if as_known_at is None else time_us("--as-known", as_known_at)
     if as_known_us > now_us:
         raise UserError(f"--as-known {as_known_at} is in the future: give a time that has been")
-    names = {id_: _names(market, id_) for market in source.markets for id_ in market.universe.ids}
+    names = {id_: names_of(market, id_) for market in source.markets for id_ in market.universe.ids}
     known = as_known(_matched(file, names), as_known_us)
     found = [adjustments(market.history, known, as_known_us) for market in source.markets]
     views = [_view(market, one, named and market is source) for market, one in zip(source.markets, found, strict=True)]
@@ -59,14 +59,16 @@ def stored_view(source: Source, home: Path) -> tuple[dict[str, str], dict[str, R
     return files, {}
 
 
-def _names(source: Source, id_: str) -> set[str]:
-    """The names by which a file of actions may call an instrument, as names are compared."""
+def names_of(source: Source, id_: str) -> set[str]:
+    """The names by which a file of facts may call an instrument, as `alike` makes them equal."""
     symbol = str(source.files[id_]).partition("#")[2]
     called = symbol_of(Path(symbol.replace("/", "-"))) if symbol else symbol_of(source.files[id_])
-    return {_alike(one) for one in (id_, id_.partition(":")[2], called)}
+    plain = id_.removesuffix(_VIEW)
+    return {alike(one) for one in (id_, id_.partition(":")[2], plain, plain.partition(":")[2], called)}
 
 
-def _alike(name: str) -> str:
+def alike(name: str) -> str:
+    """A name as it is compared: without case and signs."""
     return name_of(name, max(len(name), 1))
 
 
@@ -75,7 +77,7 @@ def _matched(file: ActionFile, names: Mapping[str, set[str]]) -> list[CorporateA
     matched = []
     for one in file.actions:
         ids = [id_ for id_ in names if id_ == one.instrument]
-        ids = ids or [id_ for id_, known in names.items() if _alike(one.instrument) in known]
+        ids = ids or [id_ for id_, known in names.items() if alike(one.instrument) in known]
         if len(ids) > 1:
             raise UserError(f"{file.path}: {one.instrument} may be {' or '.join(ids)}: give the id")
         matched += [replace(one, instrument=id_) for id_ in ids]
@@ -129,7 +131,7 @@ def _said(
     if file.zones:
         lines.append(f"Dates in {file.path.name} begin at 00:00 {' or '.join(file.zones)}")
     every = [known_names for known_names in names.values()]
-    strangers = [one for one in file.actions if not any(_alike(one.instrument) in here for here in every)]
+    strangers = [one for one in file.actions if not any(alike(one.instrument) in here for here in every)]
     if strangers:
         lines.append(
             f"{count(len(strangers), 'action')} of other instruments not used: "

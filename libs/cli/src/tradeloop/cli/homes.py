@@ -44,7 +44,7 @@ def _check(home: Path, source: Source, name: str) -> None:
             derived = timeframe is not universe.timeframe
             own = source.history
             if derived:
-                own = resample(source.history, universe.timeframe, timeframe, EVER_US)
+                own = resample(source.history, universe.timeframe, timeframe, EVER_US, universe.days)
             stored = store.read(universe.ids, timeframe, -EVER_US, EVER_US)
             for a, instrument in enumerate(universe.ids):
                 rows = np.flatnonzero(stored.present[:, a])

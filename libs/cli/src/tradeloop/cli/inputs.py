@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tradeloop.cli.adjusting import adjusted_view
 from tradeloop.cli.markets import beside
+from tradeloop.cli.members import with_members
 from tradeloop.cli.progress import Stages
 from tradeloop.cli.source import EVERYTHING, Source, open_source
 from tradeloop.cli.span import Span
@@ -32,6 +33,7 @@ class Inputs:
     reading: Reading = field(default_factory=Reading)
     actions: Path | None = None
     as_known: str | None = None
+    members: Path | None = None
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
@@ -40,10 +42,19 @@ class Inputs:
         portfolio = None if self.portfolio is None else read_portfolio(self.portfolio)
         strategy = load(_strategy_of(portfolio, self.strategy))
         with stages.stage(stage):
-            source = open_source(self.bars, strategy, portfolio, name=self.name, span=self.span, reading=self.reading)
+            source = open_source(
+                self.bars,
+                strategy,
+                portfolio,
+                name=self.name,
+                span=self.span,
+                reading=self.reading,
+                members_change=self.members is not None,
+            )
             source = beside(source, self.also, strategy, self.span, self.reading)
             if self.actions is not None:
                 source = adjusted_view(source, self.actions, self.as_known, named=self.name is not None)
+            source = with_members(source, self.members)
         for market in source.markets:
             for line in understood(market):
                 stages.say(line)

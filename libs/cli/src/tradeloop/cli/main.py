@@ -23,14 +23,16 @@ from tradeloop.cli.commands import (
     fetch,
     ingest,
     inspect,
+    members,
     models,
     online,
     portfolio,
+    repair,
     strategy,
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Members, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -61,6 +63,8 @@ features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 bars.app.command("inspect")(with_reading(inspect.inspect))
+bars.app.command("members")(with_reading(members.members))
+bars.app.command("repair")(repair.repair)
 app.command("backfill")(fetch.backfill)
 app.add_typer(fetch.instruments, name="instruments")
 
@@ -123,6 +127,7 @@ def demo(
     name: UniverseName = None,
     actions: Actions = None,
     as_known: AsKnown = None,
+    members: Members = None,
     also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
@@ -155,7 +160,7 @@ def demo(
 
     bars = stored_bars(bars, home or DEFAULT_HOME)
     span, beside = (start, end), tuple(also or ())
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members)
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
@@ -178,6 +183,7 @@ def train(
     name: UniverseName = None,
     actions: Actions = None,
     as_known: AsKnown = None,
+    members: Members = None,
     also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -210,7 +216,7 @@ def train(
 
     bars = stored_bars(bars, home)
     span, beside = (start, end), tuple(also or ())
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known)
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members)
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
@@ -235,6 +241,7 @@ def backtest(
     name: UniverseName = None,
     actions: Actions = None,
     as_known: AsKnown = None,
+    members: Members = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
     ] = None,
@@ -249,7 +256,8 @@ def backtest(
     from tradeloop.cli.stored import stored_bars
 
     bars = stored_bars(bars, home)
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, (start, end), name, (), reading, actions, as_known)
+    span = start, end
+    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members)
     run_backtest(inputs, model, home, seed, out)
 
 

@@ -43,3 +43,11 @@ AsKnown = Annotated[
         "--as-known", help="With --actions: only what was known by this time, ISO 8601, UTC. Without it: now."
     ),
 ]
+Members = Annotated[
+    Path | None,
+    typer.Option(
+        "--members",
+        help="CSV file of who belongs to the universe in which times (instrument, from, to; zone if known; an empty to "
+        "for still a member): only members are held, and cross-sections are of them. Without it: all always belong.",
+    ),
+]

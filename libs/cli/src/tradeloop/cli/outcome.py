@@ -14,7 +14,7 @@ from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.trading import trading
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.market import from_us
-from tradeloop.common.risk import WARN_DENIED
+from tradeloop.common.risk import OUTSIDE_CODE, WARN_DENIED
 
 
 def counts(run: Run) -> dict[str, Any]:
@@ -40,8 +40,11 @@ def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> No
         console.print(
             f"The policy was halted by its limits at {when} UTC, and traded no more.", soft_wrap=True, highlight=False
         )
-    if ours.denials:
-        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(ours.denials.items()))
+    if outside := ours.denials.get(OUTSIDE_CODE, 0):
+        line = f"Targets outside the universe's members, of which nothing was bought: {OUTSIDE_CODE} {outside:,}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if inside := {code: count for code, count in ours.denials.items() if code != OUTSIDE_CODE}:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(inside.items()))
         share = ours.denied / ours.decisions
         warning = "Warning: the" if share > WARN_DENIED else "The"
         line = f"{warning} risk gate denied orders of {share:.1%} of the policy's decisions: {codes}"

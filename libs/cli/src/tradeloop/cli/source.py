@@ -14,6 +14,7 @@ from tradeloop.cli.naming import NamedFile, check_name, digest, digest_of_all, l
 from tradeloop.cli.span import Span, span_us
 from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.errors import UserError
+from tradeloop.common.features import shown
 from tradeloop.common.market import (
     BarArrays,
     Timeframe,
@@ -85,8 +86,9 @@ class Source:
         base = self.universe.timeframe
         bars = {base: self.history}
         for timeframe in strategy.feature_set.timeframes:
-            bars[timeframe] = resample(self.history, base, timeframe)
-        return strategy.feature_set.compute(bars, base).values[self.first : self.stop]
+            bars[timeframe] = resample(self.history, base, timeframe, days=self.universe.days)
+        roster = self.universe.roster if self.universe.members else None
+        return strategy.feature_set.compute(bars, base, roster).values[self.first : self.stop]
 
     def range(self, start: int, stop: int) -> TimeRange:
         """The open times of the chosen bars `start` to `stop` (exclusive)."""
@@ -105,11 +107,13 @@ def open_source(
     span: Span = EVERYTHING,
     option: str = "--bars",
     reading: Reading | None = None,
+    members_change: bool = False,
 ) -> Source:
     """Read and check files of bars; the installed one where none is named. `bars` are the values of `option`.
 
     A portfolio says which instruments the bars are of. Without one, what has a name gets it as its id, and what has
-    none an id that another content changes; `name` names the universe. Raises `UserError`, one line that names the
+    none an id that another content changes; `name` names the universe. Where its members change, the instruments need
+    not have a bar at one time. Raises `UserError`, one line that names the
     file, the row and the remedy.
     """
     start_us, end_us = span_us(span)
@@ -160,7 +164,8 @@ def open_source(
             f"{label}: no bar opens in the range of --from and --to: the first opens at "
             f"{from_us(history.open_us[0]).isoformat()}, the last at {from_us(history.open_us[-1]).isoformat()}"
         )
-    if len(read) > 1 and not history.present[first:stop].all(axis=1).any():
+    members_change = members_change or bool(universe.members)
+    if not members_change and len(read) > 1 and not history.present[first:stop].all(axis=1).any():
         raise UserError(
             f"{label}: there is no bar at which all {len(read)} instruments have one: give files that overlap, or "
             "where they are one instrument, NAME=FILE with one NAME for each of them"
@@ -290,7 +295,8 @@ def check_length(source: Source, strategy: Strategy, train: int) -> None:
     longest = max((one.history + 1) * (one.timeframe or base).us // base.us for one in strategy.feature_set.features)
     if train + source.first >= longest + needed:
         return  # no feature looks back that far
-    known: Bools = np.asarray(np.isfinite(source.features(strategy)[:train]).all(axis=1))  # (train, F)
+    seen, _ = shown(source.features(strategy)[:train], source.universe)
+    known: Bools = np.asarray(np.isfinite(seen).all(axis=1))  # (train, F)
     if known.all(axis=1).sum() < needed:
         slowest = strategy.feature_set.names[int(known.sum(axis=0).argmin())]
         raise UserError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tradeloop.common.bar_store.sql import SqlBarStore
-    from tradeloop.common.market import BarArrays, Timeframe
+    from tradeloop.common.market import BarArrays, Days, Timeframe, Universe
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
 _STORE = "store:"
@@ -56,6 +56,17 @@ class StoredBars:
         if self._calendars is None:
             self._calendars = {} if self._home is None else _of_universes(self._home)
         return self._calendars.get(instrument)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether it is a home, whose bars a command may change."""
+        return self._home is not None
+
+    def longer(self, instrument: str, base: Timeframe) -> dict[Timeframe, Days]:
+        """The timeframes that universes of the home make of an instrument's bars, and where days begin there."""
+        universes = [] if self._home is None else _universes(self._home)
+        of_it = [one for one in universes if instrument in one.ids and one.timeframe is base]
+        return {longer: one.days for one in of_it for longer in one.higher_timeframes}
 
     def read(self, instrument: str, timeframe: Timeframe, start_us: int, end_us: int) -> BarArrays:
         """The bars of one instrument. Raises `UserError`, with what there is, where there are none."""
@@ -100,6 +111,16 @@ def table_of(bars: BarArrays) -> pl.DataFrame:
     return table.drop(told_nothing)
 
 
+def new_file(file: Path) -> None:
+    """Raise `UserError` for a file that cannot be written anew as a table."""
+    if file.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out {file}: give a file whose name ends in .csv or .parquet")
+    if file.exists():
+        raise UserError(f"--out {file}: it exists already: give another name, or remove it")
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file}: there is no folder {file.parent}")
+
+
 def write_table(table: pl.DataFrame, file: Path) -> None:
     """Write a file, `.parquet` or `.csv`, as a whole or not at all. A CSV's times are ISO 8601 with their zone."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
@@ -113,12 +134,15 @@ def write_table(table: pl.DataFrame, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _of_universes(home: Path) -> dict[str, str]:
+def _universes(home: Path) -> list[Universe]:
     from tradeloop.cli.homes import known_universe
 
     names = sorted(path.stem for path in (home / "universes").glob("*.json"))
-    universes = [universe for name in names if (universe := known_universe(home, name)) is not None]
-    return {instrument.id: instrument.calendar for one in universes for instrument in one.instruments}
+    return [universe for name in names if (universe := known_universe(home, name)) is not None]
+
+
+def _of_universes(home: Path) -> dict[str, str]:
+    return {instrument.id: instrument.calendar for one in _universes(home) for instrument in one.instruments}
 
 
 def _written(value: str, home: Path) -> str:

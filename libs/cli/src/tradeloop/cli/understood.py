@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tradeloop.cli.naming import listed
-from tradeloop.cli.source import Source
+from tradeloop.cli.report.text import count
 from tradeloop.common.market import Instrument, from_us
 from tradeloop.ingest.ports import FileReport
+
+if TYPE_CHECKING:  # it loads the library of features, which files have no need of
+    from tradeloop.cli.source import Source
 
 
 def understood(source: Source) -> list[str]:
@@ -21,13 +25,26 @@ def understood(source: Source) -> list[str]:
             f"Of these {len(bars):,} bars are used, {from_us(bars.open_us[0]):%Y-%m-%d %H:%M} to "
             f"{from_us(bars.open_us[-1]):%Y-%m-%d %H:%M} UTC; earlier ones only warm the features up"
         )
-    if len(source.universe.ids) > 1:
+    if source.universe.members:
+        lines.append(f"Universe {source.universe.name}: {spoken_members(source)}")
+    elif len(source.universe.ids) > 1:
         whole = int(bars.present.all(axis=1).sum())
         lines.append(
             f"Universe {source.universe.name}: {len(source.universe.ids)} instruments; all of them have a bar at "
             f"{whole:,} of {len(bars):,} times"
         )
     return lines
+
+
+def spoken_members(source: Source) -> str:
+    """How many instruments there are, and how many of them belong at a time, in words."""
+    universe = source.universe
+    inside = universe.roster.inside(source.bars.close_us).sum(axis=1)
+    least, most = int(inside.min()), int(inside.max())
+    if not universe.members:
+        return count(len(universe.ids), "instrument")
+    between = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{count(len(universe.ids), 'instrument')}, of which {between} at a time"
 
 
 def findings(reports: Sequence[tuple[Instrument, FileReport]]) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tradeloop.common.arrays import Bools
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Name, Universe
+from tradeloop.common.market.member_file import read_members
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ def _difference(one: Universe, other: Universe) -> str:
         ("timeframe", one.timeframe, other.timeframe),
         ("higher_timeframes", " ".join(one.higher_timeframes), " ".join(other.higher_timeframes)),
         ("instruments, in this order,", " ".join(one.ids), " ".join(other.ids)),
+        ("members, with the digest", one.members_id, other.members_id),
     ):
         if a != b:
             return f"{what} {a or 'none'} and {b or 'none'}"
@@ -176,9 +178,12 @@ def _difference(one: Universe, other: Universe) -> str:
 
 
 def read_portfolio(path: Path) -> Portfolio:
-    """A portfolio from its YAML file. Raises `UserError`, one line that names the file, the field and what is wrong."""
+    """A portfolio from its YAML file. Raises `UserError`, one line that names the file, the field and what is wrong.
+
+    `members` of its universe may be the path of a file, from the folder of this one on.
+    """
     try:
-        return Portfolio.model_validate(yaml.safe_load(path.read_bytes()))
+        return Portfolio.model_validate(_with_members(path, yaml.safe_load(path.read_bytes())))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -187,6 +192,22 @@ def read_portfolio(path: Path) -> Portfolio:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _with_members(path: Path, content: Any) -> Any:
+    """The content of a YAML file, with the memberships of the file that it names for its universe."""
+    universe = content.get("universe") if isinstance(content, dict) else None
+    if not isinstance(universe, dict) or not isinstance(universe.get("members"), str):
+        return content
+    file = read_members(path.parent / universe["members"], f"{path}: universe.members")
+    listed = [str(one.get("id")) for one in universe.get("instruments") or () if isinstance(one, dict)]
+    symbols = {id_.partition(":")[2]: id_ for id_ in listed}
+    if strangers := [name for name in file.members if name not in listed and name not in symbols]:
+        raise UserError(
+            f"{path}: {file.path} has memberships of {', '.join(strangers[:3])}, which is no instrument of it"
+        )
+    members = {name if name in listed else symbols[name]: stays for name, stays in file.members.items()}
+    return {**content, "universe": {**universe, "members": members}}
 
 
 def portfolio_yaml(portfolio: Portfolio) -> str:

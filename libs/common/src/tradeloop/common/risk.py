@@ -24,6 +24,9 @@ class Verdict(IntEnum):
     MAX_POSITION = 5
     MAX_LEVERAGE = 6
     HALTED = 7
+    NOT_A_MEMBER = 8
+    LEFT_UNIVERSE = 9
+    """The position is closed, since the instrument does not belong to the universe any more."""
 
 
 class Halt(IntEnum):
@@ -72,6 +75,11 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
         "size of the target weight while the portfolio is halted",
         "",
     ),
+    Verdict.NOT_A_MEMBER: Explanation(
+        "The instrument does not belong to the universe at that time: it is not bought, and what is held is sold.",
+        "size of the target weight outside the universe",
+        "",
+    ),
     Halt.DRAWDOWN_HALT: Explanation(
         "Equity fell too far from its peak: the portfolio is halted and its positions are closed.",
         "drawdown; flattening",
@@ -100,3 +108,7 @@ def wire_code(code: Verdict | Halt) -> str:
 
 DENIAL_CODES = frozenset(map(wire_code, DENIED))
 """The codes of orders that were denied, as `execution.risk.v1` carries them; the others are halts."""
+
+OUTSIDE_CODE = wire_code(Verdict.NOT_A_MEMBER)
+"""The code of what a policy wanted of instruments outside of the universe. Of one that gives each instrument a share it
+is the rule, so that it is counted apart."""

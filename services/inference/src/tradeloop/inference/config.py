@@ -5,13 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 from tradeloop.common.runtime.health import HttpSettings
 from tradeloop.common.settings import EnvironmentSettings
+
+
+class PredictSettings(BaseModel):
+    """Predictions over HTTP, `POST /v1/predict`, on the port of health."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: SecretStr | None = None
+    """The token that clients send, at least 16 letters, digits and signs; without one nobody is let in."""
+    at_once: int = Field(default=2, ge=1, le=64)
+    """How many are answered at once; whoever comes then is told to ask again."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """How long one may take."""
+    max_bytes: int = Field(default=1 << 20, ge=1)
+    """The most bytes of a request's body."""
+    max_age_s: float | None = Field(default=None, gt=0)
+    """How old features of the online store may be that nobody asked for by their time. Two bars by default."""
+
+    @field_validator("token")
+    @classmethod
+    def _sent_as_it_is(cls, token: SecretStr | None) -> SecretStr | None:
+        value = "" if token is None else token.get_secret_value()
+        if not value:  # as Compose passes on what is not set
+            return None
+        if len(value) < 16 or not (value.isascii() and value.isprintable()) or " " in value:
+            raise ValueError("a token has at least 16 letters, digits and signs, and no spaces")
+        return token
 
 
 class Settings(PortfolioSettings, EnvironmentSettings):
@@ -21,6 +48,7 @@ class Settings(PortfolioSettings, EnvironmentSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     http: HttpSettings = HttpSettings()
+    predict: PredictSettings = PredictSettings()
 
     database_url: SecretStr
     """SQLAlchemy URL of the bar store: features whose records have expired are computed again from bars."""
@@ -33,7 +61,7 @@ class Settings(PortfolioSettings, EnvironmentSettings):
     """How long a decision waits for the features of its bar in the online store; then it is to hold, with the reason.
     Nothing is later than the portfolio's own deadline."""
     feature_root: Path | None = None
-    """Folder of the features, needed where they are read online."""
+    """Folder of the features, needed where they are read online. Predictions over HTTP read the store, too."""
     feature_registry: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's registry section, as JSON, for a registry in SQL."""
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)

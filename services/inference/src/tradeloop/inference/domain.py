@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,10 +14,31 @@ from numpy.typing import NDArray
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.messages import Message, ModelActivated, ModelReady, PortfolioMarked, SignalGenerated
 from tradeloop.common.messages.topics import event_id
-from tradeloop.common.model_store.port import Actor
+from tradeloop.common.model_store.port import Actor, Policy
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy.observations import HOLDING_SCALE
+
+
+class SharedActor:
+    """A policy that answers for the desks that have it, and once more for whoever asks beside them.
+
+    An actor belongs to one thread. The second one is made when it is first needed.
+    """
+
+    def __init__(self, policy: Policy, make_actor: Callable[[Policy], Actor]) -> None:
+        self._policy, self._make_actor = policy, make_actor
+        self.act = make_actor(policy).act
+        """As `Actor.act`, for the thread of the desks."""
+        self._aside: Actor | None = None
+        self._lock = Lock()
+
+    def act_aside(self, observation: NDArray[np.float32]) -> NDArray[np.float64]:
+        """As `Actor.act`, for any other thread."""
+        with self._lock:
+            if self._aside is None:
+                self._aside = self._make_actor(self._policy)
+            return self._aside.act(observation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +48,7 @@ class ActiveModel:
     name: str
     version: str
     model_id: str
-    actor: Actor
+    actor: SharedActor
 
     def same_as(self, other: ActiveModel | NoModel | None) -> bool:
         """Whether both are the same version of the same model, whoever answers for it."""
@@ -93,6 +115,11 @@ class ModelInForce:
         self._causes: frozenset[str] = frozenset()
         """The events whose models were activated, as far as recorded."""
         self._ask_champion = False
+
+    @property
+    def in_force(self) -> ActiveModel | NoModel | None:
+        """The model of the last decision."""
+        return self._model
 
     def promote(self, ready: ModelReady, position: LogPosition) -> None:
         """Let a model take over at the next decision, if it is for this portfolio.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
+from contextlib import closing
 
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
@@ -18,6 +17,7 @@ from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.settings import in_one_line, load_settings
 from tradeloop.common.strategy import load
 from tradeloop.inference.adapters.bus_history import BusHistory
+from tradeloop.inference.adapters.http_predictions import PATH, HttpPredictions
 from tradeloop.inference.application import Inference
 from tradeloop.inference.config import Settings
 
@@ -37,24 +37,36 @@ def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
         clock,
         online=_online(settings, clock) if settings.features == "online" else None,
         online_wait_s=settings.online_wait_s,
+        viewed=settings.predict.token is not None,
+    )
+
+
+def predictions(settings: Settings, clock: Clock) -> HttpPredictions:
+    """Predictions over HTTP, with a feature store of their own where there is one."""
+    told, stored = settings.predict, settings.predict.token is not None and settings.feature_root is not None
+    return HttpPredictions(
+        told.token,
+        clock,
+        _online(settings, clock) if stored else None,
+        at_once=told.at_once,
+        timeout_s=told.timeout_s,
+        max_bytes=told.max_bytes,
+        max_age_s=told.max_age_s,
     )
 
 
 def _online(settings: Settings, clock: Clock) -> FeatureStore:
-    """The store of current features. Raises `UserError` where it cannot be had."""
+    """The store of current features. Raises `UserError` where it is not configured."""
+    from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
+
     if settings.feature_root is None:
         raise UserError("INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features")
-    if find_spec("feast") is None:
-        raise UserError("INFERENCE_FEATURES is online, and Feast is not installed: install tradeloop-common[feast]")
-    # By name, since it is no dependency: the image of a service that reads the topic has no Feast, pandas and polars.
-    module = import_module("tradeloop.common.feature_store.feast.store")
-    store: FeatureStore = module.FeastFeatureStore(
+    return FeastFeatureStore(
         settings.feature_root,
         clock,
         registry=settings.feature_registry,
         online_store=settings.feature_online_store,
     )
-    return store
 
 
 def main() -> None:
@@ -62,8 +74,17 @@ def main() -> None:
     configure_logging()
     with in_one_line():
         settings, clock = load_settings(Settings), SystemClock()
-        bus = KafkaBus(settings.kafka)
-        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+        bus, door = KafkaBus(settings.kafka), predictions(settings, clock)
+        if settings.predict.token is not None and settings.http.port is None:
+            raise UserError("INFERENCE_PREDICT__TOKEN is set, and nothing listens: set INFERENCE_HTTP__PORT too")
+
+        def start() -> Runner:
+            service = build(settings, bus, clock)
+            door.ask(service)
+            return Runner(service, bus, clock)
+
+        with closing(door):
+            serve(start, settings.http, doors={PATH: door})
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ class Connected:
 
     time_us: int
     """Microseconds on this machine's clock, as in all that follows, unless said otherwise."""
+    only_closed: bool = False
+    """Whether the venue promises bars that have closed alone: silence while one grows then says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

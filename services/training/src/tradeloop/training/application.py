@@ -17,6 +17,7 @@ from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.baselines import baselines
 from tradeloop.common.feature_store.port import FeatureSetUnknown, FeatureStore
+from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays, Universe, from_us, to_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.messages.training import CANDIDATE, CHAMPION, MarketRange
@@ -89,7 +90,10 @@ class Training(ServiceDefaults):
         self._features.close()
 
     def _train(self, request: TrainingRequested, strategy: Strategy, portfolio: Portfolio) -> ModelReady:
-        markets = [self._read(one, strategy) for one in (_own(request), *request.also)]
+        asked = (_own(request), *request.also)
+        if request.also and any(one.universe.members for one in asked):
+            raise UserError("members in time are of one universe: leave them out, or the further markets")
+        markets = [self._read(one, strategy) for one in asked]
         material = join(markets, strategy.hyper_parameters.validation)
 
         def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -112,7 +116,7 @@ class Training(ServiceDefaults):
             bars=len(bars),
             kept_apart=apart,
         )
-        task = Task(strategy, portfolio, bars, features, request.steps, request.seed, segments)
+        task = Task(strategy, portfolio, bars, features, request.steps, request.seed, segments, material.hidden)
         trained = self._trainer.train(task, progress, self._stop)
         self.beat()
         policy = _policy(request, strategy, material, trained)
@@ -152,7 +156,8 @@ class Training(ServiceDefaults):
         def tried(start: int, stop: int) -> BacktestResult:
             part = slice(start, stop)
             bars, features = task.bars.slice(start, stop), task.features[part]
-            return backtest(task.portfolio, strategy, bars, features, actor)
+            hidden = None if task.hidden is None else task.hidden[part]
+            return backtest(task.portfolio, strategy, bars, features, actor, hidden=hidden)
 
         learnt = [tried(start, split) for start, split, _ in task.segments]
         # On the bars that it was trained on: what it learnt, not what it is worth.
@@ -177,7 +182,7 @@ class Training(ServiceDefaults):
 
     def _read(self, market: MarketRange, strategy: Strategy) -> Market:
         bars = self._read_bars(market)
-        return Market(bars, self._read_features(market.universe, strategy, bars))
+        return Market(bars, *shown(self._read_features(market.universe, strategy, bars), market.universe))
 
     def _read_bars(self, market: MarketRange) -> BarArrays:
         universe = market.universe

@@ -42,6 +42,8 @@ class Task:
     seed: int
     segments: Segments
     """Rows to learn from, and rows that are kept apart to compare checkpoints on."""
+    hidden: NDArray[np.bool_] | None = None
+    """The instruments that `features` do not show, (T, A), where the members of the universe change."""
 
 
 @dataclass(frozen=True, slots=True)

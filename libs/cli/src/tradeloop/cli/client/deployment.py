@@ -49,8 +49,6 @@ class Deployment:
         """The arguments of a service's `Settings`, but for Kafka's."""
         fields = settings_class(service).model_fields
         found = {name: getattr(self, name, None) for name in fields if name != "kafka"}
-        if service == "inference" and self.features != "online":  # it reads no store, and is not told of one
-            found = {name: value for name, value in found.items() if not name.startswith("feature_")}
         return {name: value for name, value in found.items() if value is not None}
 
     def environment(self, service: str, instance: str | None = None) -> dict[str, str]:

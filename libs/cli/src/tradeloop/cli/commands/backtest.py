@@ -21,6 +21,7 @@ from tradeloop.cli.report import figures, write_report
 from tradeloop.cli.report.files import stage, write_run
 from tradeloop.cli.report.simulated import recorded_backtest, run_of
 from tradeloop.cli.source import Source
+from tradeloop.cli.understood import spoken_members
 from tradeloop.common.evaluation.assessment import Assessment, assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.market import from_us, to_us
@@ -162,6 +163,7 @@ def _summary(
     manifest = registered.policy.manifest
     return {
         "source": source.name,
+        "universe": spoken_members(source),
         "strategy": strategy.name,
         "seed": seed,
         "steps": manifest.steps,

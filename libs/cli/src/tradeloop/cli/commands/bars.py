@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at bars, and for what is wrong with them.", no_args_is_help=True)
 
 _SHOWN = 20
-_CALENDARS = "continuous, weekdays, sessions, fx, or an exchange by its code, such as XNYS."
+CALENDARS = "continuous, weekdays, sessions, fx, or an exchange by its code, such as XNYS."
 
 BarsUrl = Annotated[
     str | None,
@@ -42,7 +42,7 @@ def list_(
         str | None,
         typer.Option(
             "--calendar",
-            help=f"When bars of all are due: {_CALENDARS} Without it: as the venue or the universe of each has it.",
+            help=f"When bars of all are due: {CALENDARS} Without it: as the venue or the universe of each has it.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")] = False,
@@ -55,7 +55,7 @@ def list_(
     from tradeloop.cli.stored import opened
 
     quiet_logs()
-    given = None if calendar is None else _calendar(calendar)
+    given = None if calendar is None else calendar_of(calendar)
     with opened(home, bars_url) as stored:
         series = stored.store.series()
         if not series:
@@ -86,7 +86,7 @@ def check(
         str | None,
         typer.Option(
             "--calendar",
-            help=f"When bars are due: {_CALENDARS} Without it: as a venue or universe has a stored instrument; else "
+            help=f"When bars are due: {CALENDARS} Without it: as a venue or universe has a stored instrument; else "
             "continuous.",
         ),
     ] = None,
@@ -100,18 +100,18 @@ def check(
     from tradeloop.cli.stored import ASSUMED, opened
 
     quiet_logs()
-    given, length = None if calendar is None else _calendar(calendar), _timeframe(timeframe)
+    given, length = None if calendar is None else calendar_of(calendar), timeframe_of(timeframe)
     if not files and not instruments:
         raise UserError("say which bars to check: name files, or --instrument VENUE:SYMBOL for stored ones")
     if files and (start or end):
         raise UserError("--from and --to are a range of stored bars, and files are checked as a whole: leave them out")
     wrong = False
     for file in files or ():
-        bars, found_timeframe = _raw(file, length)
+        bars, found_timeframe = raw_bars(file, length)
         wrong |= _told(file, bars, found_timeframe, given or ASSUMED, most)
     if instruments:
         with opened(home, bars_url) as stored:
-            for name, bars, found_timeframe in list(_chosen(stored, instruments, length, (start, end))):
+            for name, bars, found_timeframe in list(chosen_bars(stored, instruments, length, (start, end))):
                 due = given or stored.calendar(name)
                 said = f"{name}@{found_timeframe}"
                 if due is None:
@@ -133,17 +133,12 @@ def export(
     """Write stored bars of one instrument into a file, each in its latest revision, with all their columns."""
     from tradeloop.cli.progress import quiet_logs
     from tradeloop.cli.span import span_us
-    from tradeloop.cli.stored import opened, table_of, write_table
+    from tradeloop.cli.stored import new_file, opened, table_of, write_table
 
     quiet_logs()
-    length, (start_us, end_us) = _timeframe(timeframe), span_us((start, end))
+    length, (start_us, end_us) = timeframe_of(timeframe), span_us((start, end))
     assert length is not None
-    if out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"--out {out}: give a file whose name ends in .csv or .parquet")
-    if out.exists():
-        raise UserError(f"--out {out}: it exists already: give another name, or remove it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    new_file(out)
     with opened(home, bars_url) as stored:
         table = table_of(stored.read(instrument, length, start_us, end_us))
         place = stored.place
@@ -201,7 +196,7 @@ def _print(found: Sequence[dict[str, Any]]) -> None:
     print_whole(Console(), table)
 
 
-def _chosen(
+def chosen_bars(
     stored: StoredBars, instruments: Sequence[str], timeframe: Timeframe | None, span: tuple[str | None, str | None]
 ) -> Iterator[tuple[str, Series, Timeframe]]:
     """The stored bars of some instruments. Raises `UserError` for one without."""
@@ -249,7 +244,7 @@ def _told(said: str, bars: Series, timeframe: Timeframe, calendar: str, most: in
     return bool(found)
 
 
-def _calendar(name: str) -> str:
+def calendar_of(name: str) -> str:
     from tradeloop.common.market.instruments import known_calendar
 
     try:
@@ -258,7 +253,7 @@ def _calendar(name: str) -> str:
         raise UserError(f"--calendar: {error}") from None
 
 
-def _timeframe(name: str | None) -> Timeframe | None:
+def timeframe_of(name: str | None) -> Timeframe | None:
     from tradeloop.common.market import Timeframe
 
     if name is not None and name not in list(Timeframe):
@@ -266,7 +261,7 @@ def _timeframe(name: str | None) -> Timeframe | None:
     return None if name is None else Timeframe(name)
 
 
-def _raw(file: str, timeframe: Timeframe | None) -> tuple[Series, Timeframe]:
+def raw_bars(file: str, timeframe: Timeframe | None) -> tuple[Series, Timeframe]:
     """All bars of a file as they stand in it."""
     from tradeloop.common.market import Instrument, joined
     from tradeloop.ingest.adapters.files import read_blocks

@@ -28,6 +28,7 @@ from tradeloop.cli.report import figures, text, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
 from tradeloop.cli.report.transitions import rows_of
 from tradeloop.cli.source import Source, split
+from tradeloop.cli.understood import spoken_members
 from tradeloop.common.arrays import Floats
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.contracts.strategy import check_strategy
@@ -35,6 +36,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.assessment import assess
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
 from tradeloop.common.evaluation.parity import difference_from_backtest
+from tradeloop.common.features import shown
 from tradeloop.common.messages import (
     FeaturesComputed,
     ModelReady,
@@ -80,6 +82,8 @@ def run_demo(
         raise UserError(f"--source {live_source}: a demo can trade live from {', '.join(NAMES)}")
     if live_source is not None and inputs.actions is not None:
         raise UserError(f"--actions is of files of bars, and --source {live_source} trades live: leave one of them out")
+    if live_source is not None and inputs.members is not None:
+        raise UserError(f"--members is of files of bars, and --source {live_source} trades live: leave one of them out")
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
         temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")
@@ -176,13 +180,14 @@ class _Demo:
         read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
-        seen = rows_of(self._traded, self._strategy, read(FeaturesComputed))
+        seen, _ = shown(rows_of(self._traded, self._strategy, read(FeaturesComputed)), source.universe)
         if not len(signals) == len(marks) == total:
             raise Failed(f"{total} bars gave {len(marks)} marks and {len(signals)} signals; each bar must give one")
         manifest = registered.policy.manifest
         with self._stages.stage("Backtest and baselines"):
             known = source.features(self._strategy)
             learnt, features = known[: self._train_bars], known[self._train_bars :]
+            learnt, _ = shown(learnt, source.universe)
             fitted = segment(learnt, self._strategy.hyper_parameters.validation)
             actor = OnnxPolicy(registered.policy)
             expected = backtest(self._portfolio, self._strategy, self._traded, features, actor)
@@ -191,6 +196,7 @@ class _Demo:
         difference = difference_from_backtest(marks, fills, self._traded, expected)
         summary: dict[str, Any] = {
             "source": source.name,
+            "universe": spoken_members(source),
             "strategy": self._strategy.name,
             "seed": manifest.seed,
             "steps": manifest.steps,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tradeloop.cli.commands.models import DEFAULT_HOME, Home
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -48,7 +49,10 @@ def report(
     reading: Reading,
     bars: Annotated[
         list[str] | None,
-        typer.Option("--bars", help="As for `demo`: FILE, a folder, or NAME=FILE; again for each instrument."),
+        typer.Option(
+            "--bars",
+            help="As for `demo`: FILE, a folder, NAME=FILE or store:VENUE:SYMBOL@TIMEFRAME; again for each instrument.",
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="The strategy whose features they are; else `example`.")
@@ -59,11 +63,15 @@ def report(
         str, typer.Option("--horizons", help="Bars ahead whose return is compared, separated by commas.")
     ] = "1,5,20,60",
     out: Annotated[Path, typer.Option("--out", help="Folder for features.html and features.json.")] = Path("features"),
+    home: Home = DEFAULT_HOME,
 ) -> None:
     """Hold each feature against the returns that follow: information coefficients, decay, correlation, stability."""
     from tradeloop.cli.inputs import Inputs
+    from tradeloop.cli.stored import stored_bars
 
-    _report(Inputs(tuple(bars or ()), strategy, None, (start, end), reading=reading), _horizons(horizons), out)
+    ahead = _horizons(horizons)
+    inputs = Inputs(tuple(stored_bars(bars, home)), strategy, None, (start, end), reading=reading)
+    _report(inputs, ahead, out)
 
 
 def as_markdown() -> str:

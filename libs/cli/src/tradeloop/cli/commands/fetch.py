@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 instruments = typer.Typer(help="What venues say of their instruments.", no_args_is_help=True)
 
-_VENUE = "The venue: the id of any ccxt exchange, `simulated`, or a section of --sources."
+_VENUE = "The venue: the id of any ccxt exchange, `alpaca`, `massive`, `ib`, `simulated`, or a section of --sources."
 Venue = Annotated[str, typer.Option("--source", help=_VENUE)]
 Url = Annotated[str | None, typer.Option("--url", help="Another base URL of the venue, such as a testnet's.")]
 Configuration = Annotated[
@@ -167,11 +167,16 @@ def _into_home(
     from tradeloop.common.bar_store.sql import SqlBarStore
     from tradeloop.common.clock import SystemClock
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
+    from tradeloop.ingest.application.fetch import Progress, patiently
 
     clock, (start_us, end_us) = SystemClock(), span
-    with _opened(venue, sources, url) as source:
-        end_us = min(end_us, source.time_us())
-        terms = source.instruments(symbols)
+    with open_venue(venue, sources, url) as source:
+
+        def waiting(one: Progress) -> None:
+            stages.say(f"{one.reason}: trying again in {one.waits_s:.1f} s")
+
+        end_us = min(end_us, patiently(source.time_us, time.sleep, waiting))
+        terms = patiently(lambda: source.instruments(symbols), time.sleep, waiting)
         home.mkdir(parents=True, exist_ok=True)
         database_url = f"sqlite:///{home / 'bars.db'}"
         name = f"{venue} {url.rstrip('/')}" if url else venue
@@ -203,7 +208,7 @@ def show(
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
     quiet_logs()
-    with _opened(venue, sources, url) as source:
+    with open_venue(venue, sources, url) as source:
         for instrument in source.instruments(symbols):
             known = []
             if home is not None:
@@ -277,7 +282,7 @@ def _timeframe(text: str) -> Timeframe:
 
 
 @contextmanager
-def _opened(venue: str, sources: Path | None, url: str | None) -> Iterator[MarketSource]:
+def open_venue(venue: str, sources: Path | None, url: str | None) -> Iterator[MarketSource]:
     from tradeloop.common.clock import SystemClock
     from tradeloop.ingest.adapters.sources import load_sources, open_source
 

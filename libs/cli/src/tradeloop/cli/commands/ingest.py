@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from tradeloop.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tradeloop.cli.client.client import Client
+    from tradeloop.common.market import Universe
+    from tradeloop.common.messages import Channel
 
 app = typer.Typer(help="Live market data of a running stack.", no_args_is_help=True)
 
@@ -52,13 +58,12 @@ def live(
 
     `tradeloop status` shows the feed. Exit 2 where a venue refuses it.
     """
-    from tradeloop.cli.client.client import Failed, running
+    from tradeloop.cli.client.client import running
     from tradeloop.cli.commands.replay import chosen
     from tradeloop.cli.progress import Stages, quiet_logs
     from tradeloop.cli.span import span_us
     from tradeloop.common.market import from_us
-    from tradeloop.common.messages import Channel, LiveReported, LiveRequested
-    from tradeloop.common.messages.topics import derived_id
+    from tradeloop.common.messages import Channel
 
     quiet_logs()
     if stop and since is not None:
@@ -72,24 +77,34 @@ def live(
         raise UserError("--channels: a feed needs bars: they carry what the others bring")
     fed = chosen(portfolio_file, universe, folder)[0].universe
     start_us, _ = span_us((since, None))
+    wanted = cast(tuple[Channel, ...], asked_for)
     with running(Stages().say) as stack:
-        now = stack.clock.now()
-        request = LiveRequested(
-            request_id=derived_id("live", fed.name, now.isoformat(), stop),
-            universe=fed,
-            command="stop" if stop else "start",
-            time=now,
-            channels=cast(tuple[Channel, ...], asked_for),
-            since=None if since is None else from_us(start_us),
-        )
-        try:
-            report = stack.ask(request, LiveReported, timeout_s=_ANSWER_S)
-        except Failed as error:
-            if stop:
-                raise
-            raise Failed(
-                f"{error}; the request holds, and ingest takes it up when it can: see its page /ready"
-            ) from error
+        ask_for_feed(stack, fed, wanted, None if since is None else from_us(start_us), stop=stop)
+
+
+def ask_for_feed(
+    stack: Client, fed: Universe, channels: tuple[Channel, ...], since: datetime | None, *, stop: bool
+) -> None:
+    """Let ingest begin or end a feed, and say what came of it. Raises as `Client.ask`, and `UserError` if refused."""
+    from tradeloop.cli.client.client import Failed
+    from tradeloop.common.messages import LiveReported, LiveRequested
+    from tradeloop.common.messages.topics import derived_id
+
+    now = stack.clock.now()
+    request = LiveRequested(
+        request_id=derived_id("live", fed.name, now.isoformat(), stop),
+        universe=fed,
+        command="stop" if stop else "start",
+        time=now,
+        channels=channels,
+        since=since,
+    )
+    try:
+        report = stack.ask(request, LiveReported, timeout_s=_ANSWER_S)
+    except Failed as error:
+        if stop:
+            raise
+        raise Failed(f"{error}; the request holds, and ingest takes it up when it can: see its page /ready") from error
     if report.state == "failed":
         raise UserError(report.reason)
     typer.echo(f"live feed of {fed.name}: {report.state}; `tradeloop status` shows how far it is")

@@ -132,6 +132,7 @@ def prepare(
 
     def identity(one: Learnt, *more: str) -> str:
         universe = one.source.universe
+        more = (*more, universe.members_id) if universe.members else more
         return derived_id("prepare", universe.name, strategy.name, *universe.ids, one.range.start, one.range.end, *more)
 
     with stages.stage("Loading bars"):
@@ -175,7 +176,8 @@ def train(
     more = [part for one in others for part in (one.universe.name, one.range.start, one.range.end)]
     told = [own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more]
     # A policy that is promoted is another version, whose record says so.
-    identity = derived_id("train", *told, *(["promoted"] if promote else []))
+    members = [own.universe.members_id] if own.universe.members else []
+    identity = derived_id("train", *told, *members, *(["promoted"] if promote else []))
     with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:

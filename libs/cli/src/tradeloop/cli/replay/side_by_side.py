@@ -1,7 +1,8 @@
 """A replay beside the running stack: the same bars and models once more, held against what live did.
 
 Four services are stepped in this process over topics, groups, bars and a ledger of their own. They share with live
-only the model registry, which they read; which model decides from which bar on is what live recorded.
+only the model registry, which they read; which model decides from which bar on is what live recorded, and so are the
+frames of bars and their corrections.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy import make_url
 from tradeloop.cli.client.client import SILENCE_S, Client, Say, given_up
 from tradeloop.cli.client.settings import Settings, load_settings
 from tradeloop.cli.progress import Stages
-from tradeloop.cli.replay.bars import write_bars_as_live_saw_them
+from tradeloop.cli.replay.bars import recording_of, write_bars_as_live_saw_them
 from tradeloop.cli.replay.report import print_comparison
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.bus.kafka import KafkaBus
@@ -116,7 +117,7 @@ def replay_side_by_side(
         ledger_url = _make_room(bus, settings, run, portfolios)
         with stages.stage(f"Trading beside it as {run.name}", len(bars)) as report:
             began = time.monotonic()
-            bars_url = _bars_as_traded(live, settings, portfolios, bars, run)
+            bars_url, bars, revisions = _bars_as_traded(live, settings, portfolios, bars, run)
             with _services(live.bus, bus, settings, portfolios, (bars_url, ledger_url)) as runners:
                 _send(bus, request)
                 for decided in _pumped(runners, bus, stages.say, portfolios, bars, ledger_url, request.speed):
@@ -125,7 +126,8 @@ def replay_side_by_side(
         with stages.stage("Comparing with live"):
             comparison = RunComparison(live.bus, bus, portfolios, int(bars.close_us[0]), int(bars.close_us[-1]))
     print_comparison(comparison)
-    print(f"{len(bars):,} bars, {rate:,.0f} bars/s; ledger {_shown(ledger_url)}")
+    corrections = f"{revisions:,} correction{'s' * (revisions != 1)} of bars"
+    print(f"{len(bars):,} bars, {corrections}, {rate:,.0f} bars/s; ledger {_shown(ledger_url)}")
     return comparison.holds
 
 
@@ -191,14 +193,16 @@ def _say_start(live: Client, portfolio: Portfolio, first_us: int, began_us: int)
 
 def _bars_as_traded(
     live: Client, settings: Settings, portfolios: Sequence[Portfolio], bars: BarArrays, run: SideRun
-) -> str:
-    """The URL of a bar store of the replay's own, which holds its bars as live traded them."""
+) -> tuple[str, BarArrays, int]:
+    """The URL of a bar store of the replay's own, with the bars that live had before; the bars that live decided on,
+    and how many corrections of them went out meanwhile."""
     file, universe = run.file("bars").absolute(), portfolios[0].universe
     _remove(file)
     feature_sets = [load(portfolio.strategy).feature_set for portfolio in portfolios]
+    recording = recording_of(live, universe, feature_sets, bars)
     with closing(SqlBarStore(settings.database_url.get_secret_value(), SystemClock())) as stored:
-        write_bars_as_live_saw_them(live, stored, universe, feature_sets, bars, file)
-    return f"sqlite:///{file}"
+        bars = write_bars_as_live_saw_them(live, stored, universe, feature_sets, bars, recording, file)
+    return f"sqlite:///{file}", bars, recording.revisions
 
 
 def _remove(file: Path) -> None:
@@ -278,7 +282,7 @@ def _services(
     models = MlflowModelStore(settings.mlflow_tracking_uri.get_secret_value())
     ledger = SqlLedger(ledger_url, bus.identity)
     services: list[Service] = [
-        Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock),
+        Ingest(SqlBarStore(url, clock), read_blocks, BusFrames(bus), clock, record=BusFrames(live)),
         Preprocess(pairs, load, SqlBarStore(url, clock), MemoryFeatureStore(), clock, BusSent(bus, clock)),
         Inference(portfolios, load, models, OnnxPolicy, HistoryAsRecorded(BusHistory(live), BusHistory(bus)), clock),
         Execution(portfolios, load, PaperVenue, ledger, ExecutionHistory(bus, live), clock),

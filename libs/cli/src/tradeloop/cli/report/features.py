@@ -16,10 +16,18 @@ _CLEAR = 0.05
 SUSPICIOUS = 0.3
 """A rank coefficient above this is rather a leak than a find."""
 _STYLE = """
-.heat td { text-align: center; }
+.heat td, .heat th + th { text-align: center; padding-inline: .45rem; }
 tbody td:nth-child(n) { font-weight: 400; } tbody td.clear:nth-child(n) { font-weight: 700; }
 .heat td { background: color-mix(in srgb, var(--c) calc(100% * var(--w)), transparent); }
 .up { --c: var(--policy); } .down { --c: var(--hold); }
+@media (max-width: 44rem) {
+  body { padding-inline: 1rem; }
+  th, td { padding-left: .55rem; }
+  table { font-size: .84rem; } .heat td, .heat th + th { padding-inline: .25rem; }
+  .wide th:first-child { position: sticky; left: 0; padding-right: .4rem; background: var(--page); }
+  thead th { white-space: normal; }
+  tbody th { max-width: 8.5rem; white-space: normal; }
+}
 """
 
 
@@ -32,8 +40,8 @@ def features_page(heading: tuple[str, str], lede: str, facts: Sequence[FeatureFa
         (
             "Rank information coefficient by horizon",
             _table(
-                ["feature", *(f"{h} {'bar' if h == 1 else 'bars'}" for h in horizons)],
-                [[escape(one.name), *map(_coefficient, one.coefficients)] for one in facts],
+                ["feature", *map(_bars, horizons)],
+                [[_name(one.name), *map(_coefficient, one.coefficients)] for one in facts],
             ),
             "Rank correlation of a feature at a close with the log return of the next bars, pooled over instruments. "
             "± is a standard error after Newey and West, with twice the horizon as lags, since such returns overlap. "
@@ -43,10 +51,10 @@ def features_page(heading: tuple[str, str], lede: str, facts: Sequence[FeatureFa
         (
             "By itself",
             _table(
-                ["feature", "missing", "autocorrelation", *(f"IC, {h}" for h in horizons)],
+                ["feature", "missing", "auto&shy;correlation", *(f"IC, {_bars(h)}" for h in horizons)],
                 [
                     [
-                        escape(one.name),
+                        _name(one.name),
                         text.percent(one.missing, 1),
                         _number(one.autocorrelation, 2),
                         *(_number(c.ic, 3) for c in one.coefficients),
@@ -58,11 +66,11 @@ def features_page(heading: tuple[str, str], lede: str, facts: Sequence[FeatureFa
             "is the plain correlation.",
         ),
         (
-            f"Stability: the rank coefficient at {horizons[0]} in {SPANS} equal parts of time",
+            f"Stability: the rank coefficient at {_bars(horizons[0])}, in {SPANS} equal parts of time",
             _table(
                 ["feature", *map(str, range(1, SPANS + 1)), "same sign"],
                 [
-                    [escape(one.name), *(_cell(span, 0.2) for span in first.spans), _steady(first)]
+                    [_name(one.name), *(_cell(span, 0.2) for span in first.spans), _steady(first)]
                     for one in facts
                     for first in one.coefficients[:1]
                 ],
@@ -75,7 +83,7 @@ def features_page(heading: tuple[str, str], lede: str, facts: Sequence[FeatureFa
             _table(
                 ["", *map(str, range(1, len(facts) + 1))],
                 [
-                    [f"{i + 1} {escape(one.name)}", *(_cell(value, 1.0) for value in beside[i].tolist())]
+                    [f"{i + 1} {_name(one.name)}", *(_cell(value, 1.0) for value in beside[i].tolist())]
                     for i, one in enumerate(facts)
                 ],
                 "heat",
@@ -108,6 +116,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -
         for row in rows
     )
     return f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _bars(count: int) -> str:
+    return f"{count} {'bar' if count == 1 else 'bars'}"
+
+
+def _name(feature: str) -> str:
+    """A name that may be broken behind its parts."""
+    return escape(feature).replace("_", "_<wbr>")
 
 
 def _coefficient(c: Coefficient) -> str:

@@ -145,6 +145,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.insert(2, ("Bars trained on", f"{train_bars:,}"))
     if isinstance(seed, int):
         facts.append(("Seed", str(seed)))
+    if universe := run.summary.get("universe"):
+        facts.insert(1, ("Universe", escape(str(universe))))
     return facts
 
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from tradeloop.cli.report.files import Run
-from tradeloop.common.arrays import Float32s, Floats, shortest
+from tradeloop.common.arrays import Bools, Float32s, Floats, shortest
 from tradeloop.common.evaluation.assessment import Assessment
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
+from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays, from_us
 from tradeloop.common.messages import (
     OrderFilled,
     OrderUpdated,
     PortfolioMarked,
-    PositionMark,
     RiskVerdict,
     SignalGenerated,
     Transition,
@@ -29,9 +29,10 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.model_store.port import Actor, RegisteredPolicy
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
+from tradeloop.common.risk import Halt
 from tradeloop.common.simulation import Books
 from tradeloop.common.strategy import Strategy
+from tradeloop.execution.domain.figures import denials, halt_verdict, marked
 from tradeloop.inference.domain import account_of
 
 
@@ -46,6 +47,8 @@ class Recording:
     actor: Actor
     model: Mapping[str, Any]
     """Name, version and id of the model, as messages name them."""
+    hidden: Bools | None = None
+    """The instruments that `features` do not show, (T, A)."""
     signals: list[SignalGenerated] = field(default_factory=list)
     orders: list[OrderUpdated] = field(default_factory=list)
     fills: list[OrderFilled] = field(default_factory=list)
@@ -67,12 +70,11 @@ class Recording:
         """Take down what happened at a bar, in the order in which it is published."""
         close, opened = from_us(self.bars.close_us[t]), from_us(self.bars.open_us[t])
         self._close_orders(opened, books)
-        self.marks.append(self._mark(close, books))
+        self.marks.append(marked(self.portfolio, books, close))
         halt = Halt(int(books.halt[0]))
         self.halted.append(halt is not Halt.NONE and self._halt is Halt.NONE)
         if self.halted[-1]:
-            limit = getattr(self.portfolio.limits, EXPLANATIONS[halt].limit)
-            self.verdicts.append(self._verdict(close, halt, "", float(books.halt_measured[0]), limit))
+            self.verdicts.append(halt_verdict(self.portfolio, books, close))
         self._halt = halt
         self.signals.append(self._signal(t, close))
         ids = self.bars.instruments
@@ -80,11 +82,7 @@ class Recording:
             self._order(close, ids[a], float(books.pending[0, a])) for a in np.flatnonzero(books.pending[0])
         ]
         self.orders += self._working
-        for a, code in enumerate(map(Verdict, books.verdict[0].tolist())):
-            if code in DENIED:
-                instead = "; closing the position instead" if books.pending[0, a] != 0.0 else ""
-                measured, limit = float(books.measured[0, a]), float(books.limit[0, a])
-                self.verdicts.append(self._verdict(close, code, ids[a], measured, limit, instead))
+        self.verdicts += denials(self.portfolio, books, close)
 
     def transitions(self, result: BacktestResult) -> list[Transition]:
         """The worth of each decision, once the backtest has ended."""
@@ -122,9 +120,11 @@ class Recording:
         if action is None:
             targets = tuple(position.weight for position in self.marks[-1].positions)
             return SignalGenerated(**common, targets=targets, hold=True, reason="warming_up")
+        away = () if self.hidden is None else np.flatnonzero(self.hidden[t]).tolist()
         return SignalGenerated(
             **common,
             **self.model,
+            hidden=tuple(self.bars.instruments[a] for a in away),
             targets=tuple(self.strategy.actions.weights(action[None])[0].tolist()),
             features=tuple(map(tuple, self.features[t].tolist())),
             action=tuple(action.tolist()),
@@ -170,54 +170,6 @@ class Recording:
                 )
             )
 
-    def _mark(self, time: datetime, books: Books) -> PortfolioMarked:
-        ids = self.bars.instruments
-        account = books.account[0].tolist()
-        rows = zip(
-            ids,
-            books.position[0].tolist(),
-            books.entry[0].tolist(),
-            np.nan_to_num(books.mark[0]).tolist(),  # NaN before the first bar
-            account[: len(ids)],
-            account[len(ids) : 2 * len(ids)],
-            books.holding[0].tolist(),
-            strict=True,
-        )
-        return PortfolioMarked(
-            **self._where,
-            time=time,
-            cash=float(books.cash[0]),
-            equity=float(books.equity[0]),
-            peak_equity=float(books.peak[0]),
-            drawdown=float(books.drawdown[0]),
-            state="halted" if books.halt[0] else "active",
-            positions=tuple(
-                PositionMark(
-                    instrument=instrument,
-                    quantity=quantity,
-                    entry_price=entry,
-                    mark_price=mark,
-                    weight=weight,
-                    unrealised_return=gain,
-                    holding_bars=int(held),
-                )
-                for instrument, quantity, entry, mark, weight, gain, held in rows
-            ),
-        )
-
-    def _verdict(
-        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float, instead: str = ""
-    ) -> RiskVerdict:
-        return RiskVerdict(
-            **self._where,
-            time=time,
-            code=wire_code(code),
-            instrument=instrument,
-            measured=measured,
-            limit=limit,
-            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
-        )
-
 
 def recorded_backtest(
     portfolio: Portfolio,
@@ -233,8 +185,9 @@ def recorded_backtest(
         "model_version": registered.version,
         "model_id": registered.policy.model_id,
     }
-    recording = Recording(portfolio, strategy, bars, features, actor, model)
-    return backtest(portfolio, strategy, bars, features, recording, recording.watch), recording
+    features, hidden = shown(features, portfolio.universe)
+    recording = Recording(portfolio, strategy, bars, features, actor, model, hidden)
+    return backtest(portfolio, strategy, bars, features, recording, recording.watch, hidden), recording
 
 
 def run_of(

@@ -218,13 +218,7 @@ class MemoryReader:
         self._waits = False
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
-        with self._bus._lock:
-            records = self._next(max_records)
-            if not records and timeout_s > 0:
-                self._waits = True
-                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
-                self._waits = False
-            return records
+        return _poll(self, max_records, timeout_s)
 
     def close(self) -> None:
         with self._bus._lock:
@@ -243,6 +237,17 @@ class MemoryReader:
             self._next_offset[partition] = start + len(records)
             taken += records
         return taken
+
+
+def _poll(reader: MemoryReader | MemoryConsumer, max_records: int, timeout_s: float) -> Sequence[Record]:
+    """The next records, waited for if there are none."""
+    with reader._bus._lock:
+        records = reader._next(max_records)
+        if not records and timeout_s > 0:
+            reader._waits = True
+            records = reader._bus._arrived.wait_for(lambda: reader._next(max_records), timeout_s)
+            reader._waits = False
+        return records
 
 
 class MemoryConsumer:
@@ -268,13 +273,7 @@ class MemoryConsumer:
         self._waits = False
 
     def poll(self, max_records: int = 500, timeout_s: float = 0.0) -> Sequence[Record]:
-        with self._bus._lock:
-            records = self._next(max_records)
-            if not records and timeout_s > 0:
-                self._waits = True
-                records = self._bus._arrived.wait_for(lambda: self._next(max_records), timeout_s)
-                self._waits = False
-            return records
+        return _poll(self, max_records, timeout_s)
 
     def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] = NO_NOTES) -> None:
         with self._bus._lock:

@@ -158,6 +158,9 @@ def the_time_is_that_of_the_oldest_instrument(make_store: MakeFeatureStore) -> N
         found = shelf.current()
         assert found.time_us.tolist() == [5 * _MINUTE], "the time of current values is not that of the oldest"
         assert found.values[0, :, 0].tolist() == [6, 5], "an instrument lost its newer values"
+        assert found.mixed, "values of two bars pass for those of one"
+        store.write_online(shelf.set, shelf.universe, rows_at([6], 6.0))
+        assert not shelf.current().mixed, "values of one bar pass for those of two"
 
 
 def part_of_a_universe_is_not_served(make_store: MakeFeatureStore) -> None:

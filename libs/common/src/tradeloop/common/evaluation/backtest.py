@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.evaluation.performance import Performance, bars_per_year, performance
-from tradeloop.common.market import BarArrays
+from tradeloop.common.features import shown
+from tradeloop.common.market import BarArrays, Universe
 from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import DENIED, Verdict, wire_code
@@ -44,7 +45,7 @@ class BacktestResult:
     denials: dict[str, int]
     """How many orders the risk gate denied, by code; a denied flip that closed the position counts."""
     denied: int
-    """Decisions of which at least one order was denied."""
+    """Decisions of which at least one order was denied to an instrument that belongs to the universe."""
     halted_at: int | None = None
     """The bar at whose close the book was halted for good."""
     unsized: int = 0
@@ -76,8 +77,15 @@ def backtest(
     features: Floats,
     actor: Actor,
     watch: Watch | None = None,
+    hidden: Bools | None = None,
 ) -> BacktestResult:
-    """Run a policy over T bars; `features` is (T, A, F), NaN while an indicator warms up."""
+    """Run a policy over T bars; `features` is (T, A, F), NaN while an indicator warms up.
+
+    `hidden` (T, A) are the instruments that `features` do not show, where they are as `shown` gives them already.
+    """
+    if hidden is None:
+        features, hidden = shown(features, portfolio.universe)
+    left = None if hidden is None else hidden & portfolio.universe.roster.inside(bars.close_us)
     builder = ObservationBuilder(strategy.window, len(bars.instruments), len(strategy.features))
     hold = np.full((1, len(bars.instruments)), np.nan)
     actions: list[Floats] = []
@@ -96,7 +104,7 @@ def backtest(
             raise ValueError(
                 f"strategy {strategy.name}: a policy's action became weights that are not finite: {weights}"
             )
-        return weights
+        return weights if left is None else np.where(left[t], np.nan, weights)
 
     return run(portfolio, strategy, bars, features, decide, actions, watch)
 
@@ -130,7 +138,7 @@ def run(
     components: dict[str, Floats] = {}
     ts = bars.close_us
     action = np.zeros((1, count))
-    records = _Records(simulator, bars)
+    records = _Records(simulator, bars, portfolio.universe)
     halted = np.zeros(1, dtype=np.bool_)
     target = np.full((1, count), np.nan)
     for t in range(length):
@@ -157,12 +165,14 @@ def run(
     return records.result(0, rewards, components)
 
 
-def follow(simulator: Simulator, bars: BarArrays, decide: Callable[[int], Floats]) -> list[BacktestResult]:
+def follow(
+    simulator: Simulator, bars: BarArrays, decide: Callable[[int], Floats], universe: Universe | None = None
+) -> list[BacktestResult]:
     """Run N rules side by side, one in each book of the simulator; no reward looks at them.
 
     `decide(t)` gives target weights (N, A) at the close of bar t, NaN for hold.
     """
-    records = _Records(simulator, bars)
+    records = _Records(simulator, bars, universe)
     for t in range(len(bars)):
         records.mark(t)
         records.decide(t, decide(t))
@@ -173,9 +183,9 @@ def follow(simulator: Simulator, bars: BarArrays, decide: Callable[[int], Floats
 class _Records:
     """Steps N books along bars, and keeps what happens to each."""
 
-    def __init__(self, simulator: Simulator, bars: BarArrays) -> None:
+    def __init__(self, simulator: Simulator, bars: BarArrays, universe: Universe | None) -> None:
         self._simulator, self._books, self._bars = simulator, simulator.books, bars
-        self._market = market_of(bars)
+        self._market = market_of(bars, universe)
         length, count = bars.open.shape
         shape = (len(self._books.cash), length)
         self._rows = np.zeros(shape[0], dtype=np.int64)
@@ -228,7 +238,7 @@ class _Records:
             components=components,
             bars_per_year=bars_per_year(self._bars),
             denials={wire_code(code): int(times) for code in Verdict if (times := (verdict == code)[denied].sum())},
-            denied=int(denied.any(axis=1).sum()),
+            denied=int((denied & (verdict != Verdict.NOT_A_MEMBER)).any(axis=1).sum()),
             halted_at=int(halted[0]) if len(halted) else None,
             unsized=int(unsized.sum()),
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.evaluation.backtest import BacktestResult, follow
+from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import Simulator
@@ -37,14 +38,35 @@ def baselines(portfolio: Portfolio, strategy: Strategy, bars: BarArrays, feature
 
     `features` is (T, A, F), NaN while an indicator warms up. Every rule decides on the same bars as a policy: from
     the first full window on. What the venue does not fill at once is tried again.
+
+    Where a universe has members in time, parts are those of the members at that moment; what leaves is sold, and
+    `equal_weight` and `momentum` rebalance whenever members change, which `buy_and_hold` does not.
     """
-    count = len(bars.instruments)
+    universe = portfolio.universe
+    features, _ = shown(features, universe)
+    inside = universe.roster.inside(bars.close_us)
+    count = np.maximum(inside.sum(axis=1, keepdims=True), 1)
     decides = np.flatnonzero(_decides(features, strategy.window))
     targets = {name: np.full(bars.open.shape, np.nan) for name in ("cash", "buy_and_hold", "equal_weight", "momentum")}
-    targets["buy_and_hold"][decides[:1]] = 1.0 / count
-    targets["equal_weight"][decides[::REBALANCE]] = 1.0 / count
-    targets["momentum"][decides] = _momentum(bars, decides, _sells_short(strategy.actions, count)) / count
-    if count == 1:
+    even = inside / count
+    targets["buy_and_hold"][decides[:1]] = even[decides[:1]]
+    targets["equal_weight"][decides[::REBALANCE]] = even[decides[::REBALANCE]]
+    instruments = len(bars.instruments)
+    sides = _momentum(bars, decides, _sells_short(strategy.actions, instruments))
+    targets["momentum"][decides] = sides / count[decides]
+    if universe.members:
+        # A side that began before its instrument was a member, or with other members, is taken up when these change.
+        changed = decides[1:][(inside[decides[1:]] != inside[decides[:-1]]).any(axis=1)]
+        targets["equal_weight"][changed] = even[changed]
+        place = np.searchsorted(decides, changed)
+        targets["momentum"][changed] = _lasting(sides)[place] / count[changed]
+        for one in targets.values():
+            one[~inside & ~np.isnan(one)] = 0.0
+        left = np.zeros_like(inside)
+        left[decides[1:]] = inside[decides[:-1]] & ~inside[decides[1:]]
+        for one in targets.values():
+            one[left] = 0.0
+    if instruments == 1:
         del targets["equal_weight"]
     simulator = Simulator(
         len(targets),
@@ -63,7 +85,7 @@ def baselines(portfolio: Portfolio, strategy: Strategy, bars: BarArrays, feature
         no_trade_band=0.0,
     )
     aims = _Aims(simulator, np.stack(list(targets.values()), axis=1), decides)
-    return dict(zip(targets, follow(simulator, bars, aims.weights), strict=True))
+    return dict(zip(targets, follow(simulator, bars, aims.weights, universe), strict=True))
 
 
 class _Aims:
@@ -115,6 +137,13 @@ def _momentum(bars: BarArrays, decides: NDArray[np.int64], short: bool) -> Float
         column[same] = np.nan
         column[column == 0.0] = np.nan
     return side if short else np.maximum(side, 0.0)
+
+
+def _lasting(sides: Floats) -> Floats:
+    """Sides (D, A) with NaN where there was none yet, and otherwise the last one."""
+    last = np.maximum.accumulate(np.where(np.isnan(sides), -1, np.arange(len(sides))[:, None]), axis=0)
+    lasting: Floats = np.where(last >= 0, np.take_along_axis(sides, np.maximum(last, 0), axis=0), np.nan)
+    return lasting
 
 
 def _sells_short(scheme: ActionScheme, count: int) -> bool:

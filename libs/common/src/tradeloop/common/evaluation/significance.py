@@ -16,7 +16,7 @@ from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.evaluation.backtest import BacktestResult, follow
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.simulation import Simulator, market_of
+from tradeloop.common.simulation import Market, Simulator, market_of
 from tradeloop.common.strategy import Strategy
 
 DRAWS = 200
@@ -72,7 +72,7 @@ def significance(
         )
 
     many = simulator(draws + 1)
-    _trade(many, bars, decides, decided, orders)
+    _trade(many, market_of(bars, portfolio.universe), decides, decided, orders)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log(np.maximum(many.books.equity, 0.0) / portfolio.capital)
     ours, others = float(growth[0]), growth[1:]
@@ -86,7 +86,7 @@ def significance(
         draws=others[ranked],
         halted=int((many.books.halt[1:] != 0).sum()),
         blocks=blocks,
-        median=follow(simulator(1), bars, lambda t: targets[t][None])[0],
+        median=follow(simulator(1), bars, lambda t: targets[t][None], portfolio.universe)[0],
     )
 
 
@@ -115,7 +115,7 @@ def _order(generator: np.random.Generator, length: int, blocks: int) -> _Order:
     return [(int(starts[b]), int(starts[b] + lengths[b])) for b in generator.permutation(blocks)]
 
 
-def _trade(simulator: Simulator, bars: BarArrays, decides: Bools, decided: Floats, orders: list[_Order]) -> None:
+def _trade(simulator: Simulator, market: Market, decides: Bools, decided: Floats, orders: list[_Order]) -> None:
     """Trade the decisions as they were in the first book, and in each other one in its own order, in one pass."""
     jumps: dict[int, list[tuple[int, int]]] = {}
     for book, order in enumerate(orders, start=1):
@@ -125,7 +125,7 @@ def _trade(simulator: Simulator, bars: BarArrays, decides: Bools, decided: Float
             at += stop - start
     twice = np.concatenate((decided, decided))  # a stretch may run on beyond the end
     books = len(orders) + 1
-    market, rows, hold = market_of(bars), np.zeros(books, dtype=np.int64), np.full((books, decided.shape[1]), np.nan)
+    rows, hold = np.zeros(books, dtype=np.int64), np.full((books, decided.shape[1]), np.nan)
     simulator.reset(market, rows)
     at, where = 0, np.zeros(books, dtype=np.int64)
     for decision in decides[:-1]:  # what is decided on the last bar fills no more

@@ -59,6 +59,8 @@ class FeatureRows:
     names: tuple[str, ...]
     time_us: NDArray[np.int64]
     values: NDArray[np.float64]
+    mixed: bool = False
+    """Whether some instruments of a current row have values of a later bar, as while one is being written."""
 
     def __post_init__(self) -> None:
         shape = (len(self.time_us), len(self.instruments), len(self.names))
@@ -152,6 +154,7 @@ def latest_row(
     if not rows or len(rows) < len(instruments):
         nothing = np.empty((0, len(instruments), len(names)))
         return FeatureRows(tuple(instruments), tuple(names), np.empty(0, dtype=np.int64), nothing)
-    oldest_us = min(close_us for close_us, _ in rows)
+    times_us = {close_us for close_us, _ in rows}
     values = np.array([[values for _, values in rows]], dtype=np.float64)
-    return FeatureRows(tuple(instruments), tuple(names), np.array([oldest_us], dtype=np.int64), values)
+    oldest_us = np.array([min(times_us)], dtype=np.int64)
+    return FeatureRows(tuple(instruments), tuple(names), oldest_us, values, mixed=len(times_us) > 1)

@@ -37,6 +37,7 @@ from tradeloop.common.features.microstructure import (
     trade_intensity,
 )
 from tradeloop.common.features.news import news_count, news_mean
+from tradeloop.common.features.shown import shown
 from tradeloop.common.features.simple import column, log_return, named, on, relative, simple_return
 from tradeloop.common.features.stream import FeatureStream, Values
 from tradeloop.common.features.talib_functions import change_of, talib
@@ -89,6 +90,7 @@ __all__ = [
     "relative",
     "rolling",
     "session",
+    "shown",
     "simple_return",
     "spread",
     "talib",

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.market import Universe
+from tradeloop.common.market import Universe, to_us
 
 
 def basis_in_steps(
@@ -16,10 +16,12 @@ def basis_in_steps(
     """A digest of all bars that the features of the base bars opening in `[start_us, end_us)` depend on.
 
     An instrument a step. It is another one when any of these bars was corrected, or a bar came among them, or before
-    them where there were too few; later bars change nothing. Bars are counted, not read. Raises `BarStoreUnavailable`.
+    them where there were too few; later bars change nothing, nor do memberships outside of the range. Bars are counted,
+    not read. Raises `BarStoreUnavailable`.
     """
     base = universe.timeframe
     digest = hashlib.sha256(feature_set.id.encode())
+    digest.update(_members(universe, start_us + base.us, end_us + base.us).encode())
     for instrument in universe.ids:
         for timeframe in (base, *feature_set.timeframes):
             from_time_us, until_us = start_us, end_us
@@ -32,3 +34,14 @@ def basis_in_steps(
             digest.update(f"{instrument} {timeframe} {first_us} {tuple(census)}\n".encode())
         yield
     return digest.hexdigest()
+
+
+def _members(universe: Universe, start_us: int, end_us: int) -> str:
+    """The members at closes in `[start_us, end_us)`, as text; empty where all instruments always do."""
+    spans = (
+        (name, max(to_us(one.start), start_us), end_us if one.end is None else min(to_us(one.end), end_us))
+        for name in universe.ids
+        for one in universe.members.get(name, ())
+    )
+    told = [f"{name} {first_us} {last_us}\n" for name, first_us, last_us in spans if first_us < last_us]
+    return "".join(("members\n", *told)) if universe.members else ""

@@ -16,7 +16,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import TIME, Feature, FeatureError, FeatureState, Row, canonical
+from tradeloop.common.errors import UserError
+from tradeloop.common.features.feature import TIME, Feature, FeatureError, FeatureState, Row, Span, canonical
+from tradeloop.common.market.calendars import check_has_sessions, planned_sessions
 
 
 def time_of_day(zone: str = "UTC") -> tuple[Feature, Feature]:
@@ -45,12 +47,24 @@ def quarter_of_year(zone: str = "UTC") -> tuple[Feature, Feature]:
     return _turns("quarter_of_year", zone)
 
 
-def session(opens: str, closes: str, zone: str = "UTC") -> tuple[Feature, Feature]:
-    """Minutes since a trading session opened, and until it closes: `*session("09:30", "16:00", "America/New_York")`.
+def session(
+    opens: str | None = None, closes: str | None = None, zone: str = "UTC", *, calendar: str | None = None
+) -> tuple[Feature, Feature]:
+    """Minutes since a trading session opened, and until it closes: `*session("09:30", "16:00", "America/New_York")`, or
+    of a calendar, as instruments have it: `*session(calendar="XNYS")`.
 
-    Both are 0 outside of it. Sessions open on Mondays to Fridays, and may run over midnight; one that closes when it
-    opens takes a day. A clock on the wall knows no holidays and no early closes. Raises `FeatureError`.
+    Both are 0 outside of it. By the clock, sessions open on Mondays to Fridays, and may run over midnight; one that
+    closes when it opens takes a day; a clock on the wall knows no holidays and no early closes. An exchange's calendar
+    does, by the package exchange_calendars: those that were planned, for one that nobody could foresee is no part of
+    it, and a bar on such a day has the usual hours. A break at noon does not end a session. The days of `fx` begin at
+    17:00 in New York. Raises `FeatureError`.
     """
+    if calendar is not None:
+        if opens is not None or closes is not None or zone != "UTC":
+            raise FeatureError("session: give either a calendar, or when it opens and closes, and the time zone")
+        return _of_calendar(calendar)
+    if opens is None or closes is None:
+        raise FeatureError("session: say when it opens and closes, or give the calendar of an exchange")
     _check_zone("session", zone)
     minutes = []
     for text in (opens, closes):
@@ -68,6 +82,26 @@ def session(opens: str, closes: str, zone: str = "UTC") -> tuple[Feature, Featur
             anchored=False,
             zone=zone,
             of=_Session(minutes[0], length, part),
+        )
+        for part in ("since", "until")
+    )
+    return since, until
+
+
+def _of_calendar(calendar: str) -> tuple[Feature, Feature]:
+    try:
+        check_has_sessions(calendar)
+    except UserError as error:
+        raise FeatureError(f"session(calendar={calendar!r}): {error}") from None
+    since, until = (
+        _OfSessions(
+            name=f"session_{calendar.lower()}_{part}",
+            definition=canonical(calendar="session", exchange=calendar, part=part),
+            history=0,
+            inputs=("time",),
+            anchored=False,
+            exchange=calendar,
+            part=part,
         )
         for part in ("since", "until")
     )
@@ -170,7 +204,7 @@ class _OfTime(Feature):
     zone: str
     of: Callable[[datetime], float]
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         value = _Clock(self).value
         return np.fromiter(map(value, columns[TIME].tolist()), np.float64, columns.shape[1])
 
@@ -190,3 +224,42 @@ class _Clock:
 
     def value(self, time: float) -> float:
         return self._of(datetime.fromtimestamp(time, self._zone))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfSessions(Feature):
+    exchange: str
+    part: str
+
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        return _minutes(self.exchange, self.part, columns[TIME])
+
+    def state(self) -> FeatureState:
+        return _SessionState(self)
+
+
+class _SessionState:
+    def __init__(self, feature: _OfSessions) -> None:
+        self._exchange, self._part = feature.exchange, feature.part
+
+    def open(self, columns: Floats) -> float:
+        return self._value(columns[TIME, -1:]) if columns.shape[1] else math.nan
+
+    def update(self, row: Row) -> float:
+        return self._value(np.array([row[TIME]]))
+
+    def _value(self, time: Floats) -> float:
+        return float(_minutes(self._exchange, self._part, time)[0])
+
+
+def _minutes(calendar: str, part: str, time: Floats) -> Floats:
+    """Minutes of the session that holds each time; where one closes and the next opens, of the one that closes."""
+    if not len(time):
+        return np.empty(0)
+    time_us = np.round(time * 1e6).astype(np.int64)
+    opens, closes = planned_sessions(calendar, int(time_us.min()), int(time_us.max()))
+    at = np.maximum(np.searchsorted(opens, time_us, side="right") - 1, 0)
+    at -= (at > 0) & (closes[at - 1] == time_us)
+    inside = (opens[at] <= time_us) & (time_us <= closes[at])
+    minutes: Floats = np.where(inside, time_us - opens[at] if part == "since" else closes[at] - time_us, 0) / 60e6
+    return minutes

@@ -158,7 +158,9 @@ CATALOGUE: dict[str, Sequence[Entry]] = {
                 (
                     "session('09:30', '16:00', 'America/New_York')",
                     session("09:30", "16:00", "America/New_York"),
-                )
+                ),
+                ("session(calendar='fx')", session(calendar="fx")),
+                ("session(calendar='XNYS')", session(calendar="XNYS")),
             ],
         ),
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -21,7 +20,9 @@ from tradeloop.common.features.feature import (
     FeatureError,
     FeatureState,
     Row,
+    Span,
     canonical,
+    of_spans,
     placed,
     require_count,
 )
@@ -113,30 +114,28 @@ class Composed(Feature):
     arithmetic: str
     parameters: tuple[float, ...]
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        length, before = columns.shape[1], self.window - 1
-        if not self.anchored:
-            return self._windows(self._inner(columns, 0, 0, length))
-        # What it is made of begins anew `history` bars before each anchor, as the stream's does. The blocks lie one
-        # after the other, each behind the `before` values that its first window reaches back to, for one call.
-        spans = [(start, stop) for start, stop in pairwise(blocks) if stop > start]
-        places = list(accumulate((before + stop - start for start, stop in spans), initial=0))
-        series = np.full((len(self.inner), places[-1]), np.nan)
-        for (start, stop), place in zip(spans, places, strict=False):
-            first, kept = max(0, start - self.history), min(before, start)
-            series[:, place + before - kept : place + before + stop - start] = self._inner(
-                columns, first, start - kept, stop
-            )
-        values, found = self._windows(series), np.empty(length)
-        for (start, stop), place in zip(spans, places, strict=False):
-            found[start:stop] = values[place + before : place + before + stop - start]
-        found[:before] = np.nan
-        return found
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        # What it is made of begins where it does itself, as in the stream, and is asked for the values before each span
+        # that the first window reaches back to. All lie one after the other, for one call; what mixes two is dropped.
+        before = self.window - 1
+        wider = [(begin, max(begin, start - before), stop) for begin, start, stop in spans]
+        values, found, end = self._windows(self._inner(columns, wider)), [], 0
+        for (_, start, stop), (_, first, _) in zip(spans, wider, strict=True):
+            own, end = values[end : end + stop - first], end + stop - first
+            own[:before] = np.nan
+            found.append(own[start - first :])
+        return np.concatenate(found)
 
-    def _inner(self, columns: Floats, first: int, start: int, stop: int) -> Floats:
-        """Values (k, stop - start) of what it is made of, begun at bar `first`."""
-        bars = columns[:, first:stop]
-        return np.array([one.batch(self.part(one, bars), [0, stop - first])[start - first :] for one in self.inner])
+    def _inner(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        """Values (k, m) of what it is made of at the bars of spans."""
+        series = np.empty((len(self.inner), sum(stop - start for _, start, stop in spans)))
+        for own, one in zip(series, self.inner, strict=True):
+            bars = self.part(one, columns)
+            if one.anchored:
+                own[:] = one.batch(bars, spans)
+            else:
+                own[:] = of_spans(one.batch(bars, [(0, 0, columns.shape[1])]), spans)
+        return series
 
     def _windows(self, series: Floats) -> Floats:
         """The values (n,) of the windows of (k, n); NaN where they would reach back before its begin."""
@@ -176,7 +175,7 @@ class _ComposedState:
         for place, (one, state) in enumerate(zip(self._feature.inner, self._inner, strict=True)):
             state.open(columns)
             if length:
-                own = one.batch(self._feature.part(one, columns), [0, length])
+                own = one.batch(self._feature.part(one, columns), [(0, 0, length)])
                 self._buffer[place, : self._end] = own[-self._window :]
         return self._value()
 

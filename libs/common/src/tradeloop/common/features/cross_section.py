@@ -1,6 +1,8 @@
 """Features that look at other instruments of the universe: one of them, or all of them at once.
 
 Each is another feature first, computed for every instrument; then `combine` sees its values at one close side by side.
+Where a universe has members in time, those that do not belong at a close, and those whose value is not known yet, are
+left out.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tradeloop.common.arrays import Floats
-from tradeloop.common.features.feature import FLAT, Feature, FeatureError, FeatureState, canonical
+from tradeloop.common.arrays import Bools, Floats
+from tradeloop.common.features.feature import FLAT, Feature, FeatureError, FeatureState, Span, canonical
 
 _INSTRUMENT = r"([a-z0-9_\-]{1,32}:)?[A-Za-z0-9_./\-]{1,64}"
 """An id, or the symbol in it."""
@@ -69,15 +71,18 @@ class CrossSection(Feature):
     instrument: str | int | None = None
     """The one that it is of; None where it is of all."""
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        return self.inner.batch(columns, blocks)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        return self.inner.batch(columns, spans)
 
     def state(self) -> FeatureState:
         return self.inner.state()
 
     @abstractmethod
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        """Values (T, A) of this feature from those of `inner`. A row depends on itself alone, bit for bit."""
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
+        """Values (T, A) of this feature from those of `inner`. A row depends on itself alone, bit for bit.
+
+        `inside` says which instruments belong to the universe; None where all always do.
+        """
 
     def check_instruments(self, instruments: Sequence[str]) -> None:
         """Raise `FeatureError` when an instrument that it names is not among these."""
@@ -107,7 +112,7 @@ def _around(owner: str, prefix: str, feature: Feature, **what: object) -> dict[s
 
 
 class _Of(CrossSection):
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
         place = self._place(instruments)
         return np.repeat(values[:, place : place + 1], values.shape[1], axis=1)
 
@@ -132,43 +137,61 @@ class _Of(CrossSection):
 
 
 class _Mean(CrossSection):
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        return np.repeat(_means(values), values.shape[1], axis=1)
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
+        return np.repeat(_means(*_counted(values, inside)), values.shape[1], axis=1)
 
 
 class _Demeaned(CrossSection):
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        apart: Floats = values - _means(values)
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
+        values, counts = _counted(values, inside)
+        apart: Floats = values - _means(values, counts)
         return apart
 
 
 class _Scored(CrossSection):
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        means = _means(values)
-        apart: Floats = values - means
-        deviation = np.sqrt(_means(apart * apart))
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
+        values, counts = _counted(values, inside)
+        means = _means(values, counts)
+        apart = values - means
+        deviation = np.sqrt(_means(apart * apart, counts))
         flat = deviation <= FLAT * np.abs(means)
-        return np.where(flat, 0.0, apart / np.where(flat, 1.0, deviation))
+        scores: Floats = np.where(flat, 0.0, apart / np.where(flat, 1.0, deviation))
+        scores[~counts] = np.nan
+        return scores
 
 
 class _Rank(CrossSection):
-    def combine(self, values: Floats, instruments: Sequence[str]) -> Floats:
-        others = values.shape[1] - 1
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> Floats:
+        values, counts = _counted(values, inside)
+        others = np.maximum(counts.sum(axis=1) - 1, 0)
         ranks = np.zeros(values.shape)
-        if others:
+        if values.shape[1] > 1:
+            between = np.maximum(others, 1)
             for a in range(values.shape[1]):
                 below, level = values < values[:, a : a + 1], values == values[:, a : a + 1]
-                ranks[:, a] = (2 * below.sum(axis=1) + level.sum(axis=1) - 1) / others - 1.0
-        ranks[np.isnan(values).any(axis=1)] = np.nan
+                places = (2 * below.sum(axis=1) + level.sum(axis=1) - 1) / between - 1.0
+                ranks[:, a] = np.where(others > 0, places, 0.0)
+        ranks[~counts] = np.nan
         return ranks
 
 
-def _means(values: Floats) -> Floats:
-    """The mean over the instruments, (T, 1)."""
-    total = values[:, 0].copy()
+def _counted(values: Floats, inside: Bools | None) -> tuple[Floats, Bools]:
+    """The values (T, A) with NaN where one does not count, and where they count; of none unless all are known."""
+    known: Bools = ~np.isnan(values)
+    if inside is None:
+        return values, known & np.all(known, axis=1, keepdims=True)
+    known &= inside
+    return np.where(known, values, np.nan), known
+
+
+def _means(values: Floats, counts: Bools) -> Floats:
+    """The mean over the instruments that count, (T, 1); NaN where none does."""
+    chosen = np.where(counts, values, 0.0)
+    total = chosen[:, 0].copy()
     for a in range(1, values.shape[1]):  # one after the other: a sum over an axis may order them by their number
-        total += values[:, a]
-    means: Floats = (total / values.shape[1])[:, None]
+        total += chosen[:, a]
+    number = counts.sum(axis=1)
+    means: Floats = (total / np.where(number > 0, number, np.nan))[:, None]
     return means
 
 

@@ -12,8 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from operator import itemgetter
 from typing import Protocol
+
+import numpy as np
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.errors import UserError
@@ -25,6 +28,9 @@ order of `FeatureSet.extras`. Volume and further columns are NaN where the sourc
 
 FIELDS = (*BAR_PRICES, "volume")
 """The numbers in a bar."""
+
+Span = tuple[int, int, int]
+"""Some bars `start` to `stop` (exclusive) of a series that begins at a bar `begin`: `(begin, start, stop)`."""
 
 Row = tuple[float, ...]
 """A bar as a feature takes it, in the order of `Feature.layout`; what follows is not its own."""
@@ -103,12 +109,26 @@ class Feature(ABC):
         return [self.layout.index(name) for name in self.inputs]
 
     @abstractmethod
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        """Values (n,) for all bars. `blocks` are the indices of the first bars after each anchor, then n."""
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        """Values of the bars of spans, one span after the other.
+
+        What is not anchored is asked for all bars that it gets, `[(0, 0, n)]`.
+        """
+
+    def spans(self, blocks: Sequence[int]) -> list[Span]:
+        """Spans of the bars of blocks: the indices of the first bars after each anchor, then the number of bars."""
+        if not self.anchored:
+            return [(0, 0, blocks[-1])]
+        return [(max(0, start - self.history), start, stop) for start, stop in pairwise(blocks)]
 
     @abstractmethod
     def state(self) -> FeatureState:
         """The same feature bar by bar, not opened yet."""
+
+
+def of_spans(values: Floats, spans: Sequence[Span]) -> Floats:
+    """The values of the bars of spans, one span after the other, of those of all bars."""
+    return np.concatenate([values[start:stop] for _, start, stop in spans])
 
 
 def require_count(owner: str, what: str, value: int) -> None:

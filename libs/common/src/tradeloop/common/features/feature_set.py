@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.arrays import Floats
+from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.feature_store.port import FeatureRows
 from tradeloop.common.features.cross_section import CrossSection
 from tradeloop.common.features.feature import ANCHOR_BARS, FIELDS, INPUTS, BarValues, Feature, FeatureError
-from tradeloop.common.market import BarArrays, Series, Timeframe, from_us
+from tradeloop.common.market import BarArrays, Roster, Series, Timeframe, from_us
 
-_AT_ONCE, _TOGETHER = 512, 8
-"""Frames and features whose values are written at once: eight numbers are a line of a cache."""
+_BARS, _FRAMES = 32768, 4096
+"""Bars whose features are computed at once, frames whose values are written at once: they stay in a core's cache."""
 _FORMAT = 1
 """Raised when the arithmetic of existing definitions changes: every identity then changes with it."""
 
@@ -114,8 +115,10 @@ class FeatureSet:
         for _, feature in self.cross_sections:
             feature.check_instruments(instruments)
 
-    def compute(self, bars: Mapping[Timeframe, BarArrays], base: Timeframe) -> FeatureRows:
-        """Values (T, A, F) as of the closes of the base bars.
+    def compute(
+        self, bars: Mapping[Timeframe, BarArrays], base: Timeframe, roster: Roster | None = None
+    ) -> FeatureRows:
+        """Values (T, A, F) as of the closes of the base bars. What does not belong to the `roster` then has none.
 
         `bars` holds the base and every timeframe of `timeframes`, of the same instruments. A row's values are
         final when `history` bars of each instrument precede it, or all that there are. Where an instrument has
@@ -139,47 +142,54 @@ class FeatureSet:
             for a, instrument in enumerate(grid.instruments):
                 open_us, columns, last = own_bars(source, a, self.extras)
                 rows = np.where(visible >= 0, last[visible], -1) if len(source) else visible
-                known = self.own_values(timeframe, instrument, open_us, columns)
-                while some := list(islice(known, _TOGETHER)):
-                    _spread(values[:, a], some, rows)
-        self.combine(values, grid.instruments)
+                values[: np.searchsorted(rows, 0), a, [place for place, _ in self.of(timeframe)]] = np.nan
+                for start, stop, some in self.own_values(timeframe, instrument, open_us, columns):
+                    first, end = np.searchsorted(rows, (start, stop))
+                    _spread(values[first:end, a], some, rows[first:end] - start)
+        self.combine(values, grid.instruments, None if roster is None else roster.inside(grid.close_us))
         return FeatureRows(grid.instruments, self.names, grid.close_us, values)
 
     def own_values(
         self, timeframe: Timeframe, instrument: str, open_us: NDArray[np.int64], columns: Floats
-    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """The values of one timeframe's features at an instrument's own bars, (n,), each with its place in the set.
+    ) -> Iterator[tuple[int, int, list[tuple[int, Floats]]]]:
+        """The values of one timeframe's features at an instrument's own bars, part by part: the bars `start` to `stop`
+        of a part, and the values of each feature at them, with its place in the set.
 
         `columns` (6 + E, n) are in the order of `layout`. Raises `FeatureError`.
         """
-        blocks = _blocks(open_us, timeframe)
         check_volume(self.of(timeframe), instrument, open_us, columns)
-        for place, feature in self.of(timeframe):
-            chosen = feature.chosen(self.layout)
-            own = feature.batch(columns if chosen is None else columns[list(chosen)], blocks)
-            if len(infinite := np.flatnonzero(np.isinf(own))):
-                raise infinite_value(feature, instrument, int(open_us[infinite[0]]))
-            yield place, own
+        features = [(place, feature, feature.chosen(self.layout)) for place, feature in self.of(timeframe)]
+        for blocks in _parts(open_us, timeframe):
+            start, stop = blocks[0], blocks[-1]
+            some = []
+            for place, feature, chosen in features:
+                first = max(0, start - feature.history)
+                spans = feature.spans([block - first for block in blocks])
+                part = columns[:, first:stop]
+                own = feature.batch(part if chosen is None else part[list(chosen)], spans)[start - stop :]
+                if len(infinite := np.flatnonzero(np.isinf(own))):
+                    raise infinite_value(feature, instrument, int(open_us[start + infinite[0]]))
+                some.append((place, own))
+            yield start, stop, some
 
-    def combine(self, values: Floats, instruments: Sequence[str]) -> None:
-        """Let the features that look at other instruments see the values (T, A, F) of all, in place."""
+    def combine(self, values: Floats, instruments: Sequence[str], inside: Bools | None = None) -> None:
+        """Let the features that look at other instruments see the values (T, A, F) of all, in place.
+
+        `inside` (T, A) says which instruments belong to the universe; those that do not have no values then.
+        """
         for place, feature in self.cross_sections:
-            values[..., place] = feature.combine(values[..., place], instruments)
+            values[..., place] = feature.combine(values[..., place], instruments, inside)
+        if inside is not None:
+            values[~inside] = np.nan
 
 
 def _spread(values: Floats, some: Sequence[tuple[int, NDArray[np.float64]]], rows: NDArray[np.int64]) -> None:
-    """Put the values (n,) of some features into those of all, (T, F), in place: row by row those of `rows`, -1 is NaN.
-
-    Some frames at once, so that what is written stays in a core's cache: a column at a time would fetch all of it.
-    """
-    for start in range(0, len(rows), _AT_ONCE):
-        chosen = rows[start : start + _AT_ONCE]
-        none = chosen < 0
+    """Put the values (n,) of some features into those of all, (T, F), in place: row by row those of `rows`."""
+    for start in range(0, len(rows), _FRAMES):
+        chosen = rows[start : start + _FRAMES]
+        whole = bool((np.diff(chosen) == 1).all())  # mostly a frame has a bar of its own
         for place, own in some:
-            part = values[start : start + _AT_ONCE, place]
-            if len(own):
-                part[:] = own[chosen]
-            part[none] = np.nan
+            values[start : start + _FRAMES, place] = own[chosen[0] : chosen[-1] + 1] if whole else own[chosen]
 
 
 def own_bars(bars: BarArrays, a: int, extras: Sequence[str]) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
@@ -233,7 +243,10 @@ def infinite_value(feature: Feature, instrument: str, open_us: int) -> FeatureEr
     )
 
 
-def _blocks(open_us: NDArray[np.int64], timeframe: Timeframe) -> list[int]:
-    """Indices of the first bars after each anchor, then the number of bars."""
+def _parts(open_us: NDArray[np.int64], timeframe: Timeframe) -> Iterator[list[int]]:
+    """Bars in parts of whole blocks: the indices of the first bars after each anchor in it, then its end."""
     block = open_us // (ANCHOR_BARS * timeframe.us)
-    return [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(open_us)]
+    blocks = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(open_us)]
+    cuts = {bisect_left(blocks, bar) for bar in range(0, len(open_us), _BARS)}
+    for first, last in pairwise(sorted(cuts | {len(blocks) - 1})):
+        yield blocks[first : last + 1]

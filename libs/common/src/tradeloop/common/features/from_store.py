@@ -7,6 +7,7 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.port import FeatureRows
@@ -68,9 +69,9 @@ def compute_in_steps(
     feature_set.check_base(base)
     feature_set.check_instruments(universe.ids)
     opens: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    own: list[dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]] = []
+    own: list[dict[int, tuple[NDArray[np.int64], Floats]]] = []
     for instrument in universe.ids:
-        values: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        values: dict[int, tuple[NDArray[np.int64], Floats]] = {}
         for timeframe in (base, *feature_set.timeframes):
             from_time_us, until_us = start_us, end_us
             if timeframe is not base:  # what opens before has closed at the first base close
@@ -83,8 +84,11 @@ def compute_in_steps(
             if timeframe is base:
                 opens.append(open_us[open_us >= start_us])
             columns = columns_of(series, close_us, feature_set.extras)
-            for place, one in feature_set.own_values(timeframe, instrument, open_us, columns):
-                values[place] = close_us, one
+            for place, _ in feature_set.of(timeframe):
+                values[place] = close_us, np.full(len(close_us) + 1, np.nan)  # nothing is known before the first bar
+            for start, stop, some in feature_set.own_values(timeframe, instrument, open_us, columns):
+                for place, one in some:
+                    values[place][1][start:stop] = one
         own.append(values)
         yield
     close_us = np.unique(np.concatenate(opens)) + base.us
@@ -92,7 +96,7 @@ def compute_in_steps(
     for a, values in enumerate(own):
         for place, (known_us, one) in values.items():
             rows[:, a, place] = np.append(one, np.nan)[np.searchsorted(known_us, close_us, side="right") - 1]
-    feature_set.combine(rows, universe.ids)
+    feature_set.combine(rows, universe.ids, universe.roster.inside(close_us) if universe.members else None)
     return FeatureRows(universe.ids, feature_set.names, close_us, rows)
 
 

@@ -21,8 +21,10 @@ from tradeloop.common.features.feature import (
     FeatureError,
     FeatureState,
     Row,
+    Span,
     canonical,
     fields_of,
+    of_spans,
     require_count,
 )
 from tradeloop.common.market import Timeframe
@@ -127,7 +129,7 @@ class _Return(Feature):
     lag: int
     logarithm: bool
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
         ratios = columns[self.top, self.lag :] / columns[self.bottom, : max(0, columns.shape[1] - self.lag)]
         values[self.lag :] = logarithms(ratios) if self.logarithm else ratios - 1.0
@@ -161,7 +163,7 @@ class _ReturnState:
 
 @dataclass(frozen=True, kw_only=True)
 class _Column(Feature):
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         values: Floats = columns[self.places[0]].copy()
         return values
 
@@ -184,9 +186,9 @@ class _ColumnState:
 class _Relative(Feature):
     level: Feature
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         with np.errstate(divide="ignore"):  # infinite values are refused by whoever asked
-            values: Floats = columns[CLOSE] / self.level.batch(columns, blocks) - 1.0
+            values: Floats = of_spans(columns[CLOSE], spans) / self.level.batch(columns, spans) - 1.0
         return values
 
     def state(self) -> FeatureState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,18 +65,24 @@ class FeatureStream:
             if timeframe is not self._base and len(source):
                 self._visible_from_us = max(self._visible_from_us, int(source.close_us[-1]))
 
-    def update(self, open_us: int, close_us: int, rows: Sequence[BarValues | None]) -> Values:
+    def update(
+        self, open_us: int, close_us: int, rows: Sequence[BarValues | None], outside: Collection[str] | None = None
+    ) -> Values:
         """Take the next base frame, one row per instrument, None where it has no bar; the values as of its close.
+
+        `outside` are the instruments that do not belong to the universe then; None where all always do.
 
         Raises `FeatureError`, and ValueError for a frame out of order.
         """
         if close_us < self._visible_from_us:
             raise ValueError(f"a higher frame that closes at {self._visible_from_us} came before its end, {close_us}")
         self._take(self._base, open_us, rows)
-        if not self._feature_set.cross_sections:
+        if not self._feature_set.cross_sections and not outside:
             return tuple(map(tuple, self._values))
         combined = np.array([self._values])
-        self._feature_set.combine(combined, self._instruments)
+        away = frozenset(outside or ())
+        inside = None if outside is None else np.array([[one not in away for one in self._instruments]])
+        self._feature_set.combine(combined, self._instruments, inside)
         return tuple(map(tuple, combined[0].tolist()))
 
     def update_higher(
@@ -112,6 +118,7 @@ class _Series:
     ) -> None:
         self._instrument, self._features, self._values = instrument, features, values
         self._states = [(place, feature, placed(feature, layout)) for place, feature in features]
+        self._updates = [(place, feature, state.update) for place, feature, state in self._states]
         self._width = len(layout)
         self._volume_reader = next((f for _, f in features if "volume" in f.inputs), None)
         self._timeframe_us, self._block_us = timeframe.us, ANCHOR_BARS * timeframe.us
@@ -126,8 +133,9 @@ class _Series:
         self._block = int(blocks[-1]) if len(blocks) else None
         anchor = int(np.searchsorted(blocks, blocks[-1])) if len(blocks) else 0
         for place, feature, state in self._states:
-            value = state.open(columns[:, max(0, anchor - feature.history) :])
-            self._values[place] = self._checked(feature, value, int(open_us[-1]) if len(open_us) else 0)
+            value = self._values[place] = state.open(columns[:, max(0, anchor - feature.history) :])
+            if math.isinf(value):
+                raise infinite_value(feature, self._instrument, int(open_us[-1]))
         self._history.clear()
         self._history.extend(zip(*columns[:, max(0, columns.shape[1] - self._longest) :].tolist(), strict=True))
 
@@ -142,11 +150,9 @@ class _Series:
             columns = np.array(self._history).reshape(-1, self._width).T.copy()
             for _, feature, state in self._states:
                 state.open(columns[:, max(0, columns.shape[1] - feature.history) :])
-        for place, feature, state in self._states:
-            self._values[place] = self._checked(feature, state.update(row), open_us)
+        values, infinite = self._values, math.isinf
+        for place, feature, take in self._updates:
+            value = values[place] = take(row)
+            if infinite(value):
+                raise infinite_value(feature, self._instrument, open_us)
         self._history.append(row)
-
-    def _checked(self, feature: Feature, value: float, open_us: int) -> float:
-        if math.isinf(value):
-            raise infinite_value(feature, self._instrument, open_us)
-        return value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tradeloop.common.features.feature import (
     FeatureError,
     FeatureState,
     Row,
+    Span,
     canonical,
     fields_of,
     require_count,
@@ -123,7 +124,7 @@ class _Change(Feature):
     function: str
     n: int
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         call, series = self.call, columns[self.places]
         known = whole_windows(columns[self.further], self.n + 1)
         values = np.full(columns.shape[1], np.nan)
@@ -148,20 +149,23 @@ class _TaLib(Feature):
     """Which of several outputs; None when there is one."""
     lookback: int
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
-        values = np.full(columns.shape[1], np.nan)
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
+        values = np.full(sum(stop - start for _, start, stop in spans), np.nan)
         open_and_fill, arguments = getattr(handles, self.function).open_and_fill, dict(self.arguments)
         series, further = self._series(columns), columns[self.further]
-        for start, stop in pairwise(blocks):
-            for begin, end in _unbroken(further, max(0, start - self.history), stop):
+        done = 0
+        for begins, start, stop in spans:
+            place, done = done - start, done + stop - start
+            for begin, end in _unbroken(further, begins, stop):
                 if end - begin <= self.lookback or end <= start:
                     continue
                 try:
-                    handle, filled = open_and_fill(*(one[begin:end] for one in series), **arguments)
+                    handle, filled = open_and_fill(*[one[begin:end] for one in series], **arguments)
                 except InsufficientHistory:
                     continue
                 first = max(start, begin + handle.out_range.begidx)  # integer outputs are 0, not NaN, before it
-                values[first:end] = (filled if self.output is None else filled[self.output])[first - begin :]
+                own = filled if self.output is None else filled[self.output]
+                values[place + first : place + end] = own[first - begin :]
         return values
 
     def state(self) -> FeatureState:
@@ -180,27 +184,28 @@ class _TaLibState:
         self._feature, self._output = feature, feature.output
         self._columns = feature.places
         self._further = feature.further if feature.extras else None
-        self._warming_up = np.empty((len(feature.layout), 0))
+        self._warming_up: list[Row] = []
         self._handle: Any = None
 
     def open(self, columns: Floats) -> float:
         if self._further is not None:
             columns = columns[:, _unbroken(columns[self._further], 0, columns.shape[1])[-1][0] :]
-        self._warming_up, self._handle = columns, None
+        self._warming_up, self._handle = [], None
         if columns.shape[1] > self._feature.lookback:
-            try:
+            with suppress(InsufficientHistory):
                 self._handle = self._feature.handle(columns)
-            except InsufficientHistory:
-                return math.nan
-            return self._value(self._handle.value)
+                return self._value(self._handle.value)
+        self._warming_up = list(map(tuple, columns.T.tolist()))
         return math.nan
 
     def update(self, row: Row) -> float:
         if self._further is not None and any(map(math.isnan, row[self._further])):
-            self._warming_up, self._handle = self._warming_up[:, :0], None
+            self._warming_up, self._handle = [], None
             return math.nan
         if self._handle is None:
-            return self.open(np.column_stack((self._warming_up, row)))
+            self._warming_up.append(row)
+            many = len(self._warming_up) > self._feature.lookback
+            return self.open(np.array(self._warming_up).T) if many else math.nan
         return self._value(self._handle.update(*[row[column] for column in self._columns]))
 
     def _value(self, value: Any) -> float:

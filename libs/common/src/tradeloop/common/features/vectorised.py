@@ -15,11 +15,12 @@ import numpy as np
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.features.authored import Authored
-from tradeloop.common.features.feature import Feature, FeatureError, FeatureState
+from tradeloop.common.features.feature import Feature, FeatureError, FeatureState, Span
 from tradeloop.common.features.windowed import WindowState, whole_windows
 
-BLOCK = 64
-"""Windows in a call: a whole number of vector registers on every processor."""
+BLOCK = 128
+"""Windows in a call: a whole number of vector registers on every processor. More makes the batch faster, and the stream
+of long windows slower."""
 
 
 def vectorised(
@@ -31,8 +32,8 @@ def vectorised(
 ) -> Feature:
     """The author's own function of many windows at once, for series that a call a bar would take too long for.
 
-    As `windowed`, but `fn` gets each input as a read-only (window, 64) float64 array, a window a column, oldest first,
-    and returns the (64,) values: what reduces does so over `axis=0`, as `close[-1] / close.mean(axis=0) - 1.0`. The
+    As `windowed`, but `fn` gets each input as a read-only (window, 128) float64 array, a window a column, oldest first,
+    and returns the (128,) values: what reduces does so over `axis=0`, as `close[-1] / close.mean(axis=0) - 1.0`. The
     value of a column must depend on that column alone. Raises `FeatureError`.
     """
     return _Vectorised.of(name, fn, window, inputs, parameters)
@@ -42,7 +43,7 @@ def vectorised(
 class _Vectorised(Authored):
     kind: ClassVar = "vectorised"
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         values = np.full(columns.shape[1], np.nan)
         series = columns[self.places]
         count = columns.shape[1] - self.window + 1

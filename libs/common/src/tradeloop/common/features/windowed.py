@@ -17,6 +17,7 @@ from tradeloop.common.features.feature import (
     FeatureError,
     FeatureState,
     Row,
+    Span,
 )
 
 
@@ -45,7 +46,7 @@ def windowed(
 class _Windowed(Authored):
     kind: ClassVar = "windowed"
 
-    def batch(self, columns: Floats, blocks: Sequence[int]) -> Floats:
+    def batch(self, columns: Floats, spans: Sequence[Span]) -> Floats:
         # One call a bar, as in the stream: over two axes NumPy and BLAS may order their sums differently, and the
         # last bits of a value would depend on how many bars were asked for at once.
         values = np.full(columns.shape[1], np.nan)

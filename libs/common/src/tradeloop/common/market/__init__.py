@@ -17,11 +17,14 @@ from tradeloop.common.market.bars import (
     extra_names,
     joined,
     overlaps,
+    series_of,
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
+from tradeloop.common.market.days import UTC_DAYS, Days, days_of
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
-from tradeloop.common.market.resample import bucket_us, cycle_us, resample, whole_us
+from tradeloop.common.market.members import Members, Membership, Roster
+from tradeloop.common.market.resample import begins_us, bucket_us, cycle_us, resample, whole_us
 
 __all__ = [
     "BAR_COLUMNS",
@@ -30,21 +33,28 @@ __all__ = [
     "EVER_US",
     "GRACE",
     "MOST_EXTRA",
+    "UTC_DAYS",
     "Bar",
     "BarArrays",
     "Calendar",
+    "Days",
     "Instrument",
     "InstrumentId",
+    "Members",
+    "Membership",
     "ModelName",
     "Name",
+    "Roster",
     "Series",
     "TimeRange",
     "Timeframe",
     "Universe",
     "align",
+    "begins_us",
     "bucket_us",
     "check_not_ahead",
     "cycle_us",
+    "days_of",
     "extra_names",
     "from_us",
     "is_extra",
@@ -52,6 +62,7 @@ __all__ = [
     "joined",
     "overlaps",
     "resample",
+    "series_of",
     "spoken",
     "to_us",
     "whole_us",

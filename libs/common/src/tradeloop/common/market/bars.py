@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class BarArrays:
     def series(self, a: int) -> Series:
         """The bars that instrument `a` has."""
         there = self.present[:, a]
-        return {"open_us": self.open_us[there]} | {name: one[there, a] for name, one in self.columns().items()}
+        return {"open_us": self.open_us[there]} | {name: one[:, a][there] for name, one in self.columns().items()}
 
 
 _OF_FRAMES = tuple(f.name for f in fields(BarArrays) if f.name not in {"instruments", "extra"})
@@ -126,6 +127,21 @@ def joined(parts: Sequence[Series]) -> Series:
         whole[name] = np.concatenate(nothing)
     return whole
 
+
+_NUMBERS = attrgetter(*BAR_COLUMNS)
+
+
+def series_of(bars: Mapping[int, Bar]) -> Series:
+    """Bars of one instrument by their open, as one."""
+    opens = sorted(bars)
+    rows = np.array([_NUMBERS(bars[open_us]) for open_us in opens], dtype=np.float64)  # None becomes NaN
+    columns = dict(zip(BAR_COLUMNS, np.ascontiguousarray(rows.reshape(-1, len(BAR_COLUMNS)).T), strict=True))
+    for name in sorted({name for bar in bars.values() for name in bar.extra}):
+        columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
+    return {"open_us": np.array(opens, dtype=np.int64), **columns}
+
+
+_NUMBERS = operator.attrgetter(*BAR_COLUMNS)
 
 _DAYLIGHT_SAVING_US = Timeframe.H1.us
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from importlib.util import find_spec
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.market.instants import from_us, to_us
-from tradeloop.common.market.instruments import Calendar, Timeframe
+from tradeloop.common.market.instruments import Calendar, Timeframe, known_calendar
 
 Ints = NDArray[np.int64]
 
@@ -81,6 +82,45 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
             counts[row] = (trading.within(slots, np.minimum(slots + timeframe.us, next_us[row])) > 0).sum()
     columns = (missing_us[due].tolist(), next_us[due].tolist(), counts[due].tolist())
     return [Gap(*row) for row in zip(*columns, strict=True)]
+
+
+def check_has_sessions(calendar: str) -> None:
+    """Raise `UserError` for a calendar that is none, or that has no sessions of its own."""
+    try:
+        known_calendar(calendar)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if calendar in ("continuous", "weekdays", "sessions"):
+        raise UserError("it has no sessions of its own: give fx, or an exchange by its code, such as XNYS")
+
+
+def planned_sessions(calendar: Calendar, start_us: int, end_us: int) -> tuple[Ints, Ints]:
+    """When the sessions around some times open and close, as they were planned; a break at noon does not end one.
+
+    Raises `UserError` for times from before or after the exchange's calendar is known, and where the package lacks.
+    """
+    if calendar != "fx":
+        if find_spec("exchange_calendars") is None:
+            raise UserError(f"calendar {calendar}: install the package exchange-calendars, tradeloop-common[calendars]")
+        _check_known(calendar, start_us, end_us)
+    first, last = from_us(start_us).year, from_us(end_us).year + 1
+    return _planned(calendar, first // 10 * 10, last // 10 * 10 + 9)
+
+
+@lru_cache(maxsize=64)
+def _planned(calendar: Calendar, first_year: int, last_year: int) -> tuple[Ints, Ints]:
+    if calendar == "fx":
+        return _sessions(calendar, first_year, last_year)
+    from exchange_calendars import get_calendar
+
+    whole = type(get_calendar(calendar))
+    # What was closed or opened at another hour for a reason of that day alone, nobody could know before.
+    unforeseen = dict.fromkeys(("special_closes_adhoc", "special_opens_adhoc"), property(lambda _: []))
+    planned = type(whole.__name__, (whole,), unforeseen)
+    start, end = _within_known(calendar, first_year, last_year)
+    schedule = planned(start=start, end=end).schedule
+    opens, closes = (schedule[name].to_numpy(dtype="datetime64[us]").astype(np.int64) for name in ("open", "close"))
+    return opens, closes
 
 
 class _Trading:
@@ -152,12 +192,17 @@ def _check_known(calendar: Calendar, start_us: int, end_us: int) -> None:
         )
 
 
+def _within_known(calendar: Calendar, first_year: int, last_year: int) -> tuple[str, str]:
+    """The days from some year to another, as far as they are known."""
+    first, last = _known(calendar)
+    start, end = (min(max(day, first), last) for day in (f"{first_year:04}-01-01", f"{last_year:04}-12-31"))
+    return start, end
+
+
 def _exchange_sessions(calendar: Calendar, first_year: int, last_year: int) -> tuple[Ints, Ints]:
     from exchange_calendars import get_calendar  # it brings pandas, and takes a second
 
-    bounds = f"{first_year:04}-01-01", f"{last_year:04}-12-31"
-    known = _known(calendar)
-    start, end = (min(max(bound, known[0]), known[1]) for bound in bounds)
+    start, end = _within_known(calendar, first_year, last_year)
     schedule = get_calendar(calendar, start=start, end=end).schedule
     edges = [schedule[name].to_numpy(dtype="datetime64[us]") for name in ("open", "break_start", "break_end", "close")]
     opens, breaks, goes_on, closes = edges

@@ -23,6 +23,10 @@ _SPLITS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 25.0, 50.0, 100.
 _SPLIT_SLACK = 0.02
 
 
+KINDS = ("price", "range", "volume", "time", "gap", "outlier", "stale", "split")
+"""The kinds of faults: the first four are numbers and times that no bar can have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is wrong, or looks wrong."""
@@ -31,8 +35,10 @@ class Fault:
     """The bar at which it shows, from 0."""
     open_us: int
     kind: str
-    """`price`, `range`, `volume`, `time`, `gap`, `outlier`, `stale` or `split`."""
+    """One of `KINDS`."""
     what: str
+    bars: int = 1
+    """How many bars from that one on it is about; of a gap, how many are missing."""
 
 
 def faults(bars: Series, timeframe: Timeframe, calendar: Calendar) -> list[Fault]:
@@ -49,11 +55,12 @@ def faults(bars: Series, timeframe: Timeframe, calendar: Calendar) -> list[Fault
     found += [
         Fault(int(rows[at]), int(open_us[rows[at]]), kind, what) for at, kind, what in _strange(sound) if at < len(rows)
     ]
+    found += [Fault(int(rows[at]), int(open_us[rows[at]]), "stale", what, count) for at, count, what in _stale(sound)]
     times_us = np.unique(open_us)
     for gap in gaps(times_us, timeframe, calendar):
         row = int(np.flatnonzero(open_us == gap.end_us)[0])
         bars_missing = f"{gap.bars:,} bar{'s' * (gap.bars != 1)} missing before it"
-        found.append(Fault(row, gap.end_us, "gap", bars_missing))
+        found.append(Fault(row, gap.end_us, "gap", bars_missing, gap.bars))
     return sorted(found, key=lambda fault: (fault.row, fault.kind))
 
 
@@ -98,12 +105,6 @@ def _strange(bars: Series) -> _Found:
                 "outlier",
                 f"{name} {bars[name][row]} between closes of {close[row - 1]} and {close[row + 1]}",
             )
-    names = [name for name in bars if name != "open_us"]
-    same = np.logical_and.reduce([bars[name][1:] == bars[name][:-1] for name in names])
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if stop - start + 1 >= _STALE_BARS:
-            yield start, "stale", f"{stop - start + 1:,} bars from here on are equal in every number"
     ratio = bars["open"][1:] / close[:-1]
     for factor in _SPLITS:
         for each, words in ((1 / factor, f"{factor:g} for 1"), (factor, f"1 for {factor:g}")):
@@ -111,3 +112,13 @@ def _strange(bars: Series) -> _Found:
                 if row + 1 >= len(close) or abs(close[row + 1] / bars["open"][row] - 1) < _SPIKE / 2:
                     what = f"opens at {bars['open'][row]} after a close of {close[row - 1]}: a split of {words}?"
                     yield int(row), "split", what
+
+
+def _stale(bars: Series) -> Iterator[tuple[int, int, str]]:
+    """Runs of bars that repeat each other: the first row, how many bars, and words for them."""
+    names = [name for name in bars if name != "open_us"]
+    same = np.logical_and.reduce([bars[name][1:] == bars[name][:-1] for name in names])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if stop - start + 1 >= _STALE_BARS:
+            yield start, stop - start + 1, f"{stop - start + 1:,} bars from here on are equal in every number"

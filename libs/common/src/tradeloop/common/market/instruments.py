@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from tradeloop.common.market.days import EXCHANGE_ZONES, Days, days_of
+from tradeloop.common.market.members import Membership, Roster, check_members
 
 InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
 """`venue:symbol`, e.g. `binance:BTC/USDT`."""
@@ -59,15 +64,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SECONDS = {timeframe: int(timeframe[:-1]) * _UNITS[timeframe[-1]] for timeframe in Timeframe}
 
 _CALENDARS = ("continuous", "weekdays", "sessions", "fx")
-EXCHANGES = (
-    *("AIXK", "ASEX", "BVMF", "CMES", "IEPA", "XAMS", "XASX", "XBDA", "XBEL", "XBKK", "XBOG", "XBOM", "XBRA", "XBRU"),
-    *("XBSE", "XBUD", "XBUE", "XCBF", "XCSE", "XCYS", "XDUB", "XDUS", "XEEE", "XETR", "XEUR", "XFRA", "XHAM", "XHEL"),
-    *("XHKG", "XICE", "XIDX", "XIST", "XJSE", "XKAR", "XKLS", "XKRX", "XLIM", "XLIS", "XLIT", "XLJU", "XLON", "XLUX"),
-    *("XMAD", "XMEX", "XMIL", "XMOS", "XNYS", "XNZE", "XOSL", "XPAR", "XPHS", "XPRA", "XRIS", "XSAU", "XSES", "XSGO"),
-    *("XSHG", "XSTO", "XSTU", "XSWX", "XTAE", "XTAI", "XTAL", "XTKS", "XTSE", "XWAR", "XWBO", "XZAG"),
-)
-"""The exchanges of the package exchange_calendars. They stand here since every service reads calendars, and few have
-that package."""
+EXCHANGES = tuple(EXCHANGE_ZONES)
 _ALSO = {"24/7": "continuous", "crypto": "continuous", "NYSE": "XNYS", "NASDAQ": "XNYS", "XNAS": "XNYS", "LSE": "XLON"}
 
 
@@ -115,6 +112,9 @@ class Universe(BaseModel):
     """The timeframe that is decided on: the base of all others."""
     higher_timeframes: tuple[Timeframe, ...] = ()
     """Timeframes that ingest resamples from the base, for features declared with `on(...)`."""
+    members: dict[InstrumentId, tuple[Membership, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
+    """The memberships of instruments by their ids; empty where all instruments always belong. A
+    decision at a bar's close is held to who belongs at that very moment."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Universe:
@@ -124,8 +124,34 @@ class Universe(BaseModel):
         for higher in self.higher_timeframes:
             if higher.seconds <= self.timeframe.seconds or higher.seconds % self.timeframe.seconds:
                 raise ValueError(f"universe {self.name}: {higher} is no multiple of its base {self.timeframe}")
+        try:
+            check_members(self.members, ids)
+        except ValueError as error:
+            raise ValueError(f"universe {self.name}: {error}") from None
         return self
 
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(instrument.id for instrument in self.instruments)
+
+    @property
+    def days(self) -> Days:
+        """Where its days and weeks begin: as its calendar has it, in UTC where instruments differ in that."""
+        return days_of(one.calendar for one in self.instruments)
+
+    @property
+    def roster(self) -> Roster:
+        """Says who belongs at which moment."""
+        return Roster(self.ids, self.members)
+
+    @property
+    def members_id(self) -> str:
+        """A digest of the memberships; empty where all instruments always belong."""
+        if not self.members:
+            return ""
+        lines = [
+            f"{name} {one.start.timestamp()} {one.end and one.end.timestamp()}"
+            for name in self.ids
+            for one in self.members.get(name, ())
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

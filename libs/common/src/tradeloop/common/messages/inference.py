@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from tradeloop.common.market import ModelName, Name
 from tradeloop.common.messages.base import UniverseMessage
@@ -57,6 +58,9 @@ class SignalGenerated(UniverseMessage):
     feature_set: str = ""
     features: tuple[tuple[float, ...], ...] = ()
     """Features as of the decision, (A, F), unscaled."""
+    hidden: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    """Instruments that the policy was not shown, since they do not belong to the universe, or their features are not
+    known yet: those that do belong are left as they are, whatever their target."""
     observation: tuple[float, ...] = ()
     """Empty; older records have the input of the policy here."""
     action: tuple[float, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -65,6 +66,9 @@ class BackfillRequested(UniverseRequest):
     """Path of the bars of each instrument of the universe, by instrument id."""
     range: TimeRange | None = None
     """Without files: the open times of the bars that are fetched, as far as they were not fetched before."""
+    anew: dict[str, tuple[TimeRange, ...]] = Field(default_factory=dict)
+    """The ranges of each instrument, by its id, that are asked of its venue whatever was fetched before, to mend them:
+    then nothing else of `range` is. Bars are taken where those beside them agree with what is stored."""
     readings: dict[str, Reading] = Field(default_factory=dict)
     """How the files of an instrument are to be read, by instrument id; as they show themselves where it lacks one."""
 
@@ -118,6 +122,10 @@ class LiveReported(UniverseRequest):
         return "|".join(filter(None, (self.request_id, self.state, self.reason)))
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class BarFrame(UniverseMessage):
     """All bars of a universe at one open time and one timeframe, closed."""
 
@@ -126,7 +134,10 @@ class BarFrame(UniverseMessage):
     close_time: AwareDatetime
     bars: tuple[Bar, ...]
     missing: tuple[str, ...] = ()
-    """Instruments of the universe that have no bar here."""
+    """Instruments of the universe that have no bar here, but for those outside."""
+    outside: tuple[str, ...] | None = Field(default=None, exclude_if=_is_none)
+    """Instruments that do not belong to the universe at the close; they may have a bar nevertheless. None where all
+    instruments always belong."""
     revision: int = Field(default=0, ge=0)
     """Raised when a bar that went out is corrected; a decision that was made is never re-made."""
     live: bool = False
@@ -135,6 +146,9 @@ class BarFrame(UniverseMessage):
     catches_up: bool = False
     """Whether newer bars had closed when a live frame went out, because it fills a hole: it is booked, and nothing is
     decided on it any more."""
+    begins: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether a run of frames begins with it: bars before it may be stored without having gone out. Within a run, who
+    computes on frames sees those alone that went out, as they went out last."""
 
     @property
     def occurred(self) -> datetime:
@@ -143,6 +157,12 @@ class BarFrame(UniverseMessage):
     @property
     def identity(self) -> str:
         return f"{self.universe}|{self.timeframe}|{iso(self.open_time)}|{self.revision}"
+
+    @property
+    def bars_and_gaps(self) -> tuple[tuple[Bar, ...], frozenset[str]]:
+        """The bars, and who lacks one, whoever belongs to the universe."""
+        lacking = {*self.missing, *(self.outside or ())} - {bar.instrument for bar in self.bars}
+        return self.bars, frozenset(lacking)
 
     def check(self, clock: Clock) -> None:
         """Raise `UserError` unless the frame has its timeframe's length, and opened at a whole second by now."""

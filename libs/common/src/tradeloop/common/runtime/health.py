@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from types import FrameType
-from typing import NamedTuple
+from typing import Protocol
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -27,9 +25,10 @@ from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
-from tradeloop.common.errors import Unavailable, UserError
+from tradeloop.common.errors import Unavailable
 from tradeloop.common.runtime.counters import LATENCIES_S
 from tradeloop.common.runtime.runner import Runner
+from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 log = structlog.get_logger(__name__)
@@ -57,24 +56,28 @@ class HttpSettings(BaseModel):
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
 
-class Page(NamedTuple):
-    """An answer."""
+class CountedDoor(Door, Protocol):
+    """A door that counts what it did."""
 
-    status: HTTPStatus
-    content_type: str
-    body: bytes
+    def collect(self) -> Iterable[Metric]:
+        """Its numbers, for Prometheus. From any thread."""
+        ...
 
 
 class Health:
     """Answers for one runner. Shared between threads."""
 
-    def __init__(self, runner: Runner, settings: HttpSettings, stop: threading.Event) -> None:
+    def __init__(
+        self, runner: Runner, settings: HttpSettings, stop: threading.Event, doors: Iterable[CountedDoor] = ()
+    ) -> None:
         self._runner, self._settings, self._stop = runner, settings, stop
         self._lag: Mapping[Partition, int] = {}
         self._dead_letters: Mapping[str, int] = {}
         self._bus_trouble = ""
         self._registry = CollectorRegistry()
         self._registry.register(_Metrics(self))
+        for door in doors:
+            self._registry.register(_Counted(door))
         ProcessCollector(registry=self._registry)
         self.pages: Mapping[str, Callable[[], Page]] = {
             "/live": self.live,
@@ -222,14 +225,25 @@ class _Metrics(Collector):
         yield build
 
 
+class _Counted(Collector):
+    def __init__(self, door: CountedDoor) -> None:
+        self._door = door
+
+    def collect(self) -> Iterable[Metric]:
+        return self._door.collect()
+
+
 def serve(
-    start: Callable[[], Runner], settings: HttpSettings | None = None, stop: threading.Event | None = None
+    start: Callable[[], Runner],
+    settings: HttpSettings | None = None,
+    stop: threading.Event | None = None,
+    doors: Mapping[str, CountedDoor] | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
 
     `start` is called again while it finds something unavailable: a service may come up before what it needs. The
-    signals set `stop`, for a service that can cut short what it is doing. Raises `UserError` for an address that cannot
-    be listened on.
+    signals set `stop`, for a service that can cut short what it is doing. `doors` answer at their paths from the first
+    moment. Raises `UserError` for an address that cannot be listened on.
     """
     stop = stop or threading.Event()
 
@@ -239,95 +253,27 @@ def serve(
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
-    settings = settings or HttpSettings()
-    with listening(settings) as endpoint:
+    settings, doors = settings or HttpSettings(), doors or {}
+    with listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint:
         while not stop.is_set():
             try:
                 runner = start()
             except Unavailable as error:
                 log.warning("cannot start yet", error=str(error), retry_s=_RESTART_S)
-                endpoint.pages = _starting(str(error))
+                endpoint.pages = starting(str(error))
                 stop.wait(_RESTART_S)
                 continue
-            health = Health(runner, settings, stop)
+            health = Health(runner, settings, stop, doors.values())
             endpoint.pages = health.pages
             with health.sampling() if endpoint.port is not None else nullcontext():
                 runner.run(stop)
 
 
-class Endpoint:
-    """The server of these answers, on a port, if on any."""
-
-    def __init__(self) -> None:
-        self.port: int | None = None
-        self.pages: Mapping[str, Callable[[], Page]] = _starting("it has not started")
-        """Answers by path. Replaced, never changed in place."""
-
-
-@contextmanager
-def listening(settings: HttpSettings) -> Iterator[Endpoint]:
-    """Answer over HTTP, where the settings have a port. Raises `UserError` for an address that cannot be had."""
-    endpoint = Endpoint()
-    if settings.port is None:
-        yield endpoint
-        return
-    try:
-        server = _Server((settings.host, settings.port), endpoint)
-    except OSError as error:
-        raise UserError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}") from error
-    with server:
-        endpoint.port = int(server.server_address[1])
-        threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-        log.info("listening", host=settings.host, port=endpoint.port)
-        try:
-            yield endpoint
-        finally:
-            server.shutdown()
-
-
-def _starting(reason: str) -> Mapping[str, Callable[[], Page]]:
+def starting(reason: str) -> Mapping[str, Callable[[], Page]]:
     """The pages of a service that waits for what it needs to start: alive, but no more."""
     not_ready = _json(_UNAVAILABLE, {"ready": False, "reasons": [reason]})
     alive = _json(_OK, {"live": True})
     return {"/live": lambda: alive, **dict.fromkeys(("/ready", "/metrics", "/build"), lambda: not_ready)}
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    """Not `http.server`'s own: that one asks the name service for its name before it listens."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        super().__init__(address, _Answer)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        log.exception("an answer failed", client=str(client_address))
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server_version, sys_version = "tradeloop", ""
-    timeout = 10  # seconds for a client to say what it wants
-    server: _Server
-
-    def do_GET(self) -> None:
-        page = self.server.endpoint.pages.get(self.path.partition("?")[0], _nothing)()
-        self.send_response(page.status)
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page.body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Orchestrators ask every few seconds: nobody wants to read that."""
-
-
-def _nothing() -> Page:
-    return _json(HTTPStatus.NOT_FOUND, {"error": "see /live, /ready, /metrics and /build"})
 
 
 def _json(status: HTTPStatus, content: Mapping[str, object]) -> Page:

@@ -6,17 +6,11 @@ else calls them. No bounds are checked here.
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from collections.abc import Callable
 from math import ceil, copysign, floor, isnan, sqrt
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
-from numba import cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.numpy_support import carray
+from numba import njit
 
 from tradeloop.common.arrays import Bools, Codes, Float32s, Floats, Ints
 from tradeloop.common.risk import Halt, Verdict
@@ -27,18 +21,18 @@ F = TypeVar("F")
 
 SUMS = (
     "cash", "equity", "equity_prev", "peak", "drawdown", "unrealised", "traded", "turnover", "fees", "slippage",
-    "funding", "halt_measured", "worth", "worth_prev",
+    "funding", "halt_measured", "worth", "worth_prev", "outside",
 )  # fmt: skip
-"""The rows of `sums` (14, N): one amount for each book."""
+"""The rows of `sums` (15, N): one amount for each book."""
 _CASH, _EQUITY, _EQUITY_PREV, _PEAK, _DRAWDOWN, _UNREALISED, _TRADED, _TURNOVER = range(8)
-_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED, _WORTH, _WORTH_PREV = range(8, len(SUMS))
+_FEES, _SLIPPAGE, _FUNDING, _HALT_MEASURED, _WORTH, _WORTH_PREV, _N_OUTSIDE = range(8, len(SUMS))
 LEGS = (
     "position", "position_prev", "entry", "mark", "mark_prev", "age", "holding", "pending",
-    "fill_quantity", "fill_price", "fill_fee", "fill_slippage", "measured", "limit",
+    "fill_quantity", "fill_price", "fill_fee", "fill_slippage", "measured", "limit", "barred",
 )  # fmt: skip
-"""The rows of `legs` (14, N, A): one amount for each instrument of a book."""
+"""The rows of `legs` (15, N, A): one amount for each instrument of a book."""
 _POSITION, _POSITION_PREV, _ENTRY, _MARK, _MARK_PREV, _AGE, _HOLDING, _PENDING = range(8)
-_FILL_QUANTITY, _FILL_PRICE, _FILL_FEE, _FILL_SLIPPAGE, _MEASURED, _LIMIT = range(8, len(LEGS))
+_FILL_QUANTITY, _FILL_PRICE, _FILL_FEE, _FILL_SLIPPAGE, _MEASURED, _LIMIT, _BARRED = range(8, len(LEGS))
 RULES = ("lot", "tick", "min_notional", "fee")
 """The rows of `rules` (4, A): one amount for each instrument."""
 _LOT, _TICK, _MIN_NOTIONAL, _FEE_RATE = range(len(RULES))
@@ -51,11 +45,11 @@ _CAPITAL, _SLIPPAGE_RATE, _IMPACT, _MAX_PARTICIPATION, _BAND, _MAX_POSITION, _MA
 _MAX_ORDER_NOTIONAL, _MAX_DRAWDOWN, _MAX_AGE, _MAINTENANCE = range(7, len(LIMITS))
 _OPEN, _CLOSE, _VOLUME, _FUNDING_RATE = range(4)
 """The last axis of `bars` (T, A, 4)."""
-_N_SUMS, _N_LEGS, _N_RULES, _N_LIMITS = len(SUMS), len(LEGS), len(RULES), len(LIMITS)
 
 _ORDERED, _FLATTENED, _STALE = int(Verdict.ORDERED), int(Verdict.FLATTENED), int(Verdict.STALE_PRICE)
 _TOO_LARGE_ORDER, _TOO_LARGE_POSITION = int(Verdict.MAX_ORDER_NOTIONAL), int(Verdict.MAX_POSITION)
 _TOO_LARGE_GROSS, _HALTED = int(Verdict.MAX_LEVERAGE), int(Verdict.HALTED)
+_OUTSIDE, _LEFT = int(Verdict.NOT_A_MEMBER), int(Verdict.LEFT_UNIVERSE)
 _BY_DRAWDOWN, _BY_MARGIN = int(Halt.DRAWDOWN_HALT), int(Halt.MARGIN_CALL)
 """Plain numbers, which is what numba takes."""
 
@@ -95,6 +89,11 @@ def _decide(
                     quantity, code = -position, _FLATTENED
                 elif weight != 0.0 and not isnan(weight):
                     code, measured = _HALTED, abs(weight)
+            elif sums[_N_OUTSIDE, n] != 0.0 and legs[_BARRED, n, a] != 0.0:
+                if position != 0.0:
+                    quantity, code = -position, _LEFT
+                if weight != 0.0 and abs(weight) >= limits[_BAND]:  # never so of NaN
+                    code, measured = _OUTSIDE, abs(weight)
             elif not isnan(weight) and not isnan(price):
                 gap = weight - position * price / equity
                 if abs(gap) >= limits[_BAND] or (weight == 0.0 and position != 0.0):
@@ -201,12 +200,14 @@ def _fill(legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bo
 
 
 @_kernel
-def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: Bools, rows: Ints, which: Ints) -> None:
+def _account(
+    sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: Bools, barred: Codes, rows: Ints, which: Ints
+) -> None:
     """The owner's side: book the fills of the books `which`, and mark them at the closes of their bars `rows`."""
     for n in which:
         row = rows[n]
         sums[_EQUITY_PREV, n], sums[_WORTH_PREV, n] = sums[_EQUITY, n], sums[_WORTH, n]
-        traded = fees = slipped = funding = 0.0
+        traded = fees = slipped = funding = outside = 0.0
         for a in range(legs.shape[2]):
             position = legs[_POSITION, n, a]
             legs[_POSITION_PREV, n, a] = position
@@ -230,6 +231,9 @@ def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: B
                 fees += fee
                 slipped += legs[_FILL_SLIPPAGE, n, a]
             legs[_HOLDING, n, a] = legs[_HOLDING, n, a] + 1.0 if position != 0.0 else 0.0
+            if barred[row, a] != 0 or sums[_N_OUTSIDE, n] != 0.0:  # else they are 0 already
+                legs[_BARRED, n, a] = barred[row, a]
+                outside += legs[_BARRED, n, a]
             if present[row, a]:
                 close = bars[row, a, _CLOSE]
                 legs[_MARK, n, a] = close
@@ -239,6 +243,7 @@ def _account(sums: Floats, legs: Floats, rules: Floats, bars: Floats, present: B
                 funding += paid
             else:
                 legs[_AGE, n, a] += 1.0
+        sums[_N_OUTSIDE, n] = outside
         sums[_TRADED, n] = traded
         sums[_TURNOVER, n] = traded / sums[_EQUITY_PREV, n] if sums[_EQUITY_PREV, n] > 0.0 else 0.0
         sums[_FEES, n] = fees
@@ -276,6 +281,7 @@ def run(
     limits: Floats,
     bars: Floats,
     present: Bools,
+    barred: Codes,
     rows: Ints,
     which: Ints,
     weights: Floats,
@@ -291,7 +297,7 @@ def run(
     if phases & DO_FILL:
         _fill(legs, rules, limits, bars, present, rows, which)
     if phases & DO_ACCOUNT:
-        _account(sums, legs, rules, bars, present, rows, which)
+        _account(sums, legs, rules, bars, present, barred, rows, which)
     if phases & DO_MARK:
         _mark(sums, legs, halt, account, limits, which)
 
@@ -313,7 +319,7 @@ def observe(features: Float32s, window: int, rows: Ints, account: Floats, out: F
 
 
 @_kernel
-def _advance(
+def advance(
     sums: Floats,
     legs: Floats,
     halt: Codes,
@@ -323,6 +329,7 @@ def _advance(
     limits: Floats,
     bars: Floats,
     present: Bools,
+    barred: Codes,
     close_us: Ints,
     seen: Float32s,
     window: int,
@@ -337,7 +344,7 @@ def _advance(
     out: Float32s,
 ) -> int:
     """A whole step of all books in one call, which leaves the caches warm. Returns how many episodes ended."""
-    run(DO_STEP, sums, legs, halt, verdict, account, rules, limits, bars, present, rows, every, weights)
+    run(DO_STEP, sums, legs, halt, verdict, account, rules, limits, bars, present, barred, rows, every, weights)
     ended = 0
     for n in range(rows.shape[0]):
         ts_prev[n] = ts[n]
@@ -347,54 +354,3 @@ def _advance(
         ended += rows[n] == ends[n] or halt[n] != 0
     observe(seen, window, rows, account, out)
     return ended
-
-
-@intrinsic
-def _pointer_at(_: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), generate
-
-
-_at = cast(Callable[[int], Any], _pointer_at)
-
-
-def _advance_from(table: Any) -> int:
-    """`_advance` for a table of six sizes and twenty addresses, in the order of its arguments."""
-    t = carray(table, 26)
-    n, a, length, width, window, size = t[0], t[1], t[2], t[3], t[4], t[5]
-    return _advance(
-        carray(_at(t[6]), (_N_SUMS, n), np.float64),
-        carray(_at(t[7]), (_N_LEGS, n, a), np.float64),
-        carray(_at(t[8]), (n,), np.int8),
-        carray(_at(t[9]), (n, a), np.int8),
-        carray(_at(t[10]), (n, 3 * a + 1), np.float64),
-        carray(_at(t[11]), (_N_RULES, a), np.float64),
-        carray(_at(t[12]), (_N_LIMITS,), np.float64),
-        carray(_at(t[13]), (length, a, 4), np.float64),
-        carray(_at(t[14]), (length, a), np.bool_),
-        carray(_at(t[15]), (length,), np.int64),
-        carray(_at(t[16]), (length, width), np.float32),
-        window,
-        carray(_at(t[17]), (n,), np.int64),
-        carray(_at(t[18]), (n,), np.int64),
-        carray(_at(t[19]), (n,), np.int64),
-        carray(_at(t[20]), (n,), np.int64),
-        carray(_at(t[21]), (n,), np.bool_),
-        carray(_at(t[22]), (n,), np.bool_),
-        carray(_at(t[23]), (n,), np.int64),
-        carray(_at(t[24]), (n, a), np.float64),
-        carray(_at(t[25]), (n, size), np.float32),
-    )
-
-
-@functools.cache
-def compiled_advance() -> Callable[[int], int]:
-    """A C function of the address of such a table, compiled when training first asks for it.
-
-    Unpacking twenty arrays takes NumPy and Numba longer than stepping one book; a pointer costs nothing.
-    """
-    table: Any = types.CPointer(types.intp)  # type: ignore[no-untyped-call]
-    compiled = cfunc(types.intp(table), cache=True)(_advance_from)
-    return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p)(cast(int, compiled.address))

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.arrays import Bools, Float32s, Floats, Ints
-from tradeloop.common.market import BarArrays, Instrument
+from tradeloop.common.arrays import Bools, Codes, Float32s, Floats, Ints
+from tradeloop.common.market import BarArrays, Instrument, Universe
 from tradeloop.common.portfolio import Costs, RiskLimits
-from tradeloop.common.simulation import kernels
+from tradeloop.common.simulation import kernels, pointers
 from tradeloop.common.strategy.observations import account_size
 from tradeloop.common.strategy.rewards import RewardContext
 
@@ -39,19 +39,27 @@ class KernelParameters(NamedTuple):
 
 
 class Market:
-    """Bars as the kernels read them: `open`, `close`, `volume`, `funding_rate` and `present`, (T, A) each.
+    """Bars as the kernels read them: `open`, `close`, `volume`, `funding_rate`, `present` and `barred`, (T, A) each.
 
-    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache.
+    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache. `barred` is
+    not 0 where an instrument does not belong to the universe at the close of a bar.
     """
 
-    __slots__ = ("bars", "close", "funding_rate", "open", "present", "volume")
+    __slots__ = ("barred", "bars", "close", "funding_rate", "open", "present", "volume")
 
     def __init__(
-        self, open: Floats, close: Floats, volume: Floats, funding_rate: Floats, present: NDArray[np.bool_]
+        self,
+        open: Floats,
+        close: Floats,
+        volume: Floats,
+        funding_rate: Floats,
+        present: NDArray[np.bool_],
+        barred: Codes | Bools | None = None,
     ) -> None:
         self.bars = np.stack((open, close, volume, funding_rate), axis=-1)
         self.open, self.close, self.volume, self.funding_rate = np.moveaxis(self.bars, -1, 0)
         self.present = np.array(present)
+        self.barred = np.zeros(self.present.shape, dtype=np.int8) if barred is None else np.array(barred, dtype=np.int8)
 
 
 class Books(NamedTuple):
@@ -73,6 +81,8 @@ class Books(NamedTuple):
     worth: Floats
     """The equity that a reward sees: at least `LEAST_EQUITY` of the capital."""
     worth_prev: Floats
+    outside: Floats
+    """How many instruments do not belong to the universe."""
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -92,6 +102,8 @@ class Books(NamedTuple):
     """The quantity that the risk gate measured of each order that it denied."""
     limit: Floats
     """The limit that this broke."""
+    barred: Floats
+    """Not 0 where an instrument does not belong to the universe: it may not be held."""
     halt: NDArray[np.int8]
     verdict: NDArray[np.int8]
     account: Floats
@@ -122,9 +134,10 @@ class EpisodeCursors(NamedTuple):
     truncated: Bools
 
 
-def market_of(bars: BarArrays) -> Market:
-    """Bars as the kernels read them."""
-    return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present)
+def market_of(bars: BarArrays, universe: Universe | None = None) -> Market:
+    """Bars as the kernels read them; who belongs to the universe at the close of each is in its memberships."""
+    barred = None if universe is None or not universe.members else ~universe.roster.inside(bars.close_us)
+    return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present, barred)
 
 
 class Simulator:
@@ -229,6 +242,7 @@ class Simulator:
         expected: list[tuple[NDArray[Any], tuple[int, ...], type[np.generic]]] = [
             (market.bars, (length, count, 4), np.float64),
             (market.present, (length, count), np.bool_),
+            (market.barred, (length, count), np.int8),
             (bars.close_us, (length,), np.int64),
             (bars.seen, (length, width), np.float32),
             *((array, (books,), np.int64) for array in cursors[:4]),
@@ -242,7 +256,7 @@ class Simulator:
                 raise ValueError(f"an array of shape {shape} and type {dtype.__name__} is {array.shape} {array.dtype}")
         arrays: list[NDArray[Any]] = [*self._memory, *(array for array, _, _ in expected)]
         table = np.array([books, count, length, width, bars.window, size, *(array.ctypes.data for array in arrays)])
-        function, address = kernels.compiled_advance(), table.ctypes.data
+        function, address = pointers.compiled_advance(), table.ctypes.data
 
         def advance(_alive: object = (table, arrays)) -> int:
             return function(address)
@@ -271,6 +285,7 @@ class Simulator:
             *self._memory,
             market.bars,
             market.present,
+            market.barred,
             self._no_rows if rows is None else rows,
             self._every if which is None else which,
             weights,
@@ -318,7 +333,7 @@ class Simulator:
     def restore(self, snapshot: Mapping[str, Any], book: int = 0) -> None:
         """Put a book back to where a snapshot was taken."""
         for name in _REMEMBERED:
-            getattr(self.books, name)[book] = snapshot[name]
+            getattr(self.books, name)[book] = snapshot.get(name, 0.0)  # one of before lacks what is new
         self._run(kernels.DO_MARK, which=self._every[book : book + 1])
 
 
@@ -328,4 +343,17 @@ def observe(features: Float32s, window: int, rows: Ints, account: Floats, out: F
     return out
 
 
-_REMEMBERED = ("cash", "peak", "halt", "position", "entry", "mark", "age", "holding", "pending", "verdict")
+_REMEMBERED = (
+    "cash",
+    "peak",
+    "halt",
+    "position",
+    "entry",
+    "mark",
+    "age",
+    "holding",
+    "pending",
+    "verdict",
+    "barred",
+    "outside",
+)

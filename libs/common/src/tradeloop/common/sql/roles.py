@@ -38,6 +38,7 @@ GRANTS = (
     Grant("ledger", "execution", "writes"),
     Grant("features", "preprocess", "owns"),  # Feast makes its tables itself
     Grant("features", "training", "reads"),
+    Grant("features", "inference", "reads"),
     Grant("mlflow", "mlflow", "owns"),  # and so does MLflow
 )
 DATABASES = tuple(dict.fromkeys(grant.database for grant in GRANTS))

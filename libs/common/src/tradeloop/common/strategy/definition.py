@@ -59,9 +59,16 @@ class Strategy:
         algorithm: str = "PPO",
         parameters: Mapping[str, object] | None = None,
         reward_features: Sequence[Feature] = (),
+        market_features: Sequence[Feature] = (),
     ) -> None:
+        """There are no `market_features`: whoever gives some is told where costs of fills are set."""
         if not re.fullmatch(_NAME, name):
             raise StrategyError(f"strategy {name!r}: a name is lower-case letters, digits, - and _, at most 63 of them")
+        if market_features:
+            raise StrategyError(
+                f"strategy {name}: the simulator reads no features: what fills cost is in the portfolio's file (costs: "
+                "slippage_bps, impact_bps, max_participation); a feature for the reward alone goes into reward_features"
+            )
         for one in (*features, *reward_features):
             if isinstance(one, tuple | list):
                 raise StrategyError(

@@ -50,6 +50,12 @@ class ObservationBuilder:
         """Whether a whole window of features has been seen."""
         return self._rows >= self._window
 
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """The features of the last bars, a window of them at most, (T, A * F), oldest first: a copy."""
+        count = min(self._rows, self._window)
+        return self._buffer[self._end - count * self._row : self._end].reshape(count, self._row).copy()
+
     def append(self, features: NDArray[np.float64]) -> None:
         """Add the features of the next bar, A x F in any shape."""
         if self._end == len(self._buffer):

@@ -21,17 +21,17 @@ from tradeloop.common.messages import (
     PortfolioEvent,
     PortfolioEventKind,
     PortfolioMarked,
-    PositionMark,
     RiskVerdict,
     SignalGenerated,
     Transition,
 )
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
+from tradeloop.common.risk import Halt
 from tradeloop.common.simulation import Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
+from tradeloop.execution.domain.figures import denials, halt_verdict, marked
 from tradeloop.execution.domain.inputs import DecisionFeatures, VenueFill
 from tradeloop.execution.domain.snapshot import of_instruments
 from tradeloop.execution.record import BookRecord, Quarantine
@@ -133,6 +133,10 @@ class Book:
     def decide(self, signal: SignalGenerated) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
         """Size a decision's orders and pass them through the risk gate. They are working from here on."""
         weights = None if signal.hold else np.array([signal.targets])
+        if weights is not None and signal.hidden:
+            barred, hidden = self._simulator.books.barred[0], frozenset(signal.hidden)
+            away = [one in hidden and not barred[a] for a, one in enumerate(self._instruments)]
+            weights[0, away] = np.nan
         return self._settle(weights, signal)
 
     def settle_without(self) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
@@ -166,7 +170,7 @@ class Book:
             for instrument, quantity in zip(self._instruments, books.pending[0], strict=True)
             if quantity != 0.0
         ]
-        verdicts = [self._denial(time, a, Verdict(code)) for a, code in enumerate(books.verdict[0]) if code in DENIED]
+        verdicts = denials(self.portfolio, books, time)
         self._signal, self.working, self.decided_us = signal, tuple(orders), self.marked_us
         return orders, verdicts
 
@@ -182,7 +186,7 @@ class Book:
         halt = Halt(int(books.halt[0]))
         newly_halted = halt is not Halt.NONE and halted is Halt.NONE
         self.marked_us, self.working = to_us(frame.close_time), ()
-        verdicts = [self._halted(frame.close_time, halt)] if newly_halted else []
+        verdicts = [halt_verdict(self.portfolio, books, frame.close_time)] if newly_halted else []
         return Booked(self.mark(), orders, fills, verdicts, before_us, newly_halted, account)
 
     def _take_fills(self, venue_fills: Sequence[VenueFill]) -> None:
@@ -308,63 +312,4 @@ class Book:
 
     def mark(self) -> PortfolioMarked:
         """The book as it was marked last."""
-        books, time = self._simulator.books, from_us(self.marked_us)
-        count = len(self._instruments)
-        account = books.account[0].tolist()
-        rows = zip(
-            self._instruments,
-            books.position[0].tolist(),
-            books.entry[0].tolist(),
-            [0.0 if mark != mark else mark for mark in books.mark[0].tolist()],  # NaN before the first bar
-            account[:count],
-            account[count : 2 * count],
-            books.holding[0].tolist(),
-            strict=True,
-        )
-        return PortfolioMarked(
-            universe=self.portfolio.universe.name,
-            portfolio=self.portfolio.name,
-            time=time,
-            cash=float(books.cash[0]),
-            equity=float(books.equity[0]),
-            peak_equity=float(books.peak[0]),
-            drawdown=float(books.drawdown[0]),
-            state="halted" if books.halt[0] else "active",
-            positions=tuple(
-                PositionMark(
-                    instrument=instrument,
-                    quantity=quantity,
-                    entry_price=entry,
-                    mark_price=mark,
-                    weight=weight,
-                    unrealised_return=gain,
-                    holding_bars=int(held),
-                )
-                for instrument, quantity, entry, mark, weight, gain, held in rows
-            ),
-        )
-
-    def _denial(self, time: datetime, a: int, verdict: Verdict) -> RiskVerdict:
-        """Why an order was not sent as it was wanted, with what the gate measured and the limit that it broke."""
-        books = self._simulator.books
-        measured, limit = float(books.measured[0, a]), float(books.limit[0, a])
-        instead = "; closing the position instead" if books.pending[0, a] != 0.0 else ""
-        return self._verdict(time, verdict, self._instruments[a], measured, limit, instead)
-
-    def _halted(self, time: datetime, halt: Halt) -> RiskVerdict:
-        limit = getattr(self.portfolio.limits, EXPLANATIONS[halt].limit)
-        return self._verdict(time, halt, "", float(self._simulator.books.halt_measured[0]), limit)
-
-    def _verdict(
-        self, time: datetime, code: Verdict | Halt, instrument: str, measured: float, limit: float, instead: str = ""
-    ) -> RiskVerdict:
-        return RiskVerdict(
-            universe=self.portfolio.universe.name,
-            portfolio=self.portfolio.name,
-            time=time,
-            code=wire_code(code),
-            instrument=instrument,
-            measured=measured,
-            limit=limit,
-            text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
-        )
+        return marked(self.portfolio, self._simulator.books, from_us(self.marked_us))

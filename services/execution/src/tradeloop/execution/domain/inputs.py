@@ -40,12 +40,17 @@ class FrameReader:
             volume=np.full(shape, np.nan),
             funding_rate=np.zeros(shape),
             present=np.zeros(shape, dtype=np.bool_),
+            barred=np.zeros(shape, dtype=np.int8),
         )
 
     def read(self, frame: BarFrame) -> Market:
-        """The bars of a frame; instruments of other universes are ignored."""
+        """The bars of a frame, and who does not belong; instruments of other universes are ignored."""
         market = self.market
         market.present[:] = False
+        market.barred[:] = 0
+        for name in frame.outside or ():
+            if name in self._index:
+                market.barred[0, self._index[name]] = 1
         for bar in frame.bars:
             a = self._index.get(bar.instrument)
             if a is None:

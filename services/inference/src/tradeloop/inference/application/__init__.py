@@ -37,9 +37,10 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.fit import check_fit
+from tradeloop.inference.application.decision import View
 from tradeloop.inference.application.desk import Desk
 from tradeloop.inference.application.online import OnlineFeatures
-from tradeloop.inference.domain import ActiveModel, NoModel
+from tradeloop.inference.domain import ActiveModel, NoModel, SharedActor
 from tradeloop.inference.ports import History
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,7 @@ class Shelf:
     def __init__(self, models: PolicySource, make_actor: Callable[[Policy], Actor]) -> None:
         self._models, self._make_actor = models, make_actor
         self._loaded: dict[tuple[str, str], RegisteredPolicy] = {}
-        self._actors: WeakValueDictionary[tuple[str, str], Actor] = WeakValueDictionary()
+        self._actors: WeakValueDictionary[tuple[str, str], SharedActor] = WeakValueDictionary()
 
     def turn(self) -> None:
         """Ask anew from now on: an alias may have moved."""
@@ -66,12 +67,12 @@ class Shelf:
             self._loaded[name, reference] = self._models.load(name, reference)
         return self._loaded[name, reference]
 
-    def actor(self, registered: RegisteredPolicy) -> Actor:
+    def actor(self, registered: RegisteredPolicy) -> SharedActor:
         """The actor of a policy, shared by all who have it."""
         key = registered.name, registered.policy.model_id
         actor = self._actors.get(key)
         if actor is None:
-            actor = self._actors[key] = self._make_actor(registered.policy)
+            actor = self._actors[key] = SharedActor(registered.policy, self._make_actor)
         return actor
 
 
@@ -189,11 +190,14 @@ class Inference(ServiceDefaults):
         patience: Patience | None = None,
         online: FeatureStore | None = None,
         online_wait_s: float = 5.0,
+        viewed: bool = False,
     ) -> None:
         """`strategies` gives a strategy by name, `make_actor` makes a policy answer.
 
         With `online`, the features of a bar are read from that store, and waited for as long as `online_wait_s`.
+        `viewed` says whether anybody looks at desks (`view`).
         """
+        self._viewed = viewed
         self._online, self._online_wait_s = online, online_wait_s
         self._history, self._clock, self._patience = history, clock, patience or Patience()
         self._models = Shelf(models, make_actor)
@@ -282,6 +286,16 @@ class Inference(ServiceDefaults):
         if self._online is not None:
             self._online.close()
 
+    @property
+    def books(self) -> Mapping[str, tuple[Portfolio, Strategy]]:
+        """All portfolios that are known here, with their strategies, by name."""
+        return {name: (each, self._strategies[each.strategy]) for name, each in self._portfolios.items()}
+
+    def view(self, portfolio: str) -> View | None:
+        """The desk of a portfolio after its last decision, where this process decides for it. From any thread."""
+        desk = self._desks.get(portfolio)
+        return None if desk is None else desk.view
+
     def _begin(self) -> None:
         """Desks that know nothing yet."""
         self._history.forget()
@@ -305,17 +319,24 @@ class Inference(ServiceDefaults):
             memory = DeskMemory(portfolio, strategy, self._models, self._history)
             self._memories[name] = memory
             desk = self._desks[name] = Desk(
-                portfolio, strategy, self._pending, memory, self._clock, self._patience, *self._reads(name)
+                portfolio,
+                strategy,
+                self._pending,
+                memory,
+                self._clock,
+                self._patience,
+                self._read(name),
+                self._viewed,
             )
             self._unprepared[name] = None
         self._ready[name] = None
         return desk
 
-    def _reads(self, name: str) -> Sequence[Callable[[FeaturesComputed], FeaturesComputed]]:
-        """How the desk of a portfolio reads features, where it does not take the published ones."""
+    def _read(self, name: str) -> Callable[[FeaturesComputed], FeaturesComputed]:
+        """How the desk of a portfolio reads features that were published."""
         if self._online is None:
-            return ()
-        return (OnlineFeatures(self._online, self._clock, name, self._tallies, self._online_wait_s).of,)
+            return lambda published: published
+        return OnlineFeatures(self._online, self._clock, name, self._tallies, self._online_wait_s).of
 
     def _prepare(self, names: Sequence[str]) -> None:
         """Load the models of some desks; what is wrong with one is met again, and said, when it has to decide."""

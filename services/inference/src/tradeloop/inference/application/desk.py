@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
@@ -14,7 +15,6 @@ from tradeloop.common.errors import Unavailable
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
-    HoldReason,
     Message,
     ModelReady,
     PortfolioMarked,
@@ -26,8 +26,9 @@ from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
+from tradeloop.inference.application.decision import View, decide, hold, see
 from tradeloop.inference.application.online import POLL_S, NotOnlineYet
-from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel, account_of
+from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory
 
 log = structlog.get_logger(__name__)
 
@@ -74,10 +75,16 @@ class Desk:
         memory: Memory,
         clock: Clock,
         patience: Patience,
-        read: Callable[[FeaturesComputed], FeaturesComputed] = lambda published: published,
+        read: Callable[[FeaturesComputed], FeaturesComputed],
+        viewed: bool,
     ) -> None:
-        """`read` gives the features to decide on for published ones. It may raise `Unavailable`."""
-        self._read = read
+        """`read` gives the features to decide on for published ones. It may raise `Unavailable`.
+
+        `viewed` says whether anybody looks at `view`.
+        """
+        self._read, self._viewed = read, viewed
+        self.view: View | None = None
+        """The desk after its last decision, where it is `viewed`. Replaced, never changed: any thread may read it."""
         self.portfolio, self.strategy = portfolio, strategy
         count, features = len(portfolio.universe.instruments), len(strategy.feature_set.names)
         self._features: Queue[FeaturesComputed] = Queue(pending, memory.features_on(), limit_of(count * features))
@@ -193,7 +200,7 @@ class Desk:
             if features_us < mark_us:
                 return []
         self._marks.take()
-        return self._decide_finally(mark, [self._hold(mark, "error", words(error))])
+        return self._decide_finally(mark, [hold(self.strategy, mark, "error", words(error))])
 
     def _join(self) -> Iterator[list[Message]]:
         while (mark_us := self._marks.first_us) is not None:
@@ -217,9 +224,17 @@ class Desk:
                 continue
             choice = self._models.choose(mark)
             if features_us > mark_us:
-                signal = self._hold(mark, "no_features")
+                signal = hold(self.strategy, mark, "no_features")
             else:
-                signal = self._decide(self._read(features), mark, choice.model)
+                signal = decide(
+                    self.strategy,
+                    self.portfolio.universe,
+                    self._read(features),
+                    mark,
+                    choice.model,
+                    self._builder,
+                    _act,
+                )
             self._models.use(choice)
             if features_us == mark_us:
                 self._features.take()
@@ -238,6 +253,8 @@ class Desk:
 
     def _decide_finally(self, mark: PortfolioMarked, decision: list[Message]) -> list[Message]:
         self._decided_us, self._decision = to_us(mark.time), decision
+        if self._viewed:
+            self.view = View(mark, self._models.in_force, self._seen_us, self._builder.rows)
         return decision
 
     def _recover(self) -> None:
@@ -246,6 +263,8 @@ class Desk:
             mark, self._before = self._memory.marked(), self._memory.decided()
             if mark is not None and (self._before is None or self._before.time < mark.time):
                 self._reopen(mark)
+            elif mark is not None and self._before is not None and self._viewed:
+                self._look_back(mark, self._before)
             self._recovered = True
         if self._first is not None and not self._window_known:
             self._see_all(self._memory.features_before(*self._first))
@@ -261,6 +280,17 @@ class Desk:
                 self._features.put(mark_us, earlier[-1], None)
         self._marks.put(mark_us, mark, None)
 
+    def _look_back(self, mark: PortfolioMarked, decision: SignalGenerated) -> None:
+        """Show what the desk before this one showed: the next bar may be a day away."""
+        window = ObservationBuilder(self.strategy.window, len(mark.positions), len(self.strategy.features))
+        rows = self._memory.features_before(to_us(mark.time) + 1, None)
+        for features in rows:
+            see(window, self.strategy, self.portfolio.universe, features)
+        model = None
+        if decision.model_id:
+            model = self._memory.model(decision.model, decision.model_version, decision.model_id)
+        self.view = View(mark, model, to_us(rows[-1].time) if rows else -1, window.rows)
+
     def _see_all(self, earlier: Sequence[FeaturesComputed]) -> None:
         for features in earlier:
             self._see(features)
@@ -271,46 +301,9 @@ class Desk:
         time_us = to_us(features.time)
         if time_us <= self._seen_us:
             return
-        if any(value is None for row in features.values for value in row):
-            self._builder.clear()
-        else:
-            self._builder.append(self.strategy.observed(np.array(features.values, dtype=np.float64)))
+        see(self._builder, self.strategy, self.portfolio.universe, features)
         self._seen_us = time_us
 
-    def _decide(
-        self, features: FeaturesComputed, mark: PortfolioMarked, model: ActiveModel | NoModel | None
-    ) -> SignalGenerated:
-        if features.error:
-            return self._hold(mark, "error", features.error)
-        if not isinstance(model, ActiveModel):
-            return self._hold(mark, "no_model", model.why if model else "")
-        if not self._builder.ready:
-            return self._hold(mark, "warming_up")
-        action = model.actor.act(self._builder.build(account_of(mark)))
-        weights = self.strategy.actions.weights(action)
-        return SignalGenerated(
-            universe=mark.universe,
-            portfolio=mark.portfolio,
-            time=mark.time,
-            instruments=features.instruments,
-            targets=tuple(weights[0].tolist()),
-            model=model.name,
-            model_version=model.version,
-            model_id=model.model_id,
-            feature_set=features.feature_set,
-            features=tuple(tuple(value for value in row if value is not None) for row in features.values),
-            action=tuple(action[0].tolist()),
-        )
 
-    def _hold(self, mark: PortfolioMarked, reason: HoldReason, error: str = "") -> SignalGenerated:
-        return SignalGenerated(
-            universe=mark.universe,
-            portfolio=mark.portfolio,
-            time=mark.time,
-            instruments=tuple(position.instrument for position in mark.positions),
-            targets=tuple(position.weight for position in mark.positions),
-            hold=True,
-            reason=reason,
-            error=error,
-            feature_set=self.strategy.feature_set.id,
-        )
+def _act(model: ActiveModel, observation: NDArray[np.float32]) -> NDArray[np.float64]:
+    return model.actor.act(observation)

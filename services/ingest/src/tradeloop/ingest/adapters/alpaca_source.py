@@ -21,7 +21,7 @@ from alpaca.trading.client import TradingClient
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, from_us, to_us
-from tradeloop.ingest.adapters.http import answered, retry_after
+from tradeloop.ingest.adapters.http import Throttle, answered, retry_after
 from tradeloop.ingest.adapters.sections import AlpacaSection
 from tradeloop.ingest.adapters.streaming import HEARTBEAT_S, PONG_S, ConnectionLost, Session, ThreadedStream, beat
 from tradeloop.ingest.adapters.symbols import symbol_of, unknown
@@ -50,6 +50,7 @@ class AlpacaSource:
         """Asks nothing yet. Raises `UserError` for missing secrets."""
         self.venue = venue
         self._section, self._clock = section, clock
+        self._throttle = Throttle(section.requests_per_s, clock)
         self._key = section.key.read(f"{venue}: its key").get_secret_value()
         self._secret = section.secret.read(f"{venue}: its secret").get_secret_value()
         told: dict[str, Any] = {"raw_data": True, "url_override": section.url}
@@ -81,7 +82,8 @@ class AlpacaSource:
         for symbol in symbols:
             if not self._asset(symbol)["tradable"]:
                 raise UserError(f"{self.venue}:{symbol} is no longer traded: leave it out of the stream")
-        return ThreadedStream(self.venue, lambda session: self._live(session, symbols, channels), self._clock)
+        run = partial(self._live, symbols=symbols, channels=channels)
+        return ThreadedStream(self.venue, run, self._clock, only_closed=True)
 
     def time_us(self) -> int:
         return _us(self._ask(lambda: self._trading.get("/clock"))["timestamp"])
@@ -111,6 +113,7 @@ class AlpacaSource:
             yield Page(_series(rows), at_us)
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
+        self._throttle.take()
         try:
             found = ask()
         except APIError as error:

@@ -85,6 +85,7 @@ class CcxtStream:
         """Ask for all bars at once; the frames themselves are read in `handle_ohlcv`."""
         wanted = [[symbol, self._timeframe.value] for symbol in self._symbols]
         await exchange.watch_ohlcv_for_symbols(wanted)
+        exchange.is_waited_for = False
         await asyncio.Event().wait()
 
     async def _bars(self, exchange: Any, session: Session, symbol: str) -> None:
@@ -146,6 +147,8 @@ class CcxtStream:
                 lost.set_result(" ".join(str(reason).split()) or "the venue closed the connection")
 
         class Watched(kind):  # type: ignore[misc]
+            is_waited_for = True
+            """Whether somebody asks ccxt for bars, who has its own of them."""
             says_closed = hasattr(kind, "handle_ohlcv") and "binance" in [one.__name__ for one in kind.__mro__]
 
             def client(self, url: str) -> Any:
@@ -170,7 +173,8 @@ class CcxtStream:
             def handle_ohlcv(self, client: Any, message: Any) -> None:
                 if self.says_closed:
                     stream._read_kline(self, message, session)
-                super().handle_ohlcv(client, message)
+                if self.is_waited_for:
+                    super().handle_ohlcv(client, message)
 
         return Watched
 

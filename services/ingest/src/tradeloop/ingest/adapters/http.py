@@ -1,12 +1,40 @@
-"""The port's errors for what venues answer through HTTP."""
+"""Rate limits of venues, and the port's errors for what they answer through HTTP."""
 
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
+from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.ingest.ports import SourceUnavailable
+
+_BURST_S = 6.0
+
+
+class Throttle:
+    """A token bucket: so many requests a second, and after a rest those of six seconds at once, one at least.
+
+    It keeps to the generic cell rate algorithm (ITU-T I.371, annex A). Threads may share it.
+    """
+
+    def __init__(self, per_s: float, clock: Clock, wait: Callable[[float], object] | None = None) -> None:
+        """`wait` passes seconds."""
+        self._each_s, self._clock, self._wait = 1.0 / per_s, clock, wait or threading.Event().wait
+        self._burst_s = max(_BURST_S, self._each_s)
+        self._due_s = -math.inf
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Wait for the turn of a request."""
+        with self._lock:
+            now_s = self._clock.monotonic()
+            self._due_s = max(self._due_s, now_s - self._burst_s) + self._each_s
+            early_s = self._due_s - now_s
+        if early_s > 0:
+            self._wait(early_s)
 
 
 def answered(venue: str, status: int, text: str, pause_s: float | None) -> SourceUnavailable | UserError:

@@ -18,7 +18,7 @@ from massive.exceptions import AuthError, BadResponse
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, to_us
-from tradeloop.ingest.adapters.http import answered, retry_after
+from tradeloop.ingest.adapters.http import Throttle, answered, retry_after
 from tradeloop.ingest.adapters.sections import MassiveSection
 from tradeloop.ingest.adapters.streaming import Session, ThreadedStream, beat
 from tradeloop.ingest.adapters.symbols import symbol_of
@@ -43,6 +43,7 @@ class MassiveSource:
         """Asks nothing yet. Raises `UserError` for a missing key."""
         self.venue = venue
         self._section, self._clock = section, clock
+        self._throttle = Throttle(section.requests_per_s, clock)
         self._key = section.key.read(f"{venue}: its key").get_secret_value()
         timeout_s = section.timeout_s
         # Whoever asks waits itself, for as long as the venue says: urllib3 would hide both.
@@ -87,7 +88,8 @@ class MassiveSource:
         for symbol in symbols:
             if self._ticker(symbol).get("active") is False:
                 raise UserError(f"{self.venue}:{symbol} is no longer traded: leave it out of the stream")
-        return ThreadedStream(self.venue, lambda session: self._live(session, symbols, channels), self._clock)
+        run = partial(self._live, symbols=symbols, channels=channels)
+        return ThreadedStream(self.venue, run, self._clock, only_closed=True)
 
     def time_us(self) -> int:
         found = self._ask(lambda: self._client.get_market_status(raw=True))
@@ -123,6 +125,7 @@ class MassiveSource:
         return self._answer
 
     def _ask(self, ask: Callable[[], Any]) -> dict[str, Any]:
+        self._throttle.take()
         try:
             found = json.loads(ask().data)
         except BadResponse as error:

@@ -59,6 +59,19 @@ class _Network(_Part):
     timeout_s: float = Field(default=10.0, gt=0)
 
 
+def _tws_url(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "tcp" or not parts.hostname or port is None or parts.path.strip("/") or parts.query:
+        raise ValueError("give the address of TWS or IB Gateway such as tcp://127.0.0.1:7497")
+    if parts.username or parts.password:
+        raise ValueError("a URL holds no credentials: TWS is logged in by hand")
+    return url.rstrip("/")
+
+
 class CcxtSection(_Network):
     """Any exchange that ccxt knows."""
 
@@ -79,6 +92,8 @@ class AlpacaSection(_Network):
     adapter: Literal["alpaca"] = "alpaca"
     feed: Literal["iex", "sip"] = "iex"
     """The feed of stocks: one exchange, or all of them."""
+    requests_per_s: float = Field(default=3.0, gt=0)
+    """The rate limit to keep: Alpaca's own is 200 in a minute without a plan."""
     key: Reference = Reference(env="APCA_API_KEY_ID")
     secret: Reference = Reference(env="APCA_API_SECRET_KEY")
 
@@ -87,7 +102,41 @@ class MassiveSection(_Network):
     """massive: stocks, and crypto for symbols with a slash."""
 
     adapter: Literal["massive"] = "massive"
+    requests_per_s: float = Field(default=10.0, gt=0)
+    """The rate limit to keep; massive's free plan has 5 in a minute."""
     key: Reference = Reference(env="MASSIVE_API_KEY")
+
+
+class FlatFilesSection(_Network):
+    """massive's flat files of US stocks, in a store that speaks as S3 does."""
+
+    adapter: Literal["massive-files"] = "massive-files"
+    timeout_s: float = Field(default=60.0, gt=0)
+    bucket: str = Field(default="flatfiles", pattern=r"^[a-z0-9][a-z0-9.-]{1,62}$")
+    prefix: str = Field(default="us_stocks_sip", pattern=r"^[\w.-]+(/[\w.-]+)*$")
+    """The folder of the bucket that has `minute_aggs_v1` and `day_aggs_v1`."""
+    folder: Path | None = None
+    """Where the files are kept, so that one is fetched once for all instruments; None keeps none."""
+    check_symbols: bool = True
+    """Whether a ticker is to be in the newest file: one that was delisted is not."""
+    requests_per_s: float = Field(default=10.0, gt=0)
+    key: Reference = Reference(env="MASSIVE_FILES_KEY")
+    secret: Reference = Reference(env="MASSIVE_FILES_SECRET")
+
+
+class IbSection(_Part):
+    """Interactive Brokers, through TWS or IB Gateway, which is logged in by its user."""
+
+    adapter: Literal["ib"] = "ib"
+    url: Annotated[str, AfterValidator(_tws_url)] = "tcp://127.0.0.1:7497"
+    """TWS listens at 7496, and at 7497 for paper accounts; IB Gateway at 4001 and 4002."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    client_id: int = Field(default=31, ge=1)
+    """The number of this client of TWS, which no other one may have at the same time."""
+    hours: Literal["regular", "all"] = "regular"
+    """Regular trading hours, or those before and after too."""
+    pace: float = Field(default=1.0, ge=0)
+    """How much of the waiting times that Interactive Brokers asks for is kept."""
 
 
 class SimulatedSection(_Part):
@@ -102,6 +151,9 @@ class SimulatedSection(_Part):
     """The venue's time is `start` when the wall's is `since`; without them, both are when the source is opened."""
 
 
-Section = Annotated[CcxtSection | AlpacaSection | MassiveSection | SimulatedSection, Field(discriminator="adapter")]
-Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | SimulatedSection]
+Section = Annotated[
+    CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection,
+    Field(discriminator="adapter"),
+]
+Sources = Mapping[str, CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection]
 """The section of each venue, by the venue's name."""

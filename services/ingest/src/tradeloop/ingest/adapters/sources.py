@@ -10,7 +10,8 @@
       seed: 7
 
 A venue that has no section is a ccxt exchange of that name, or `simulated`, with its defaults; `alpaca` and
-`massive` take their credentials from the variables that their own libraries read.
+`massive` take their credentials from the variables that their own libraries read; `ib` is TWS on this machine;
+`massive-files` takes its own from MASSIVE_FILES_KEY and MASSIVE_FILES_SECRET.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tradeloop.common.market import Name
 from tradeloop.ingest.adapters.sections import (
     AlpacaSection,
     CcxtSection,
+    FlatFilesSection,
+    IbSection,
     MassiveSection,
     Section,
     SimulatedSection,
@@ -37,7 +40,7 @@ from tradeloop.ingest.adapters.symbols import unknown
 from tradeloop.ingest.ports import MarketSource
 
 _FILE = TypeAdapter(dict[Name, Section])
-_OWN = ("alpaca", "massive", "simulated")
+_OWN = ("alpaca", "ib", "massive", "massive-files", "simulated")
 
 
 def load_sources(path: Path | None) -> Sources:
@@ -94,20 +97,39 @@ def open_source(venue: str, sources: Sources, clock: Clock, *, url: str | None =
         from tradeloop.ingest.adapters.alpaca_source import AlpacaSource
 
         return AlpacaSource(venue, section, clock)
+    if isinstance(section, FlatFilesSection):
+        from tradeloop.ingest.adapters.flat_files import FlatFilesSource
+
+        return FlatFilesSource(venue, section, clock)
     if isinstance(section, MassiveSection):
         from tradeloop.ingest.adapters.massive_source import MassiveSource
 
         return MassiveSource(venue, section, clock)
+    if isinstance(section, IbSection):
+        try:
+            from tradeloop.ingest.adapters.ib_source import IbSource
+        except ModuleNotFoundError as error:
+            if error.name != "ib_async":
+                raise
+            raise UserError(f"{venue} needs the package ib_async: pip install 'tradeloop-ingest[ib]'") from None
+
+        return IbSource(venue, section, clock)
     from tradeloop.ingest.adapters.ccxt_source import CcxtSource
 
     return CcxtSource(venue, section, clock)
 
 
-def _default(venue: str, sources: Iterable[str]) -> CcxtSection | AlpacaSection | MassiveSection | SimulatedSection:
+def _default(
+    venue: str, sources: Iterable[str]
+) -> CcxtSection | AlpacaSection | MassiveSection | FlatFilesSection | IbSection | SimulatedSection:
     if venue == "alpaca":
         return AlpacaSection()
     if venue == "massive":
         return MassiveSection()
+    if venue == "massive-files":
+        return FlatFilesSection()
+    if venue == "ib":
+        return IbSection()
     if venue == "simulated":
         return SimulatedSection()
     import ccxt

@@ -49,7 +49,7 @@ class Session:
         """Say that the connection stands; only the first time counts."""
         if not self.is_connected:
             self.is_connected = True
-            self._stream.put(Connected(self.now_us()))
+            self._stream.put(Connected(self.now_us(), self._stream.only_closed))
 
     def heartbeat(self, venue_time_us: int | None = None) -> None:
         """Say that the connection lives."""
@@ -83,7 +83,11 @@ class ThreadedStream:
     the connection ends, `Disconnected` says so, and it begins again once the reader has caught up.
     """
 
-    def __init__(self, venue: str, run: Run, clock: Clock, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, venue: str, run: Run, clock: Clock, capacity: int = CAPACITY, *, only_closed: bool = False
+    ) -> None:
+        """`only_closed` is that of `Connected`."""
+        self.only_closed = only_closed
         self._venue, self._run, self._clock, self._capacity = venue, run, clock, capacity
         self._events: deque[MarketEvent] = deque()
         self._ready = threading.Condition()

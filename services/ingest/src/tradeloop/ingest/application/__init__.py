@@ -50,10 +50,11 @@ class Ingest(ServiceDefaults):
         events: EventStore | None = None,
         fetched: Fetched | None = None,
         threaded: bool = True,
+        record: Published | None = None,
     ) -> None:
         """`open_source` opens the sources of live feeds and backfills, asked in threads of their own where they are
         `threaded`; `fetched` is the record of what backfills fetched from them; `events` stores the trades, order
-        books and news of live feeds.
+        books and news of live feeds; `record` is what went out in another run, for replays that are to equal it.
 
         `chunk_frames` is how many base frames of a replay one step publishes at most, `window_frames` how many may be
         out that a portfolio of its universe has not marked.
@@ -69,7 +70,7 @@ class Ingest(ServiceDefaults):
             events=events,
             threaded=threaded,
         )
-        self._fetched = fetched
+        self._fetched, self._record = fetched, record
         self._backfills = Slices()
         self._replays: dict[str, deque[Replay]] = {}
         """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
@@ -139,6 +140,10 @@ class Ingest(ServiceDefaults):
                     raise RequestFailed(position, error) from error
                 self._behind.remove((request, position))
 
+    def answers(self, message: Message) -> bool:
+        """A live feed begins and ends later, and an older request than the newest changes nothing."""
+        return not isinstance(message, LiveRequested)
+
     def busy(self) -> bool:
         return (
             self._live.busy or self._backfills.busy or not all(waiting[0].rests for waiting in self._replays.values())
@@ -196,12 +201,12 @@ class Ingest(ServiceDefaults):
                 "first, or replay beside it with --prefix"
             )
         last = self._store.read_before(universe.ids, universe.timeframe, end_us, 1)
-        if not len(last) or last.open_us[0] < start_us:
+        if self._record is None and (not len(last) or last.open_us[0] < start_us):
             raise UserError(
                 f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
                 f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"
             )
-        replay = Replay(self._store, self._published, request, position, self._window_frames)
+        replay = Replay(self._store, self._published, request, position, self._window_frames, self._record)
         self._replays.setdefault(universe.name, deque()).append(replay)
 
 

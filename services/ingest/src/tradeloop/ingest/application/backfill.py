@@ -22,6 +22,7 @@ from tradeloop.common.market import (
     Universe,
     align,
     cycle_us,
+    days_of,
     from_us,
     resample,
     to_us,
@@ -70,7 +71,9 @@ class Backfill:
                 raise UserError(f"backfill of {universe.name}: bars are from files or of a range from venues, not both")
             if fetched is None:
                 raise UserError(f"backfill of {universe.name}: this ingest keeps no record of what it fetches")
-            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range)
+            if unknown := request.anew.keys() - set(universe.ids):
+                raise UserError(f"backfill of {universe.name}: it lacks {', '.join(sorted(unknown))}, to be mended")
+            self._venues = VenueBars(store, fetched, asker, clock, universe, request.range, request.anew)
         elif set(request.files) != set(universe.ids):
             wrong = ", ".join(sorted(set(request.files) ^ set(universe.ids)))
             raise UserError(f"backfill of {universe.name}: give one file for each of its instruments, see {wrong}")
@@ -112,13 +115,15 @@ class Backfill:
         found = yield from (self._from_files() if self._venues is None else self._venues.slices())
         start_us, end_us = found.first_us, found.end_us
         if universe.higher_timeframes and found.bars:
+            if universe.days.is_utc and any(not days_of([one.calendar]).is_utc for one in universe.instruments):
+                found.remarks.append("days of the instruments differ, so those of longer bars begin at 00:00 UTC")
             cycle = cycle_us(universe.higher_timeframes)
             yield partial(self._look_around, start_us)
             window_us = max(_WINDOW_BARS * base.us // cycle, 1) * cycle
-            past_us = whole_us(end_us - 1, cycle) + cycle
+            past_us = max(self._bucket_us(end_us, one) for one in universe.higher_timeframes) + 1
             for name in universe.ids:
-                for at_us in range(self._first_us, past_us, window_us):
-                    yield partial(self._write_higher, name, at_us, min(at_us + window_us, past_us))
+                for at_us in range(whole_us(self._first_us, cycle), past_us, window_us):
+                    yield partial(self._write_higher, name, at_us, at_us + window_us)
         while found.bars and self._place is not None:
             yield partial(self._compare, start_us, end_us)
         revised = sorted(self._corrected.items())
@@ -179,13 +184,19 @@ class Backfill:
         return ()
 
     def _write_higher(self, instrument: str, start_us: int, end_us: int) -> Iterable[Message]:
-        """Resample all stored base bars of some whole buckets."""
-        base = self._universe.timeframe
+        """Resample all stored base bars of the buckets that begin in a range."""
+        base, higher = self._universe.timeframe, self._universe.higher_timeframes
         late_us = base.us - 1  # a bar belongs to the bucket in which it closes
-        bars = self._store.read([instrument], base, start_us - late_us, end_us - late_us)
-        for timeframe in self._universe.higher_timeframes:
-            write(self._store, timeframe, resample(bars, base, timeframe, self._closed_us))
+        past_us = max(self._bucket_us(end_us, one) + one.us for one in higher)
+        bars = self._store.read([instrument], base, start_us - late_us, past_us - late_us)
+        for timeframe in higher:
+            longer = resample(bars, base, timeframe, self._closed_us, self._universe.days)
+            whole = (longer.open_us >= start_us) & (longer.open_us < end_us)
+            write(self._store, timeframe, longer if whole.all() else longer.frames(whole))
         return ()
+
+    def _bucket_us(self, close_us: int, timeframe: Timeframe) -> int:
+        return self._universe.days.bucket_us(close_us, timeframe.us)
 
     def _compare(self, start_us: int, end_us: int) -> Iterable[Message]:
         """Find frames of the backfilled range that went out otherwise than they are stored now."""
@@ -202,7 +213,7 @@ class Backfill:
                 for (open_us, revision), one in sorted(touched.items()):
                     if (now := stored.get(open_us)) is not None and first_us <= open_us <= last_us:
                         key = open_us + timeframe.us, timeframe
-                        if (now.bars, now.missing) == (one.bars, one.missing):
+                        if now.bars_and_gaps == one.bars_and_gaps:
                             self._corrected.pop(key, None)
                         else:
                             self._corrected[key] = revision
@@ -217,8 +228,8 @@ class Backfill:
 
     def _frames(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
-        bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+        bars, roster = self._store.read(self._universe.ids, timeframe, start_us, end_us), self._universe.roster
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, roster)}
 
 
 def _range(request: BackfillRequested) -> TimeRange:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_PRICES, Instrument, Series, Timeframe, align, from_us
 from tradeloop.ingest.application.stored import write
-from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, SourceUnavailable, merged
+from tradeloop.ingest.ports import Fetched, FetchedSpan, MarketSource, Page, SourceUnavailable, merged
+
+T = TypeVar("T")
 
 ATTEMPTS = 12
 """So often in a row a source may be unavailable before a fetch is given up: some six minutes."""
@@ -65,31 +68,74 @@ def fetch(
     that is none, such as one with a price of 0, is left out and counted: the rest of a venue's history is not to wait
     for it. `wait` passes seconds. Raises `UserError`, `SourceUnavailable` after many attempts, and what stores raise.
     """
-    if start_us >= (now_us := source.time_us()):
+    now_us = yield from _patient(source.time_us, start_us, wait)
+    if start_us >= now_us:
         raise UserError(
             f"{instrument.id}: the range begins at {from_us(start_us).isoformat()}, and at the source it is "
             f"{from_us(now_us).isoformat(timespec='seconds')}: give an earlier start"
         )
     for first_us, last_us in missing(fetched.spans(name, instrument.id, timeframe), start_us, end_us):
-        at_us, failures = first_us, 0
-        while at_us < last_us:
-            try:
-                for page in source.history(instrument, timeframe, at_us, last_us):
-                    kept, left_out = sound(page.bars)
-                    if len(kept["open_us"]):
-                        write(store, timeframe, align((instrument.id,), timeframe, [kept]))
-                    span = FetchedSpan(at_us, page.until_us, len(left_out))
-                    fetched.add(name, instrument.id, timeframe, span)
-                    at_us, failures = page.until_us, 0
-                    yield Progress(at_us, len(kept["open_us"]), left_out)
-                break  # the rest has not closed yet
-            except SourceUnavailable as error:
-                failures += 1
-                if failures >= ATTEMPTS:
-                    raise
-                again_s = pause_s(failures, error)
-                yield Progress(at_us, waits_s=again_s, reason=str(error))
-                wait(again_s)
+        at_us = first_us
+        for page in paged(source, instrument, timeframe, first_us, last_us, wait):
+            if isinstance(page, Progress):
+                yield page
+                continue
+            kept, left_out = sound(page.bars)
+            if len(kept["open_us"]):
+                write(store, timeframe, align((instrument.id,), timeframe, [kept]))
+            fetched.add(name, instrument.id, timeframe, FetchedSpan(at_us, page.until_us, len(left_out)))
+            at_us = page.until_us
+            yield Progress(at_us, len(kept["open_us"]), left_out)
+
+
+def paged(
+    source: MarketSource,
+    instrument: Instrument,
+    timeframe: Timeframe,
+    start_us: int,
+    end_us: int,
+    wait: Callable[[float], object],
+) -> Iterator[Page | Progress]:
+    """The pages of a range, and how far it is whenever the source is waited for. Raises as `fetch`."""
+    at_us, failures = start_us, 0
+    while at_us < end_us:
+        try:
+            for page in source.history(instrument, timeframe, at_us, end_us):
+                at_us, failures = page.until_us, 0
+                yield page
+            return  # the rest has not closed yet
+        except SourceUnavailable as error:
+            failures += 1
+            if failures >= ATTEMPTS:
+                raise
+            again_s = pause_s(failures, error)
+            yield Progress(at_us, waits_s=again_s, reason=str(error))
+            wait(again_s)
+
+
+def patiently(ask: Callable[[], T], wait: Callable[[float], object], say: Callable[[Progress], object]) -> T:
+    """The answer to a question other than for bars, asked again as `fetch` does, and raising the same."""
+    waits = _patient(ask, 0, wait)
+    while True:
+        try:
+            say(next(waits))
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+
+
+def _patient(ask: Callable[[], T], at_us: int, wait: Callable[[float], object]) -> Generator[Progress, None, T]:
+    failures = 0
+    while True:
+        try:
+            return ask()
+        except SourceUnavailable as error:
+            failures += 1
+            if failures >= ATTEMPTS:
+                raise
+            again_s = pause_s(failures, error)
+            yield Progress(at_us, waits_s=again_s, reason=str(error))
+            wait(again_s)
 
 
 def pause_s(failures: int, error: SourceUnavailable) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,11 +13,12 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import EVER_US, Instrument, TimeRange, Universe, align, from_us, to_us
+from tradeloop.common.market import EVER_US, Instrument, Series, TimeRange, Universe, align, from_us, to_us
 from tradeloop.common.market.calendars import gaps
 from tradeloop.common.messages import Message
 from tradeloop.ingest.application.fetch import ATTEMPTS, missing, pause_s, sound
 from tradeloop.ingest.application.live.history import Answer, Asker, Question
+from tradeloop.ingest.application.repair import Range, around, taken, together
 from tradeloop.ingest.application.stored import write
 from tradeloop.ingest.ports import Fetched, FetchedSpan, SourceUnavailable
 
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 _COUNTED_BARS = 8192
 _REMARKS = 5
+_MENDED = 500
+"""Lines about ranges that were mended."""
 
 Action = Callable[[], Iterable[Message]]
 """A slice that is done again as it is when a store was away."""
@@ -60,8 +63,13 @@ class VenueBars:
         clock: Clock,
         universe: Universe,
         span: TimeRange,
+        anew: Mapping[str, Sequence[TimeRange]],
     ) -> None:
-        """`asker` finds who asks a venue, by its name. It raises `UserError` for a venue that there is not."""
+        """`asker` finds who asks a venue, by its name. It raises `UserError` for a venue that there is not.
+
+        With `anew`, these ranges alone are asked for, and mended.
+        """
+        self._anew = {name: [(to_us(one.start), to_us(one.end)) for one in ranges] for name, ranges in anew.items()}
         self._store, self._fetched, self._clock = store, fetched, clock
         self._universe, self._span = universe, span
         self._askers = {name: asker(_venue(name)) for name in universe.ids}
@@ -92,6 +100,9 @@ class VenueBars:
         if told.terms.id != instrument.id:
             raise UserError(f"{instrument.id}: its venue calls it {told.terms.id}: ask for that")
         yield partial(self._keep_terms, told.terms)
+        if self._anew:
+            yield from self._mended(asker, instrument, found)
+            return told.terms.calendar
         parts = missing(self._fetched.spans(venue, instrument.id, timeframe), start_us, self._end_us(now_us))
         for at_us, last_us in parts:
             while at_us < last_us:
@@ -103,6 +114,39 @@ class VenueBars:
                 yield partial(self._keep, instrument, answer, at_us, found)
                 at_us = answer.until_us
         return told.terms.calendar
+
+    def _mended(self, asker: Asker, instrument: Instrument, found: Found) -> Generator[Action, None, None]:
+        """Ask for the ranges to be mended, each with bars beside it."""
+        timeframe, ranges = self._universe.timeframe, sorted(self._anew.get(instrument.id, ()))
+        for group in together(ranges, timeframe):
+            first_us, past_us = around(group, timeframe)
+            parts = list[Series]()
+            while first_us < past_us:
+                answer = yield from self._asked(
+                    asker,
+                    Question("backfill", deque(), _venue(instrument.id), instrument, timeframe, first_us, past_us),
+                )
+                if answer.bars is not None:
+                    parts.append(answer.bars)
+                if answer.until_us <= first_us:
+                    break  # the rest has not closed yet
+                first_us = answer.until_us
+            for within in group:
+                yield partial(self._mend, instrument, within, parts, ranges, found)
+
+    def _mend(
+        self, instrument: Instrument, within: Range, parts: Sequence[Series], ranges: Sequence[Range], found: Found
+    ) -> Iterable[Message]:
+        mended = taken(self._store, instrument.id, self._universe.timeframe, within, parts, ranges)
+        lines = mended.lines(self._universe.timeframe)
+        for line in lines:
+            log.info("a repair", instrument=instrument.id, what=line)
+        found.left_out += len(mended.left_out)
+        room = max(_MENDED - len(found.remarks), 0)
+        found.remarks += [f"{instrument.id}, {line}" for line in lines[:room]]
+        if 0 < room < len(lines):
+            found.remarks.append("and more: see ingest's log")
+        return ()
 
     def _end_us(self, now_us: int) -> int:
         return min(to_us(self._span.end), now_us)
@@ -166,6 +210,8 @@ class VenueBars:
         spans = self._fetched.spans(_venue(instrument.id), instrument.id, timeframe)
         start_us = max(to_us(self._span.start), spans[0].start_us) if spans else EVER_US
         end_us = min(to_us(self._span.end), spans[-1].end_us) if spans else -EVER_US
+        if self._anew:
+            start_us, end_us = to_us(self._span.start), to_us(self._span.end)
         before = np.empty(0, np.int64)
         for at_us in range(start_us, end_us, window_us):
             open_us = self._store.read([instrument.id], timeframe, at_us, min(at_us + window_us, end_us)).open_us

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import structlog
 
@@ -11,6 +11,7 @@ from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.market import Universe, from_us, to_us
 from tradeloop.common.messages import BarFrame, ReplayRequested
+from tradeloop.ingest.application.recorded import Recorded
 from tradeloop.ingest.application.stored import bucket_before
 from tradeloop.ingest.domain import Resampler, frames
 from tradeloop.ingest.ports import Marks, Published
@@ -24,15 +25,29 @@ _SILENCE_S = 1.0
 
 
 class Replay:
-    """A replay under way. One that was begun before a crash goes on behind what it published."""
+    """A replay under way. One that was begun before a crash goes on behind what it published.
+
+    Where another run is on record, its frames go out as they did there, and stored ones only before the first of them.
+    """
 
     def __init__(
-        self, store: BarStore, published: Published, request: ReplayRequested, position: LogPosition, window: int
+        self,
+        store: BarStore,
+        published: Published,
+        request: ReplayRequested,
+        position: LogPosition,
+        window: int,
+        record: Published | None = None,
     ) -> None:
         self._store, self._published, self.request, self.position = store, published, request, position
-        self._universe = request.universe
+        self._universe, self._roster = request.universe, request.universe.roster
         self._next_us, self._end_us = to_us(request.range.start), to_us(request.range.end)
+        self._recorded: Recorded | None = None
+        if record is not None:
+            self._recorded = Recorded(record, store, self._universe, self._next_us, self._end_us)
         self._resampler: Resampler | None = None
+        self._begins = True
+        """Whether the next base frame is the first one."""
         self._read: deque[BarFrame] = deque()
         """Base frames in their order, not yet due."""
         self._due: deque[BarFrame] = deque()
@@ -44,7 +59,7 @@ class Replay:
 
     @property
     def finished(self) -> bool:
-        return not self._due and not self._read and self._next_us >= self._end_us
+        return not self._due and not self._read and self._next_us >= self._end_us and self._recorded is None
 
     def close(self) -> None:
         """Look for marks no more."""
@@ -67,26 +82,52 @@ class Replay:
             while self._due:
                 frame = self._due[0]
                 yield frame
-                if frame.timeframe is self._universe.timeframe:
+                if frame.timeframe is self._universe.timeframe and not frame.revision:
                     self._window.sent(to_us(frame.close_time), now_s)
                 self._due.popleft()
 
     def _take_next(self, now_s: float) -> None:
         """Make the next base frame due, unless it is too early or there is none."""
         if self._resampler is None:
-            newest_us = self._published.newest_since(self.position, self._universe)
-            if newest_us is not None and self._next_us <= newest_us < self._end_us:
-                self._next_us = newest_us + 1
-                log.info("goes on", universe=self._universe.name, behind=from_us(newest_us).isoformat())
-            self._resampler = resumed(self._store, self._universe, self._next_us)
+            self._resume()
+        assert self._resampler is not None
         while not self._read and self._next_us < self._end_us:
             until_us = min(self._next_us + _BLOCK_FRAMES * self._universe.timeframe.us, self._end_us)
             bars = self._store.read(self._universe.ids, self._universe.timeframe, self._next_us, until_us)
-            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars))
+            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars, self._roster))
             self._next_us = until_us
-        if self._read and self._is_due(self._read[0], now_s):
-            frame = self._read.popleft()
-            self._due.extend((*self._resampler.feed(frame), frame))
+        if self._read:
+            if self._is_due(self._read[0], now_s):
+                frame = self._read.popleft()
+                self._make_due((*self._resampler.feed(frame), frame))
+        elif self._recorded is not None:
+            group = self._recorded.next()
+            if group is None:
+                self._recorded = None
+            elif group[-1].revision or self._is_due(group[-1], now_s):
+                self._make_due(group)
+                self._recorded.taken()
+
+    def _make_due(self, frames: Sequence[BarFrame]) -> None:
+        """Let frames go out as those of a replay, whose decisions have no deadline."""
+        for frame in frames:
+            begins = frame.begins
+            if self._begins and frame.timeframe is self._universe.timeframe and not frame.revision:
+                begins, self._begins = True, False
+            told = {"live": False, "catches_up": False, "begins": begins}
+            self._due.append(frame.model_copy(update=told) if frame.live or begins else frame)
+
+    def _resume(self) -> None:
+        """Find where to begin, or to go on. May raise `Unavailable`."""
+        newest_us = self._published.newest_since(self.position, self._universe)
+        if newest_us is not None and to_us(self.request.range.start) <= newest_us < to_us(self.request.range.end):
+            if self._recorded is not None and self._begins:
+                self._recorded.skip(newest_us)
+            self._next_us, self._begins = newest_us + 1, False
+            log.info("goes on", universe=self._universe.name, behind=from_us(newest_us).isoformat())
+        if self._recorded is not None and (group := self._recorded.next()) is not None:
+            self._end_us = min(self._end_us, to_us(group[-1].open_time))
+        self._resampler = resumed(self._store, self._universe, self._next_us)
 
     def _is_due(self, frame: BarFrame, now_s: float) -> bool:
         if self._began is None:

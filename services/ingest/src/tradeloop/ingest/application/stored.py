@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from tradeloop.common.bar_store.port import BarStore
-from tradeloop.common.market import BarArrays, Timeframe, Universe, cycle_us, whole_us
+from tradeloop.common.market import Bar, BarArrays, Timeframe, Universe, align, begins_us, series_of
 from tradeloop.common.messages import Message
 from tradeloop.ingest.domain import additions, corrections
+
+Bars = Mapping[int, Bar]
+"""Bars of one instrument by their open."""
+
+
+def arrays(instruments: Sequence[str], timeframe: Timeframe, bars: Mapping[str, Bars]) -> BarArrays:
+    """Bars on their common grid."""
+    return align(instruments, timeframe, [series_of(bars[name]) for name in instruments])
 
 
 def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Message]:
@@ -28,9 +36,9 @@ def write(store: BarStore, timeframe: Timeframe, bars: BarArrays) -> Iterable[Me
 
 
 def bucket_before(store: BarStore, universe: Universe, at_us: int) -> int:
-    """Where a bucket of every timeframe begins that holds the last base frame before `at_us`, or, where there is none,
-    one that opens then. Its bars are those that close later."""
+    """Where the first of the buckets begins that hold the last base frame before `at_us`, or, where there is none, one
+    that opens then. Their bars are those that close later."""
     base = universe.timeframe
     before = store.read_before(universe.ids, base, at_us, 1)
     last_us = int(before.open_us[0]) if len(before) else at_us
-    return whole_us(last_us + base.us - 1, cycle_us((base, *universe.higher_timeframes)))
+    return begins_us(last_us, base, (base, *universe.higher_timeframes), universe.days)

@@ -15,14 +15,15 @@ from tradeloop.common.market import (
     BAR_COLUMNS,
     Bar,
     BarArrays,
+    Roster,
     Timeframe,
     Universe,
     align,
     from_us,
     to_us,
-    whole_us,
 )
 from tradeloop.common.market.columns import Bucket
+from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.domain.gate import Gate, OpenGate, Refused
 
@@ -34,6 +35,7 @@ __all__ = [
     "additions",
     "corrections",
     "frames",
+    "outside_at",
     "runs",
     "together",
 ]
@@ -100,20 +102,29 @@ def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterato
         yield first_us, last_us
 
 
-def frames(universe: str, timeframe: Timeframe, bars: BarArrays) -> Iterator[BarFrame]:
-    """Each frame as the message that carries it."""
+def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster | None = None) -> Iterator[BarFrame]:
+    """Each frame as the message that carries it; the `roster` says who belongs to the universe."""
     of_each = zip(*(_bars(bars, a) for a in range(len(bars.instruments))), strict=True)
     length = timeframe.delta
     for open_us, row in zip(bars.open_us.tolist(), of_each, strict=True):
         open_time = from_us(open_us)
+        lacking = (name for name, bar in zip(bars.instruments, row, strict=True) if bar is None)
+        outside = outside_at(roster, open_us + timeframe.us)
+        away = frozenset(outside or ())
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
             close_time=open_time + length,
             bars=tuple(bar for bar in row if bar is not None),
-            missing=tuple(name for name, bar in zip(bars.instruments, row, strict=True) if bar is None),
+            missing=tuple(name for name in lacking if name not in away),
+            outside=outside,
         )
+
+
+def outside_at(roster: Roster | None, close_us: int) -> tuple[str, ...] | None:
+    """The instruments that do not belong at a close, as frames say it; None where all instruments always belong."""
+    return None if roster is None or roster.is_open else roster.outside(close_us)
 
 
 def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
@@ -167,10 +178,13 @@ class Resampler:
     """
 
     def __init__(self, universe: Universe) -> None:
-        self._universe, self._base_us = universe, universe.timeframe.us
+        self._universe, self._base_us, self._roster = universe, universe.timeframe.us, universe.roster
         # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
-        self._timeframes = [(one, one.us) for one in sorted(universe.higher_timeframes, key=lambda one: one.us)]
-        self._buckets: list[_Bucket | None] = [None] * len(self._timeframes)
+        timeframes = sorted(universe.higher_timeframes, key=lambda one: one.us)
+        self._days = universe.days
+        self._timeframes = [(one, one.us, one.us >= DAY_US and not self._days.is_utc) for one in timeframes]
+        self._buckets: list[list[_Bucket]] = [[] for _ in timeframes]
+        """The buckets of each that have not closed: two where a day of 23 hours is over before its name says so."""
         self._fed_us = -(2**63)
 
     def feed(self, frame: BarFrame) -> list[BarFrame]:
@@ -185,17 +199,17 @@ class Resampler:
         close_us = open_us + self._base_us
         rows = [_row(bar) for bar in frame.bars]
         closed = []
-        for place, (timeframe, length_us) in enumerate(self._timeframes):
-            bucket = self._buckets[place]
-            if bucket is not None and bucket.end_us < close_us:
-                closed.append(bucket.frame(self._universe))
-                bucket = None
-            if bucket is None:
-                bucket = self._buckets[place] = _Bucket(timeframe, whole_us(close_us - 1, length_us), length_us)
-            bucket.add(rows)
-            if bucket.end_us == close_us:
-                closed.append(bucket.frame(self._universe))
-                self._buckets[place] = None
+        for place, (timeframe, length_us, overlap) in enumerate(self._timeframes):
+            buckets = self._buckets[place]
+            while buckets and buckets[0].end_us < close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
+            if overlap or not buckets:
+                start_us = self._days.bucket_us(close_us, length_us)
+                if not buckets or buckets[-1].start_us != start_us:
+                    buckets.append(_Bucket(timeframe, start_us, length_us))
+            buckets[-1].add(rows)
+            if buckets[0].end_us == close_us:
+                closed.append(buckets.pop(0).frame(self._universe, self._roster))
         return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
 
 
@@ -212,7 +226,7 @@ class _Bucket:
     """A bar of a higher timeframe in the making, for each instrument."""
 
     def __init__(self, timeframe: Timeframe, start_us: int, length_us: int) -> None:
-        self._timeframe, self._start_us = timeframe, start_us
+        self._timeframe, self.start_us = timeframe, start_us
         self.end_us = start_us + length_us
         self._bars: dict[str, list[float]] = {}
         self._extra: dict[str, Bucket] = {}
@@ -236,8 +250,10 @@ class _Bucket:
             sums[4] += volume
             sums[5] += funding
 
-    def frame(self, universe: Universe) -> BarFrame:
-        open_time = from_us(self._start_us)
+    def frame(self, universe: Universe, roster: Roster) -> BarFrame:
+        outside = outside_at(roster, self.end_us)
+        away = frozenset(outside or ())
+        open_time = from_us(self.start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
             universe=universe.name,
@@ -247,5 +263,6 @@ class _Bucket:
             bars=tuple(
                 _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
             ),
-            missing=tuple(name for name in universe.ids if name not in self._bars),
+            missing=tuple(name for name in universe.ids if name not in self._bars and name not in away),
+            outside=outside,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tradeloop.common.bus.port import Bus, LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
@@ -10,8 +12,8 @@ from tradeloop.common.messages import BarFrame
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.readback import blocks_backwards, of_kind, partition_of
 
-_BLOCKS = 6
-"""Blocks of records that are looked through: some thirty thousand, the frames of hundreds of universes."""
+_RECORDS = 32_768
+"""Records that are looked through: those of a partition, of all its universes."""
 
 
 class BusSent:
@@ -20,19 +22,23 @@ class BusSent:
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self._bus, self._clock = bus, clock
 
-    def before(self, position: LogPosition, universe: Universe, open_us: int) -> int | None:
+    def before(self, position: LogPosition, universe: Universe, open_us: int) -> Iterator[BarFrame]:
         topic = topic_of(BarFrame).name
         passed = position.partition.topic == topic
         partition = partition_of(self._bus, topic, universe.name)
-        end = position.offset if passed else None
-        for _, block in zip(range(_BLOCKS), blocks_backwards(self._bus, partition, end), strict=False):
+        seen = 0
+        for block in blocks_backwards(self._bus, partition, position.offset if passed else None):
             mine = (record for record in reversed(block) if record.key == universe.name)
             for frame in of_kind(mine, BarFrame):
-                if frame.timeframe is universe.timeframe and not frame.revision and self._counts(frame):
-                    if passed:
-                        return to_us(frame.open_time)
+                if not self._counts(frame):
+                    continue
+                if passed:
+                    yield frame
+                elif frame.timeframe is universe.timeframe and not frame.revision:
                     passed = to_us(frame.open_time) == open_us
-        return None
+            seen += len(block)
+            if seen >= _RECORDS:
+                return
 
     def _counts(self, frame: BarFrame) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Features of each closed frame: a stream, carried forward or opened on stored bars."""
+"""Features of each closed frame: a stream, carried forward or opened on the bars before."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tradeloop.common.features import (
     FeatureSet,
     FeatureStream,
     Values,
-    bars_with_history,
     compute_stored,
 )
 from tradeloop.common.market import EVER_US, Timeframe, Universe, bucket_us, from_us, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed
 from tradeloop.common.runtime.attempts import words
+from tradeloop.preprocess.application.standing import Standing, went_out
 from tradeloop.preprocess.ports import Sent
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,8 @@ class Feed:
     """The features of one universe, frame by frame.
 
     The stream goes on only from the frame that it took last. After anything else (the first frame, one that comes
-    again, a replay, a partition that was with another consumer meanwhile, an error) it is opened on stored bars.
+    again, a correction, a replay, a partition that was with another consumer meanwhile, an error) it is opened on the
+    bars before.
     """
 
     def __init__(self, universe: Universe, feature_set: FeatureSet, store: BarStore, sent: Sent) -> None:
@@ -46,6 +47,10 @@ class Feed:
         """Open and close of the base frame that the stream took last; None when the stream must be opened."""
         self._higher: set[tuple[Timeframe, int]] = set()
         """Higher frames that the stream took since then, by their open."""
+        self._standing: Standing | None = None
+        """The bars that went out until now; None where the stream is to be opened by looking back."""
+        self._corrected = False
+        """Whether a correction went out since the last base frame."""
         self._newest: tuple[int, Values] | None = None
         """Close and values of the newest base frame that is not yet forgotten."""
 
@@ -86,17 +91,19 @@ class Feed:
 
     def forget(self) -> None:
         """Begin as new."""
-        self._last = self._newest = None
+        self._last = self._newest = self._standing = None
 
     def take(self, frame: BarFrame, position: LogPosition) -> Iterator[FeaturesComputed]:
         """Features as of a base frame; nothing for a higher frame or a correction."""
         open_us, close_us = to_us(frame.open_time), to_us(frame.close_time)
         if frame.revision:
-            self._last = None  # what was published stands; later features come from corrected bars
+            self._corrected = True  # what was published stands; later features come from corrected bars
         elif frame.timeframe is self._base:
             yield self._take_base_or_say_why(frame, position, open_us, close_us)
         elif frame.timeframe in self.feature_set.timeframes and self._last is not None:
             self._take_higher(frame, open_us, close_us)
+        if self._standing is not None and not self._standing.add(frame):
+            self._standing = None
 
     def is_base(self, frame: BarFrame) -> bool:
         """Whether a frame is one of those that features are computed on."""
@@ -138,10 +145,11 @@ class Feed:
             self._higher.add((frame.timeframe, open_us))
 
     def _take_base(self, frame: BarFrame, position: LogPosition, open_us: int, close_us: int) -> FeaturesComputed:
-        if not self._follows(open_us, close_us):
-            self._open(position, open_us, close_us)
+        follows = self._is_next(frame, position, open_us) and self._has_higher(open_us, close_us)
+        if not follows or self._corrected:
+            self._open(frame, position, open_us, self._standing if follows else None)
         self._last = None  # should the update fail
-        values = self._stream.update(open_us, close_us, self._rows(frame))
+        values = self._stream.update(open_us, close_us, self._rows(frame), frame.outside)
         self._last = open_us, close_us
         self._higher.clear()
         if self._newest is None or self._newest[0] <= close_us:
@@ -160,41 +168,47 @@ class Feed:
                 rows[bar.instrument] = (*rows[bar.instrument], *further)
         return [rows.get(instrument) for instrument in self._universe.ids]
 
-    def _follows(self, open_us: int, close_us: int) -> bool:
-        """Whether the stream has taken all that precedes this base frame, and nothing else."""
-        if self._last is None or open_us <= self._last[0]:
+    def _is_next(self, frame: BarFrame, position: LogPosition, open_us: int) -> bool:
+        """Whether no other base frame went out since the last one."""
+        if self._last is None or frame.begins or open_us <= self._last[0]:
             return False
         last_open_us, last_close_us = self._last
-        if open_us != last_close_us:  # a gap in the market, or frames that this process did not see?
-            before = self._store.read_before(self._universe.ids, self._base, open_us, 1)
-            if not len(before) or before.open_us[0] != last_open_us:
-                return False
+        if open_us == last_close_us:
+            return True
+        # A gap in the market, or frames that this process did not see?
+        before = self._sent.before(position, self._universe, open_us)
+        return went_out(before, frame, (), 1).last_us == last_open_us
+
+    def _has_higher(self, open_us: int, close_us: int) -> bool:
+        """Whether the stream has taken the longer bars that closed since the last base frame, and nothing else."""
+        assert self._last is not None
+        last_open_us, last_close_us = self._last
+        days = self._universe.days
         # A bucket that closed since then holds the frame before, or this one: there were no others.
         closed_since = {
             (timeframe, start_us)
             for timeframe in self.feature_set.timeframes
-            for start_us in (bucket_us(us, self._base, timeframe) for us in (last_open_us, open_us))
+            for start_us in (bucket_us(us, self._base, timeframe, days) for us in (last_open_us, open_us))
             if last_close_us < start_us + timeframe.us <= close_us
         }
         return self._higher == closed_since
 
-    def _open(self, position: LogPosition, open_us: int, close_us: int) -> None:
-        """Open the stream on stored bars: base bars before this frame, higher bars that it can see."""
-        self._last = None
+    def _open(self, frame: BarFrame, position: LogPosition, open_us: int, standing: Standing | None) -> None:
+        """Open the stream on the bars before this base frame, and the longer bars that it can see."""
+        self._last = self._standing = None
         self._higher.clear()
-        self._check_stored(position, open_us)
-        before_us = {self._base: open_us} | {t: close_us - t.us + 1 for t in self.feature_set.timeframes}
-        self._stream.open(
-            {
-                timeframe: bars_with_history(self._store, self.feature_set, self._universe, timeframe, end_us, end_us)
-                for timeframe, end_us in before_us.items()
-            }
-        )
-        log.info("opened", universe=self._universe.name, feature_set=self.feature_set.id, before=open_us)
+        features = self.feature_set
+        if standing is None:
+            before = self._sent.before(position, self._universe, open_us)
+            known = went_out(before, frame, features.timeframes, features.history(self._base))
+            self._check_stored(known.last_us, open_us)
+            standing = Standing(frame, known, self._store, features, self._universe)
+        self._stream.open(standing.bars())
+        self._standing, self._corrected = standing, False
+        log.info("opened", universe=self._universe.name, feature_set=features.id, before=open_us)
 
-    def _check_stored(self, position: LogPosition, open_us: int) -> None:
+    def _check_stored(self, sent_us: int | None, open_us: int) -> None:
         """Refuse to compute over a hole: a store that was restored from a backup lacks frames that went out since."""
-        sent_us = self._sent.before(position, self._universe, open_us)
         if sent_us is None or sent_us >= open_us:
             return
         before = self._store.read_before(self._universe.ids, self._base, open_us, 1)

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from tradeloop.common.arrays import Bools, Float32s, Floats, Ints
+from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
@@ -60,8 +61,9 @@ class FeaturesAsOf(Mapping[str, Floats]):
 class Episodes:
     """N books of one portfolio that walk through the same bars, each in an episode of its own.
 
-    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown; `starts` are the rows at which
-    an episode may start. Observations are written into `buffers` by turns.
+    `features` is (T, A, F) float64 as of the closes of the bars, NaN where unknown, and without the instruments that
+    are `hidden` (T, A), see `features.shown`; `starts` are the rows at which an episode may start. Observations are
+    written into `buffers` by turns.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Episodes:
         books: int,
         episode_bars: int,
         buffers: int,
+        hidden: Bools | None = None,
     ) -> None:
         instruments = len(bars.instruments)
         self.starts = starts
@@ -92,7 +95,10 @@ class Episodes:
         ints, bools = np.zeros((4, books), dtype=np.int64), np.zeros((2, books), dtype=np.bool_)
         self.cursors = EpisodeCursors(ints[0], ints[1], ints[2], ints[3], bools[0], bools[1])
         seen = np.ascontiguousarray(strategy.observed(features).reshape(len(bars), -1), dtype=np.float32)
-        self._bars = TrainingBars(market_of(bars), np.ascontiguousarray(bars.close_us), seen, strategy.window)
+        market = market_of(bars, portfolio.universe)
+        self._bars = TrainingBars(market, np.ascontiguousarray(bars.close_us), seen, strategy.window)
+        self._left = None if hidden is None else hidden & (market.barred == 0)
+        """Where a member is not shown, and is left as it is, (T, A)."""
         self._episode_bars, self._scheme = episode_bars, strategy.actions
         self.action = np.zeros((books, strategy.actions.size(instruments)))
         self._given = self.action.reshape(books, *(self.action_space.shape or ()))  # as the space has it
@@ -141,6 +147,8 @@ class Episodes:
         """
         self._given[...] = action
         self.weights[:] = self._scheme.weights(self.action)
+        if self._left is not None:
+            self.weights[self._left[self.cursors.rows]] = np.nan
         if hold is not None:
             self.weights[hold] = np.nan
         self._turn = turn = (self._turn + 1) % len(self.buffers)
@@ -170,12 +178,25 @@ class TradingVecEnv(VecEnv):
         generator: np.random.Generator,
         segments: Segments | None = None,
         staggered: bool = False,
+        hidden: Bools | None = None,
     ) -> None:
         self.render_mode: str | None = None
-        starts = episode_starts(bars, features, strategy.window, episode_bars, segments or whole(len(bars)))
+        if hidden is None:
+            features, hidden = shown(features, portfolio.universe)
+        starts = episode_starts(
+            bars, features, strategy.window, episode_bars, segments or whole(len(bars)), portfolio.universe
+        )
         # SB3 reads an observation until after the next step, and copies it then: two buffers, one would not do.
         self.episodes = Episodes(
-            portfolio, strategy, bars, features, starts=starts, books=books, episode_bars=episode_bars, buffers=2
+            portfolio,
+            strategy,
+            bars,
+            features,
+            starts=starts,
+            books=books,
+            episode_bars=episode_bars,
+            buffers=2,
+            hidden=hidden,
         )
         super().__init__(books, self.episodes.observation_space, self.episodes.action_space)
         self._generator, self._staggered = generator, staggered
@@ -246,9 +267,18 @@ class TradingEnv(gym.Env[Float32s, Any]):
     def __init__(
         self, portfolio: Portfolio, strategy: Strategy, bars: BarArrays, features: Floats, *, episode_bars: int
     ) -> None:
-        starts = episode_starts(bars, features, strategy.window, episode_bars, whole(len(bars)))
+        features, hidden = shown(features, portfolio.universe)
+        starts = episode_starts(bars, features, strategy.window, episode_bars, whole(len(bars)), portfolio.universe)
         self.episodes = Episodes(
-            portfolio, strategy, bars, features, starts=starts, books=1, episode_bars=episode_bars, buffers=1
+            portfolio,
+            strategy,
+            bars,
+            features,
+            starts=starts,
+            books=1,
+            episode_bars=episode_bars,
+            buffers=1,
+            hidden=hidden,
         )
         self.observation_space, self.action_space = self.episodes.observation_space, self.episodes.action_space
         self._book = np.zeros(1, dtype=np.int64)

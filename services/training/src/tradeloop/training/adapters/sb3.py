@@ -77,6 +77,7 @@ class Sb3Trainer:
                 generator=np.random.default_rng(task.seed),
                 segments=task.segments,
                 staggered=True,
+                hidden=task.hidden,
             )
             usual = usual_return(task.bars, task.segments)
             scaler = fit_scaler(strategy.observed(task.features), strategy.window, usual, task.segments)

@@ -36,6 +36,7 @@ class Validation:
             books=len(self._rows),
             episode_bars=self.bars,
             buffers=1,
+            hidden=task.hidden,
         )
         self._every = np.arange(len(self._rows))
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tradeloop.common.arrays import Floats, Ints
+from tradeloop.common.arrays import Bools, Floats, Ints
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import BAR_COLUMNS, BarArrays
+from tradeloop.common.market import BAR_COLUMNS, BarArrays, Universe
 
 
 class Segment(NamedTuple):
@@ -64,6 +64,8 @@ class Market:
 
     bars: BarArrays
     features: Floats
+    hidden: Bools | None = None
+    """The instruments that `features` do not show, (T, A), where the members of the universe change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Material:
     bars: BarArrays
     features: Floats
     segments: Segments
+    hidden: Bools | None = None
 
 
 def join(markets: Sequence[Market], share: float) -> Material:
@@ -95,7 +98,7 @@ def join(markets: Sequence[Market], share: float) -> Material:
         learnt = int(np.searchsorted(market.bars.close_us, apart_us, side="right"))
         segments.append(Segment(start, start + learnt, start + len(market.bars)))
     if len(markets) == 1:
-        return Material(first, markets[0].features, segments)
+        return Material(first, markets[0].features, segments, markets[0].hidden)
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(market.bars, name) for market in markets])
         for name in ("open_us", "close_us", *BAR_COLUMNS, "present")
@@ -110,18 +113,28 @@ def rows_known(features: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(features).all(axis=(1, 2)))
 
 
-def episode_starts(bars: BarArrays, features: Floats, window: int, episode_bars: int, segments: Segments) -> Ints:
+def episode_starts(
+    bars: BarArrays,
+    features: Floats,
+    window: int,
+    episode_bars: int,
+    segments: Segments,
+    universe: Universe | None = None,
+) -> Ints:
     """Rows at which an episode of `episode_bars` steps may start, increasing.
 
     From `window - 1` bars before such a row to its last step every feature (T, A, F) is known and all rows are of one
-    segment's first part, and at the row itself every instrument has a price. Raises `UserError` for a segment without
-    one: nothing would be learnt from it.
+    segment's first part, and at the row itself every instrument has a price, or does not belong to the universe.
+    Raises `UserError` for a segment without one: nothing would be learnt from it.
     """
     known, needed = rows_known(features), window + episode_bars
     starts = [
         start + np.flatnonzero(_in_a_row(known[start:split], needed)) + window - 1 for start, split, _ in segments
     ]
-    starts = [rows[np.isfinite(bars.close[rows]).all(axis=1)] for rows in starts]
+    priced = np.isfinite(bars.close)
+    if universe is not None:
+        priced |= ~universe.roster.inside(bars.close_us)
+    starts = [rows[priced[rows].all(axis=1)] for rows in starts]
     for number, (rows, (start, split, stop)) in enumerate(zip(starts, segments, strict=True), 1):
         if len(rows):
             continue

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain, islice
+from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
@@ -51,12 +54,15 @@ class SqliteBars:
         self, connection: Connection, timeframe: Timeframe, bars: BarArrays, revision: int, known_us: int
     ) -> None:
         """Store the present bars, but for those whose revision is there."""
-        for a, instrument in enumerate(bars.instruments):
-            key = (instrument, timeframe.value, revision, known_us)
-            for start in range(0, len(bars), _AT_ONCE):
-                if rows := [(*key, *row) for row in rows_of(bars.slice(start, start + _AT_ONCE), a)]:
-                    # Straight to the driver: SQLAlchemy's care for each row's parameters takes four times as long.
-                    connection.exec_driver_sql(_INSERT, rows)
+        rows = (
+            (instrument, timeframe.value, revision, known_us, *row)
+            for a, instrument in enumerate(bars.instruments)
+            for start in range(0, len(bars), _AT_ONCE)
+            for row in rows_of(bars.slice(start, start + _AT_ONCE), a)
+        )
+        while block := list(islice(rows, _AT_ONCE)):
+            # Straight to the driver: SQLAlchemy's care for each row's parameters takes four times as long.
+            connection.exec_driver_sql(_INSERT, block)
 
     def between(
         self,
@@ -68,13 +74,12 @@ class SqliteBars:
         known_us: int,
     ) -> list[Series]:
         """Each instrument's bars of a range, after the last one before it; as they were known."""
-        run = connection.exec_driver_sql
         histories: list[Series] = []
-        for instrument in instruments:
-            key = (instrument, timeframe.value, known_us)
-            carried = _series(run(_BEFORE, (*key, min(start_us, end_us), 1)))
-            found = _series(run(_BETWEEN, (*key, end_us, start_us)))
-            histories.append(joined([carried, found]))
+        with closing(_cursor(connection)) as cursor:
+            for instrument in instruments:
+                key = (instrument, timeframe.value, known_us)
+                carried = cursor.execute(_BEFORE, (*key, min(start_us, end_us), 1)).fetchall()
+                histories.append(_series(chain(carried, cursor.execute(_BETWEEN, (*key, end_us, start_us)))))
         return histories
 
     def before(
@@ -89,9 +94,10 @@ class SqliteBars:
         """Each instrument's last bars before a time; as they were known."""
         key = (timeframe.value, known_us, end_us, frames)
         histories: list[Series] = []
-        for instrument in instruments:
-            latest_first = _series(connection.exec_driver_sql(_BEFORE, (instrument, *key)))
-            histories.append({name: column[::-1] for name, column in latest_first.items()})
+        with closing(_cursor(connection)) as cursor:
+            for instrument in instruments:
+                latest_first = _series(cursor.execute(_BEFORE, (instrument, *key)))
+                histories.append({name: column[::-1] for name, column in latest_first.items()})
         return histories
 
     def extra_columns(
@@ -103,11 +109,16 @@ class SqliteBars:
             yield from connection.exec_driver_sql(_EXTRA_COLUMNS, key).scalars()
 
 
-def _series(rows: CursorResult[tuple[object, ...]]) -> Series:
+def _cursor(connection: Connection) -> Any:
+    """The driver's own: of one bar each of many instruments, SQLAlchemy's answers take longer than the database."""
+    return connection.connection.cursor()
+
+
+def _series(rows: Iterator[tuple[object, ...]]) -> Series:
     """The series of rows in their order, without their revision."""
     # Years of minutes as Python objects would take ten times the memory of the arrays.
     parts = []
-    for block in rows.partitions(_AT_ONCE):
+    while block := list(islice(rows, _AT_ONCE)):
         *columns, extra, _ = zip(*block, strict=True)
         bars = columns_of(columns)
         parts.append(with_extra(bars, parsed(extra)) if any(extra) else bars)

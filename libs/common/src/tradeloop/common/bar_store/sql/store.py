@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from sqlalchemy import Connection, func, select
 
 from tradeloop.common.bar_store.port import BarStoreUnavailable, Census, StoredSeries
 from tradeloop.common.bar_store.rows import before, between, in_order
+from tradeloop.common.bar_store.sql.aside import last_aside, set_aside
 from tradeloop.common.bar_store.sql.postgresql import PostgresqlBars
 from tradeloop.common.bar_store.sql.sqlite import SqliteBars
 from tradeloop.common.bar_store.sql.table import BARS
 from tradeloop.common.bar_store.sql.timescale import StorageTier, tier_of
 from tradeloop.common.clock import Clock
-from tradeloop.common.market import EVER_US, BarArrays, Timeframe, to_us
+from tradeloop.common.market import EVER_US, BarArrays, Series, Timeframe, to_us
 from tradeloop.common.sql.database import Database
 from tradeloop.common.sql.engine import refuses_writes
 
@@ -109,6 +110,19 @@ class SqlBarStore:
     ) -> frozenset[str]:
         with self._database.transaction() as connection:
             return frozenset(self._bars.extra_columns(connection, instruments, timeframe, start_us, end_us))
+
+    def set_aside(self, instrument: str, dropped: Mapping[Timeframe, Mapping[int, str]]) -> None:
+        """Drop bars, by timeframe and open time, each with the reason: all or none. They are kept in a table beside.
+
+        Raises `UserError` for PostgreSQL, and `BarStoreUnavailable`.
+        """
+        with self._database.transaction() as connection:
+            set_aside(connection, instrument, dropped, to_us(self._clock.now()))
+
+    def aside(self, instrument: str, timeframe: Timeframe) -> Series:
+        """The bars that were dropped, each as it was dropped last. Raises `BarStoreUnavailable`."""
+        with self._database.transaction() as connection:
+            return last_aside(connection, instrument, timeframe)
 
     def check(self, *, writes: bool = False) -> None:
         with self._database.transaction() as connection:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tradeloop.common.market import Bar, Timeframe
+from tradeloop.common.market import Bar, Roster, Timeframe
 from tradeloop.ingest.application.live.line import Line
 
 
@@ -24,8 +24,11 @@ class Ready:
 class Assembler:
     """Frames go out when all lines have settled them, or when grace ends."""
 
-    def __init__(self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0) -> None:
-        """No frame goes out sooner than `wait_us` after its close."""
+    def __init__(
+        self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0, roster: Roster | None = None
+    ) -> None:
+        """No frame goes out sooner than `wait_us` after its close, nor waits for what is not on the `roster` then."""
+        self._roster = roster
         self.lines = {line.instrument.id: line for line in lines}
         self.next_us = next_us
         """Frames that open from then on are still to come."""
@@ -58,7 +61,8 @@ class Assembler:
         open_us = self._opens[0]
         if self._wait_us and min(now_us.values()) < open_us + self._length_us + self._wait_us:
             return None
-        if any(line.holds_up(open_us, now_us[line.venue]) for line in self.lines.values()):
+        outside = frozenset(() if self._roster is None else self._roster.outside(open_us + self._length_us))
+        if any(line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in outside):
             return None
         heapq.heappop(self._opens)
         self._waits.discard(open_us)

@@ -32,6 +32,9 @@ class Question:
     timeframe: Timeframe | None = None
     start_us: int = 0
     end_us: int = 0
+    put_us: int | None = None
+    """When it was put, by this machine's clock: one for the newest bars that had to wait is asked up to those of then.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,10 @@ class Asker:
             if question.instrument is None or question.timeframe is None:
                 return self._clock(question)
             parts, until_us, count = [], question.start_us, 0
-            for page in self._source.history(
-                question.instrument, question.timeframe, question.start_us, question.end_us
-            ):
+            end_us = question.end_us
+            if question.purpose == "settle" and question.put_us is not None:
+                end_us += self._now_us() - question.put_us
+            for page in self._source.history(question.instrument, question.timeframe, question.start_us, end_us):
                 if len(page.bars["open_us"]):
                     parts.append(page.bars)
                 until_us = max(until_us, page.until_us)

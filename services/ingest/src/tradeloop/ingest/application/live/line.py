@@ -3,6 +3,7 @@
 A bar counts as closed when the venue says so and nothing speaks against it, or when the history holds it. Against it
 speaks: it was called closed before its close by the venue's clock; a bar before it is missing; the connection broke off
 or stalled while it grew; something else was said of it after that. Such a bar is in doubt, and the history decides.
+Silence is a stall only in a stream that tells how bars grow: see `Manner`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from tradeloop.ingest.application.live.due import is_due, is_known, next_due_us
 from tradeloop.ingest.ports import StreamedBar
 
 _SILENT = 16
-"""After so many bars that were told of once a stream is taken for one that does not tell how they grow."""
+"""After so many bars that were told of once, and rightly, a stream is taken for one that does not tell how they grow.
+"""
 _REMEMBERED = 8
 """Closed bars whose values are kept, to know what comes again."""
 _INTERRUPTIONS = 5
 """How often the wait for the history of a hole begins again with the stream."""
-_GROWING = 4
-"""Bars that may grow at once: what a stream says of more is of no use."""
+_HELD = 256
+"""Streamed bars that wait for the history of what came before them: without them a history that takes longer to answer
+than a bar to close would be asked for every bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,50 @@ class Pace:
     """After its close: how long a frame waits for the last trades, order books and news, where they are asked for."""
 
 
+class Manner:
+    """How the stream of a venue tells of bars: closed ones alone, or also how they grow. All of its lines learn it
+    together, so that it is known after some bars, and not after so many of each instrument."""
+
+    def __init__(self) -> None:
+        self._only_closed, self._once = False, 0
+
+    def begins(self, only_closed: bool) -> None:
+        """The stream begins, and says whether it tells of closed bars alone; where it does not, that is learned."""
+        self._only_closed = only_closed
+
+    def grew(self) -> None:
+        """A bar came that had not closed."""
+        self._only_closed, self._once = False, 0
+
+    def confirmed(self, rightly: bool) -> None:
+        """The history has a bar that the stream called closed; so, or otherwise."""
+        self._once = self._once + 1 if rightly else 0
+
+    @property
+    def tells_growth(self) -> bool:
+        """Whether silence while a bar grows may be a stall: it is none where nothing else was to be expected."""
+        return not self._only_closed and self._once < _SILENT
+
+
 class Line:
     """One instrument's bars on their way into frames. Times are of the venue's clock, in microseconds."""
 
     def __init__(
-        self, instrument: Instrument, timeframe: Timeframe, pace: Pace, start_us: int, phase_us: int, now_us: int
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        pace: Pace,
+        manner: Manner,
+        start_us: int,
+        phase_us: int,
+        now_us: int,
     ) -> None:
-        """No bar that opens before `start_us` is asked for. Bars open `phase_us` after a multiple of their length."""
+        """No bar that opens before `start_us` is asked for. Bars open `phase_us` after a multiple of their length.
+
+        `manner` is that of the venue's stream, for all lines of it.
+        """
         self.instrument, self._timeframe, self._length_us, self._pace = instrument, timeframe, timeframe.us, pace
+        self._manner = manner
         self.settled_us = start_us
         """Every bar that opens before is known, or does not exist."""
         self.closed: dict[int, Bar] = {}
@@ -70,16 +109,15 @@ class Line:
         self._growing: dict[int, StreamedBar] = {}
         self._known: OrderedDict[int, tuple[float | None, ...]] = OrderedDict()
         self._phase_us = phase_us
-        self._doubt_us = start_us
-        """Bars that open before it count only through the history."""
+        self._doubt_us = self._stalled_us = start_us
+        """Bars that open before it count only through the history; those before the second after a silence, which is
+        no stall where the stream turns out to tell of closed bars alone."""
         self._hole_us = now_us - timeframe.us + 1
         """A bar that opens before it fills a hole: frames wait longer for that."""
         self._moved_us = self._broke_us = now_us
         """When the hole last got smaller, or the stream changed; and when the hole began."""
         self._heard_us: int | None = None
         """When the stream last spoke of a bar."""
-        self._silent = 0
-        """How many bars in a row the stream told of once, rightly, and not while they grew."""
         self._asked = False
         """Whether the history was asked since the stream began."""
 
@@ -87,14 +125,17 @@ class Line:
     def venue(self) -> str:
         return self.instrument.id.partition(":")[0]
 
-    def interrupted(self, now_us: int) -> None:
-        """The stream begins, breaks off or begins again: what grows now, and what closed meanwhile, is in doubt."""
+    def interrupted(self, now_us: int, *, begins: bool = False) -> None:
+        """The stream begins, breaks off or begins again: what grows now, and what closed meanwhile, is in doubt.
+
+        Where it begins, both are a hole: only the history has all of the bar that grows.
+        """
         self._doubt(now_us + 1)
         if self.settled_us >= self._hole_us:
             self._broke_us = now_us
         # A stream that comes and goes all the time does not hold frames up for ever.
         self._moved_us = max(self._moved_us, min(now_us, self._broke_us + _INTERRUPTIONS * self._pace.fill_us))
-        self._hole_us = max(self._hole_us, now_us - self._length_us + 1)
+        self._hole_us = max(self._hole_us, now_us + 1 - (0 if begins else self._length_us))
         self._asked, self._heard_us = False, now_us
 
     def take(self, bar: StreamedBar, now_us: int, heard_us: int) -> bool:
@@ -111,13 +152,13 @@ class Line:
             return True
         before = self._growing.get(open_us)
         if bar.closed is not True:
-            self._silent = 0
+            self._manner.grew()
         if before is not None and before.closed:
             if _values(before) != _values(bar):
                 self._doubt(close_us)  # it was closed, and still it changes
             return True
         self._growing[open_us] = bar
-        if len(self._growing) > _GROWING:
+        if len(self._growing) > _HELD:
             del self._growing[min(self._growing)]
         if bar.closed and heard_us < close_us:
             self._doubt(close_us)
@@ -137,8 +178,10 @@ class Line:
         for open_us, bar in sorted(bars.items()):
             if self.settled_us <= open_us < until_us:
                 streamed = self._growing.get(open_us)
-                self._silent += streamed is not None and streamed.closed is True and _values(streamed) == _of(bar)
-                self.disagreed += streamed is not None and streamed.closed is True and _values(streamed) != _of(bar)
+                if streamed is not None and streamed.closed:
+                    rightly = _values(streamed) == _of(bar)
+                    self._manner.confirmed(rightly)
+                    self.disagreed += not rightly
                 self.filled += streamed is None
                 self._phase_us = open_us % self._length_us
                 self._close(open_us, bar)
@@ -164,7 +207,7 @@ class Line:
             due_us = self.settled_us + length_us if waited_us is None else max(waited_us, self.settled_us)
         growing = [open_us for open_us in self._growing if open_us >= self.settled_us]
         first_us = min([due_us, *growing])
-        doubted = pace.always_confirm or first_us < self._doubt_us or any(one > first_us for one in growing)
+        doubted = pace.always_confirm or first_us < self._doubted_us or any(one > first_us for one in growing)
         wait_us = pace.confirm_us if doubted else pace.poll_us
         return (self.settled_us, end_us) if now_us >= first_us + length_us + wait_us else None
 
@@ -172,11 +215,11 @@ class Line:
         """Whether a frame waits for this line's bar."""
         if self.settled_us > open_us:
             return False
-        if open_us < self._hole_us:
+        if open_us < self._hole_us or not self._asked:
             return now_us < self._moved_us + self._pace.fill_us
         if now_us >= open_us + self._length_us + self._pace.grace_us:
             return False
-        return self._due(open_us) or open_us in self._growing or not self._asked
+        return self._due(open_us) or open_us in self._growing
 
     def stale_since_us(self, now_us: int) -> int | None:
         """Since when an expected bar is overdue; None where none is, or the calendar cannot tell."""
@@ -226,7 +269,7 @@ class Line:
             if due_us is None and self._known:  # in a session, nobody knows what lies between bars
                 due_us = next(reversed(self._known)) + self._length_us
             follows = due_us is not None and first_us <= due_us
-            if not follows or not bar.closed or first_us < self._doubt_us or now_us < close_us:
+            if not follows or not bar.closed or first_us < self._doubted_us or now_us < close_us:
                 return
             del self._growing[first_us]
             self._close(first_us, _bar(bar))
@@ -241,9 +284,14 @@ class Line:
 
     def _notice_stall(self, close_us: int, heard_us: int) -> None:
         before_us, self._heard_us = self._heard_us, heard_us
-        # A stream that tells of bars only when they close is silent in between, and says nothing by that.
-        if before_us is not None and self._silent < _SILENT and heard_us - before_us > self._pace.stall_us:
-            self._doubt(close_us)
+        if before_us is None or not self._manner.tells_growth or heard_us - before_us <= self._pace.stall_us:
+            return
+        self.doubts += close_us > self._doubted_us
+        self._stalled_us = max(self._stalled_us, close_us)
+
+    @property
+    def _doubted_us(self) -> int:
+        return max(self._doubt_us, self._stalled_us) if self._manner.tells_growth else self._doubt_us
 
     def _doubt(self, until_us: int) -> None:
         if until_us > self._doubt_us:
@@ -251,12 +299,10 @@ class Line:
             self.doubts += 1
 
     def _sound(self, bar: StreamedBar, heard_us: int) -> bool:
-        prices = (bar.open, bar.high, bar.low, bar.close)
-        if not all(math.isfinite(price) and price > 0 for price in prices):
+        # NaN is in no order: it fails each of these.
+        if not (0.0 < bar.low <= bar.open <= bar.high < math.inf and bar.low <= bar.close <= bar.high):
             return False
-        if bar.volume is not None and not (math.isfinite(bar.volume) and bar.volume >= 0):
-            return False
-        if not bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high:
+        if bar.volume is not None and not 0.0 <= bar.volume < math.inf:
             return False
         on_grid = self.instrument.calendar != "continuous" or bar.open_us == self._on_grid(bar.open_us)
         return on_grid and bar.open_us <= heard_us + self._length_us

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import structlog
 from pydantic import ValidationError
 
@@ -18,20 +17,17 @@ from tradeloop.common.market import (
     Series,
     Timeframe,
     Universe,
-    align,
     bucket_us,
-    cycle_us,
     extra_names,
     from_us,
     resample,
     to_us,
-    whole_us,
 )
 from tradeloop.common.messages import BarFrame
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
-from tradeloop.ingest.application.stored import write
-from tradeloop.ingest.domain import Resampler, additions, corrections, frames
+from tradeloop.ingest.application.stored import Bars, arrays, write
+from tradeloop.ingest.domain import Resampler, additions, corrections, frames, outside_at
 from tradeloop.ingest.ports import Published
 
 log = structlog.get_logger(__name__)
@@ -40,9 +36,6 @@ _RECENT = 256
 """Base frames that are looked at when a feed begins: what was stored and did not go out is among them."""
 _REMEMBERED = 4096
 """Frames whose revisions are kept in memory; those of older ones are looked up."""
-
-Bars = Mapping[int, Bar]
-"""Bars of one instrument by their open."""
 
 
 class Outlet:
@@ -53,10 +46,13 @@ class Outlet:
 
     def __init__(self, universe: Universe, store: BarStore, published: Published) -> None:
         self._universe, self._base, self._store, self._published = universe, universe.timeframe, store, published
+        self._roster = universe.roster
         self.newest_us: int | None = None
         """The open of the newest base frame that went out."""
         self.first_us = 0
         """Frames that open before it never were live: their bars are stored, and nothing goes out."""
+        self._begins = False
+        """Whether the next frame begins a run: what is stored before it may never have gone out."""
         self._resampler: Resampler | None = None
         self._ready: list[Ready] = []
         self._wrong: dict[str, dict[int, Bar]] = {}
@@ -87,7 +83,7 @@ class Outlet:
             for open_us, now in self._stored(timeframe, min(of_it), max(of_it) + 1).items():
                 one = of_it.get(open_us)
                 if (one is None and timeframe is self._base) or (
-                    one is not None and (now.bars, now.missing) != (one.bars, one.missing)
+                    one is not None and now.bars_and_gaps != one.bars_and_gaps
                 ):
                     revise[timeframe, open_us] = None
         self._revisions = {key: one.revision for key, one in sent.items()}
@@ -96,6 +92,10 @@ class Outlet:
         self.newest_us = max(opens, default=None)
         self.first_us = min(opens, default=0)
         return self.newest_us
+
+    def begin_at(self, first_us: int) -> None:
+        """Begin a run of frames: those that open from then on are live."""
+        self.first_us, self._begins = first_us, True
 
     def room(self, frames_at_once: int) -> bool:
         """Whether another frame may be put."""
@@ -143,8 +143,8 @@ class Outlet:
             resampler = resumed(self._store, self._universe, self._ready[0].open_us)
         due: list[BarFrame] = []
         higher: dict[Timeframe, dict[str, dict[int, Bar]]] = {}
-        for ready in self._ready:
-            base = self._frame(ready)
+        for place, ready in enumerate(self._ready):
+            base = self._frame(ready, self._begins and not place)
             for frame in resampler.feed(base):
                 open_us = to_us(frame.open_time)
                 for bar in frame.bars:
@@ -155,7 +155,7 @@ class Outlet:
         for timeframe, of_it in higher.items():
             write(self._store, timeframe, arrays(tuple(of_it), timeframe, of_it))
         self._due.extend(due)
-        self._resampler, self._ready = resampler, []
+        self._resampler, self._ready, self._begins = resampler, [], False
         return True
 
     def correct(self) -> int:
@@ -195,24 +195,28 @@ class Outlet:
             if frame.timeframe is self._base and not frame.revision:
                 self.newest_us = open_us
 
-    def _frame(self, ready: Ready) -> BarFrame:
+    def _frame(self, ready: Ready, begins: bool) -> BarFrame:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
+        outside = outside_at(self._roster, ready.open_us + self._base.us)
+        away = frozenset(outside or ())
         return BarFrame(
             universe=self._universe.name,
             timeframe=self._base,
             open_time=open_time,
             close_time=open_time + self._base.delta,
             bars=tuple(ready.bars[name] for name in ids if name in ready.bars),
-            missing=tuple(name for name in ids if name not in ready.bars),
+            missing=tuple(name for name in ids if name not in ready.bars and name not in away),
+            outside=outside,
             live=True,
             catches_up=ready.catches_up,
+            begins=begins,
         )
 
     def _stored(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
         bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars)}
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, self._roster)}
 
     def _write_higher(self, opens: Sequence[int]) -> dict[tuple[Timeframe, int], None]:
         """Sum up the buckets anew that hold these base bars, as far as they are closed; gives those that went out."""
@@ -220,16 +224,18 @@ class Outlet:
         last_us = max(opens[-1], newest_us)
         if not self._universe.higher_timeframes:
             return {}
-        cycle = cycle_us(self._universe.higher_timeframes)
+        days, higher = self._universe.days, self._universe.higher_timeframes
         went_out: dict[tuple[Timeframe, int], None] = {}
-        start_us = whole_us(opens[0] + self._base.us - 1, cycle) - self._base.us + 1
-        bars = self._store.read(self._universe.ids, self._base, start_us, opens[-1] + cycle)
         touched = {
-            timeframe: {bucket_us(at_us, self._base, timeframe) for at_us in opens}
-            for timeframe in self._universe.higher_timeframes
+            timeframe: {bucket_us(at_us, self._base, timeframe, days) for at_us in opens} for timeframe in higher
         }
-        for timeframe in self._universe.higher_timeframes:
-            summed = resample(bars, self._base, timeframe, last_us + self._base.us)
+        start_us = min(min(buckets) for buckets in touched.values()) - self._base.us + 1
+        past_us = max(max(buckets) + timeframe.us for timeframe, buckets in touched.items())
+        bars = self._store.read(self._universe.ids, self._base, start_us, past_us)
+        for timeframe in higher:
+            summed = resample(bars, self._base, timeframe, last_us + self._base.us, days)
+            summed = summed.frames(summed.open_us >= min(touched[timeframe]))
+            summed = summed.frames(summed.open_us <= max(touched[timeframe]))
             write(self._store, timeframe, summed)
             for open_us in summed.open_us.tolist():
                 if (
@@ -244,11 +250,6 @@ class Outlet:
         """The revision in which a frame went out last; -1 where it never did."""
         known = self._revisions.get((timeframe, open_us))
         return self._published.revision(self._universe, timeframe, open_us) if known is None else known
-
-
-def arrays(instruments: Sequence[str], timeframe: Timeframe, bars: Mapping[str, Bars]) -> BarArrays:
-    """Bars on their common grid."""
-    return align(instruments, timeframe, [_series(bars[name]) for name in instruments])
 
 
 def bars_in(bars: BarArrays) -> dict[str, dict[int, Bar]]:
@@ -281,14 +282,3 @@ def bars_of(instrument: str, series: Series) -> tuple[dict[int, Bar], int]:
         else:
             unsound += 1
     return found, unsound
-
-
-def _series(bars: Bars) -> Series:
-    opens = sorted(bars)
-    columns = {}
-    for name in BAR_COLUMNS:
-        values = [getattr(bars[open_us], name) for open_us in opens]
-        columns[name] = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-    for name in sorted({name for bar in bars.values() for name in bar.extra}):
-        columns[name] = np.array([bars[open_us].extra.get(name, math.nan) for open_us in opens], dtype=np.float64)
-    return {"open_us": np.array(opens, dtype=np.int64), **columns}

@@ -6,19 +6,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from zlib import crc32
 
 import structlog
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.clock import Clock
-from tradeloop.common.errors import UserError
+from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import EVER_US, from_us, to_us
 from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.live.assembler import Assembler
 from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.history import Answer, Asker, Purpose, Question
-from tradeloop.ingest.application.live.line import Line
+from tradeloop.ingest.application.live.line import Line, Manner
 from tradeloop.ingest.application.live.outlet import Outlet, bars_in, bars_of
 from tradeloop.ingest.application.live.policy import LivePolicy
 from tradeloop.ingest.ports import (
@@ -29,7 +30,6 @@ from tradeloop.ingest.ports import (
     MarketSource,
     MarketStream,
     Published,
-    SourceUnavailable,
     StreamedBar,
 )
 
@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 
 _CLOCK_EVERY_S = 60.0
 _OVERLAP_BARS = 64
-"""Bars before the first one that goes out which are compared with the history again."""
+"""Bars that each comparison with the history looks at once more: venues correct what is some minutes old, and what they
+say of it on their stream may be lost."""
 _FRAMES_AT_ONCE = 64
 
 
@@ -60,6 +61,7 @@ class _Stream:
     """How far its clock is ahead of this machine's; None until that was measured."""
     clock_due_s: float = 0.0
     clock_asked: bool = False
+    manner: Manner = field(default_factory=Manner)
 
 
 @dataclass
@@ -71,8 +73,10 @@ class _Asking:
     """Answers in a row that brought nothing."""
     settle_due_s: float = 0.0
     check_due_s: float = 0.0
+    first_us: int = 0
+    """No bar that opens before it is compared with the history."""
     checked_us: int = 0
-    """Stored bars that open before it were compared with the history."""
+    """Stored bars that open before it were."""
     checks: int = 0
 
 
@@ -92,7 +96,9 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
+        self._roster = request.universe.roster
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
+        self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
         self._published = published
         self._streams = {name: _Stream(venue) for name, venue in venues.items()}
@@ -122,11 +128,13 @@ class LiveUniverse:
         if any(one.offset_us is None for one in self._streams.values()):
             return
         assembler = self._assembler or self._begin()
+        # What is not heard by then may be asked for; what came while this process was busy is heard in the next step.
+        heard_us = {venue: self._now_us(venue) for venue in self._streams}
         heard = self._hear(assembler)
         self._count("frame_revised", self._outlet.correct())
         sent = self._release(assembler)
-        self._ask(assembler)
-        self._watch(assembler)
+        self._ask(assembler, heard_us)
+        self._watch(assembler, heard_us)
         self.busy = heard or sent or bool(self._answers)
         yield from self._outlet.send()
         yield from self._flows.send()
@@ -166,10 +174,10 @@ class LiveUniverse:
         next_us = to_us(self.request.time) - base_us + 1 if newest_us is None else newest_us + 1
         if self.request.since is not None and (newest_us is None or to_us(self.request.since) > newest_us):
             next_us = to_us(self.request.since)
-            self._outlet.first_us = next_us
+            self._outlet.begin_at(next_us)
         elif newest_us is None:
-            self._outlet.first_us = next_us
-        lines = []
+            self._outlet.begin_at(next_us)
+        lines: list[Line] = []
         for instrument in universe.instruments:
             venue_us = now[instrument.id.partition(":")[0]]
             last = self._store.read_before([instrument.id], self._base, EVER_US, 1)
@@ -182,10 +190,17 @@ class LiveUniverse:
                     "them, then start it again"
                 )
             phase_us = 0 if last_us is None else last_us % base_us
-            lines.append(Line(instrument, self._base, self._pace, start_us, phase_us, venue_us))
+            manner = self._streams[instrument.id.partition(":")[0]].manner
+            lines.append(Line(instrument, self._base, self._pace, manner, start_us, phase_us, venue_us))
             before = self._store.read([instrument.id], self._base, start_us - _OVERLAP_BARS * base_us, start_us)
-            self._asking[instrument.id].checked_us = int(before.open_us[0]) if len(before) else start_us
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0)
+            # Frames may have gone out without a bar that nobody has stored since.
+            out_us = start_us if newest_us is None else max(self._outlet.first_us, start_us - _OVERLAP_BARS * base_us)
+            stored_us = int(before.open_us[0]) if len(before) else start_us
+            asking = self._asking[instrument.id]
+            asking.first_us = asking.checked_us = min(stored_us, out_us)
+            # Spread, so that not all are asked for at once, now and ever after.
+            asking.check_due_s = self._clock.monotonic() + self._check_every_s * len(lines) / (len(universe.ids) + 1)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -226,9 +241,11 @@ class LiveUniverse:
             assembler.collect(line)
         elif isinstance(event, Connected | Disconnected):
             one.connected = isinstance(event, Connected)
+            if isinstance(event, Connected):
+                one.manner.begins(event.only_closed)
             for line in assembler.lines.values():
                 if line.venue == venue:
-                    line.interrupted(event.time_us + (one.offset_us or 0))
+                    line.interrupted(event.time_us + (one.offset_us or 0), begins=one.connected)
                     self._asking[line.instrument.id].settle_due_s = 0.0
             if isinstance(event, Disconnected):
                 self._count("stream_interrupted", 1)
@@ -249,7 +266,7 @@ class LiveUniverse:
         while self._answers:
             answer = self._answers[0]
             question = answer.question
-            if answer.error is not None and not isinstance(answer.error, SourceUnavailable):
+            if answer.error is not None and not isinstance(answer.error, Unavailable):
                 self._answers.popleft()
                 raise answer.error
             if question.instrument is None:
@@ -319,13 +336,14 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            self._count("bar_missing", len(self._universe.ids) - len(ready.bars))
+            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
-    def _ask(self, assembler: Assembler) -> None:
+    def _ask(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
         now_s = self._clock.monotonic()
         for name, line in assembler.lines.items():
-            asking, now_us = self._asking[name], self._now_us(line.venue)
+            asking, now_us = self._asking[name], heard_us[line.venue]
             if "settle" not in asking.open and now_s >= asking.settle_due_s:
                 span = line.asks(now_us, assembler.next_us, assembler.waited_us)
                 if span is not None:
@@ -342,18 +360,19 @@ class LiveUniverse:
             return
         if end_us <= asking.checked_us:
             return
-        every_s = max(self._policy.check_every_s, float(self._base.seconds))
-        asking.check_due_s, asking.checks = now_s + every_s, asking.checks + 1
+        asking.check_due_s, asking.checks = now_s + self._check_every_s, asking.checks + 1
         # Every so many of them, spread evenly: which ones follows from their number alone.
         share = self._policy.check_share
         if int(asking.checks * share) > int((asking.checks - 1) * share):
-            self._put(line, "check", asking.checked_us, end_us)
+            self._put(line, "check", max(asking.checked_us - _OVERLAP_BARS * self._base.us, asking.first_us), end_us)
         else:
             asking.checked_us = end_us
 
     def _put(self, line: Line, purpose: Purpose, start_us: int, end_us: int) -> None:
         self._asking[line.instrument.id].open.add(purpose)
-        question = Question(purpose, self._answers, line.venue, line.instrument, self._base, start_us, end_us)
+        self._count("history_asked", 1)
+        of = line.instrument, self._base, start_us, end_us
+        question = Question(purpose, self._answers, line.venue, *of, put_us=to_us(self._clock.now()))
         self._streams[line.venue].venue.asker.ask(question)
 
     def _ask_clocks(self) -> None:
@@ -364,13 +383,13 @@ class LiveUniverse:
 
     def _pause_s(self, name: str, failed: int) -> float:
         """How long to leave a history alone, spread a little, so that not all come back at once."""
-        spread = 0.75 + (hash((name, failed)) % 512) / 1024
+        spread = 0.75 + (crc32(f"{name} {failed}".encode()) % 512) / 1024
         shortest_s = min(self._policy.retry_s, self._pace.grace_us / 4e6)
         return min(shortest_s * float(1 << min(failed - 1, 16)), self._policy.retry_most_s) * spread
 
-    def _watch(self, assembler: Assembler) -> None:
+    def _watch(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
         """See whether an expected bar is overdue."""
-        overdue = [line.stale_since_us(self._now_us(line.venue)) for line in assembler.lines.values()]
+        overdue = [line.stale_since_us(heard_us[line.venue]) for line in assembler.lines.values()]
         stale_us = min((each for each in overdue if each is not None), default=None)
         if stale_us is not None and self._stale_us is None:
             self._count("feed_stale", 1)

@@ -53,10 +53,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The JSON of an answer, and how many rows of data are in it."""
+    """The JSON of an answer, or its bytes, and how many rows of data are in it."""
 
     body: Any
     rows: int = 0
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,11 @@ class Protocol:
     routes: Sequence[Route]
     sockets: Sequence[SocketRoute]
     error: Callable[[Refused], Any]
-    """The JSON of an error."""
+    """The JSON of an error, or its bytes in XML."""
     allowed: Callable[[web.Request, Mapping[str, str] | None], bool] = everybody
     """Whether the credentials of a request are among those that may come in."""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """The status of an error by why, where it is another than of most venues."""
 
 
 def rfc3339(time_us: int) -> str:

@@ -1,30 +1,31 @@
-"""The fake venue as a server: one port for HTTP and WebSocket, in a thread with an event loop of its own."""
+"""The fake venue as a server: one port for HTTP and WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
-from types import TracebackType
-from typing import Any, Self
+from email.utils import format_datetime
+from typing import Any
 
 from aiohttp import web
 
-from tradeloop.ingest.contracts.fake_venue import alpaca, binance, kraken, massive
+from tradeloop.common.market import from_us
+from tradeloop.ingest.contracts.fake_venue import alpaca, binance, flat_files, kraken, massive
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Market
 from tradeloop.ingest.contracts.fake_venue.protocol import Inside, Protocol, Refused, Route, SocketRoute
 from tradeloop.ingest.contracts.fake_venue.recorded import Recording
 from tradeloop.ingest.contracts.fake_venue.socket import Connection
+from tradeloop.ingest.contracts.fake_venue.threaded import ThreadedServer
 
-PROTOCOLS: Sequence[Protocol] = (binance.BINANCE, alpaca.ALPACA, massive.MASSIVE, kraken.KRAKEN)
+PROTOCOLS: Sequence[Protocol] = (binance.BINANCE, alpaca.ALPACA, massive.MASSIVE, kraken.KRAKEN, flat_files.FLAT_FILES)
 _PATIENCE_S = 30.0
 
 
-class FakeVenue:
+class FakeVenue(ThreadedServer):
     """A venue on this machine that speaks as real ones do: `with FakeVenue(Market()) as venue: ... venue.url`.
 
     `credentials` are the secrets by key of those who may come in; None lets everybody in. A `recording` of Binance
@@ -49,9 +50,6 @@ class FakeVenue:
         self.port = port
         self._tick_s = tick_s
         self._ping_s = ping_s
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stop: asyncio.Event | None = None
 
     @property
     def market(self) -> Market:
@@ -83,32 +81,6 @@ class FakeVenue:
     def connections(self) -> int:
         """Sockets that are open."""
         return len(self._inside.connections)
-
-    def __enter__(self) -> Self:
-        ready: threading.Event = threading.Event()
-        failed: list[OSError] = []
-
-        def run() -> None:
-            try:
-                asyncio.run(self.serve(ready.set))
-            except OSError as error:
-                failed.append(error)
-                ready.set()
-
-        self._thread = threading.Thread(target=run, name="fake-venue", daemon=True)
-        self._thread.start()
-        ready.wait()
-        if failed:
-            raise failed[0]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not None:
-            self._thread.join()
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until it is cancelled, or the block ends."""
@@ -177,11 +149,14 @@ class FakeVenue:
                 return self._refuse(protocol, refused)
             self.served["rows"] += found.rows
             self.served[f"{route.kind} rows"] += found.rows
-            text = json.dumps(found.body, separators=(",", ":"))
+            body = found.body
+            if not isinstance(body, bytes):
+                body = json.dumps(body, separators=(",", ":")).encode()
             if self.faults.happens(self.faults.garbled_answers):
                 self.served["garbled answers"] += 1
-                text = text[: len(text) // 2]
-            return web.Response(text=text, content_type="application/json")
+                body = body[: len(body) // 2]
+            headers = {"Date": format_datetime(from_us(self._inside.told_us()), usegmt=True)}
+            return web.Response(body=body, content_type=found.content_type, headers=headers)
 
         return answer
 
@@ -196,12 +171,16 @@ class FakeVenue:
             raise Refused(403, "permission")
 
     def _refuse(self, protocol: Protocol, refused: Refused) -> web.Response:
-        self.served[f"status {refused.status}"] += 1
+        status = protocol.statuses.get(refused.why, refused.status)
+        self.served[f"status {status}"] += 1
         headers = {} if refused.retry_after_s is None else {"Retry-After": f"{-(-refused.retry_after_s // 1):.0f}"}
+        error = protocol.error(refused)
+        if isinstance(error, bytes) and refused.status != 503:
+            return web.Response(body=error, status=status, headers=headers, content_type="application/xml")
         if refused.status == 503:
             # Load balancers answer for a venue that is closed, and do not know its protocol.
             return web.Response(status=503, text="<html><body>503 Service Unavailable</body></html>", headers=headers)
-        return web.json_response(protocol.error(refused), status=refused.status, headers=headers)
+        return web.json_response(error, status=status, headers=headers)
 
     def _talks(self, protocol: Protocol, route: SocketRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def talk(request: web.Request) -> web.StreamResponse:

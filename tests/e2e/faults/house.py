@@ -1,25 +1,19 @@
-"""The fault matrix: every call of every service, failing in every way, and what comes of it.
-
-`python -m tests.e2e.faults --markdown` prints it as the page `docs/failures.md`.
-"""
+"""The run that faults are put into: all five services over one bus, and what it leaves behind."""
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from threading import Event
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from structlog.testing import capture_logs
 
-from tests.e2e.taps import OUTAGE_S, Fault, Killed, Kind, Life, Names, Point, Probe, Seen
+from tests.e2e.taps import Fault, Killed, Life, Names, Probe, Seen
 from tests.e2e.untrained import untrained
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
@@ -65,7 +59,6 @@ from tradeloop.execution.adapters.bus_history import BusHistory as ExecutionHist
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger
 from tradeloop.execution.adapters.paper import PaperVenue
 from tradeloop.execution.application import Execution
-from tradeloop.execution.record import BookRecord
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.application import Inference
 from tradeloop.ingest.adapters.bus_frames import BusFrames
@@ -149,9 +142,9 @@ def strategy_of(name: str) -> Strategy:
     return Strategy(name, [log_return(SPANS[name])], Growth(), window=1, actions=TargetPosition(no_trade_band=0.0))
 
 
-def policy_of(portfolio: Portfolio, graph: bytes) -> Policy:
+def policy_of(portfolio: Portfolio, strategy: Strategy, graph: bytes) -> Policy:
     universe = portfolio.universe
-    return untrained(strategy_of(portfolio.strategy), universe.name, len(universe.instruments), graph)
+    return untrained(strategy, universe.name, len(universe.instruments), graph)
 
 
 def read_bars(
@@ -183,19 +176,18 @@ def read_bars(
     )
 
 
-def names() -> Names:
+def names(portfolios: Sequence[Portfolio], strategies: Callable[[str], Strategy], *, venues: bool = False) -> Names:
+    """Whom each name is about; those of `venues`, too, where each has the instruments of one universe."""
     own: dict[str, str] = {}
     common: dict[str, set[str]] = {}
-    for one in PORTFOLIOS:
+    for one in portfolios:
         model = model_name(one.strategy, one.universe.name)
-        for name in (one.name, one.strategy, model, strategy_of(one.strategy).feature_set.id, f"train-{one.strategy}"):
+        for name in (one.name, one.strategy, model, strategies(one.strategy).feature_set.id, f"train-{one.strategy}"):
             own[name] = one.name
-        for name in (one.universe.name, *one.universe.ids):
+        sources = {name.partition(":")[0] for name in one.universe.ids} if venues else ()
+        for name in (one.universe.name, *one.universe.ids, *sources):
             common.setdefault(name, set()).add(one.name)
     return Names(own, common)
-
-
-NAMES = names()
 
 
 class _Connection:
@@ -237,7 +229,8 @@ class Left:
 
     messages: dict[str, dict[tuple[str, str], bytes]]
     """The messages about each portfolio, by topic and id."""
-    books: Mapping[str, BookRecord]
+    books: Mapping[str, object]
+    """What the ledger has of each portfolio."""
     contradictions: list[str]
     """Ids of which there are two versions."""
     stuck: list[str]
@@ -257,25 +250,38 @@ class Left:
     """The last bar that each portfolio marked."""
     troubled: set[str]
     """The portfolios whose standing says what they wait for or suffer from."""
+    given_up: set[str] = field(default_factory=set)
+    """The portfolios whose live feed is given up, and says why."""
+    wrong: list[str] = field(default_factory=list)
+    """What is stored or went out otherwise than the venue has it."""
 
 
 class House:
     """All five services over one bus; what is durable survives a kill."""
 
+    services: Sequence[str] = tuple(SERVICE_TOPICS)
+    portfolios: Sequence[Portfolio] = PORTFOLIOS
+    names = names(PORTFOLIOS, strategy_of)
+    last_us = START_US + (HISTORY + TRADED) * MINUTE.us
+    """The close of the last bar, which every portfolio is to mark."""
+    steady = frozenset(one.name for one in PORTFOLIOS)
+    """The portfolios for which nothing at all changes when something is away or slow, or a process is killed."""
+    market_goes_on = False
+    """Whether time that a slow call takes is missed by all."""
+
     def __init__(self, fault: Fault | None = None, seen: Seen | None = None) -> None:
-        self.clock = ManualClock(from_us(START_US) + timedelta(days=30))
-        self.probe = Probe(NAMES, VICTIM, self.clock, fault)
+        self.clock = ManualClock(self.begins())
+        self.probe = Probe(self.names, VICTIM, self.clock, fault)
         if seen is not None:
             self.probe.aim(seen)
         self.bus = MemoryBus()
         self.bus.create_topics(specs(SERVICE_TOPICS))
         self._bars, self.features, self.ledger = MemoryBarStore(self.clock), MemoryFeatureStore(), MemoryLedger()
         self.models = MemoryModelStore()
-        for one in PORTFOLIOS:
+        for one in self.portfolios:
             name = model_name(one.strategy, one.universe.name)
-            registered = self.models.register(
-                name, policy_of(one, b"60.0!" if one.name == "wild" else b"60.0"), metrics={}, parameters={}
-            )
+            policy = policy_of(one, self.strategy(one.strategy), b"60.0!" if one.name == "wild" else b"60.0")
+            registered = self.models.register(name, policy, metrics={}, parameters={})
             self.models.set_alias(name, "champion", registered.version)
         self._producer = self.bus.producer()
         self.runners: dict[str, Runner | None] = {}
@@ -288,6 +294,14 @@ class House:
         self._tallies: Counter[tuple[str, str]] = Counter()
         for service in _SERVICES:
             self._start(service)
+
+    def begins(self) -> datetime:
+        """The time at which the run begins."""
+        return from_us(START_US) + timedelta(days=30)
+
+    def strategy(self, name: str) -> Strategy:
+        """A strategy by its name."""
+        return strategy_of(name)
 
     def _start(self, name: str) -> None:
         life = Life(name)
@@ -314,9 +328,9 @@ class House:
                 "store": self._bars, "source": read_bars, "published": BusFrames(bus), "clock": clock,
                 "chunk_frames": 2,
             }  # fmt: skip
-        strategies = {one: self._tapped_strategy(one, life) for one in SPANS}.__getitem__
+        strategies = {one.strategy: self._tapped_strategy(one.strategy, life) for one in self.portfolios}.__getitem__
         if name == "preprocess":
-            pairs = [(one.universe, one.strategy) for one in PORTFOLIOS]
+            pairs = [(one.universe, one.strategy) for one in self.portfolios]
             return {
                 "pairs": pairs, "strategies": strategies, "bars": self._bars, "features": self.features,
                 "clock": clock, "sent": BusSent(bus, clock),
@@ -328,17 +342,17 @@ class House:
             }  # fmt: skip
         if name == "inference":
             return {
-                "portfolios": PORTFOLIOS, "strategies": strategies, "models": self.models, "make_actor": Follower,
+                "portfolios": self.portfolios, "strategies": strategies, "models": self.models, "make_actor": Follower,
                 "history": BusHistory(bus), "clock": clock, "patience": Patience(),
             }  # fmt: skip
         return {
-            "portfolios": PORTFOLIOS, "strategies": strategies, "venues": PaperVenue, "ledger": self.ledger,
+            "portfolios": self.portfolios, "strategies": strategies, "venues": PaperVenue, "ledger": self.ledger,
             "history": ExecutionHistory(bus), "clock": clock, "patience": Patience(), "grace_s": 50.0,
         }  # fmt: skip
 
     def _tapped_strategy(self, name: str, life: Life) -> Strategy:
-        owners = NAMES.of(name)
-        strategy = strategy_of(name)
+        owners = self.names.of(name)
+        strategy = self.strategy(name)
         features: list[Feature] = [
             self.probe.tap(_Plain(one), life, "strategy.feature", owners) for one in strategy.features
         ]
@@ -370,19 +384,23 @@ class House:
         idle = 0
         for _ in range(TURNS):
             busy = 0
-            for name in _SERVICES:
+            for name in self.services:
                 busy += self._turn(name)
-            if self.probe.is_out:
-                busy += 1
-                self.said = self.said or any(
-                    runner is None or runner.not_ready() or any(one.trouble for one in runner.standings)
-                    for runner in self.runners.values()
-                )
+            busy += self._note_outage()
             self.clock.advance(1.0)
             idle = 0 if busy else idle + 1
             if idle > 2:
                 return
         self.stuck.append(phase)
+
+    def _note_outage(self) -> bool:
+        """Whether something is away; then see whether anybody says so."""
+        if self.probe.is_out:
+            self.said = self.said or any(
+                runner is None or runner.not_ready() or any(one.trouble for one in runner.standings)
+                for runner in self.runners.values()
+            )
+        return self.probe.is_out
 
     def _turn(self, name: str) -> int:
         runner = self.runners[name]
@@ -444,20 +462,21 @@ class House:
         self.settle(f"{name} replay")
 
     def _left(self) -> Left:
-        messages: dict[str, dict[tuple[str, str], bytes]] = {one.name: {} for one in PORTFOLIOS}
+        messages: dict[str, dict[tuple[str, str], bytes]] = {one.name: {} for one in self.portfolios}
         contradictions, dead = [], Counter[str]()
         for topic in CATALOGUE.keys() - {topic_of(TrainingProgressed).name}:  # nothing depends on it
             for record in all_records(self.bus, topic):
                 identity = record.headers["ce_id"]
-                if b'"reason":"error"' in record.value:
-                    continue  # nobody takes them: the portfolio is in quarantine
-                for portfolio in NAMES.of(record.key, record.value):
-                    if messages[portfolio].setdefault((topic, identity), record.value) != record.value:
+                value = self._lasting(topic, record.value)
+                if value is None or b'"reason":"error"' in value:
+                    continue  # nobody takes the latter: the portfolio is in quarantine
+                for portfolio in self.names.of(record.key, value):
+                    if messages[portfolio].setdefault((topic, identity), value) != value:
                         contradictions.append(f"{topic} of {portfolio}")
         for service, topics in SERVICE_TOPICS.items():
             for topic in topics:
                 dead[service] += sum(self.bus.end_offsets(dead_letter_topic(topic, service)).values())
-        marked = dict.fromkeys((one.name for one in PORTFOLIOS), -1)
+        marked = dict.fromkeys((one.name for one in self.portfolios), -1)
         for mark in all_messages(self.bus, PortfolioMarked):
             marked[mark.portfolio] = max(marked[mark.portfolio], to_us(mark.time))
         tallies, troubled = self._tallies, set[str]()
@@ -478,7 +497,7 @@ class House:
                         self.stuck.append(f"{name} did not finish {topic}")
         return Left(
             messages,
-            {name: replace(record, revision=0) for name, record in self.ledger.load(list(marked)).items()},
+            self._books(),
             contradictions,
             self.stuck,
             +dead,
@@ -491,6 +510,14 @@ class House:
             marked,
             troubled,
         )
+
+    def _lasting(self, topic: str, value: bytes) -> bytes | None:
+        """What of a message must be the same in every run; None for one that need not come."""
+        return value
+
+    def _books(self) -> Mapping[str, object]:
+        records = self.ledger.load([one.name for one in self.portfolios])
+        return {name: replace(record, revision=0) for name, record in records.items()}
 
 
 class _Plain:
@@ -517,249 +544,7 @@ _SERVICES: Mapping[str, Callable[..., Any]] = {
     "inference": Inference,
     "execution": Execution,
 }
-LAST_US = START_US + (HISTORY + TRADED) * MINUTE.us
 
 
 def _span(first: int, end: int) -> TimeRange:
     return TimeRange(start=from_us(START_US + first * MINUTE.us), end=from_us(START_US + end * MINUTE.us))
-
-
-USERS_CODE = ("strategy", "make_actor", "venues", "trainer")
-"""Calls that answer with numbers of somebody else's making, which may be NaN."""
-IN_MEMORY = {
-    "service.standings",
-    "service.tallies",
-    "service.busy",
-    "service.waiting",
-    "service.pending",
-    "service.answers",
-}
-"""Calls to a service that only look at what it has in memory."""
-
-
-@dataclass
-class Case:
-    """A fault and what came of it."""
-
-    fault: Fault
-    outcome: list[str]
-    """In words, for the table."""
-    complaints: list[str]
-    """What must not be."""
-
-
-@dataclass
-class Matrix:
-    """Every case, and the undisturbed run."""
-
-    seen: Mapping[Point, Seen]
-    cases: list[Case]
-
-
-def undisturbed() -> tuple[Left, dict[Point, Seen]]:
-    with capture_logs():
-        house = House()
-        left = house.run()
-    return left, house.probe.seen
-
-
-def faults(seen: Mapping[Point, Seen]) -> Iterator[Fault]:
-    """The faults to try at each point, in the middle of its calls."""
-    for point, what in seen.items():
-        if not what.count or point.call in IN_MEMORY or point.call.endswith("standings() next"):
-            continue
-        first = what.count // 3
-        if re.fullmatch(r"bus\.(partitions|(begin|end)_offsets|read)( .*)?", point.call):
-            yield Fault(point, "unavailable", "long", first=first)  # the rest fails in the calls of what reads there
-            continue
-        users = point.call.startswith(("strategy", "make_actor"))  # code that is called, and no port
-        if ".publish " not in point.call:
-            yield Fault(point, "exception", first=first)
-        yield Fault(point, "killed", first=first)
-        if not users and not point.call.startswith("service."):  # whose ports are, and not it
-            yield Fault(point, "unavailable", "long", first=first)
-        if not what.victims:
-            continue
-        if not point.call.startswith("bus"):
-            yield Fault(point, "exception", "good", first=first)
-        if not users:
-            yield Fault(point, "unanswered", first=first)
-            yield Fault(point, "killed after", first=first)
-        if not point.call.startswith("bus"):
-            yield Fault(point, "slow", first=first)
-        if what.numbers and point.call.startswith(USERS_CODE):
-            yield Fault(point, "nan", first=first)
-            yield Fault(point, "nan", "good", first=first)
-        if ".publish " in point.call:
-            yield Fault(point, "too large", first=first)
-            yield Fault(point, "too large", "good", first=first)
-
-
-SURVIVED: tuple[Kind, ...] = ("unavailable", "unanswered", "killed", "killed after", "slow")
-"""Faults that must change nothing at all."""
-
-
-AT_START = ("strategies", "history.features_on", "strategy.feature.state", "strategy.feature.chosen")
-"""Calls that a service makes when it starts, before it knows anybody's portfolio: it does not start without them."""
-FOR_ALL = ("ledger.acknowledge",)
-"""Calls that are about many portfolios at once, and whose failure is none of theirs."""
-
-
-def judge(fault: Fault, seen: Seen, expected: Left) -> Case:
-    """Run with a fault, and compare."""
-    with capture_logs():
-        house = House(fault, seen)
-        left = house.run()
-    probe = house.probe
-    for_all = fault.lasts == "good" and fault.kind == "exception" and fault.point.call in AT_START + FOR_ALL
-    hit = {one.name for one in PORTFOLIOS} if for_all or not probe.hit else probe.hit
-    other = [one.name for one in PORTFOLIOS if not _same(one.name, left, expected)]
-    outcome = _outcome(fault, left, expected, other)
-    complaints = [f"two versions: {one}" for one in sorted(set(left.contradictions))]
-    if not probe.fired:
-        complaints.append("it never came to that")
-    complaints += [f"{name} is another than undisturbed" for name in other if name not in hit]
-    complaints += [f"{name} stands still" for name in left.marked if left.marked[name] != LAST_US and name not in hit]
-    if fault.kind in SURVIVED:
-        complaints += [f"{name} is another than undisturbed" for name in other if name in hit]
-        if left.dead_letters:
-            complaints.append("it is no message's fault, and was dead-lettered")
-    if other and outcome == [NOTHING]:
-        complaints.append(f"{', '.join(other)} differs, and nobody says so")
-    behind = {name for name in hit if left.marked[name] != LAST_US}
-    if behind and not (left.dead_letters or left.dropped or left.ended or behind <= left.troubled):
-        complaints.append(f"{', '.join(sorted(behind))} stands still, and nobody says so")
-    if fault.lasts != "good" and not behind and not left.dead_letters:
-        complaints += left.stuck
-    return Case(fault, outcome, complaints)
-
-
-def _same(portfolio: str, left: Left, expected: Left) -> bool:
-    return (
-        left.messages[portfolio] == expected.messages[portfolio] and left.books[portfolio] == expected.books[portfolio]
-    )
-
-
-NOTHING = "nothing is said"
-_EVENTS = {
-    "quarantined": "quarantined",
-    "decision_missed": "decision missed, recorded",
-    "frame_failed": "bar left out, recorded",
-    "transition_missing": "transition left out, recorded",
-}
-_TALLIES = {
-    "features_failed": "features unknown, with the reason, counted",
-    "online_refused": "not written online, counted",
-    "late_frame": "bar left out, counted",
-}
-
-
-def _outcome(fault: Fault, left: Left, expected: Left, other: Sequence[str]) -> list[str]:
-    words = []
-    if left.ended:
-        words.append("the process ends and is started again")
-    if left.dead_letters:
-        words.append("dead-lettered")
-    kinds = {kind for _, kind, _ in left.events - expected.events}
-    words += [text for kind, text in _EVENTS.items() if kind in kinds]
-    tallied = {event for event, _ in left.tallies.keys() - expected.tallies.keys()}
-    words += [text for event, text in _TALLIES.items() if event in tallied]
-    if left.holds - expected.holds:
-        words.append("decided to hold, with the reason")
-    if left.dropped:
-        words.append("dropped, counted")
-    if any(left.marked[name] != LAST_US for name in left.troubled):
-        words.append("stands still and says so")
-    if other and not words and fault.kind == "nan" and fault.point.call.startswith("strategy.feature"):
-        words.append("taken as not known yet, which is no error")
-    if fault.lasts == "long" and left.said:
-        words.append("waits and says so")
-    if not other:
-        words.append("nothing changes" if fault.kind in ("slow", "nan") else "tried again, nothing changes")
-    return words or [NOTHING]
-
-
-def matrix() -> Matrix:
-    """Run every case. It takes a minute or two."""
-    expected, seen = undisturbed()
-    return Matrix(seen, [judge(fault, seen[fault.point], expected) for fault in faults(seen)])
-
-
-_COLUMNS = (
-    "raises, once",
-    "raises, for good",
-    "answers NaN",
-    "is away",
-    "is too large",
-    "the process is killed",
-    "is slow",
-)
-_HEAD = """# What fails, and what happens
-
-This page is written by `python -m tests.e2e.faults --markdown`, and a test holds it equal to what it measures. Five
-services trade four portfolios, three of one universe and one of another in the same partition, with a quarantine, its
-release and new models on the way. Each call that a service makes to a port or to somebody's code, and each call that
-is made to the service, fails in each of these ways, once, and for good where it is about one portfolio. Afterwards:
-
-- Every portfolio that the failing calls are not about has the messages and the book of a run without faults.
-- One that they are about has them too, or what happened to it is recorded, counted and shown.
-- What is away or slow, and a process that is killed, changes nothing at all.
-
-A row is a call, by the name of what the service was given and of its method; `bus` is the messaging port, `service`
-the handlers themselves. "is away" is for %d seconds, or an answer that is lost; "is slow" is for an hour. An empty
-cell is a way in which that call does not fail, or that another row shows. Some things are not in the table. A killed
-process may let a new model that has decided nothing yet take over a bar later; the progress of a training is not told
-again. No service starts without what it reads at its start, such as the code of every strategy that its portfolios
-name: that stops all of them.
-"""
-
-
-def _column(fault: Fault) -> str:
-    if fault.kind == "exception":
-        return _COLUMNS[1 if fault.lasts == "good" else 0]
-    columns = {"nan": 2, "unavailable": 3, "unanswered": 3, "too large": 4, "killed": 5, "killed after": 5, "slow": 6}
-    return _COLUMNS[columns[fault.kind]]
-
-
-def markdown(cases: Sequence[Case]) -> str:
-    """The page `docs/failures.md`."""
-    rows: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for case in cases:
-        cells = rows.setdefault(case.fault.point.service, {}).setdefault(case.fault.point.call, {})
-        found = cells.setdefault(_column(case.fault), [])
-        found += [outcome for outcome in case.outcome if outcome not in found]
-    text = [_HEAD % OUTAGE_S]
-    for service in SERVICE_TOPICS:
-        text += [
-            f"## {service.capitalize()}",
-            "",
-            f"| call | {' | '.join(_COLUMNS)} |",
-            "|---" * (len(_COLUMNS) + 1) + "|",
-        ]
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for call, cells in sorted(rows.get(service, {}).items()):
-            alike.setdefault(tuple("; ".join(cells.get(column, ())) for column in _COLUMNS), []).append(call)
-        for outcomes, calls in alike.items():
-            text.append(f"| {', '.join(f'`{call}`' for call in calls)} | {' | '.join(outcomes)} |")
-        text.append("")
-    return "\n".join(text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.faults", description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print the page docs/failures.md")
-    parser.add_argument("--only", default="", metavar="TEXT", help="try only the faults with this in their names")
-    wanted = parser.parse_args()
-    expected, seen = undisturbed()
-    cases = []
-    for fault in faults(seen):
-        if wanted.only in str(fault):
-            cases.append(judge(fault, seen[fault.point], expected))
-            if not wanted.markdown:
-                print(fault, "|", "; ".join(cases[-1].outcome), "|", "; ".join(cases[-1].complaints), flush=True)
-    if wanted.markdown:
-        print(markdown(cases), end="")
-
-
-if __name__ == "__main__":
-    main()
