@@ -23,16 +23,19 @@ ROOT = Path(__file__).parents[1]
 
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
-    # Services and servers that are killed, and start again; faults everywhere; and policies that learn, for which there
-    # is time.
+    # Services, servers and commands that are killed, and start again; faults everywhere; and policies that learn, for
+    # which there is time.
     "crashes": [
+        "libs/cli/tests/test_backfill_command.py",
+        "libs/cli/tests/test_backfill_on_stack.py",
         "tests/e2e/test_crashes.py",
         "tests/e2e/test_faults.py",
         "tests/e2e/test_learning.py",
         "tests/e2e/test_live.py",
     ],
-    # Whole stacks of processes that trade.
+    # Whole stacks of processes that trade, and venues that answer in their own time.
     "stacks": [
+        "services/ingest",
         "tests/e2e/test_disturbances.py",
         "tests/e2e/test_five_processes.py",
         "tests/e2e/test_live_feed.py",

@@ -15,7 +15,14 @@ from tradeloop.cli.main import main
 from tradeloop.common.bar_store.sql import SqlBarStore
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.market import BarArrays, Instrument, Timeframe, Universe, align, to_us
-from tradeloop.common.messages import BarFrame, LiveReported, LiveRequested, OrderFilled, PortfolioEvent
+from tradeloop.common.messages import (
+    BarFrame,
+    LiveReported,
+    LiveRequested,
+    OrderFilled,
+    PortfolioEvent,
+    SignalGenerated,
+)
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Costs, Portfolio, RiskLimits
@@ -130,6 +137,8 @@ def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
             assert stopped.state == "stopped"
             last = frames()[-1]
             stack.eventually(lambda: stack.settled({portfolio.name: to_us(last.close_time)}), "the last decision")
+            # One that was missed is settled without its signal.
+            stack.eventually(lambda: stack.client.read(SignalGenerated)[-1].time == last.close_time, "its signal")
             stack.stop()
 
             published = frames()

@@ -26,6 +26,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, BarArrays, Instrument, Timeframe, from_us, to_us
 from tradeloop.common.strategy import load
 from tradeloop.ingest.adapters.files import read_bars
+from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
 from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
@@ -173,14 +174,19 @@ def test_flat_files_are_fetched_once_kept_and_files_of_bars_themselves(
 def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:
     command = ["backfill", "--source", "simulated", "--instrument", "BTC/USDT", "--timeframe", "1h"]
     assert main([*command, "--from", "2024-01-01", "--to", "2024-02-01", "--home", str(tmp_path)]) == 0
-    [value] = stored_bars(["store:simulated:BTC/USDT@1h"], tmp_path)
+    [value], terms = stored_bars(["store:simulated:BTC/USDT@1h"], tmp_path)
     name, _, path = value.partition("=")
     assert name == "simulated:BTC/USDT"
     bars, report = read_bars(path, Instrument(id=name))
     assert (report.rows, report.timeframe, report.gaps) == (744, Timeframe.H1, 0)
     with closing(SqlBarStore(f"sqlite:///{tmp_path / 'bars.db'}", SystemClock())) as store:
         assert np.array_equal(store.read([name], Timeframe.H1, -EVER_US, EVER_US).close, bars.close)
-    assert stored_bars(["a.csv"], tmp_path) == ["a.csv"]
+    assert stored_bars(["a.csv"], tmp_path) == (("a.csv",), {})
+    [traded] = open_source([value], load("example"), terms=terms).universe.instruments
+    [told_terms] = SimulatedSource(SystemClock()).instruments(["BTC/USDT"])
+    assert traded == terms[name] == told_terms
+    [assumed] = open_source([value], load("example")).universe.instruments
+    assert assumed != traded, "of a file nobody told any"
     for wrong, told in (
         ("store:BTC/USDT@1h", "give store:VENUE:SYMBOL@TIMEFRAME"),
         ("store:simulated:BTC/USDT@7m", "there is no timeframe '7m'"),

@@ -12,7 +12,14 @@ from tradeloop.cli.replay.report import print_comparison
 from tradeloop.cli.report.files import Run
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.evaluation.comparison import RunComparison
-from tradeloop.common.messages import Message, OrderFilled, OrderUpdated, PortfolioMarked, SignalGenerated
+from tradeloop.common.messages import (
+    Message,
+    OrderFilled,
+    OrderUpdated,
+    PortfolioEvent,
+    PortfolioMarked,
+    SignalGenerated,
+)
 from tradeloop.common.messages.topics import topic_of
 
 LENGTH = 60
@@ -103,6 +110,32 @@ def test_the_first_difference_is_told_in_words(
     last = list(parity.lines())[-1]
     assert last.startswith("Parity is broken. The first difference: ")
     assert says in last
+
+
+def test_a_signal_that_live_never_had_is_no_difference_where_it_missed_the_decision(run: Run) -> None:
+    """A process that was down when it was due may never say what it would have decided."""
+    live, replay = World(), World()
+    absent, late = run.signals[9], run.signals[10]
+    live.publish(*(one for one in messages(run) if one is not absent))
+    replay.publish(*messages(run))
+    close_us = run.bars.close_us
+    ends = int(close_us[0]), int(close_us[LENGTH - 1])
+    assert not RunComparison(live.bus, replay.bus, [run.portfolio], *ends).holds
+    for signal in (absent, late):
+        live.publish(
+            PortfolioEvent(
+                universe=signal.universe,
+                portfolio=signal.portfolio,
+                time=signal.time,
+                kind="decision_missed",
+                reason="it came too late",
+            )
+        )
+    parity = RunComparison(live.bus, replay.bus, [run.portfolio], *ends)
+    assert parity.holds
+    assert len(parity.kinds["signals"].replay) == LENGTH - 1
+    said = "Not compared: 1 of the replay's signals, for decisions that live missed without one"
+    assert said in parity.lines()
 
 
 def test_what_lies_outside_the_range_does_not_count(run: Run) -> None:

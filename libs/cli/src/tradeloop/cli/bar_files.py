@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from tradeloop.cli.naming import NamedFile, digest, listed
 from tradeloop.common.errors import UserError
@@ -14,6 +15,7 @@ from tradeloop.common.messages.ingest import Reading
 from tradeloop.ingest.adapters.files import SeveralInstruments, read_bars
 from tradeloop.ingest.ports import FileReport
 
+_UNKNOWN: Mapping[str, Instrument] = MappingProxyType({})
 _DAY_US = 86_400_000_000
 _SATURDAY = 2
 """The number of a Saturday, in days since the epoch, which was a Thursday, modulo 7."""
@@ -34,14 +36,21 @@ def reading_of(file: NamedFile, reading: Reading) -> Reading:
     return reading.model_copy(update={"more": tuple(str(one.absolute()) for one in file.more)})
 
 
-def read_files(named: Sequence[NamedFile], name: str | None, reading: Reading) -> list[ReadFile]:
-    """All instruments of the files. `name` is that of their universe, where it has one. Raises `UserError`."""
+def read_files(
+    named: Sequence[NamedFile], name: str | None, reading: Reading, terms: Mapping[str, Instrument] = _UNKNOWN
+) -> list[ReadFile]:
+    """All instruments of the files. `name` is that of their universe, where it has one. Raises `UserError`.
+
+    `terms` are what is known of instruments, by id; of others they are assumed, with the calendar that the bars show.
+    """
     found = [each for one in named for each in _read_one(one, reading)]
     read = []
     for one, part, report in found:
         symbol = one.name or (name if len(found) == 1 else one.symbol if name else None)
         id_ = _id(symbol) if symbol else f"file:{one.called}-{digest(part, report.timeframe)}"
-        instrument = Instrument(id=id_, lot_size=1e-6, taker_bps=2.0, calendar=_calendar(part, report))
+        instrument = terms.get(id_)
+        if instrument is None:
+            instrument = Instrument(id=id_, lot_size=1e-6, taker_bps=2.0, calendar=_calendar(part, report))
         holes = len(gaps(part.open_us, report.timeframe, instrument.calendar))
         read.append(ReadFile(one, instrument, replace(part, instruments=(id_,)), replace(report, gaps=holes)))
     return read

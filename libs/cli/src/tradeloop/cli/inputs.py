@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tradeloop.cli.source import EVERYTHING, Source, open_source
 from tradeloop.cli.span import Span
 from tradeloop.cli.understood import understood
 from tradeloop.common.errors import UserError
+from tradeloop.common.market import Instrument
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.portfolio import Portfolio, read_portfolio
 from tradeloop.common.strategy import Strategy, load
@@ -34,6 +36,8 @@ class Inputs:
     actions: Path | None = None
     as_known: str | None = None
     members: Path | None = None
+    terms: Mapping[str, Instrument] = field(default_factory=dict)
+    """What venues told of the instruments of stored bars, by id."""
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
@@ -50,6 +54,7 @@ class Inputs:
                 span=self.span,
                 reading=self.reading,
                 members_change=self.members is not None,
+                terms=self.terms,
             )
             source = beside(source, self.also, strategy, self.span, self.reading)
             if self.actions is not None:

@@ -158,9 +158,11 @@ def demo(
     from tradeloop.cli.inputs import Inputs
     from tradeloop.cli.stored import stored_bars
 
-    bars = stored_bars(bars, home or DEFAULT_HOME)
+    given, terms = stored_bars(bars, home or DEFAULT_HOME)
     span, beside = (start, end), tuple(also or ())
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members)
+    inputs = Inputs(
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+    )
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
 
@@ -214,9 +216,11 @@ def train(
     from tradeloop.cli.inputs import Inputs
     from tradeloop.cli.stored import stored_bars
 
-    bars = stored_bars(bars, home)
+    given, terms = stored_bars(bars, home)
     span, beside = (start, end), tuple(also or ())
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members)
+    inputs = Inputs(
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+    )
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
 
@@ -255,9 +259,9 @@ def backtest(
     from tradeloop.cli.inputs import Inputs
     from tradeloop.cli.stored import stored_bars
 
-    bars = stored_bars(bars, home)
+    given, terms = stored_bars(bars, home)
     span = start, end
-    inputs = Inputs(tuple(bars), strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members)
+    inputs = Inputs(given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms)
     run_backtest(inputs, model, home, seed, out)
 
 

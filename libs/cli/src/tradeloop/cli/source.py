@@ -17,6 +17,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.features import shown
 from tradeloop.common.market import (
     BarArrays,
+    Instrument,
     Timeframe,
     TimeRange,
     Universe,
@@ -108,13 +109,14 @@ def open_source(
     option: str = "--bars",
     reading: Reading | None = None,
     members_change: bool = False,
+    terms: Mapping[str, Instrument] | None = None,
 ) -> Source:
     """Read and check files of bars; the installed one where none is named. `bars` are the values of `option`.
 
     A portfolio says which instruments the bars are of. Without one, what has a name gets it as its id, and what has
-    none an id that another content changes; `name` names the universe. Where its members change, the instruments need
-    not have a bar at one time. Raises `UserError`, one line that names the
-    file, the row and the remedy.
+    none an id that another content changes; `name` names the universe, and `terms` has what venues told of
+    instruments, by id. Where its members change, the instruments need not have a bar at one time. Raises `UserError`,
+    one line that names the file, the row and the remedy.
     """
     start_us, end_us = span_us(span)
     reading = reading or Reading()
@@ -124,7 +126,7 @@ def open_source(
         named = [NamedFile(_installed(), "EUR/USD")]
         label = f"EUR/USD hourly, from the package {_PACKAGE} (MIT)"
     if portfolio is None:
-        paths, read, universe = _read(named, name and check_name(name), strategy, reading)
+        paths, read, universe = _read(named, name and check_name(name), strategy, reading, terms or {})
     else:
         if name not in (None, portfolio.universe.name):
             raise UserError(
@@ -188,10 +190,10 @@ _Read = list[tuple[BarArrays, FileReport]]
 
 
 def _read(
-    named: Sequence[NamedFile], name: str | None, strategy: Strategy, reading: Reading
+    named: Sequence[NamedFile], name: str | None, strategy: Strategy, reading: Reading, terms: Mapping[str, Instrument]
 ) -> tuple[dict[str, NamedFile], _Read, Universe]:
-    """Files whose instruments nobody described: ids, timeframe and calendars as names and rows show them."""
-    found = read_files(named, name, reading)
+    """Files whose instruments no portfolio describes: what venues did not tell of them is what names and rows show."""
+    found = read_files(named, name, reading, terms)
     for one in found[1:]:
         if one.report.timeframe is not (known := found[0].report).timeframe:
             raise UserError(

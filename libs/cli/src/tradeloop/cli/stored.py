@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tradeloop.common.bar_store.sql import SqlBarStore
-    from tradeloop.common.market import BarArrays, Days, Timeframe, Universe
+    from tradeloop.common.market import BarArrays, Days, Instrument, Timeframe, Universe
     from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 
 _STORE = "store:"
@@ -27,12 +27,30 @@ ASSUMED = "continuous"
 """The calendar of an instrument whose terms nobody recorded."""
 
 
-def stored_bars(values: Iterable[str] | None, home: Path) -> list[str]:
-    """The values of `--bars`, with ID=FILE for each `store:VENUE:SYMBOL@TIMEFRAME`.
+class Chosen(NamedTuple):
+    """The bars that a command was given, as files."""
 
-    The file is a copy of the home's stored bars, made anew each time. Raises `UserError` for bars that are not stored.
+    values: tuple[str, ...]
+    """The values of `--bars`, with ID=FILE for each `store:VENUE:SYMBOL@TIMEFRAME`."""
+    terms: Mapping[str, Instrument]
+    """The terms of those instruments as their venues told them last, by id, where they did."""
+
+
+def stored_bars(values: Iterable[str] | None, home: Path) -> Chosen:
+    """The bars that were given, stored ones as a copy of the home's that is made anew each time.
+
+    Raises `UserError` for bars that are not stored.
     """
-    return [_written(value, home) if value.startswith(_STORE) else value for value in values or ()]
+    files: list[str] = []
+    terms: dict[str, Instrument] = {}
+    for value in values or ():
+        if value.startswith(_STORE):
+            id_, file, told = _written(value, home)
+            files.append(f"{id_}={file}")
+            terms |= {} if told is None else {id_: told}
+        else:
+            files.append(value)
+    return Chosen(tuple(files), terms)
 
 
 @dataclass
@@ -51,11 +69,16 @@ class StoredBars:
 
         None where neither knows it. Raises `Unavailable`.
         """
-        if terms := self._fetched.terms(instrument):
-            return terms[-1][1].calendar
+        if (terms := self.terms(instrument)) is not None:
+            return terms.calendar
         if self._calendars is None:
             self._calendars = {} if self._home is None else _of_universes(self._home)
         return self._calendars.get(instrument)
+
+    def terms(self, instrument: str) -> Instrument | None:
+        """The terms of an instrument as a venue told them last, if one did. Raises `Unavailable`."""
+        told = self._fetched.terms(instrument)
+        return told[-1][1] if told else None
 
     @property
     def may_change(self) -> bool:
@@ -145,7 +168,7 @@ def _of_universes(home: Path) -> dict[str, str]:
     return {instrument.id: instrument.calendar for one in _universes(home) for instrument in one.instruments}
 
 
-def _written(value: str, home: Path) -> str:
+def _written(value: str, home: Path) -> tuple[str, Path, Instrument | None]:
     from tradeloop.common.market import EVER_US, Timeframe
 
     instrument, _, frame = value.removeprefix(_STORE).rpartition("@")
@@ -155,10 +178,11 @@ def _written(value: str, home: Path) -> str:
         raise UserError(f"{value}: there is no timeframe {frame!r}: give one of {listed(Timeframe, 20)}")
     with opened(home, None) as bars:
         table = table_of(bars.read(instrument, Timeframe(frame), -EVER_US, EVER_US))
+        terms = bars.terms(instrument)
     file = file_of(home / "fetched", instrument, frame)
     file.parent.mkdir(exist_ok=True)
     write_table(table, file)
-    return f"{instrument}={file}"
+    return instrument, file, terms
 
 
 def file_of(folder: Path, instrument: str, timeframe: str) -> Path:

@@ -70,7 +70,8 @@ def report(
     from tradeloop.cli.stored import stored_bars
 
     ahead = _horizons(horizons)
-    inputs = Inputs(tuple(stored_bars(bars, home)), strategy, None, (start, end), reading=reading)
+    chosen = stored_bars(bars, home)
+    inputs = Inputs(chosen.values, strategy, None, (start, end), reading=reading, terms=chosen.terms)
     _report(inputs, ahead, out)
 
 

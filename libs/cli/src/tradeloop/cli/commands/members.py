@@ -48,7 +48,7 @@ def members(
     from tradeloop.common.market.largest import largest
 
     period, window_us = _every(every), _days(window) * 86_400_000_000
-    named, _ = named_files(stored_bars(files, home), "BARS")
+    named, _ = named_files(stored_bars(files, home).values, "BARS")
     found = read_files(named, None, reading)
     lengths = {one.report.timeframe for one in found}
     if len(lengths) > 1:

@@ -10,7 +10,14 @@ from typing import NamedTuple
 from tradeloop.common.bus.port import Bus
 from tradeloop.common.evaluation.parity import TOLERANCE
 from tradeloop.common.market import from_us, to_us
-from tradeloop.common.messages import OrderFilled, OrderUpdated, PortfolioMarked, SignalGenerated, Transition
+from tradeloop.common.messages import (
+    OrderFilled,
+    OrderUpdated,
+    PortfolioEvent,
+    PortfolioMarked,
+    SignalGenerated,
+    Transition,
+)
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.readback import forwards, partition_of
@@ -32,6 +39,7 @@ class _Fact(NamedTuple):
     offset: int
     digest: bytes
     equity: float
+    portfolio: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class KindComparison:
     replay: dict[str, _Fact]
     expired: bool
     """Whether the live run's older messages are gone; what is older than its oldest is then not compared."""
+    never_came: int = 0
+    """Messages of the replay that live may lack, and does: signals for decisions that are on record as missed."""
 
     @property
     def missing(self) -> set[str]:
@@ -102,6 +112,9 @@ class RunComparison:
                 since = min((fact.time_us for fact in each.live.values()), default=None)
                 which = "any more" if since is None else f"before {from_us(since).isoformat()}"
                 yield f"Not compared: live's {name} {which}, which Kafka no longer holds"
+            if each.never_came:
+                such = f"{each.never_came:,} of the replay's {name}"
+                yield f"Not compared: {such}, for decisions that live missed without one"
         if self.holds:
             yield "Parity holds: the replay did what live did"
         else:
@@ -113,7 +126,18 @@ class RunComparison:
         live = self._facts(self._live, kind, names, first_us, last_us)
         if expired:
             first_us = min((fact.time_us for fact in live.values()), default=last_us + 1)
-        return KindComparison(kind, live, self._facts(self._replay, kind, names, first_us, last_us), expired)
+        replay = self._facts(self._replay, kind, names, first_us, last_us)
+        missed = self._missed() if kind is SignalGenerated else frozenset()
+        never_came = {
+            one for one in replay.keys() - live.keys() if (replay[one].portfolio, replay[one].time_us) in missed
+        }
+        compared = {one: fact for one, fact in replay.items() if one not in never_came}
+        return KindComparison(kind, live, compared, expired, len(never_came))
+
+    def _missed(self) -> frozenset[tuple[str, int]]:
+        """The decisions that live missed, by portfolio and time. Their signals came late, where they came at all."""
+        events = (event for _, event in forwards(self._live, PortfolioEvent, self._universe))
+        return frozenset((each.portfolio, to_us(each.time)) for each in events if each.kind == "decision_missed")
 
     def _facts(
         self, bus: Bus, kind: type[Compared], names: Collection[str], first_us: int, last_us: int
@@ -126,7 +150,7 @@ class RunComparison:
             if message.portfolio in names and first_us <= time_us <= end_us:
                 digest = blake2b(message.encode(), digest_size=16).digest()
                 equity = message.equity if isinstance(message, PortfolioMarked) else 0.0
-                facts[message.identity] = _Fact(time_us, record.offset, digest, equity)
+                facts[message.identity] = _Fact(time_us, record.offset, digest, equity, message.portfolio)
         return facts
 
     def _first_difference(self) -> str:
