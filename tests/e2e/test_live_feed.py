@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from services.ingest.tests.scripted import ScriptedSource
 from tests.e2e.test_live import AsRecorded, Killed
 from tests.e2e.test_parity import BASE, STRATEGY, Formula, Market, Versions, policy
+from tests.permitted import Permitted
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.clock import ManualClock
@@ -107,7 +108,7 @@ class World:
             "ingest": lambda: Ingest(
                 self.store,
                 read_blocks,
-                BusFrames(self.bus),
+                BusFrames(Permitted(self.bus, "ingest")),
                 self.clock,
                 open_source=lambda _: self.venue,
                 live=LivePolicy(stall_s=20.0),
@@ -120,17 +121,22 @@ class World:
                 self.store,
                 MemoryFeatureStore(),
                 self.clock,
-                BusSent(self.bus, self.clock),
+                BusSent(Permitted(self.bus, "preprocess"), self.clock),
             ),
             "inference": lambda: Inference(
-                [market.portfolio], lambda _: STRATEGY, models, Formula, history(self.bus), self.clock
+                [market.portfolio],
+                lambda _: STRATEGY,
+                models,
+                Formula,
+                history(Permitted(self.bus, "inference")),
+                self.clock,
             ),
             "execution": lambda: Execution(
                 [market.portfolio],
                 lambda _: STRATEGY,
                 PaperVenue,
                 self.ledger,
-                ExecutionHistory(self.bus, recorded),
+                ExecutionHistory(Permitted(self.bus, "execution"), recorded),
                 self.clock,
             ),
         }
@@ -138,7 +144,7 @@ class World:
 
     def _start(self, name: str) -> Runner:
         policy = RunPolicy(max_records=8, commit_interval_s=100.0, unavailable_delay_s=0.0)
-        return Runner(self._makers[name](), self.bus, self.clock, policy)
+        return Runner(self._makers[name](), Permitted(self.bus, name), self.clock, policy)
 
     def kill(self, name: str) -> None:
         runner = self.runners[name]

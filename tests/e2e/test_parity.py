@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.untrained import untrained
+from tests.permitted import Permitted
 from tradeloop.common.arrays import Floats
 from tradeloop.common.bar_store.memory import MemoryBarStore
 from tradeloop.common.bus.memory import MemoryBus
@@ -270,21 +271,23 @@ class Loop:
         self.bus, self._clock = MemoryBus(hands_over=hands_over), ManualClock(from_us(START_US) + timedelta(days=30))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
-            "ingest": lambda: Ingest(self._bars, market.read, BusFrames(self.bus), self._clock, chunk_frames=3),
+            "ingest": lambda: Ingest(
+                self._bars, market.read, BusFrames(self._permitted("ingest")), self._clock, chunk_frames=3
+            ),
             "preprocess": lambda: Preprocess(
                 [(market.universe, strategy.name)],
                 lambda _: strategy,
                 self._bars,
                 self._features,
                 self._clock,
-                BusSent(self.bus, self._clock),
+                BusSent(self._permitted("preprocess"), self._clock),
             ),
             "inference": lambda: Inference(
                 [market.portfolio],
                 lambda _: strategy,
                 Versions(*self.policies),
                 make_actor,
-                BusHistory(self.bus),
+                BusHistory(self._permitted("inference")),
                 self._clock,
             ),
             "execution": lambda: Execution(
@@ -292,7 +295,7 @@ class Loop:
                 lambda _: strategy,
                 PaperVenue,
                 self._ledger,
-                ExecutionHistory(self.bus),
+                ExecutionHistory(self._permitted("execution")),
                 self._clock,
             ),
         }
@@ -312,7 +315,12 @@ class Loop:
 
     def _start(self, name: str) -> Runner:
         # Commits every few turns only, so that a kill has something to lose.
-        return Runner(self._makers[name](), self.bus, self._clock, RunPolicy(max_records=8, commit_interval_s=7.0))
+        policy = RunPolicy(max_records=8, commit_interval_s=7.0)
+        return Runner(self._makers[name](), self._permitted(name), self._clock, policy)
+
+    def _permitted(self, name: str) -> Permitted:
+        """The bus with the rights that a service has on Kafka."""
+        return Permitted(self.bus, name)
 
     def send(self, message: Message) -> None:
         publish(self.bus.producer(), message, "test")

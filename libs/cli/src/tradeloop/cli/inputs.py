@@ -37,7 +37,7 @@ class Inputs:
     as_known: str | None = None
     members: Path | None = None
     terms: Mapping[str, Instrument] = field(default_factory=dict)
-    """What venues told of the instruments of stored bars, by id."""
+    """The terms of stored bars' instruments as their venues told them, by id."""
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""

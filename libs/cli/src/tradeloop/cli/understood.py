@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tradeloop.cli.naming import listed
-from tradeloop.cli.report.text import count
 from tradeloop.common.market import Instrument, from_us
 from tradeloop.ingest.ports import FileReport
 
@@ -38,6 +37,8 @@ def understood(source: Source) -> list[str]:
 
 def spoken_members(source: Source) -> str:
     """How many instruments there are, and how many of them belong at a time, in words."""
+    from tradeloop.cli.report.text import count
+
     universe = source.universe
     inside = universe.roster.inside(source.bars.close_us).sum(axis=1)
     least, most = int(inside.min()), int(inside.max())

@@ -118,7 +118,7 @@ def as_markdown() -> str:
     """The text of docs/topics.md."""
     from tradeloop.common.bus.port import TopicSpec
     from tradeloop.common.messages import RiskVerdict
-    from tradeloop.common.messages.topics import CATALOGUE, side_topics
+    from tradeloop.common.messages.topics import CATALOGUE, LOOKED_UP, side_topics
 
     retry, dead = side_topics(TopicSpec("<topic>"), "<service>")
     lines = [
@@ -134,7 +134,8 @@ def as_markdown() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for topic in CATALOGUE.values():
-        readers, writers = ", ".join(topic.readers), ", ".join(topic.writers)
+        looked_up = (f"{service} (outside its group)" for service, theirs in LOOKED_UP.items() if topic.name in theirs)
+        readers, writers = ", ".join((*topic.readers, *looked_up)), ", ".join(topic.writers)
         cells = [
             f"`{topic.name}`",
             f"`{topic.message.__name__}`",

@@ -30,6 +30,7 @@ class Topic(Generic[M_co]):
     """The partition key, in words."""
     writers: tuple[str, ...]
     readers: tuple[str, ...]
+    """Services that read it in their group, and the command."""
     partitions: int = PARTITIONS
     retention_days: int | None = 7
     retention_bytes: int | None = 2 * _GIB
@@ -101,6 +102,11 @@ SERVICE_TOPICS: Mapping[str, Sequence[str]] = {
 }
 """The topics that each service reads, by the name that is also its consumer group."""
 
+LOOKED_UP: Mapping[str, Sequence[str]] = {
+    "ingest": ["execution.portfolio.v1"],  # a replay runs so many frames ahead of the books
+}
+"""The topics of others that a service reads outside its group, to see how far they are."""
+
 _BY_MESSAGE: Mapping[type[m.Message], Topic[m.Message]] = {topic.message: topic for topic in _ALL}
 
 
@@ -160,7 +166,7 @@ def _access(service: str) -> Access:
     aside = [side_topics(CATALOGUE[name].spec, service) for name in SERVICE_TOPICS[service]]
     retries, dead = ({pair[n].name for pair in aside} for n in (0, 1))
     written = {topic.name for topic in mine}
-    reads = written | retries | {*SERVICE_TOPICS[service]}
+    reads = written | retries | {*SERVICE_TOPICS[service], *LOOKED_UP.get(service, ())}
     return Access(
         user=service,
         group=service,
