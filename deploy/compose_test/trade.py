@@ -38,6 +38,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.random_policy import random_policy
@@ -159,9 +160,19 @@ def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
 
 
 def trade(
-    ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
+    ports: Ports,
+    source: Source,
+    strategy: Strategy,
+    bars_path: str,
+    frames: int,
+    interrupt: Callable[[], None],
+    *,
+    trains: bool = True,
 ) -> None:
-    """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest."""
+    """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest.
+
+    A stack without a training service trades all the same: the model is one of random weights either way.
+    """
     bus = KafkaBus(ports.bus)
     client = Client(bus, SystemClock(), say)
     try:
@@ -181,20 +192,22 @@ def trade(
             timeout_s=180,
         )
         say(f"preprocess wrote {computed.rows} rows of features")
-        training = TrainingRequested(
-            request_id=request,
-            strategy=strategy.name,
-            universe=universe,
-            range=trained_on,
-            steps=TRAINING_STEPS,
-            portfolio=portfolio.model_dump_json(),
-        )
-        ready = client.ask(training, ModelReady, timeout_s=420)
-        say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
+        model = model_name(strategy.name, universe.name)
+        if trains:
+            training = TrainingRequested(
+                request_id=request,
+                strategy=strategy.name,
+                universe=universe,
+                range=trained_on,
+                steps=TRAINING_STEPS,
+                portfolio=portfolio.model_dump_json(),
+            )
+            ready = client.ask(training, ModelReady, timeout_s=420)
+            say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
         features, models = source.features(strategy), MlflowModelStore(ports.models)
         policy = random_policy(strategy, universe.name, features[:first], gain=20.0)
         models.set_alias(
-            ready.model, portfolio.model_alias, models.register(ready.model, policy, metrics={}, parameters={}).version
+            model, portfolio.model_alias, models.register(model, policy, metrics={}, parameters={}).version
         )
 
         began = time.monotonic()
