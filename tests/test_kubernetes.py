@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.kubernetes.__main__ import ARROWS, SERVER_PORTS, SERVERS
+from deploy.kubernetes.checks import ARROWS, SERVER_PORTS, SERVERS
 from deploy.kubernetes.secrets import write_all
 from tests.test_compose import SERVICES as COMPOSE
 from tests.test_compose import settings_class

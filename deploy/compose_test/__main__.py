@@ -52,7 +52,7 @@ def main() -> int:
                 closed_to_strangers(ports)
                 closed_to_each_other(ports)
                 bars_path = f"/bars/{source.path.name}"
-                trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
+                trade(ports, source, strategy, bars_path, FRAMES, lambda _: _crash(compose, "execution"))
                 look(ports, environment["COMMIT"])
         say(f"passed in {time.monotonic() - began:.0f} s")
     except (Failed, ParityBroken, RequestFailed) as error:

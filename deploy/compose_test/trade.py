@@ -165,13 +165,15 @@ def trade(
     strategy: Strategy,
     bars_path: str,
     frames: int,
-    interrupt: Callable[[], None],
+    interrupt: Callable[[Callable[[], int]], None],
     *,
     trains: bool = True,
+    speed: float | None = None,
 ) -> None:
     """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest.
 
-    A stack without a training service trades all the same: the model is one of random weights either way.
+    `interrupt` may ask how many frames are marked. A stack without a training service trades all the same: the model is
+    one of random weights either way. `speed` is that of the replay, where it is to take its time.
     """
     bus = KafkaBus(ports.bus)
     client = Client(bus, SystemClock(), say)
@@ -211,14 +213,19 @@ def trade(
         )
 
         began = time.monotonic()
-        replay = ReplayRequested(request_id=request, universe=universe, range=source.range(first, len(source.bars)))
-        client.send(replay)
-        eventually("a third of the frames", lambda: len(client.read(PortfolioMarked)) >= frames // 3, 240)
-        say(f"{len(client.read(PortfolioMarked))} of {frames} frames are marked")
-        interrupt()
+        period = source.range(first, len(source.bars))
+        client.send(ReplayRequested(request_id=request, universe=universe, range=period, speed=speed))
+
+        def marked() -> int:
+            return len(client.read(PortfolioMarked))
+
+        early = frames // (10 if speed else 3)
+        eventually(f"{early} frames", lambda: marked() >= early, 240)
+        say(f"{marked()} of {frames} frames are marked")
+        interrupt(marked)
         eventually("execution ready again", lambda: get(ports.http["execution"], "/ready")[0] == 200, 120)
         say("execution is ready again")
-        eventually("all frames", lambda: len(client.read(PortfolioMarked)) >= frames, 300)
+        eventually("all frames", lambda: marked() >= frames, 300)
         eventually("all decisions", lambda: len(client.read(SignalGenerated)) >= frames, 60)
         say(f"{frames} frames are marked after {time.monotonic() - began:.0f} s")
 

@@ -18,6 +18,8 @@ from deploy.compose_test.engine import Failed, run, say, works
 NAMESPACE = "tradeloop"
 LOADER = "TRADELOOP_K8S_LOAD"
 """The environment variable with the command that gives an archive of images to the nodes: its last argument."""
+TEST_LABEL = "tradeloop-test"
+"""A namespace of this label may be removed."""
 _VOLUMES = "tradeloop-volumes"
 
 
@@ -26,10 +28,10 @@ def kubectl(*arguments: str, timeout_s: float = 60.0, namespace: str = NAMESPACE
     return run(["kubectl", f"--namespace={namespace}", *arguments], timeout_s=timeout_s)
 
 
-def fed(document: str, *arguments: str, timeout_s: float = 60.0) -> str:
+def fed(document: str, *arguments: str, timeout_s: float = 60.0, namespace: str = NAMESPACE) -> str:
     """The output of kubectl that reads manifests from its input. Raises `Failed`."""
     done = subprocess.run(
-        ["kubectl", f"--namespace={NAMESPACE}", *arguments, "--filename=-"],
+        ["kubectl", f"--namespace={namespace}", *arguments, "--filename=-"],
         input=document,
         capture_output=True,
         text=True,
@@ -147,15 +149,25 @@ def make_volumes(sizes: Mapping[str, str], image: str, folder: str) -> None:
         for name, size in sizes.items()
     ]
     fed(
-        json.dumps({"apiVersion": "v1", "kind": "List", "items": [_namespace(), _on_node(script, image, folder)]}),
+        json.dumps(
+            {"apiVersion": "v1", "kind": "List", "items": [_namespace(), _on_node("folders", script, image, folder)]}
+        ),
         "apply",
+        namespace=_VOLUMES,
     )
     fed(json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}), "apply")
     kubectl("wait", "job/folders", "--for=condition=complete", "--timeout=120s", namespace=_VOLUMES, timeout_s=130)
 
 
-def forget_volumes() -> None:
-    """Remove what `make_volumes` made, but for the folders."""
+def forget_volumes(image: str, folder: str) -> None:
+    """Remove what `make_volumes` made, with what lies in the folders."""
+    parent, name = folder.rsplit("/", 1)
+    job = _on_node("clear", f"rm -rf /node/{name}", image, parent)
+    try:
+        fed(json.dumps(job), "apply", namespace=_VOLUMES)
+        kubectl("wait", "job/clear", "--for=condition=complete", "--timeout=120s", namespace=_VOLUMES, timeout_s=130)
+    except Failed as error:
+        say(f"{folder} is left on the node: {error}")
     kubectl("delete", "persistentvolume", "--selector=tradeloop/test=true", "--ignore-not-found", timeout_s=120)
     kubectl("delete", "namespace", _VOLUMES, "--ignore-not-found", timeout_s=120)
 
@@ -165,9 +177,9 @@ def _namespace() -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _VOLUMES, "labels": labels}}
 
 
-def _on_node(script: str, image: str, folder: str) -> dict[str, Any]:
+def _on_node(name: str, script: str, image: str, folder: str) -> dict[str, Any]:
     container = {
-        "name": "folders",
+        "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-ec", script],
@@ -179,16 +191,24 @@ def _on_node(script: str, image: str, folder: str) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "folders", "namespace": _VOLUMES},
+        "metadata": {"name": name, "namespace": _VOLUMES},
         "spec": {"backoffLimit": 0, "template": {"spec": pod}},
     }
 
 
+def mine() -> None:
+    """Remove the namespace of an earlier test. Raises `Failed` where it is not a test's: somebody trades there."""
+    label = "{.metadata.labels." + TEST_LABEL.replace(".", "\\.") + "}"
+    if works("kubectl", "get", "namespace", NAMESPACE):
+        if kubectl("get", "namespace", NAMESPACE, f"--output=jsonpath={label}") != "true":
+            raise Failed(f"namespace {NAMESPACE} is there, and not of a test: use another cluster, or delete it")
+        gone()
+
+
 def gone(timeout_s: float = 300.0) -> None:
     """Remove the namespace with all that is in it, and wait until it is gone."""
-    kubectl(
-        "delete", "namespace", NAMESPACE, "--ignore-not-found", f"--timeout={timeout_s:g}s", timeout_s=timeout_s + 10
-    )
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
+    kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false")  # nobody waits for their drain
     deadline = time.monotonic() + timeout_s
     while works("kubectl", "get", "namespace", NAMESPACE):
         if time.monotonic() > deadline:
