@@ -16,7 +16,8 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native test soak images test-compose check docs generator audit bench format sync clean
+.PHONY: help demo up passwords down up-native down-native k8s-secrets test soak images test-compose test-k8s check docs
+.PHONY: generator audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -62,6 +63,9 @@ up-native: sync ## Start the whole stack without containers, and wait until it i
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
+k8s-secrets: sync ## Write the Secrets of deploy/k8s/overlays/local, with new passwords where there are none
+	@$(BIN)/python -m deploy.kubernetes.secrets
+
 test: sync generator ## Run every test, in lanes side by side: SEED=
 	@$(SEEDED) $(BIN)/python -m tests.lanes
 
@@ -75,6 +79,9 @@ images: sync ## Build the images of that stack as make test-compose does, which 
 
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
+
+test-k8s: sync ## Run that stack on the cluster of KUBECONFIG for a test: apply, trade, upgrade, kill, compare, take down
+	@$(BIN)/python -m deploy.kubernetes
 
 check: sync generator ## Lint, layout, types, import contracts, lock files, generated files, site, subjects of commits
 	$(BIN)/ruff check

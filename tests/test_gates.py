@@ -519,6 +519,7 @@ def test_ci_runs_check_test_and_the_docker_stack() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert {"check", "test", "test-compose"} <= set(re.findall(r"^make ([\w-]+)", script.read_text(), re.M))
+    assert "    make test-k8s\nelse\n" in script.read_text(), "where there is a cluster"
     assert "set -euo pipefail" in script.read_text()
 
 
