@@ -12,7 +12,7 @@ from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.health import HttpSettings
-from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.common.runtime.settings import ServiceSettings
 
 
 class PredictSettings(BaseModel):
@@ -33,7 +33,7 @@ class PredictSettings(BaseModel):
     """How old features of the online store may be that nobody asked for by their time. Two bars by default."""
 
 
-class Settings(PortfolioSettings, EnvironmentSettings):
+class Settings(PortfolioSettings, ServiceSettings):
     """Environment variables start with `INFERENCE_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")

@@ -28,8 +28,10 @@ from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.counters import LATENCIES_S
+from tradeloop.common.runtime.levels import LogSettings, level_by_signals
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
+from tradeloop.common.runtime.settings import ServiceSettings
 from tradeloop.common.runtime.standing import FeedStanding, Standing
 
 log = structlog.get_logger(__name__)
@@ -242,12 +244,13 @@ def serve(
     settings: HttpSettings | None = None,
     stop: threading.Event | None = None,
     doors: Mapping[str, CountedDoor] | None = None,
+    of: ServiceSettings | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
 
     `start` is called again while it finds something unavailable: a service may come up before what it needs. The
     signals set `stop`, for a service that can cut short what it is doing. `doors` answer at their paths from the first
-    moment. Raises `UserError` for an address that cannot be listened on.
+    moment. `of` has what else it tells of itself. Raises `UserError` for an address that cannot be listened on.
     """
     stop = stop or threading.Event()
 
@@ -258,7 +261,10 @@ def serve(
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
     settings, doors = settings or HttpSettings(), doors or {}
-    with listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint:
+    with (
+        level_by_signals(of.logs if of else LogSettings()),
+        listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint,
+    ):
         while not stop.is_set():
             try:
                 runner = start()
