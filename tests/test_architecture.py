@@ -86,6 +86,7 @@ COMMON: dict[str, set[str]] = {
     "portfolio": {"yaml"},
     "settings": {"pydantic_settings"},
     "runtime": {"structlog"},
+    "runtime.exposition": {"prometheus_client"},
     "runtime.health": {"prometheus_client"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},

@@ -28,7 +28,7 @@ from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.inference.application.decision import View, decide, hold, see
 from tradeloop.inference.application.online import POLL_S, NotOnlineYet
-from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory
+from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +113,16 @@ class Desk:
     def trouble(self) -> str:
         """The thing that keeps it from deciding now, in words; empty where nothing does."""
         return self._attempts.error
+
+    @property
+    def model(self) -> ActiveModel | NoModel | None:
+        """The model of the last decision; None before that."""
+        return self._models.in_force
+
+    @property
+    def seen_us(self) -> int:
+        """Close of the newest bar whose features are in the window; -1 for none."""
+        return self._seen_us
 
     @property
     def due(self) -> bool:
