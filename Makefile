@@ -92,6 +92,7 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
+	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
 	$(BIN)/python -m docs.site
 	.ci/subjects
 
@@ -122,6 +123,7 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

@@ -86,7 +86,7 @@ COMMON: dict[str, set[str]] = {
     "portfolio": {"yaml"},
     "settings": {"pydantic_settings"},
     "runtime": {"structlog"},
-    "runtime.access": {"prometheus_client"},
+    "runtime.exposition": {"prometheus_client"},
     "runtime.health": {"prometheus_client"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},

@@ -24,6 +24,7 @@ from tradeloop.cli.commands import (
     ingest,
     inspect,
     members,
+    metrics,
     models,
     online,
     portfolio,
@@ -62,6 +63,7 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("metrics")(metrics.metrics)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
 bars.app.command("repair")(repair.repair)

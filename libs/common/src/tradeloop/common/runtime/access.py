@@ -16,9 +16,9 @@ from http import HTTPStatus
 from typing import Annotated, Protocol
 
 import structlog
-from prometheus_client.core import Metric
 from pydantic import AfterValidator, SecretStr
 
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.server import Page, Refused, Request
 
 log = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ class Counted(Protocol):
 
     def answer(self, request: Request) -> Page: ...
 
-    def collect(self) -> Iterable[Metric]: ...
+    def figures(self) -> Iterable[Figure]: ...
 
 
 class Guarded:
@@ -98,9 +98,9 @@ class Guarded:
         self._guard.check(request)
         return self._door.answer(request)
 
-    def collect(self) -> Iterable[Metric]:
-        """As `CountedDoor.collect`."""
-        return self._door.collect()
+    def figures(self) -> Iterable[Figure]:
+        """As `CountedDoor.figures`."""
+        return self._door.figures()
 
 
 def _digest(token: str) -> bytes:

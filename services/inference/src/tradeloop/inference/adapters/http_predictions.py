@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Annotated
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, SecretStr, StringConstraints, ValidationError
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.market import from_us, iso, to_us
 from tradeloop.common.runtime.access import Guard
-from tradeloop.common.runtime.counters import LATENCIES_S
+from tradeloop.common.runtime.counters import Durations
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.server import Page, Refused, Request
 from tradeloop.inference.application import Inference
 from tradeloop.inference.application.predict import NoPrediction, Prediction, Predictor, Question
@@ -79,7 +78,7 @@ class HttpPredictions:
         self._predictor: Predictor | None = None
         self._counting = Lock()
         self._outcomes: Counter[str] = Counter()
-        self._within, self._seconds = [0] * (len(LATENCIES_S) + 1), 0.0
+        self._durations = Durations()
 
     def ask(self, inference: Inference) -> None:
         """Answer from this service from now on."""
@@ -99,19 +98,13 @@ class HttpPredictions:
         finally:
             self._count(outcome, self._clock.monotonic() - begun_s)
 
-    def collect(self) -> Iterator[Metric]:
-        """The numbers of predictions, for Prometheus."""
+    def figures(self) -> Iterable[Figure]:
+        """As `CountedDoor.figures`."""
         with self._counting:
-            outcomes, within, seconds = dict(self._outcomes), list(self._within), self._seconds
-        text = "Predictions asked for over HTTP, by what came of them."
-        counted = CounterMetricFamily("tradeloop_predictions", text, labels=["outcome"])
+            outcomes = dict(self._outcomes)
         for outcome, count in outcomes.items():
-            counted.add_metric([outcome], count)
-        yield counted
-        bounds = [*map(str, LATENCIES_S), "+Inf"]
-        buckets = [(bound, float(sum(within[: n + 1]))) for n, bound in enumerate(bounds)]
-        text = "Seconds to answer a prediction asked for over HTTP, refused ones included."
-        yield HistogramMetricFamily("tradeloop_prediction_seconds", text, buckets=buckets, sum_value=seconds)
+            yield Figure("tradeloop_predictions_total", count, (outcome,))
+        yield Figure("tradeloop_prediction_seconds", self._durations)
 
     def close(self) -> None:
         """Release the connections of the store."""
@@ -156,8 +149,7 @@ class HttpPredictions:
     def _count(self, outcome: str, seconds: float) -> None:
         with self._counting:
             self._outcomes[outcome] += 1
-            self._within[bisect_left(LATENCIES_S, seconds)] += 1
-            self._seconds += seconds
+            self._durations.took(seconds)
 
 
 class _Asked(Thread):
