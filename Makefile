@@ -32,14 +32,14 @@ demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OU
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait until it is ready: TLS=1
+up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait: TLS=1 MONITORING=1
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
-	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
+	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) $(if $(MONITORING),--profile monitoring) up --detach --build --wait
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 down: ## Stop that stack; what it stored stays, unless CLEAN=1
-	$(COMPOSE) down $(if $(CLEAN),--volumes)
+	$(COMPOSE) --profile monitoring down $(if $(CLEAN),--volumes)
 
 deploy/.env:
 	@umask 077; while IFS= read -r line; do case "$$line" in \
@@ -130,6 +130,7 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
 	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
+	$(BIN)/python -m deploy.grafana
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

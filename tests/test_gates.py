@@ -40,17 +40,8 @@ from tests.test_docs import (
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLEAN = "from __future__ import annotations\n"
-GATES = (
-    "ruff check",
-    "ruff format",
-    "mypy",
-    "lint-imports",
-    "lock",
-    "topics",
-    "docs/features.md",
-    "docs.site",
-    "subjects",
-)
+PAGES = ("docs/features.md", "docs/metrics.md")
+GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", *PAGES, "docs.site", "subjects")
 """A word or two of each command of `make check`."""
 
 
@@ -261,12 +252,13 @@ def test_the_page_of_topics_is_compared_with_the_catalogue(recipe: list[str], tm
     assert "galaxy" in text
 
 
-def test_the_page_of_features_is_compared_with_the_catalogue(recipe: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "word"), [(PAGES[0], "volatility"), (PAGES[1], "drawdown")])
+def test_a_page_is_compared_with_its_catalogue(recipe: list[str], tmp_path: Path, name: str, word: str) -> None:
     (tmp_path / "docs").mkdir()
-    page = Path(copy(ROOT / "docs/features.md", tmp_path / "docs/features.md"))
-    assert run(gate(recipe, "docs/features.md"), tmp_path) == (0, "")
-    page.write_text(page.read_text().replace("volatility", "velocity", 1))
-    status, text = run(gate(recipe, "docs/features.md"), tmp_path)
+    page = Path(copy(ROOT / name, tmp_path / name))
+    assert run(gate(recipe, name), tmp_path) == (0, "")
+    page.write_text(page.read_text().replace(word, "velocity", 1))
+    status, text = run(gate(recipe, name), tmp_path)
     assert status == 1
     assert "velocity" in text
 

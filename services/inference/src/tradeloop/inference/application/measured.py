@@ -1,4 +1,4 @@
-"""What the desks measure."""
+"""The figures of the desks."""
 
 from __future__ import annotations
 
