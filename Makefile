@@ -85,6 +85,7 @@ check: sync ## Lint, layout, types, import contracts, lock files, generated file
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
+	$(BIN)/tradeloop reference --check docs
 	.ci/subjects
 
 # Exit statuses of uv: 1 is found, more is not looked up. The latter must not read like a clean result.
@@ -108,6 +109,8 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md
+	$(BIN)/tradeloop reference --into docs
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact
