@@ -99,6 +99,7 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
 	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
+	$(BIN)/tradeloop reference --check docs
 	$(BIN)/python -m docs.site
 	.ci/subjects
 
@@ -131,6 +132,8 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
 	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
 	$(BIN)/python -m deploy.grafana
+	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md
+	$(BIN)/tradeloop reference --into docs
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("benchmarks", "deploy", "docs", "libs", "services", "strategies", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/**/*.md"))])
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
-GENERATED = {"benchmarks/RESULTS.md", "docs/topics.md", "docs/metrics.md", "docs/failures.md"}
+GENERATED = {
+    "benchmarks/RESULTS.md",
+    *(f"docs/{name}.md" for name in ("cli", "denials", "failures", "metrics", "settings", "topics")),
+}
 """Pages that a command writes: `make bench`, `make format`, `python -m tests.e2e.faults --markdown`."""
 WIDTH = 120
 PYTHON = sorted(
