@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROO
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 GENERATED = {
     "benchmarks/RESULTS.md",
-    *(f"docs/{name}.md" for name in ("cli", "denials", "failures", "settings", "topics")),
+    *(f"docs/{name}.md" for name in ("cli", "denials", "failures", "metrics", "settings", "topics")),
 }
 """Pages that a command writes: `make bench`, `make format`, `python -m tests.e2e.faults --markdown`."""
 WIDTH = 120

@@ -49,6 +49,7 @@ GATES = (
     "topics",
     "docs/features.md",
     "reference",
+    "docs.site",
     "subjects",
 )
 """A word or two of each command of `make check`."""
@@ -287,6 +288,25 @@ def test_generated_references_are_compared_with_the_code(recipe: list[str], tmp_
         file.write_text(text)
 
 
+def test_the_site_is_built_strictly(recipe: list[str], tmp_path: Path) -> None:
+    copytree(ROOT / "docs/site", tmp_path / "docs/site")
+    (tmp_path / "docs/README.md").write_text("# Index\n\n## Start\n\n| [Front](../README.md) | all |\n")
+    front = tmp_path / "README.md"
+    front.write_text("# Front\n\n[All](docs/README.md#start)\n")
+    command = f"{gate(recipe, 'docs.site')} --root {tmp_path}"
+    status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+    assert (status, text[:9]) == (0, "3 pages a")
+    for broken, found in {
+        "[No page](docs/none.md)": "page does not exist",
+        "[No heading](docs/README.md#none)": "anchor does not exist",
+        '<img src="https://example.org/counter.png" alt="">': "asks for https://example.org/counter.png",
+    }.items():
+        front.write_text(f"# Front\n\n{broken}\n")
+        status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+        assert status == 1
+        assert found in text
+
+
 @pytest.fixture
 def history(tmp_path: Path) -> Path:
     """A repository with one commit, from which on subjects are checked by its own copy of the script."""
@@ -516,6 +536,7 @@ def test_ci_runs_check_test_and_the_docker_stack() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert {"check", "test", "test-compose"} <= set(re.findall(r"^make ([\w-]+)", script.read_text(), re.M))
+    assert "    make test-k8s\nelse\n" in script.read_text(), "where there is a cluster"
     assert "set -euo pipefail" in script.read_text()
 
 

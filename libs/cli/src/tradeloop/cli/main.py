@@ -26,6 +26,7 @@ from tradeloop.cli.commands import (
     ingest,
     inspect,
     members,
+    metrics,
     models,
     online,
     portfolio,
@@ -67,6 +68,7 @@ app.command("status")(book.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.command("reference")(reference.reference)
+app.command("metrics")(metrics.metrics)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
 bars.app.command("repair")(repair.repair)

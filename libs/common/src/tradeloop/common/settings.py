@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from tradeloop.common.addresses import hide
 from tradeloop.common.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 _JOINT = "__"
 _LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
 """Variables that Kubernetes gives every container for a Service of the same name as ours."""
+_SIGNS_IN = re.compile(r"://[^\s/?#:@]*:\S+@")
+"""A URL with a password."""
 _LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -37,6 +40,9 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
+
+    def model_post_init(self, context: Any) -> None:
+        hide(secrets_in(self))
 
 
 S = TypeVar("S", bound=EnvironmentSettings)
@@ -87,6 +93,23 @@ def variables(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
         yield variable, _is_mapping(field.annotation)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from variables(field.annotation, f"{variable}{_JOINT}")
+
+
+def secrets_in(value: object) -> Iterator[str]:
+    """The secrets among settings: those of that type, and URLs with a password wherever they stand."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, str):
+        if _SIGNS_IN.search(value):
+            yield value
+    elif isinstance(value, BaseModel):
+        yield from secrets_in(dict(value))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from secrets_in(each)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            yield from secrets_in(each)
 
 
 def _unknown(kind: type[BaseModel], prefix: str, others: Collection[str]) -> Iterator[str]:

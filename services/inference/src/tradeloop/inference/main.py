@@ -84,7 +84,7 @@ def main() -> None:
             return Runner(service, bus, clock)
 
         with closing(door):
-            serve(start, settings.http, doors={PATH: door})
+            serve(start, settings.http, doors={PATH: door}, of=settings)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ A policy is an MLflow model of the `onnx` flavour, so that `mlflow.pyfunc.load_m
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import platform
 import sqlite3
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 # MLflow reads these when it is imported. A trading system calls nobody it was not told to call; an unreachable
-# server is reported within seconds, and whoever is told decides when to try again.
+# server is reported within seconds, and whoever is told decides when to try again. Its lines are lines of our log.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
 
 # isort: split
 import numpy as np
@@ -49,6 +50,9 @@ from tradeloop.common.model_store.port import (
     read_policy,
     write_policy,
 )
+
+for _library in ("mlflow", "alembic"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 _entry_points = plugins.get_entry_points
 # Before its first request MLflow loads every installed plug-in that may add a header. Feast has one, for a kind of data

@@ -28,7 +28,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import Halt
-from tradeloop.common.simulation import Market, Simulator
+from tradeloop.common.simulation import Books, Market, Simulator
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
 from tradeloop.execution.domain.figures import denials, halt_verdict, marked
@@ -78,6 +78,11 @@ class Book:
         """Close of the last frame that was left out, since it could not be booked; -1 for none."""
         self.quarantine: Quarantine | None = None
         self._revision = 0
+
+    @property
+    def books(self) -> Books:
+        """Its figures, as the simulator has them: to be read."""
+        return self._simulator.books
 
     @property
     def awaits_decision(self) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.simulation import Market
+
+Outcome = Literal["policy", "warming_up", "no_model", "no_features", "missed", "quarantined"]
+"""What became of a decision: the policy's, the reason to hold, or that it did not count."""
 
 
 @dataclass(frozen=True, slots=True)

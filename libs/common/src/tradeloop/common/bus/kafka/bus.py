@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tradeloop.common.bus.kafka.consumer import KafkaConsumer
-from tradeloop.common.bus.kafka.errors import log, no_topic, translated
+from tradeloop.common.bus.kafka.errors import log, no_topic, refused, translated
 from tradeloop.common.bus.kafka.permissions import Granted, permit
 from tradeloop.common.bus.kafka.producer import KafkaProducer
 from tradeloop.common.bus.kafka.reader import KafkaReader
@@ -66,15 +66,23 @@ class KafkaBus:
                 self._names.outer(name),
                 num_partitions=spec.partitions,
                 replication_factor=replicas,
-                config={"min.insync.replicas": str(in_sync), **_configuration(spec)},
+                config={"min.insync.replicas": str(in_sync), **configuration(spec)},
             )
             for name, spec in sorted(missing.items())
         ]
         with translated("cannot create topics"):
             created = self._admin.create_topics(new, request_timeout=self._settings.request_timeout_s)
         for topic, future in created.items():
-            with translated(f"cannot create topic {topic}", ignore=(KafkaError.TOPIC_ALREADY_EXISTS,)):
-                future.result()
+            try:
+                with translated(f"cannot create topic {topic}", ignore=(KafkaError.TOPIC_ALREADY_EXISTS,)):
+                    future.result()
+            except BusError as error:
+                if refused(error):  # somebody else makes it, sooner or later
+                    raise BusUnavailable(
+                        f"{error} It is not there, or not to be seen: `tradeloop topics apply` creates it, and "
+                        "`tradeloop topics permit` says who may use it"
+                    ) from error
+                raise
         # The controller has them; brokers learn of them, and take up their leadership, a moment later.
         for _ in range(100):
             try:
@@ -101,7 +109,7 @@ class KafkaBus:
         demanded = self._settings.min_insync_replicas
         in_sync = {} if demanded is None else {"min.insync.replicas": str(demanded)}
         for spec in specs:
-            wanted = {"partitions": str(spec.partitions), **in_sync, **_configuration(spec)}
+            wanted = {"partitions": str(spec.partitions), **in_sync, **configuration(spec)}
             is_now = {"partitions": str(existing.get(spec.name)), **found.get(spec.name, {})}
             for setting, value in wanted.items():
                 if spec.name not in existing:
@@ -262,7 +270,7 @@ class KafkaBus:
             }
 
 
-def _configuration(spec: TopicSpec) -> dict[str, str]:
+def configuration(spec: TopicSpec) -> dict[str, str]:
     """A topic's properties as Kafka names them."""
     return {
         "cleanup.policy": "delete",

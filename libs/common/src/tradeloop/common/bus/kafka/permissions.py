@@ -69,12 +69,12 @@ def _compared(
     admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float
 ) -> tuple[Granted, Mapping[Permission, AclBinding]]:
     accesses = list(accesses)
-    wanted = {permission for access in accesses for permission in _permissions(access, names)}
+    wanted = {permission for access in accesses for permission in permissions(access, names)}
     held = {_permission(each): each for access in accesses for each in _held(admin, access.user, wait_s)}
     return Granted(sorted(wanted - held.keys()), sorted(held.keys() - wanted), len(wanted)), held
 
 
-def _permissions(access: Access, names: Names) -> Iterator[Permission]:
+def permissions(access: Access, names: Names) -> Iterator[Permission]:
     yield Permission(access.user, "group", names.outer(access.group), "READ")
     for operation, topics in (
         ("READ", access.reads),
