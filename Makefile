@@ -4,7 +4,7 @@ UV_VERSION := 0.13
 UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
-COMPOSE := docker compose --file deploy/docker-compose.yml
+COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml)
 SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
@@ -16,8 +16,8 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native k8s-secrets test soak images test-compose test-k8s check docs
-.PHONY: generator audit bench format sync clean
+.PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
+.PHONY: check docs generator audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -32,7 +32,7 @@ demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OU
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: passwords ## Build and start the whole stack in Docker, and wait until it is ready
+up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait until it is ready: TLS=1
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
 	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
@@ -56,9 +56,15 @@ passwords: deploy/.env
 	    echo "Added $$name to deploy/.env"; \
 	done
 
-up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES=
+up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES= TLS=1
 	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)') \
-	    $(if $(SOURCES),--sources '$(SOURCES)')
+	    $(if $(SOURCES),--sources '$(SOURCES)') $(if $(TLS),--tls)
+
+certificates: sync ## Issue or renew certificates of a private authority for the servers: NAMES= DAYS=30 OUT=deploy/tls
+	@for server in kafka timescaledb redis mlflow; do \
+	    set -- "$$@" "$$server=$$server,localhost,127.0.0.1$${NAMES:+,$$NAMES}"; \
+	done; \
+	exec $(BIN)/python -m deploy.certificates "$${OUT:-deploy/tls}" "$$@" $(if $(DAYS),--days '$(DAYS)')
 
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)

@@ -30,7 +30,7 @@ PYTHON = sorted(
 )
 """Sources outside tests."""
 ELLIPSIS = re.compile(r"(?:Of|What|Nor|Be|By|In|With|Who|Whoever|For|At|That|Those)\b")
-ELSEWHERE = {"deploy/.env", "deploy/sources.env", "tradeloop.strategies"}
+ELSEWHERE = {"deploy/.env", "deploy/sources.env", "deploy/tls", "tradeloop.strategies"}
 """What looks like a place in this repository: files that `make up` and its user write, and a group of entry points."""
 FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[^\s`{]*)[^`\n]*\n(?P<body>.*?)^ *(?P=fence)[`~]* *$",

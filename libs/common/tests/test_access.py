@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 
 import pytest
-from prometheus_client.core import Metric
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from tradeloop.common.runtime.access import Guard, Guarded
 from tradeloop.common.runtime.health import HttpSettings, starting
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.server import Endpoint, Page, Request, listening
 
 OLD, NEW, OTHER = "the-token-until-now", "the-token-from-now-on", "the-token-of-others"
@@ -36,7 +36,7 @@ class Lever:
         self.pulled += len(request.read(10, 1.0))
         return Page(HTTPStatus.OK, "application/json", b"{}")
 
-    def collect(self) -> Iterable[Metric]:
+    def figures(self) -> Iterable[Figure]:
         return ()
 
 

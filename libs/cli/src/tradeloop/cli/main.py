@@ -36,7 +36,7 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Members, PortfolioFolder, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -135,6 +135,7 @@ def demo(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
@@ -168,7 +169,7 @@ def demo(
     given, terms = stored_bars(bars, home or DEFAULT_HOME)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
@@ -193,6 +194,7 @@ def train(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -226,7 +228,7 @@ def train(
     given, terms = stored_bars(bars, home)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
@@ -253,6 +255,7 @@ def backtest(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
     ] = None,
@@ -268,7 +271,9 @@ def backtest(
 
     given, terms = stored_bars(bars, home)
     span = start, end
-    inputs = Inputs(given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms)
+    inputs = Inputs(
+        given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms, events
+    )
     run_backtest(inputs, model, home, seed, out)
 
 
