@@ -16,7 +16,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native test soak images test-compose check docs generator dist audit bench format sync clean
+.PHONY: help demo up passwords down up-native down-native test soak images test-compose check docs generator dist release-images audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -94,6 +94,9 @@ docs: sync generator ## Build the site of the documentation into build/docs/site
 dist: $(UV) ## Build the packages of a release into dist/, as wheels and as source
 	@rm -rf dist
 	$(UV) build --quiet --all-packages --out-dir dist
+
+release-images: passwords ## Build the images of the Docker stack, from nothing but their sources, for a release
+	COMMIT=$$(git rev-parse HEAD) $(COMPOSE) build --pull --no-cache
 
 generator: sync
 	@$(UV) sync --frozen --inexact --only-group docs
