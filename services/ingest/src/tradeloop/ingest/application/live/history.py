@@ -58,7 +58,7 @@ class Answer:
 
 
 class Asks(Protocol):
-    """Whoever takes questions to a source."""
+    """An object that takes questions to a source."""
 
     def ask(self, question: Question) -> None:
         """Put a question; it does not wait."""
