@@ -17,7 +17,7 @@ unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
 .PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
-.PHONY: check docs generator audit bench format sync clean
+.PHONY: check docs generator dist release-images audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -32,14 +32,14 @@ demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OU
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait until it is ready: TLS=1
+up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait: TLS=1 MONITORING=1
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
-	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
+	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) $(if $(MONITORING),--profile monitoring) up --detach --build --wait
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 down: ## Stop that stack; what it stored stays, unless CLEAN=1
-	$(COMPOSE) down $(if $(CLEAN),--volumes)
+	$(COMPOSE) --profile monitoring down $(if $(CLEAN),--volumes)
 
 deploy/.env:
 	@umask 077; while IFS= read -r line; do case "$$line" in \
@@ -98,13 +98,20 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
-	$(BIN)/tradeloop reference --check docs
 	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
+	$(BIN)/tradeloop reference --check docs
 	$(BIN)/python -m docs.site
 	.ci/subjects
 
 docs: sync generator ## Build the site of the documentation into build/docs/site: strict, and it asks no other host
 	@$(BIN)/python -m docs.site
+
+dist: $(UV) ## Build the packages of a release into dist/, as wheels and as source
+	@rm -rf dist
+	$(UV) build --quiet --all-packages --out-dir dist
+
+release-images: passwords ## Build the images of the Docker stack, from nothing but their sources, for a release
+	COMMIT=$$(git rev-parse HEAD) $(COMPOSE) build --pull --no-cache
 
 generator: sync
 	@$(UV) sync --frozen --inexact --only-group docs
@@ -130,9 +137,10 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
+	$(BIN)/python -m deploy.grafana
 	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md
 	$(BIN)/tradeloop reference --into docs
-	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

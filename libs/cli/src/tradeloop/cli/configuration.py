@@ -33,7 +33,8 @@ _UNITS = {
 """The unit of a setting by the last word of its name."""
 _HIDDEN = "***"
 
-Origin = Literal["default", "environment"]
+Origin = Literal["default", "environment", "file"]
+"""`file` is one that a variable of the environment names."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,10 @@ def _origin(setting: Setting) -> Origin:
     while "__" in outer:  # an outer one, as JSON, holds it too
         outer = outer.rpartition("__")[0]
         whole.add(outer)
-    given = [name.upper() for name in os.environ]
+    given = [name.upper() for name, value in os.environ.items() if value]
     below = f"{setting.variable}__"
+    if any(f"{name}_FILE" in given for name in whole):
+        return "file"
     return "environment" if any(name in whole or name.startswith(below) for name in given) else "default"
 
 

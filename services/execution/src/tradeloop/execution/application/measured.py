@@ -1,4 +1,4 @@
-"""What a portfolio's trading measures: a projection of its book, and counts of what was recorded."""
+"""The numbers of a portfolio's trading: a projection of its book, and counts of what was recorded."""
 
 from __future__ import annotations
 

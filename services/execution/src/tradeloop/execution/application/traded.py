@@ -150,7 +150,7 @@ class TradedPortfolio:
 
     @property
     def figures(self) -> Iterable[Figure]:
-        """What its book shows, as it is recorded."""
+        """The figures of its book, as it is recorded."""
         return self._around.measured.of_book(self._book, self._record.revision) if self._record else ()
 
     def put_frame(self, frame: BarFrame, position: LogPosition) -> None:

@@ -54,7 +54,7 @@ class Turn:
         self.decided: list[int] = []
         """Closes of the bars whose decisions were settled."""
         self.outcomes: list[Outcome] = []
-        """What became of these."""
+        """The fate of each of these."""
         self.frames = self.commands = self.honoured = 0
         """How many of the waiting frames and commands, and of the events on record, were taken."""
         self.events: list[PortfolioEvent] = []

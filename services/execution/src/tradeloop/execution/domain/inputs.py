@@ -13,7 +13,7 @@ from tradeloop.common.messages import BarFrame
 from tradeloop.common.simulation import Market, kernels
 
 Outcome = Literal["policy", "warming_up", "no_model", "no_features", "missed", "quarantined"]
-"""What became of a decision: the policy's, the reason to hold, or that it did not count."""
+"""The fate of a decision: the policy's, held for a reason, or that it did not count."""
 
 
 @dataclass(frozen=True, slots=True)
