@@ -115,6 +115,7 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/python -m deploy.kubernetes.generate
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact
