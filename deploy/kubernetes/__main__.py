@@ -79,10 +79,11 @@ def main() -> int:
                 say("PyTorch without CUDA cannot be had: training, an image of 14 GB with it, is left out")
             services = tuple(name for name in SERVICES if trains or name != "training")
             overlay = _overlay(Path(folder), stack, source, portfolio_yaml(portfolio_of(source, strategy)), services)
-            _images(stack, services)
+            commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip()
+            _images(stack, services, commit)
             manifests = [each for each in yaml.safe_load_all(kubectl("kustomize", str(overlay))) if each]
             with _applied(overlay, manifests, source, services) as ports:
-                look(ports, run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip())
+                look(ports, commit)
                 closed_to_strangers(ports)
                 closed_to_each_other(ports)
                 hardened(services)
@@ -125,12 +126,11 @@ def _overlay(folder: Path, stack: Stack, source: Source, portfolio: str, service
     return overlay
 
 
-def _images(stack: Stack, services: Sequence[str]) -> None:
+def _images(stack: Stack, services: Sequence[str], commit: str) -> None:
     """Build what is built, and give all to the nodes."""
     secret = dict.fromkeys(("POSTGRES_PASSWORD", "KAFKA_PASSWORD", "MLFLOW_PASSWORD", "REDIS_PASSWORD"), "unused") | {
         f"{name.upper()}_PASSWORD": "unused" for name in SERVICES
     }
-    commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip()
     compose = Compose(
         compose_command(stack.debian_image), stack.files, {**secret, **stack.environment, "COMMIT": commit}
     )
