@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -252,9 +252,15 @@ class KafkaBus:
         # All topics and never one by its name: a broker may create a topic that it is asked for.
         with translated(f"cannot list the topics of {self._settings.bootstrap_servers}"):
             try:
-                topics = self._admin.list_topics(timeout=self._settings.request_timeout_s).topics
-            finally:
-                self._admin.poll(0)  # lets the client log, and its log often names the cause
+                admin = self._admin
+                try:
+                    topics = admin.list_topics(timeout=self._settings.request_timeout_s).topics
+                finally:
+                    admin.poll(0)  # lets the client log, and its log often names the cause
+            except KafkaException as error:
+                if trouble := self._settings.trouble():
+                    raise BusUnavailable(f"Kafka at {self._settings.bootstrap_servers}: {trouble}") from error
+                raise
         found = ((self._names.inner(name), topic) for name, topic in topics.items())
         return {name: len(topic.partitions) for name, topic in found if name and topic.error is None}
 
