@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -128,9 +129,8 @@ def _overlay(folder: Path, stack: Stack, source: Source, portfolio: str, service
 
 def _images(stack: Stack, services: Sequence[str], commit: str) -> None:
     """Build what is built, and give all to the nodes."""
-    secret = dict.fromkeys(("POSTGRES_PASSWORD", "KAFKA_PASSWORD", "MLFLOW_PASSWORD", "REDIS_PASSWORD"), "unused") | {
-        f"{name.upper()}_PASSWORD": "unused" for name in SERVICES
-    }
+    example = (ROOT / "deploy" / ".env.example").read_text()
+    secret = dict.fromkeys(re.findall(r"^(\w+_PASSWORD)=$", example, re.MULTILINE), "unused")
     compose = Compose(
         compose_command(stack.debian_image), stack.files, {**secret, **stack.environment, "COMMIT": commit}
     )
