@@ -40,8 +40,8 @@ from tests.test_docs import (
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLEAN = "from __future__ import annotations\n"
-PAGES = ("docs/features.md", "docs/metrics.md")
-GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", *PAGES, "subjects")
+PAGES = ("docs/features.md", "docs/metrics.md", "reference")
+GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", *PAGES, "docs.site", "subjects")
 """A word or two of each command of `make check`."""
 
 
@@ -261,6 +261,41 @@ def test_a_page_is_compared_with_its_catalogue(recipe: list[str], tmp_path: Path
     status, text = run(gate(recipe, name), tmp_path)
     assert status == 1
     assert "velocity" in text
+
+
+def test_the_site_is_built_strictly(recipe: list[str], tmp_path: Path) -> None:
+    copytree(ROOT / "docs/site", tmp_path / "docs/site")
+    (tmp_path / "docs/README.md").write_text("# Index\n\n## Start\n\n| [Front](../README.md) | all |\n")
+    front = tmp_path / "README.md"
+    front.write_text("# Front\n\n[All](docs/README.md#start)\n")
+    command = f"{gate(recipe, 'docs.site')} --root {tmp_path}"
+    status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+    assert (status, text[:9]) == (0, "3 pages a")
+    for broken, found in {
+        "[No page](docs/none.md)": "page does not exist",
+        "[No heading](docs/README.md#none)": "anchor does not exist",
+        '<img src="https://example.org/counter.png" alt="">': "asks for https://example.org/counter.png",
+    }.items():
+        front.write_text(f"# Front\n\n{broken}\n")
+        status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+        assert status == 1
+        assert found in text
+
+
+def test_generated_references_are_compared_with_the_code(recipe: list[str], tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    names = run(f"{Path(sys.executable).with_name('tradeloop')} reference", tmp_path)[1].split()
+    for name in names:
+        copy(ROOT / "docs" / name, tmp_path / "docs" / name)
+    assert run(gate(recipe, "reference"), tmp_path) == (0, "")
+    for name in names:
+        file = tmp_path / "docs" / name
+        text = file.read_text()
+        file.write_text(text.replace("e", "3", 1))
+        status, said = run(gate(recipe, "reference"), tmp_path)
+        assert status == 1
+        assert f"docs/{name}" in said
+        file.write_text(text)
 
 
 @pytest.fixture
@@ -492,6 +527,7 @@ def test_ci_runs_check_test_and_the_docker_stack() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert {"check", "test", "test-compose"} <= set(re.findall(r"^make ([\w-]+)", script.read_text(), re.M))
+    assert "    make test-k8s\nelse\n" in script.read_text(), "where there is a cluster"
     assert "set -euo pipefail" in script.read_text()
 
 

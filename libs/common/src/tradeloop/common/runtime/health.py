@@ -25,10 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.exposition import exposed, of_runner
+from tradeloop.common.runtime.levels import LogSettings, level_by_signals
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
+from tradeloop.common.runtime.settings import ServiceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +42,10 @@ _OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 class HttpSettings(BaseModel):
     """Where a service tells of itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
+    """The address to listen at; `0.0.0.0` is every one of the machine."""
     port: int | None = Field(default=None, ge=0, le=65535)
     """Nothing is served without one; 0 takes one that is free."""
     live_within_s: float | None = Field(default=None, gt=0)
@@ -50,6 +54,9 @@ class HttpSettings(BaseModel):
     `KAFKA__LONGEST_STEP_S`: a restart before that would only repeat the message."""
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often the bus is asked how far its topics are."""
+    operate_tokens: Tokens = None
+    """The tokens of those who may change how a running process works, such as the level of its log; without one nobody
+    may. `access.Guard` lets them in."""
     commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
@@ -195,12 +202,13 @@ def serve(
     settings: HttpSettings | None = None,
     stop: threading.Event | None = None,
     doors: Mapping[str, CountedDoor] | None = None,
+    of: ServiceSettings | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain: finish what was taken, flush, commit, leave the group.
 
     `start` is called again while it finds something unavailable: a service may come up before what it needs. The
     signals set `stop`, for a service that can cut short what it is doing. `doors` answer at their paths from the first
-    moment. Raises `UserError` for an address that cannot be listened on.
+    moment. `of` has what else it tells of itself. Raises `UserError` for an address that cannot be listened on.
     """
     stop = stop or threading.Event()
 
@@ -211,7 +219,10 @@ def serve(
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
     settings, doors = settings or HttpSettings(), doors or {}
-    with listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint:
+    with (
+        level_by_signals(of.logs if of else LogSettings()),
+        listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint,
+    ):
         while not stop.is_set():
             try:
                 runner = start()

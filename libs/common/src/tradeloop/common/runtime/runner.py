@@ -39,7 +39,8 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, specs, topic_of
-from tradeloop.common.runtime.assignment import bounds, check_counts, overtaken, owner
+from tradeloop.common.runtime import context
+from tradeloop.common.runtime.assignment import bounds, check_counts, owner, tell_of_lost
 from tradeloop.common.runtime.breaker import Breaker
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.flow import Flow
@@ -237,8 +238,10 @@ class Runner:
             self._out.alone = retried or doubtful or self._progress.is_alone(position)
         self._progress.take(position)
         message: Message | None = None
+        context.handles(self.service.name, record, None)
         try:
             self.last_message = message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
+            context.handles(self.service.name, record, message)
             self._handle(message, record, position, retried)
             if self._progress.cautious:
                 self._advance()  # so that it is this message at which it dies, if it does
@@ -250,6 +253,9 @@ class Runner:
             self._breaker.failed(self._retries.origin(record), record, error)
             self._set_aside(record, error, message)
         finally:
+            if context.every_message:
+                log.debug("handled", seconds=round(self.clock.monotonic() - self.active, 6))
+            context.handled()
             self._progress.lived()
         self.counters.took(self.clock.monotonic() - self.active)
 
@@ -336,16 +342,7 @@ class Runner:
         if not partitions:
             return  # other members have them all
         committed = self._consumer.committed(partitions)
-        for partition, count in overtaken(self.bus, committed).items():
-            if self.lost.get(partition, 0) < count:
-                self.lost = {**self.lost, partition: count}
-                log.error(
-                    "lost: retention deleted messages that were not finished",
-                    service=self.service.name,
-                    partition=f"{partition.topic}/{partition.number}",
-                    messages=count,
-                    committed=committed[partition],
-                )
+        self.lost = tell_of_lost(self.service.name, self.bus, committed, self.lost)
         owns = owner(self.bus, self.topics[0], partitions)
         for partition, offset in self.service.assigned(committed, owns).items():
             log.warning(

@@ -16,6 +16,7 @@ from tradeloop.common.messages import BarFrame, Message, PortfolioCommanded, Por
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience, words
+from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
@@ -122,7 +123,8 @@ class Execution(ServiceDefaults):
         while ready := [name for name in self._ready if self._traded[name].restored]:
             changes: list[Change] = []
             for name in ready:
-                change = self._traded[name].work()
+                with working_for(self._traded[name]):
+                    change = self._traded[name].work()
                 if change is not None:
                     changes.append(change)
             recorded = self._recorded(changes)

@@ -98,6 +98,11 @@ class TradedPortfolio:
         return self._record is not None
 
     @property
+    def bar(self) -> datetime | None:
+        """The close of the bar that its book was marked at last."""
+        return from_us(self._book.marked_us) if self._book.marked_us >= 0 else None
+
+    @property
     def retries(self) -> bool:
         """Whether something failed that is tried again later."""
         return self._attempts.waiting or self._sends.waiting
@@ -136,7 +141,7 @@ class TradedPortfolio:
         return Standing(
             universe=self.portfolio.universe.name,
             portfolio=self.portfolio.name,
-            marked=from_us(book.marked_us) if book.marked_us >= 0 else None,
+            marked=self.bar,
             decided=from_us(book.decided_us) if book.decided_us >= 0 else None,
             awaiting_since=self._awaits_since,
             quarantined_since=from_us(quarantine.since_us) if quarantine else None,
@@ -338,7 +343,7 @@ class TradedPortfolio:
             "a portfolio's own work failed",
             portfolio=self.portfolio.name,
             universe=self.portfolio.universe.name,
-            marked=from_us(self._book.marked_us).isoformat() if self._book.marked_us >= 0 else None,
+            marked=self.bar.isoformat() if self.bar else None,
             error=words(error),
             exc_info=error,
         )

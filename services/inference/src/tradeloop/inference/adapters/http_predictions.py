@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, SecretSt
 from tradeloop.common.clock import Clock
 from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.market import from_us, iso, to_us
+from tradeloop.common.runtime.access import Guard
 from tradeloop.common.runtime.counters import Durations
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.server import Page, Refused, Request
@@ -69,8 +69,9 @@ class HttpPredictions:
         max_bytes: int = 1 << 20,
         max_age_s: float | None = None,
     ) -> None:
-        """`store` is for predictions alone: no other thread uses it."""
-        self._token, self._clock, self._store = token, clock, store
+        """`token` may be several, as `access.Tokens`. `store` is for predictions alone: no other thread uses it."""
+        self._guard = Guard(token, PATH, "INFERENCE_PREDICT__TOKEN")
+        self._clock, self._store = clock, store
         self._timeout_s, self._max_bytes, self._max_age_s = timeout_s, max_bytes, max_age_s
         self._places = BoundedSemaphore(at_once)
         self._reading = Lock()
@@ -87,7 +88,7 @@ class HttpPredictions:
         """As `Door.answer`."""
         begun_s, outcome = self._clock.monotonic(), "failed"
         try:
-            self._check_token(request)
+            self._guard.check(request)
             found = self._answer(request)
             outcome = found.signal.reason if found.signal.hold else "decided"
             return Page(HTTPStatus.OK, "application/json", json.dumps(_content(found)).encode() + b"\n")
@@ -109,15 +110,6 @@ class HttpPredictions:
         """Release the connections of the store."""
         if self._store is not None:
             self._store.close()
-
-    def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            text = f"{PATH} is off: set INFERENCE_PREDICT__TOKEN to a token that its clients send"
-            raise Refused(HTTPStatus.FORBIDDEN, "off", text)
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self._token.get_secret_value()}".encode()):
-            text = "send the token: Authorization: Bearer TOKEN"
-            raise Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", text, ("WWW-Authenticate", "Bearer"))
 
     def _answer(self, request: Request) -> Prediction:
         if request.headers.get_content_type() != "application/json":

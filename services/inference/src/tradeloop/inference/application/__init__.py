@@ -32,6 +32,7 @@ from tradeloop.common.model_store.port import (
 )
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
+from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.runtime.metrics import Figure, counted
 from tradeloop.common.runtime.pending import Pending
@@ -250,7 +251,8 @@ class Inference(ServiceDefaults):
             self._ready[name] = None
         for name in list(self._ready):
             desk, failed = self._desks[name], self._desks[name].failed
-            messages = desk.work()
+            with working_for(desk):
+                messages = desk.work()
             self._tallies["decision_failed", name] += desk.failed - failed
             del self._ready[name]
             if desk.trouble:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.market import to_us
+from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
     Message,
@@ -116,6 +117,13 @@ class Desk:
     def trouble(self) -> str:
         """The thing that keeps it from deciding now, in words; empty where nothing does."""
         return self._attempts.error
+
+    @property
+    def bar(self) -> datetime | None:
+        """The close of the bar that it decides on next, or decided on last."""
+        if len(self._marks):
+            return self._marks[0][1].time
+        return from_us(self._decided_us) if self._decided_us >= 0 else None
 
     @property
     def model(self) -> ActiveModel | NoModel | None:
