@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docs.site import pictures
 from docs.site.pictures import FOLDER, PICTURES
 from tests.test_docs import PAGES, ROOT, blocks
 from tradeloop.cli.actions import read_actions
@@ -93,3 +94,12 @@ def test_every_picture_is_drawn_and_shown_with_words() -> None:
     for name in PICTURES:
         assert f"pictures/{name}.svg)" in text
     assert "![](" not in text
+
+
+def test_a_picture_that_is_not_so_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "FLOW", [("training", "inference.signals.v1", "execution")])
+    with pytest.raises(ValueError, match=r"inference\.signals\.v1 does not go from training to execution"):
+        pictures.flow()
+    monkeypatch.setattr(pictures, "DENIED", pictures.DENIED[1:])
+    with pytest.raises(ValueError, match="not drawn: STALE_PRICE"):
+        pictures.orders()
