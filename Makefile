@@ -4,7 +4,7 @@ UV_VERSION := 0.13
 UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
-COMPOSE := docker compose --file deploy/docker-compose.yml
+COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml)
 SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
@@ -16,7 +16,8 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native test soak images test-compose check docs generator dist release-images audit bench format sync clean
+.PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
+.PHONY: check docs generator dist release-images audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -31,14 +32,14 @@ demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OU
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: passwords ## Build and start the whole stack in Docker, and wait until it is ready
+up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait: TLS=1 MONITORING=1
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
-	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
+	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) $(if $(MONITORING),--profile monitoring) up --detach --build --wait
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 down: ## Stop that stack; what it stored stays, unless CLEAN=1
-	$(COMPOSE) down $(if $(CLEAN),--volumes)
+	$(COMPOSE) --profile monitoring down $(if $(CLEAN),--volumes)
 
 deploy/.env:
 	@umask 077; while IFS= read -r line; do case "$$line" in \
@@ -55,12 +56,21 @@ passwords: deploy/.env
 	    echo "Added $$name to deploy/.env"; \
 	done
 
-up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES=
+up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES= TLS=1
 	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)') \
-	    $(if $(SOURCES),--sources '$(SOURCES)')
+	    $(if $(SOURCES),--sources '$(SOURCES)') $(if $(TLS),--tls)
+
+certificates: sync ## Issue or renew certificates of a private authority for the servers: NAMES= DAYS=30 OUT=deploy/tls
+	@for server in kafka timescaledb redis mlflow; do \
+	    set -- "$$@" "$$server=$$server,localhost,127.0.0.1$${NAMES:+,$$NAMES}"; \
+	done; \
+	exec $(BIN)/python -m deploy.certificates "$${OUT:-deploy/tls}" "$$@" $(if $(DAYS),--days '$(DAYS)')
 
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
+
+k8s-secrets: sync ## Write the Secrets of deploy/k8s/overlays/local, with new passwords where there are none
+	@$(BIN)/python -m deploy.kubernetes.secrets
 
 test: sync generator ## Run every test, in lanes side by side: SEED=
 	@$(SEEDED) $(BIN)/python -m tests.lanes
@@ -76,6 +86,9 @@ images: sync ## Build the images of that stack as make test-compose does, which 
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
+test-k8s: sync ## Run that stack on the cluster of KUBECONFIG for a test: apply, trade, upgrade, kill, compare, take down
+	@$(BIN)/python -m deploy.kubernetes
+
 check: sync generator ## Lint, layout, types, import contracts, lock files, generated files, site, subjects of commits
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,6 +98,8 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
+	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
+	$(BIN)/tradeloop reference --check docs
 	$(BIN)/python -m docs.site
 	.ci/subjects
 
@@ -122,6 +137,10 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
+	$(BIN)/python -m deploy.grafana
+	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md
+	$(BIN)/tradeloop reference --into docs
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

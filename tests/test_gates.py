@@ -40,17 +40,8 @@ from tests.test_docs import (
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLEAN = "from __future__ import annotations\n"
-GATES = (
-    "ruff check",
-    "ruff format",
-    "mypy",
-    "lint-imports",
-    "lock",
-    "topics",
-    "docs/features.md",
-    "docs.site",
-    "subjects",
-)
+PAGES = ("docs/features.md", "docs/metrics.md", "reference")
+GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", *PAGES, "docs.site", "subjects")
 """A word or two of each command of `make check`."""
 
 
@@ -261,12 +252,13 @@ def test_the_page_of_topics_is_compared_with_the_catalogue(recipe: list[str], tm
     assert "galaxy" in text
 
 
-def test_the_page_of_features_is_compared_with_the_catalogue(recipe: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "word"), [(PAGES[0], "volatility"), (PAGES[1], "drawdown")])
+def test_a_page_is_compared_with_its_catalogue(recipe: list[str], tmp_path: Path, name: str, word: str) -> None:
     (tmp_path / "docs").mkdir()
-    page = Path(copy(ROOT / "docs/features.md", tmp_path / "docs/features.md"))
-    assert run(gate(recipe, "docs/features.md"), tmp_path) == (0, "")
-    page.write_text(page.read_text().replace("volatility", "velocity", 1))
-    status, text = run(gate(recipe, "docs/features.md"), tmp_path)
+    page = Path(copy(ROOT / name, tmp_path / name))
+    assert run(gate(recipe, name), tmp_path) == (0, "")
+    page.write_text(page.read_text().replace(word, "velocity", 1))
+    status, text = run(gate(recipe, name), tmp_path)
     assert status == 1
     assert "velocity" in text
 
@@ -288,6 +280,22 @@ def test_the_site_is_built_strictly(recipe: list[str], tmp_path: Path) -> None:
         status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
         assert status == 1
         assert found in text
+
+
+def test_generated_references_are_compared_with_the_code(recipe: list[str], tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    names = run(f"{Path(sys.executable).with_name('tradeloop')} reference", tmp_path)[1].split()
+    for name in names:
+        copy(ROOT / "docs" / name, tmp_path / "docs" / name)
+    assert run(gate(recipe, "reference"), tmp_path) == (0, "")
+    for name in names:
+        file = tmp_path / "docs" / name
+        text = file.read_text()
+        file.write_text(text.replace("e", "3", 1))
+        status, said = run(gate(recipe, "reference"), tmp_path)
+        assert status == 1
+        assert f"docs/{name}" in said
+        file.write_text(text)
 
 
 @pytest.fixture
@@ -464,6 +472,7 @@ def test_ci_runs_check_test_and_the_docker_stack() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert {"check", "test", "test-compose"} <= set(re.findall(r"^make ([\w-]+)", script.read_text(), re.M))
+    assert "    make test-k8s\nelse\n" in script.read_text(), "where there is a cluster"
     assert "set -euo pipefail" in script.read_text()
 
 

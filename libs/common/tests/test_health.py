@@ -460,7 +460,11 @@ def test_sigterm_drains() -> None:
 
 def test_every_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    factory = logging.getLogRecordFactory()
     configure_logging()
+    logging.captureWarnings(False)
+    logging.setLogRecordFactory(factory)
     structlog.get_logger("a").info("ours", universe="u")
     logging.getLogger("confluent").warning("theirs: %s", "FAIL [thrd]")
     try:

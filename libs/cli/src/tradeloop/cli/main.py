@@ -17,22 +17,26 @@ import typer
 from tradeloop.cli.commands import (
     bars,
     book,
+    config,
     db,
     dlq,
+    doctor,
     features,
     fetch,
     ingest,
     inspect,
     members,
+    metrics,
     models,
     online,
     portfolio,
+    reference,
     repair,
     strategy,
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Members, PortfolioFolder, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -46,7 +50,6 @@ app = typer.Typer(
     "report.",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -62,6 +65,10 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("metrics")(metrics.metrics)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config.app, name="config")
+app.command("reference")(reference.reference)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
 bars.app.command("repair")(repair.repair)
@@ -128,6 +135,7 @@ def demo(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
@@ -161,7 +169,7 @@ def demo(
     given, terms = stored_bars(bars, home or DEFAULT_HOME)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
@@ -186,6 +194,7 @@ def train(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -219,7 +228,7 @@ def train(
     given, terms = stored_bars(bars, home)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
@@ -246,6 +255,7 @@ def backtest(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
     ] = None,
@@ -261,7 +271,9 @@ def backtest(
 
     given, terms = stored_bars(bars, home)
     span = start, end
-    inputs = Inputs(given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms)
+    inputs = Inputs(
+        given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms, events
+    )
     run_backtest(inputs, model, home, seed, out)
 
 

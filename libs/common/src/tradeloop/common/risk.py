@@ -27,6 +27,8 @@ class Verdict(IntEnum):
     NOT_A_MEMBER = 8
     LEFT_UNIVERSE = 9
     """The position is closed, since the instrument does not belong to the universe any more."""
+    TRADING_HALTED = 10
+    DELISTED = 11
 
 
 class Halt(IntEnum):
@@ -80,6 +82,16 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
         "size of the target weight outside the universe",
         "",
     ),
+    Verdict.TRADING_HALTED: Explanation(
+        "Trading in the instrument is halted at that time: the order is not sent, and the position stays.",
+        "order value as a multiple of equity while trading is halted",
+        "",
+    ),
+    Verdict.DELISTED: Explanation(
+        "The instrument is delisted: it is not bought, and what is held is closed at the stated proceeds.",
+        "size of the target weight after the delisting",
+        "",
+    ),
     Halt.DRAWDOWN_HALT: Explanation(
         "Equity fell too far from its peak: the portfolio is halted and its positions are closed.",
         "drawdown; flattening",
@@ -92,6 +104,20 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
     ),
 }
 """Every code that is published, in words."""
+
+REMEDIES: Mapping[Verdict | Halt, str] = {
+    Verdict.STALE_PRICE: "See why bars are missing: `tradeloop status`, `/ready` of ingest; or allow for more of them.",
+    Verdict.MAX_ORDER_NOTIONAL: "Let the action scheme take smaller steps, or raise the limit.",
+    Verdict.MAX_POSITION: "Let the action scheme take smaller positions, or raise the limit.",
+    Verdict.MAX_LEVERAGE: "Let the action scheme take smaller positions together, or raise the limit.",
+    Verdict.HALTED: "See which halt came before: it stays, and only a portfolio of a new name begins a new book.",
+    Verdict.TRADING_HALTED: "None is needed: the position is traded again when trading is.",
+    Verdict.DELISTED: "Take the instrument out of the universe; its events say when it left and for what.",
+    Verdict.NOT_A_MEMBER: "None is needed: the file of members says who belongs when.",
+    Halt.DRAWDOWN_HALT: "See what was lost, and why (`tradeloop replay`); trade on as a portfolio of a new name.",
+    Halt.MARGIN_CALL: "Take less leverage, or more margin; trade on as a portfolio of a new name.",
+}
+"""The thing to do about every code that is published."""
 
 DENIED = frozenset(code for code in EXPLANATIONS if isinstance(code, Verdict))
 """Verdicts that stop an order, or let it only close a position."""
@@ -112,3 +138,9 @@ DENIAL_CODES = frozenset(map(wire_code, DENIED))
 OUTSIDE_CODE = wire_code(Verdict.NOT_A_MEMBER)
 """The code of what a policy wanted of instruments outside of the universe. Of one that gives each instrument a share it
 is the rule, so that it is counted apart."""
+
+APART = frozenset({Verdict.NOT_A_MEMBER, Verdict.TRADING_HALTED, Verdict.DELISTED})
+"""Verdicts that say nothing of the policy, but of where its instruments stand: they are counted apart."""
+
+APART_CODES = frozenset(map(wire_code, APART))
+"""The codes of these, as `execution.risk.v1` carries them."""

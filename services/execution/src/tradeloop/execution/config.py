@@ -8,10 +8,10 @@ from pydantic_settings import SettingsConfigDict
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
 from tradeloop.common.runtime.health import HttpSettings
-from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.common.runtime.settings import ServiceSettings
 
 
-class Settings(PortfolioSettings, EnvironmentSettings):
+class Settings(PortfolioSettings, ServiceSettings):
     """Environment variables start with `EXECUTION_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="EXECUTION_")

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
+from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.health import HttpSettings
-from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.common.runtime.settings import ServiceSettings
+
+NO_FEATURE_ROOT = "INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features"
 
 
 class PredictSettings(BaseModel):
     """Predictions over HTTP, `POST /v1/predict`, on the port of health."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    token: SecretStr | None = None
-    """The token that clients send, at least 16 letters, digits and signs; without one nobody is let in."""
+    token: Tokens = None
+    """The tokens that clients send, at least 16 letters, digits and signs each, or their SHA-256; without one nobody is
+    let in."""
     at_once: int = Field(default=2, ge=1, le=64)
     """How many are answered at once; whoever comes then is told to ask again."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -30,18 +35,8 @@ class PredictSettings(BaseModel):
     max_age_s: float | None = Field(default=None, gt=0)
     """How old features of the online store may be that nobody asked for by their time. Two bars by default."""
 
-    @field_validator("token")
-    @classmethod
-    def _sent_as_it_is(cls, token: SecretStr | None) -> SecretStr | None:
-        value = "" if token is None else token.get_secret_value()
-        if not value:  # as Compose passes on what is not set
-            return None
-        if len(value) < 16 or not (value.isascii() and value.isprintable()) or " " in value:
-            raise ValueError("a token has at least 16 letters, digits and signs, and no spaces")
-        return token
 
-
-class Settings(PortfolioSettings, EnvironmentSettings):
+class Settings(PortfolioSettings, ServiceSettings):
     """Environment variables start with `INFERENCE_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")
@@ -66,3 +61,10 @@ class Settings(PortfolioSettings, EnvironmentSettings):
     """Feast's registry section, as JSON, for a registry in SQL."""
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's online_store section, as JSON, for an online store in Redis."""
+
+    def contradictions(self) -> Iterator[str]:
+        """Faults that no variable has by itself, and two have together: a line each."""
+        if self.features == "online" and self.feature_root is None:
+            yield NO_FEATURE_ROOT
+        if self.predict.token is not None and self.http.port is None:
+            yield "INFERENCE_PREDICT__TOKEN is set, and nothing listens: set INFERENCE_HTTP__PORT too"

@@ -9,11 +9,11 @@ from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.runtime.health import HttpSettings
-from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.common.runtime.settings import ServiceSettings
 from tradeloop.ingest.application.live import LivePolicy
 
 
-class Settings(EnvironmentSettings):
+class Settings(ServiceSettings):
     """Environment variables start with `INGEST_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="INGEST_")

@@ -37,7 +37,7 @@ def main() -> None:
     with in_one_line():
         settings, clock = load_settings(Settings), SystemClock()
         bus = KafkaBus(settings.kafka)
-        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http)
+        serve(lambda: Runner(build(settings, bus, clock), bus, clock), settings.http, of=settings)
 
 
 if __name__ == "__main__":

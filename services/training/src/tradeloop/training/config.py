@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.runtime.health import HttpSettings
-from tradeloop.common.settings import EnvironmentSettings
+from tradeloop.common.runtime.settings import ServiceSettings
 
 LONGEST_RUN_S = 86_400.0
 """How long one training may keep the service from all else. It neither polls nor steps meanwhile."""
@@ -18,7 +18,7 @@ SILENCE_S = 3_600.0
 """How long a training may say nothing before the process counts as stuck. It speaks after each rollout."""
 
 
-class Settings(EnvironmentSettings):
+class Settings(ServiceSettings):
     """Environment variables start with `TRAINING_`; those of a nested setting join with `__`."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINING_", nested_model_default_partial_update=True)

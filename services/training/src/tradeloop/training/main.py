@@ -73,7 +73,7 @@ def main() -> None:
     with in_one_line():
         settings, clock, stop = load_settings(Settings), SystemClock(), threading.Event()
         bus = KafkaBus(settings.kafka)
-        serve(lambda: Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop)
+        serve(lambda: Runner(build(settings, bus, clock, stop), bus, clock), settings.http, stop, of=settings)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ class Message(BaseModel):
         return copy
 
 
+def bar_trace(universe: str, close: datetime | None) -> str:
+    """The trace of all messages about one bar of a universe, the one that closed then."""
+    return f"{universe}|{None if close is None else spoken(close)}"
+
+
 class UniverseMessage(Message):
     """A message of one universe; its name is the partition key."""
 
@@ -91,8 +96,7 @@ class UniverseMessage(Message):
 
     @property
     def trace(self) -> str:
-        occurred = self.occurred
-        return f"{self.universe}|{None if occurred is None else spoken(occurred)}"
+        return bar_trace(self.universe, self.occurred)
 
 
 class UniverseRequest(Message):

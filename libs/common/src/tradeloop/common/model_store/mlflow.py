@@ -7,6 +7,7 @@ A policy is an MLflow model of the `onnx` flavour, so that `mlflow.pyfunc.load_m
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import platform
 import sqlite3
@@ -17,15 +18,16 @@ from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported. A trading system calls nobody it was not told to call; an unreachable
-# server is reported within seconds, and whoever is told decides when to try again.
+# server is reported within seconds, and whoever is told decides when to try again. Its lines are lines of our log.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
 
 # isort: split
 import numpy as np
@@ -36,6 +38,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import plugins
 from mlflow.version import VERSION
 
+from tradeloop.common import tls
 from tradeloop.common.addresses import address
 from tradeloop.common.model_store.port import (
     ModelNotFound,
@@ -50,6 +53,9 @@ from tradeloop.common.model_store.port import (
     write_policy,
 )
 
+for _library in ("mlflow", "alembic"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
+
 _entry_points = plugins.get_entry_points
 # Before its first request MLflow loads every installed plug-in that may add a header. Feast has one, for a kind of data
 # source that is not used here, and where it is installed it brings all of Feast, half a minute on a small machine.
@@ -59,6 +65,8 @@ try:
 finally:
     plugins.get_entry_points = _entry_points
 
+_CA_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+"""The variable from which MLflow itself takes the file of the authorities that it trusts."""
 _SQLITE = "sqlite:///"
 _ARTIFACT = "policy"
 _PARAMETERS_AT_ONCE = 100
@@ -215,15 +223,29 @@ class MlflowModelStore:
             yield
         # None goes on as the cause of another: MLflow quotes the address, whose password a traceback would show.
         except OSError as error:
-            raise ModelStoreUnavailable(self._told(error)) from None
+            raise ModelStoreUnavailable(self._told(self._trouble() or error)) from None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ModelNotFound(self._told(error.message)) from None
             if error.error_code == "INVALID_PARAMETER_VALUE":
                 raise ValueError(self._told(error.message)) from None
             if error.error_code in _PASSING:
-                raise ModelStoreUnavailable(self._told(error.message)) from None
+                raise ModelStoreUnavailable(self._told(self._trouble() or error.message)) from None
             raise
+
+    def _trouble(self) -> str:
+        """The obstacle to TLS, if anything: MLflow's own words about that fill a page."""
+        server = urlsplit(self._uri)
+        if server.scheme not in ("http", "https") or server.hostname is None:
+            return ""
+        return tls.trouble(
+            server.hostname,
+            server.port or (443 if server.scheme == "https" else 80),
+            os.environ.get(_CA_FILE),
+            encrypted=server.scheme == "https",
+            ca_setting=f"the environment variable {_CA_FILE}",
+            tls_setting="give its address with https:// or http:// to match",
+        )
 
     def _told(self, what: object) -> str:
         return address(f"MLflow at {self._uri}: {what}")

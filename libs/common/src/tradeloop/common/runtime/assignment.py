@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import structlog
+
 from tradeloop.common.bus.port import Bus, Partition, partition_for
 from tradeloop.common.errors import UserError
+
+log = structlog.get_logger(__name__)
 
 
 def check_counts(service: str, bus: Bus, topics: Sequence[str]) -> None:
@@ -44,3 +48,24 @@ def overtaken(bus: Bus, committed: Mapping[Partition, int]) -> dict[Partition, i
     """
     begins = bounds(bus.begin_offsets, committed)
     return {each: begins[each] - offset for each, offset in committed.items() if begins[each] > offset}
+
+
+def tell_of_lost(
+    service: str, bus: Bus, committed: Mapping[Partition, int], known: Mapping[Partition, int]
+) -> Mapping[Partition, int]:
+    """The messages `known` to be lost so, and those that were deleted since, which the log tells of.
+
+    Raises `BusUnavailable`.
+    """
+    lost = dict(known)
+    for partition, count in overtaken(bus, committed).items():
+        if lost.get(partition, 0) < count:
+            lost[partition] = count
+            log.error(
+                "lost: retention deleted messages that were not finished",
+                service=service,
+                partition=f"{partition.topic}/{partition.number}",
+                messages=count,
+                committed=committed[partition],
+            )
+    return lost

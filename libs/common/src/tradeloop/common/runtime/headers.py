@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 from tradeloop.common.market import iso
 from tradeloop.common.messages import Message
@@ -28,11 +31,34 @@ BODY = "tl_body"
 NOT_BEFORE = "tl_not_before_ms"
 """When to try again, wall-clock milliseconds since the epoch."""
 
+_CONTEXT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
-def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str, str]:
-    """CloudEvents attributes in binary mode, and a W3C trace context that follows from the event.
 
-    All messages about one bar of one universe share a trace id, so the chain from bar to reward is one trace.
+class TraceContext(NamedTuple):
+    """A W3C trace context: the trace, the span that published a record, and whether that span is recorded."""
+
+    trace_id: str
+    span_id: str
+    recorded: bool
+
+    @property
+    def header(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.recorded else '00'}"
+
+
+def trace_context(headers: Mapping[str, str]) -> TraceContext | None:
+    """The trace context among the headers of a record; None where there is none, or something else."""
+    match = _CONTEXT.fullmatch(headers.get(TRACE, ""))
+    return None if match is None else TraceContext(match[1], match[2], bool(int(match[3], 16) & 1))
+
+
+def headers_of(
+    message: Message, topic: Topic[Message], source: str, context: TraceContext | None = None
+) -> dict[str, str]:
+    """CloudEvents attributes in binary mode, and a W3C trace context.
+
+    All messages about one bar of one universe share a trace id, so the chain from bar to reward is one trace. Without
+    a `context`, from a span that is recorded, all of it follows from the event.
     """
     identity = event_id(message)
     headers = {
@@ -41,7 +67,9 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
         "ce_type": topic.name,
         "ce_source": f"/tradeloop/{source}",
         "content-type": "application/json",
-        TRACE: f"00-{_trace_id(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-01",
+        TRACE: context.header
+        if context is not None
+        else f"00-{trace_id_of(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-00",
     }
     if (occurred := message.occurred) is not None:
         headers["ce_time"] = iso(occurred)
@@ -50,9 +78,10 @@ def headers_of(message: Message, topic: Topic[Message], source: str) -> dict[str
 
 def trace_id(message: Message) -> str:
     """The id of the trace that a message belongs to, as in its header."""
-    return _trace_id(message.trace)
+    return trace_id_of(message.trace)
 
 
 @lru_cache(maxsize=4096)
-def _trace_id(trace: str) -> str:
+def trace_id_of(trace: str) -> str:
+    """The id of a trace, for all its messages: 32 hexadecimal digits."""
     return blake2b(trace.encode(), digest_size=16).hexdigest()

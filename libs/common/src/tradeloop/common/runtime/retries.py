@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -10,21 +10,10 @@ from tradeloop.common.bus.port import MessageTooLarge, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message
-from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, topic_of
+from tradeloop.common.runtime.context import described
 from tradeloop.common.runtime.counters import Counters
-from tradeloop.common.runtime.headers import (
-    ATTEMPT,
-    BODY,
-    ERROR,
-    INTERNAL,
-    KIND,
-    NOT_BEFORE,
-    ORIGIN,
-    TRACE,
-    USER,
-    trace_id,
-)
+from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
 from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.service import Service
@@ -124,22 +113,6 @@ class Retries:
 
     def _now_ms(self) -> float:
         return self._clock.now().timestamp() * 1000
-
-
-def described(record: Record, message: Message | None) -> Mapping[str, str]:
-    """The words of a log line about a record: its key and trace, and what its message is about."""
-    parts = record.headers.get(TRACE, "").split("-")
-    words = {"key": record.key, "trace_id": parts[1] if len(parts) == 4 else ""}
-    if message is not None:
-        words["trace_id"] = trace_id(message)
-    if isinstance(message, UniverseMessage):
-        words["universe"] = message.universe
-        words["portfolio"] = str(getattr(message, "portfolio", ""))
-    elif isinstance(message, UniverseRequest):
-        words["universe"] = message.universe.name
-    if message is not None and message.occurred is not None:
-        words["time"] = message.occurred.isoformat()
-    return {name: word for name, word in words.items() if word}
 
 
 def _number(record: Record, header: str) -> int:

@@ -39,10 +39,12 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, specs, topic_of
-from tradeloop.common.runtime.assignment import bounds, check_counts, overtaken, owner
+from tradeloop.common.runtime import context
+from tradeloop.common.runtime.assignment import bounds, check_counts, owner, tell_of_lost
 from tradeloop.common.runtime.breaker import Breaker
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.flow import Flow
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.outage import Outage
 from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
@@ -72,7 +74,8 @@ class Runner:
         self.feeds: Sequence[FeedStanding] = ()
         """Where the portfolios and the live feeds of this process stood at the last check."""
         self.tallies: Mapping[tuple[str, str], int] = {}
-        """The counts of the service at the last check."""
+        self.figures: Sequence[Figure] = ()
+        """The counts and other metrics of the service at the last check."""
         self.lost: Mapping[Partition, int] = {}
         """How many messages retention took before they were finished, since this process started."""
         self.last_message: Message | None = None
@@ -120,8 +123,7 @@ class Runner:
         """
         before = self.counters.messages
         self.active = self.clock.monotonic()
-        if self.active >= self._look_due:
-            self._look()
+        self._look()
         if self.active < self._blocked_until:
             return 0
         try:
@@ -236,8 +238,10 @@ class Runner:
             self._out.alone = retried or doubtful or self._progress.is_alone(position)
         self._progress.take(position)
         message: Message | None = None
+        context.handles(self.service.name, record, None)
         try:
             self.last_message = message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
+            context.handles(self.service.name, record, message)
             self._handle(message, record, position, retried)
             if self._progress.cautious:
                 self._advance()  # so that it is this message at which it dies, if it does
@@ -249,6 +253,9 @@ class Runner:
             self._breaker.failed(self._retries.origin(record), record, error)
             self._set_aside(record, error, message)
         finally:
+            if context.every_message:
+                log.debug("handled", seconds=round(self.clock.monotonic() - self.active, 6))
+            context.handled()
             self._progress.lived()
         self.counters.took(self.clock.monotonic() - self.active)
 
@@ -270,6 +277,7 @@ class Runner:
 
     def _beat(self) -> None:
         self.active = self.clock.monotonic()
+        self._look()
 
     def _mark(self) -> None:
         """Note at the group that partitions are worked on, before the first message of each."""
@@ -296,10 +304,13 @@ class Runner:
         self._outage.is_over()
 
     def _look(self) -> None:
-        """See where all stand, whatever is unavailable."""
+        """See where all stand, whatever is unavailable, when it is time for that."""
+        if self.active < self._look_due:
+            return
         self._look_due = self.active + self._policy.check_interval_s
         service = self.service
         self.standings, self.feeds, self.tallies = (*service.standings(),), (*service.feeds(),), {**service.tallies()}
+        self.figures = (*service.figures(),)
 
     def _regulate(self) -> None:
         pending = self.service.pending()
@@ -331,16 +342,7 @@ class Runner:
         if not partitions:
             return  # other members have them all
         committed = self._consumer.committed(partitions)
-        for partition, count in overtaken(self.bus, committed).items():
-            if self.lost.get(partition, 0) < count:
-                self.lost = {**self.lost, partition: count}
-                log.error(
-                    "lost: retention deleted messages that were not finished",
-                    service=self.service.name,
-                    partition=f"{partition.topic}/{partition.number}",
-                    messages=count,
-                    committed=committed[partition],
-                )
+        self.lost = tell_of_lost(self.service.name, self.bus, committed, self.lost)
         owns = owner(self.bus, self.topics[0], partitions)
         for partition, offset in self.service.assigned(committed, owns).items():
             log.warning(
@@ -389,12 +391,3 @@ class Runner:
         self._backlog.clear()
         self._retries.delayed.clear()
         self._progress.forget(gone)
-
-
-def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:
-    """Step the runners in turn until none has anything left to do, or told to stop."""
-    while stop is None or not stop.is_set():
-        if not sum(runner.step() for runner in runners):
-            if not any(runner.waiting for runner in runners):
-                return
-            threading.Event().wait(0.01)

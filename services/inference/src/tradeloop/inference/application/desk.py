@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.market import to_us
+from tradeloop.common.market import from_us, to_us
 from tradeloop.common.messages import (
     FeaturesComputed,
     Message,
@@ -27,8 +28,9 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.inference.application.decision import View, decide, hold, see
+from tradeloop.inference.application.drift import Drift
 from tradeloop.inference.application.online import POLL_S, NotOnlineYet
-from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory
+from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,8 @@ class Desk:
         self._marks: Queue[PortfolioMarked] = Queue(pending)
         self._pending, self._memory = pending, memory
         self._attempts = Attempts(clock, patience)
+        self.drift = Drift(features)
+        """The features of late, to compare with those of training."""
         self.failed = 0
         """How many decisions have failed for good."""
         self._models = ModelInForce(portfolio, pending, memory)
@@ -113,6 +117,23 @@ class Desk:
     def trouble(self) -> str:
         """The thing that keeps it from deciding now, in words; empty where nothing does."""
         return self._attempts.error
+
+    @property
+    def bar(self) -> datetime | None:
+        """The close of the bar that it decides on next, or decided on last."""
+        if len(self._marks):
+            return self._marks[0][1].time
+        return from_us(self._decided_us) if self._decided_us >= 0 else None
+
+    @property
+    def model(self) -> ActiveModel | NoModel | None:
+        """The model of the last decision; None before that."""
+        return self._models.in_force
+
+    @property
+    def seen_us(self) -> int:
+        """Close of the newest bar whose features are in the window; -1 for none."""
+        return self._seen_us
 
     @property
     def due(self) -> bool:
@@ -301,7 +322,9 @@ class Desk:
         time_us = to_us(features.time)
         if time_us <= self._seen_us:
             return
-        see(self._builder, self.strategy, self.portfolio.universe, features)
+        values = see(self._builder, self.strategy, self.portfolio.universe, features)
+        if values is not None:
+            self.drift.see(values)
         self._seen_us = time_us
 
 

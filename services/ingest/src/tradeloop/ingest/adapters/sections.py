@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from tradeloop.common.addresses import hide
 from tradeloop.common.errors import UserError
 
 
@@ -38,6 +39,7 @@ class Reference(_Part):
         if not value:
             where = f"set the environment variable {self.env}" if self.env else f"write it into {self.file}"
             raise UserError(f"{what} is missing: {where}")
+        hide([value])
         return SecretStr(value)
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from tradeloop.common import tls
+
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 FETCHING: Mapping[str, str | int] = MappingProxyType(
@@ -58,24 +60,31 @@ _PASSED_ON = {
 class KafkaSettings(BaseModel):
     """Where Kafka is and how to sign in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bootstrap_servers: str = "localhost:9092"
     """`host:port`, separated by commas."""
     prefix: str = Field(default="", max_length=100, pattern=r"^[a-zA-Z0-9._-]*$")
     """Stands before the name of every topic and group, unseen by who uses the bus: a replay's own topics."""
     client_id: str = "tradeloop"
+    """The name of the process in the logs and quotas of the brokers."""
     group_instance_id: str | None = None
     """A stable name of this process among its group (a StatefulSet's pod name): a restart within the session
     timeout then keeps its partitions. Such a member does not leave its group when it closes."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers' listener is spoken to: with TLS or without, with a user or without."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How the user signs in; needed with a `SASL_` protocol."""
     sasl_username: str | None = None
+    """The user, which the permissions of the brokers are about."""
     sasl_password: SecretStr | None = None
+    """The password of that user."""
     ssl_ca_location: str | None = None
-    """Path of the CA bundle; the system's own when absent."""
+    """File of the authorities whose certificates are trusted; the system's own when absent."""
     ssl_certificate_location: str | None = None
+    """File of this client's own certificate, where the brokers ask for one."""
     ssl_key_location: str | None = None
+    """File of its key."""
     longest_step_s: float = Field(default=300.0, gt=0)
     """How long a member may go without asking for messages, before its partitions go to others. A process that says
     nothing for as long counts as stuck, unless `HTTP__LIVE_WITHIN_S` says otherwise."""
@@ -101,3 +110,17 @@ class KafkaSettings(BaseModel):
         if self.sasl_password is not None:
             properties["sasl.password"] = self.sasl_password.get_secret_value()
         return {**_CONNECTING, **properties, **own, **self.extra}
+
+    def trouble(self) -> str:
+        """The obstacle to TLS at the first server, with the remedy; nothing where there is none."""
+        host, _, port = self.bootstrap_servers.partition(",")[0].strip().rpartition(":")
+        if not port.isdecimal():
+            return ""
+        return tls.trouble(
+            host.strip("[]"),
+            int(port),
+            self.ssl_ca_location,
+            encrypted=self.security_protocol.endswith("SSL"),
+            ca_setting="KAFKA__SSL_CA_LOCATION",
+            tls_setting="set KAFKA__SECURITY_PROTOCOL to match, such as SASL_SSL or SASL_PLAINTEXT",
+        )
