@@ -87,6 +87,7 @@ COMMON: dict[str, set[str]] = {
     "settings": {"pydantic_settings"},
     "runtime": {"structlog"},
     "runtime.health": {"prometheus_client"},
+    "runtime.otlp": {"opentelemetry", "prometheus_client"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }

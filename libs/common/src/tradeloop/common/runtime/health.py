@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
@@ -32,6 +32,7 @@ from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.settings import ServiceSettings
 from tradeloop.common.runtime.standing import FeedStanding, Standing
+from tradeloop.common.runtime.traces import Tracer, TraceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -58,19 +59,23 @@ class HttpSettings(BaseModel):
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
 
-class CountedDoor(Door, Protocol):
-    """A door that counts what it did."""
+class Counts(Protocol):
+    """Something beside the run loop that counts what it did."""
 
     def collect(self) -> Iterable[Metric]:
         """Its numbers, for Prometheus. From any thread."""
         ...
 
 
+class CountedDoor(Door, Counts, Protocol):
+    """A door that counts what it did."""
+
+
 class Health:
     """Answers for one runner. Shared between threads."""
 
     def __init__(
-        self, runner: Runner, settings: HttpSettings, stop: threading.Event, doors: Iterable[CountedDoor] = ()
+        self, runner: Runner, settings: HttpSettings, stop: threading.Event, beside: Iterable[Counts] = ()
     ) -> None:
         self._runner, self._settings, self._stop = runner, settings, stop
         self._lag: Mapping[Partition, int] = {}
@@ -78,8 +83,8 @@ class Health:
         self._bus_trouble = ""
         self._registry = CollectorRegistry()
         self._registry.register(_Metrics(self))
-        for door in doors:
-            self._registry.register(_Counted(door))
+        for each in beside:
+            self._registry.register(_Counted(each))
         ProcessCollector(registry=self._registry)
         self.pages: Mapping[str, Callable[[], Page]] = {
             "/live": self.live,
@@ -117,12 +122,7 @@ class Health:
 
     @property
     def names(self) -> dict[str, str]:
-        name = self._runner.service.name
-        try:
-            number = version(f"tradeloop-{name}")
-        except PackageNotFoundError:
-            number = "unknown"
-        return {"service": name, "version": number, "commit": self._settings.commit}
+        return names_of(self._runner.service.name, self._settings)
 
     def not_ready(self) -> list[str]:
         """Why messages are not handled now; nothing when they are."""
@@ -228,11 +228,11 @@ class _Metrics(Collector):
 
 
 class _Counted(Collector):
-    def __init__(self, door: CountedDoor) -> None:
-        self._door = door
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterable[Metric]:
-        return self._door.collect()
+        return self._counts.collect()
 
 
 def serve(
@@ -269,10 +269,34 @@ def serve(
                 endpoint.pages = starting(str(error))
                 stop.wait(_RESTART_S)
                 continue
-            health = Health(runner, settings, stop, doors.values())
-            endpoint.pages = health.pages
-            with health.sampling() if endpoint.port is not None else nullcontext():
-                runner.run(stop)
+            with traced(runner, settings, of.traces if of else TraceSettings()) as spans:
+                health = Health(runner, settings, stop, (*doors.values(), *spans))
+                endpoint.pages = health.pages
+                with health.sampling() if endpoint.port is not None else nullcontext():
+                    runner.run(stop)
+
+
+@contextmanager
+def traced(runner: Runner, settings: HttpSettings, traces: TraceSettings) -> Iterator[Sequence[Counts]]:
+    """Let a runner record spans, where there is an endpoint for them."""
+    if traces.endpoint is None:
+        yield ()
+        return
+    from tradeloop.common.runtime.otlp import OtlpSpans  # which few need
+
+    names = names_of(runner.service.name, settings)
+    with closing(OtlpSpans(names, traces)) as spans:
+        runner.trace(Tracer(runner.service.name, runner.clock, spans.add, traces.share))
+        yield (spans,)
+
+
+def names_of(service: str, settings: HttpSettings) -> dict[str, str]:
+    """The names of a service and of what runs there."""
+    try:
+        number = version(f"tradeloop-{service}")
+    except PackageNotFoundError:
+        number = "unknown"
+    return {"service": service, "version": number, "commit": settings.commit}
 
 
 def starting(reason: str) -> Mapping[str, Callable[[], Page]]:
