@@ -4,7 +4,7 @@ UV_VERSION := 0.13
 UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
-COMPOSE := docker compose --file deploy/docker-compose.yml
+COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml)
 SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
@@ -16,7 +16,8 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords down up-native down-native test soak images test-compose check audit bench format sync clean
+.PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
+.PHONY: check docs generator audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -31,14 +32,14 @@ demo: sync ## Train, trade and report in one process: BARS= SOURCE= STRATEGY= OU
 	[ -z "$$STEPS" ] || set -- "$$@" --steps "$$STEPS"; \
 	exec $(BIN)/tradeloop demo "$$@"
 
-up: passwords ## Build and start the whole stack in Docker, and wait until it is ready
+up: passwords $(if $(TLS),certificates) ## Build and start the whole stack in Docker, and wait: TLS=1 MONITORING=1
 	@docker compose version >/dev/null 2>&1 || { \
 	    echo "make up needs a Docker engine and Compose v2: https://docs.docker.com/engine/install" >&2; exit 1; }
-	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) up --detach --build --wait
+	COMMIT=$$(git rev-parse HEAD 2>/dev/null) $(COMPOSE) $(if $(MONITORING),--profile monitoring) up --detach --build --wait
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 down: ## Stop that stack; what it stored stays, unless CLEAN=1
-	$(COMPOSE) down $(if $(CLEAN),--volumes)
+	$(COMPOSE) --profile monitoring down $(if $(CLEAN),--volumes)
 
 deploy/.env:
 	@umask 077; while IFS= read -r line; do case "$$line" in \
@@ -55,14 +56,23 @@ passwords: deploy/.env
 	    echo "Added $$name to deploy/.env"; \
 	done
 
-up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES=
+up-native: sync ## Start the whole stack without containers, and wait until it is ready: PORTFOLIOS= SOURCES= TLS=1
 	@exec $(BIN)/python -m deploy.native up $(if $(PORTFOLIOS),--portfolios '$(PORTFOLIOS)') \
-	    $(if $(SOURCES),--sources '$(SOURCES)')
+	    $(if $(SOURCES),--sources '$(SOURCES)') $(if $(TLS),--tls)
+
+certificates: sync ## Issue or renew certificates of a private authority for the servers: NAMES= DAYS=30 OUT=deploy/tls
+	@for server in kafka timescaledb redis mlflow; do \
+	    set -- "$$@" "$$server=$$server,localhost,127.0.0.1$${NAMES:+,$$NAMES}"; \
+	done; \
+	exec $(BIN)/python -m deploy.certificates "$${OUT:-deploy/tls}" "$$@" $(if $(DAYS),--days '$(DAYS)')
 
 down-native: sync ## Stop that stack; what it stored stays, unless CLEAN=1
 	@exec $(BIN)/python -m deploy.native down $(if $(CLEAN),--clean)
 
-test: sync ## Run every test, in lanes side by side: SEED=
+k8s-secrets: sync ## Write the Secrets of deploy/k8s/overlays/local, with new passwords where there are none
+	@$(BIN)/python -m deploy.kubernetes.secrets
+
+test: sync generator ## Run every test, in lanes side by side: SEED=
 	@$(SEEDED) $(BIN)/python -m tests.lanes
 
 soak: sync ## An hour of bars with random faults, then the crash proof with more seeds: MINUTES=60 SEED="1 2 3" LENGTH=4
@@ -76,7 +86,10 @@ images: sync ## Build the images of that stack as make test-compose does, which 
 test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
 	@$(BIN)/python -m deploy.compose_test
 
-check: sync ## Lint, layout, types, import contracts, lock files, generated files, subjects of commits
+test-k8s: sync ## Run that stack on the cluster of KUBECONFIG for a test: apply, trade, upgrade, kill, compare, take down
+	@$(BIN)/python -m deploy.kubernetes
+
+check: sync generator ## Lint, layout, types, import contracts, lock files, generated files, site, subjects of commits
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m mypy
@@ -85,7 +98,15 @@ check: sync ## Lint, layout, types, import contracts, lock files, generated file
 	$(UV) lock --check --quiet --project benchmarks
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
+	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
+	$(BIN)/python -m docs.site
 	.ci/subjects
+
+docs: sync generator ## Build the site of the documentation into build/docs/site: strict, and it asks no other host
+	@$(BIN)/python -m docs.site
+
+generator: sync
+	@$(UV) sync --frozen --inexact --only-group docs
 
 # Exit statuses of uv: 1 is found, more is not looked up. The latter must not read like a clean result.
 audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV or at SERVICE=
@@ -108,6 +129,8 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
+	$(BIN)/python -m deploy.grafana
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

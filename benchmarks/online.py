@@ -23,7 +23,8 @@ from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.market import Instrument, Timeframe, Universe, to_us
 from tradeloop.common.messages import BarFrame, FeaturesComputed
 from tradeloop.common.messages.topics import specs, topic_of
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import Strategy, load
 from tradeloop.ingest.domain import frames
 from tradeloop.preprocess.adapters.bus_sent import BusSent

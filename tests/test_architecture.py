@@ -86,8 +86,9 @@ COMMON: dict[str, set[str]] = {
     "portfolio": {"yaml"},
     "settings": {"pydantic_settings"},
     "runtime": {"structlog"},
+    "runtime.exposition": {"prometheus_client"},
     "runtime.health": {"prometheus_client"},
-    "runtime.otlp": {"opentelemetry", "prometheus_client"},
+    "runtime.otlp": {"opentelemetry"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }
@@ -102,6 +103,7 @@ PORTS = {
     "tradeloop.execution.ports.Ledger": "tradeloop.execution.contracts.check_ledger",
     "tradeloop.inference.ports.History": "tradeloop.inference.contracts.check_history",
     "tradeloop.ingest.ports.BarSource": "tradeloop.ingest.contracts.check_bar_source",
+    "tradeloop.ingest.ports.BatchSource": "tradeloop.ingest.contracts.check_market_source",
     "tradeloop.ingest.ports.Fetched": "tradeloop.ingest.contracts.check_fetched",
     "tradeloop.ingest.ports.MarketSource": "tradeloop.ingest.contracts.check_market_source",
     "tradeloop.training.ports.Trainer": "tradeloop.training.contracts.check_trainer",

@@ -29,7 +29,18 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 PASSWORD = "not-a-secret"
-PASSWORDS = ("POSTGRES", "KAFKA", "MLFLOW", "REDIS", "INGEST", "PREPROCESS", "TRAINING", "INFERENCE", "EXECUTION")
+PASSWORDS = (
+    "POSTGRES",
+    "KAFKA",
+    "MLFLOW",
+    "REDIS",
+    "INGEST",
+    "PREPROCESS",
+    "TRAINING",
+    "INFERENCE",
+    "EXECUTION",
+    "GRAFANA",
+)
 OURS = sorted(folder.name for folder in (ROOT / "services").iterdir())
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:?[-?])(?P<rest>[^}]*))?\}")
 
@@ -228,6 +239,7 @@ def test_M11_a_password_is_known_to_who_needs_it(monkeypatch: pytest.MonkeyPatch
         "timescaledb": {"postgres"},
         "redis": {"redis"},
         "mlflow": {"mlflow"},
+        "grafana": {"grafana"},
     }
     for service in ("preprocess", "training", "inference"):
         allowed[service] = allowed[service] | {"redis"}
@@ -353,6 +365,28 @@ def test_nothing_is_open_or_privileged() -> None:
     assert "USER 10001:10001" in DOCKERFILE
 
 
+def test_prometheus_scrapes_every_service_and_grafana_asks_it() -> None:
+    """They start only where somebody asks for them, and nothing else waits for them."""
+    assert {name for name, one in SERVICES.items() if "profiles" in one} == {"prometheus", "grafana"}
+    assert all(one["profiles"] == ["monitoring"] for one in SERVICES.values() if "profiles" in one)
+    prometheus, grafana = SERVICES["prometheus"], SERVICES["grafana"]
+    options = dict(option.removeprefix("--").split("=", 1) for option in prometheus["command"])
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert options["config.file"] == "/etc/prometheus/prometheus.yml"
+    assert mounts("prometheus") == {"/prometheus": "prometheus", "/etc/prometheus": "./prometheus"}
+    assert "ports" not in prometheus, "it asks nobody who he is"
+    told = {job["job_name"]: job["static_configs"] for job in config["scrape_configs"]}
+    assert told == {name: [{"targets": [f"{name}:8080"]}] for name in OURS}
+    assert config["rule_files"] == ["rules.yml"]
+    [source] = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert mounts("grafana")["/etc/grafana/dashboards"] == "./grafana/dashboards"
+    environment = grafana["environment"]
+    assert environment["GF_SECURITY_ADMIN_PASSWORD"] == secret("grafana")
+    assert (environment["GF_AUTH_ANONYMOUS_ENABLED"], environment["GF_USERS_ALLOW_SIGN_UP"]) == ("false", "false")
+    assert "$(if $(MONITORING),--profile monitoring) up" in (ROOT / "Makefile").read_text()
+
+
 def test_each_waits_for_what_it_needs() -> None:
     for service in OURS:
         needs = SERVICES[service]["depends_on"]
@@ -383,6 +417,6 @@ def test_servers_are_the_ones_that_the_tests_use() -> None:
 
 def test_stand_ins_take_the_places_of_servers() -> None:
     override = yaml.safe_load(interpolated((DEPLOY / "compose.test.yml").read_text()))["services"]
-    assert set(override) == {name for name, service in SERVICES.items() if "build" not in service}
+    assert set(override) == {name for name, one in SERVICES.items() if not {"build", "profiles"} & set(one)}
     targets = re.findall(r"^FROM \S+ AS (\S+)$", (DEPLOY / "standins" / "Dockerfile").read_text(), re.MULTILINE)
     assert {service["build"]["target"] for service in override.values()} == set(targets)

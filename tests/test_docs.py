@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("benchmarks", "deploy", "docs", "libs", "services", "strategies", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/**/*.md"))])
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
-GENERATED = {"benchmarks/RESULTS.md", "docs/topics.md", "docs/failures.md"}
+GENERATED = {"benchmarks/RESULTS.md", "docs/topics.md", "docs/metrics.md", "docs/failures.md"}
 """Pages that a command writes: `make bench`, `make format`, `python -m tests.e2e.faults --markdown`."""
 WIDTH = 120
 PYTHON = sorted(
@@ -27,7 +27,7 @@ PYTHON = sorted(
 )
 """Sources outside tests."""
 ELLIPSIS = re.compile(r"(?:Of|What|Nor|Be|By|In|With|Who|Whoever|For|At|That|Those)\b")
-ELSEWHERE = {"deploy/.env", "deploy/sources.env", "tradeloop.strategies"}
+ELSEWHERE = {"deploy/.env", "deploy/sources.env", "deploy/tls", "tradeloop.strategies"}
 """What looks like a place in this repository: files that `make up` and its user write, and a group of entry points."""
 FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[^\s`{]*)[^`\n]*\n(?P<body>.*?)^ *(?P=fence)[`~]* *$",

@@ -40,7 +40,8 @@ from tests.test_docs import (
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLEAN = "from __future__ import annotations\n"
-GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", "docs/features.md", "subjects")
+PAGES = ("docs/features.md", "docs/metrics.md")
+GATES = ("ruff check", "ruff format", "mypy", "lint-imports", "lock", "topics", *PAGES, "docs.site", "subjects")
 """A word or two of each command of `make check`."""
 
 
@@ -251,14 +252,34 @@ def test_the_page_of_topics_is_compared_with_the_catalogue(recipe: list[str], tm
     assert "galaxy" in text
 
 
-def test_the_page_of_features_is_compared_with_the_catalogue(recipe: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "word"), [(PAGES[0], "volatility"), (PAGES[1], "drawdown")])
+def test_a_page_is_compared_with_its_catalogue(recipe: list[str], tmp_path: Path, name: str, word: str) -> None:
     (tmp_path / "docs").mkdir()
-    page = Path(copy(ROOT / "docs/features.md", tmp_path / "docs/features.md"))
-    assert run(gate(recipe, "docs/features.md"), tmp_path) == (0, "")
-    page.write_text(page.read_text().replace("volatility", "velocity", 1))
-    status, text = run(gate(recipe, "docs/features.md"), tmp_path)
+    page = Path(copy(ROOT / name, tmp_path / name))
+    assert run(gate(recipe, name), tmp_path) == (0, "")
+    page.write_text(page.read_text().replace(word, "velocity", 1))
+    status, text = run(gate(recipe, name), tmp_path)
     assert status == 1
     assert "velocity" in text
+
+
+def test_the_site_is_built_strictly(recipe: list[str], tmp_path: Path) -> None:
+    copytree(ROOT / "docs/site", tmp_path / "docs/site")
+    (tmp_path / "docs/README.md").write_text("# Index\n\n## Start\n\n| [Front](../README.md) | all |\n")
+    front = tmp_path / "README.md"
+    front.write_text("# Front\n\n[All](docs/README.md#start)\n")
+    command = f"{gate(recipe, 'docs.site')} --root {tmp_path}"
+    status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+    assert (status, text[:9]) == (0, "3 pages a")
+    for broken, found in {
+        "[No page](docs/none.md)": "page does not exist",
+        "[No heading](docs/README.md#none)": "anchor does not exist",
+        '<img src="https://example.org/counter.png" alt="">': "asks for https://example.org/counter.png",
+    }.items():
+        front.write_text(f"# Front\n\n{broken}\n")
+        status, text = run(command, tmp_path, PYTHONPATH=str(ROOT))
+        assert status == 1
+        assert found in text
 
 
 @pytest.fixture
@@ -490,6 +511,7 @@ def test_ci_runs_check_test_and_the_docker_stack() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert {"check", "test", "test-compose"} <= set(re.findall(r"^make ([\w-]+)", script.read_text(), re.M))
+    assert "    make test-k8s\nelse\n" in script.read_text(), "where there is a cluster"
     assert "set -euo pipefail" in script.read_text()
 
 

@@ -239,8 +239,20 @@ def trade_live(home: Path, portfolio: Path) -> None:
     told(f'ingest live --portfolio "{portfolio}" --stop')
 
 
+def tells(home: Path, secrets: list[str]) -> list[str]:
+    """The pages of services, and the logs of all, that have one of the secrets in them."""
+    found = [str(log) for log in (home / "log").iterdir() if any(each in log.read_text() for each in secrets)]
+    for name in SERVICES:
+        address = (home / "run" / f"{name}.address").read_text()
+        for page in ("live", "ready", "metrics", "build"):
+            with urllib.request.urlopen(f"{address}/{page}", timeout=PATIENCE_S) as answer:
+                text = answer.read().decode()
+                found += [f"{name}/{page}" for each in secrets if each in text]
+    return found
+
+
 def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One start of everything, a live feed, then what a second start does, then one that fails."""
+    """One start of everything over TLS, a live feed, then what a second start does, then one that fails."""
     monkeypatch.setenv("INFERENCE_PREDICT__TOKEN", TOKEN)
     said: list[str] = []
     home = tmp_path / "native"
@@ -256,7 +268,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(ServerError, match="no sources in"):
         stack.up(portfolios, tmp_path / "sources.yaml")
     try:
-        stack.up(portfolios)
+        stack.up(portfolios, tls=True)
         assert [line for line in said if line.startswith("starting")] == [f"starting {name}" for name in PORTS]
         pids = {name: int((home / "run" / f"{name}.pid").read_text().split()[0]) for name in PORTS}
         for name in SERVICES:
@@ -264,6 +276,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch:
             with urllib.request.urlopen(f"{address}/ready", timeout=PATIENCE_S) as answer:
                 assert answer.status == 200
         secrets = [home / "env", home / "postgres" / "password", home / "run" / "told", home / "run" / "passwords"]
+        secrets += [*(home / "tls").rglob("*.key"), *(home / "tls").rglob("both.pem")]
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
         password = (home / "postgres" / "password").read_text()
         assert not [line for line in said if password in line]
@@ -271,16 +284,17 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch:
         used = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
         assert used.returncode == 0, used.stdout + used.stderr
         trade_live(home, portfolios / "simulated.yaml")
+        assert not tells(home, [*json.loads((home / "run" / "passwords").read_text()).values(), password, TOKEN])
 
         said.clear()
-        stack.up(portfolios)
+        stack.up(portfolios, tls=True)
         assert {f"{name} runs already" for name in PORTS} <= set(said)
         assert not [line for line in said if line.startswith(("starting", "stopping"))]
 
         said.clear()
         (portfolios / "eur-usd.yaml").write_text(example.replace("strategy: example", "strategy: lost"))
         with pytest.raises(ServerError, match=r"(?s)preprocess ended.*lost"):
-            stack.up(portfolios)
+            stack.up(portfolios, tls=True)
         runs = {name for name in PORTS if Server(Program(name, (), "", lambda: False), home / "run").running}
         assert runs == set(SERVERS)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -11,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.compose_test.compose import PROJECT, Compose, build
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
 from deploy.compose_test.images import find_images
 from deploy.compose_test.trade import Ports, closed_to_each_other, closed_to_strangers, look, portfolio_of, trade
@@ -26,30 +26,10 @@ from tradeloop.common.evaluation.parity import ParityBroken
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load
 
-PROJECT = "tradeloop-test"
 FRAMES = 400
-BUILD_TIMEOUT_S = 3600
-"""A busy machine with a slow network takes half an hour for images that are built from nothing."""
 UP_TIMEOUT_S = 600
 KILL = "import os, signal; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), signal.SIGKILL)"
 """Ends a service as a crash does. `docker kill` would not do: what an operator kills is not started again."""
-
-
-class Compose:
-    """Compose, for one project, with its files and environment."""
-
-    def __init__(self, command: Sequence[str], files: Sequence[Path], environment: Mapping[str, str]) -> None:
-        self._command = [*command, "--progress=quiet", "--project-name", PROJECT]
-        for file in files:
-            self._command += ["--file", str(file)]
-        self._environment = environment
-
-    def __call__(self, *arguments: str, timeout_s: float = 120.0) -> str:
-        return run([*self._command, *arguments], timeout_s=timeout_s, environment=self._environment)
-
-    def show(self, *arguments: str) -> None:
-        """Let Compose print for itself."""
-        subprocess.run([*self._command, *arguments], env={**os.environ, **self._environment}, check=False)
 
 
 def main() -> int:
@@ -64,7 +44,7 @@ def main() -> int:
             Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(portfolio_of(source, strategy)))
             command = compose_command(stack.debian_image)
             compose = Compose(command, stack.files, {**environment, **stack.environment})
-            _build(compose)
+            build(compose)
             if only_build:
                 return 0
             with _up(compose):
@@ -72,7 +52,7 @@ def main() -> int:
                 closed_to_strangers(ports)
                 closed_to_each_other(ports)
                 bars_path = f"/bars/{source.path.name}"
-                trade(ports, source, strategy, bars_path, FRAMES, lambda: _crash(compose, "execution"))
+                trade(ports, source, strategy, bars_path, FRAMES, lambda _: _crash(compose, "execution"))
                 look(ports, environment["COMMIT"])
         say(f"passed in {time.monotonic() - began:.0f} s")
     except (Failed, ParityBroken, RequestFailed) as error:
@@ -100,13 +80,6 @@ def _settings(folder: Path, source: Source) -> tuple[Ports, dict[str, str]]:
     }
     http = {service: numbers[service.upper()] for service in SERVICES}
     return Ports(numbers["KAFKA"], numbers["MLFLOW"], http, passwords), environment
-
-
-def _build(compose: Compose) -> None:
-    """Build all images. What is built already takes seconds."""
-    began = time.monotonic()
-    compose("build", "--quiet", timeout_s=BUILD_TIMEOUT_S)
-    say(f"images are built, {time.monotonic() - began:.0f} s")
 
 
 @contextmanager

@@ -39,9 +39,9 @@ def available(image: str) -> bool:
 
 
 def server_images() -> tuple[str, ...]:
-    """The images of docker-compose.yml that are not built from this checkout."""
+    """The images of docker-compose.yml that are not built from this checkout, but for those of profiles."""
     services = yaml.safe_load(COMPOSE_FILE.read_text())["services"].values()
-    return tuple(service["image"] for service in services if "build" not in service)
+    return tuple(service["image"] for service in services if not {"build", "profiles"} & set(service))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id, topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
+from tradeloop.common.model_store.port import model_name
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.random_policy import random_policy
@@ -159,9 +160,21 @@ def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
 
 
 def trade(
-    ports: Ports, source: Source, strategy: Strategy, bars_path: str, frames: int, interrupt: Callable[[], None]
+    ports: Ports,
+    source: Source,
+    strategy: Strategy,
+    bars_path: str,
+    frames: int,
+    interrupt: Callable[[Callable[[], int]], None],
+    *,
+    trains: bool = True,
+    speed: float | None = None,
 ) -> None:
-    """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest."""
+    """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest.
+
+    `interrupt` may ask how many frames are marked. A stack without a training service trades all the same: the model is
+    one of random weights either way. `speed` is that of the replay, where it is to take its time.
+    """
     bus = KafkaBus(ports.bus)
     client = Client(bus, SystemClock(), say)
     try:
@@ -181,31 +194,38 @@ def trade(
             timeout_s=180,
         )
         say(f"preprocess wrote {computed.rows} rows of features")
-        training = TrainingRequested(
-            request_id=request,
-            strategy=strategy.name,
-            universe=universe,
-            range=trained_on,
-            steps=TRAINING_STEPS,
-            portfolio=portfolio.model_dump_json(),
-        )
-        ready = client.ask(training, ModelReady, timeout_s=420)
-        say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
+        model = model_name(strategy.name, universe.name)
+        if trains:
+            training = TrainingRequested(
+                request_id=request,
+                strategy=strategy.name,
+                universe=universe,
+                range=trained_on,
+                steps=TRAINING_STEPS,
+                portfolio=portfolio.model_dump_json(),
+            )
+            ready = client.ask(training, ModelReady, timeout_s=420)
+            say(f"training registered {ready.model} version {ready.version} after {time.monotonic() - began:.0f} s")
         features, models = source.features(strategy), MlflowModelStore(ports.models)
         policy = random_policy(strategy, universe.name, features[:first], gain=20.0)
         models.set_alias(
-            ready.model, portfolio.model_alias, models.register(ready.model, policy, metrics={}, parameters={}).version
+            model, portfolio.model_alias, models.register(model, policy, metrics={}, parameters={}).version
         )
 
         began = time.monotonic()
-        replay = ReplayRequested(request_id=request, universe=universe, range=source.range(first, len(source.bars)))
-        client.send(replay)
-        eventually("a third of the frames", lambda: len(client.read(PortfolioMarked)) >= frames // 3, 240)
-        say(f"{len(client.read(PortfolioMarked))} of {frames} frames are marked")
-        interrupt()
+        period = source.range(first, len(source.bars))
+        client.send(ReplayRequested(request_id=request, universe=universe, range=period, speed=speed))
+
+        def marked() -> int:
+            return len(client.read(PortfolioMarked))
+
+        early = frames // (10 if speed else 3)
+        eventually(f"{early} frames", lambda: marked() >= early, 240)
+        say(f"{marked()} of {frames} frames are marked")
+        interrupt(marked)
         eventually("execution ready again", lambda: get(ports.http["execution"], "/ready")[0] == 200, 120)
         say("execution is ready again")
-        eventually("all frames", lambda: len(client.read(PortfolioMarked)) >= frames, 300)
+        eventually("all frames", lambda: marked() >= frames, 300)
         eventually("all decisions", lambda: len(client.read(SignalGenerated)) >= frames, 60)
         say(f"{frames} frames are marked after {time.monotonic() - began:.0f} s")
 

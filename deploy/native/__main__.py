@@ -22,6 +22,7 @@ def main() -> None:
     up = commands.add_parser("up", help="start what does not run, and wait until it is ready")
     up.add_argument("--portfolios", type=Path, default=ROOT / "deploy" / "portfolios", help="folder of YAML files")
     up.add_argument("--sources", type=Path, default=EXAMPLE_SOURCES, help="YAML file of the sources of market data")
+    up.add_argument("--tls", action="store_true", help="encrypt all traffic to the servers, with a private authority")
     down = commands.add_parser("down", help="stop it")
     down.add_argument("--clean", action="store_true", help="remove all data, logs and passwords too")
     arguments = parser.parse_args()
@@ -30,7 +31,7 @@ def main() -> None:
     stack = Stack(ROOT / ".native", partial(print, flush=True))
     try:
         if arguments.command == "up":
-            stack.up(arguments.portfolios, arguments.sources)
+            stack.up(arguments.portfolios, arguments.sources, tls=arguments.tls)
             print(f"Logs: .native/log. For the command: . {os.path.relpath(ROOT / '.native' / 'env')}")
         else:
             stack.down(clean=arguments.clean)

@@ -9,6 +9,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from deploy.certificates import Certified
 from deploy.native.server import CACHE, Program, alone, free_ports, listens, need, run, write_secret
 
 VERSION = "4.3.1"
@@ -64,7 +65,7 @@ share.coordinator.state.topic.min.isr=1
 
 # With users, the broker's own listeners ask for a password too: whoever reaches the controller could give orders.
 _USERS = """\
-listener.security.protocol.map=BROKER:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
+listener.security.protocol.map=BROKER:{protocol},CONTROLLER:{protocol}
 sasl.enabled.mechanisms=PLAIN
 sasl.mechanism.inter.broker.protocol=PLAIN
 sasl.mechanism.controller.protocol=PLAIN
@@ -73,27 +74,35 @@ listener.name.controller.plain.sasl.jaas.config={login}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:{superuser}
 """
+_TLS_PROPERTIES = {
+    "ssl.keystore.type": "PEM",
+    "ssl.keystore.location": "{files.both}",
+    "ssl.truststore.type": "PEM",
+    "ssl.truststore.location": "{files.authorities}",
+    "ssl.enabled.protocols": "TLSv1.3,TLSv1.2",
+}
 _LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required {options};"
 
 SUPERUSER = "tradeloop"
 """The user who may do all: people, and what creates topics and gives permissions."""
 
 
-def kafka(folder: Path, port: int, passwords: Mapping[str, str] | None = None) -> Program:
-    """A node on 127.0.0.1 without TLS, that creates no topics by itself. Its address is `host:port`.
+def kafka(folder: Path, port: int, passwords: Mapping[str, str] | None = None, tls: Certified | None = None) -> Program:
+    """A node on 127.0.0.1 that creates no topics by itself. Its address is `host:port`.
 
     With `passwords`, by user, each client has to be one of them, and may do what it was permitted to (`tradeloop topics
-    permit`); `SUPERUSER` may do all. Without, anybody may.
+    permit`); `SUPERUSER` may do all. Without, anybody may, and there is no TLS.
     """
     # Faster to start, and fast enough for one machine, than with the optimising compiler.
     java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars()}/*"]
     properties = folder / "server.properties"
     [controller_port] = free_ports(1)
     text = _PROPERTIES.format(port=port, controller_port=controller_port, folder=folder)
-    write_secret(properties, text + _users(passwords) if passwords else text)
+    write_secret(properties, text + _users(passwords, tls) if passwords else text)
     format_options = ["--cluster-id", CLUSTER_ID, "--config", str(properties), "--ignore-formatted"]
     run([*java, "kafka.tools.StorageTool", "format", *format_options])
-    login = {} if passwords is None else sign_in(SUPERUSER, passwords[SUPERUSER])
+    authorities = None if tls is None else tls.authorities
+    login = {} if passwords is None else sign_in(SUPERUSER, passwords[SUPERUSER], authorities)
     return Program(
         "kafka",
         (*java, "kafka.Kafka", str(properties)),
@@ -102,13 +111,15 @@ def kafka(folder: Path, port: int, passwords: Mapping[str, str] | None = None) -
     )
 
 
-def sign_in(user: str, password: str) -> dict[str, str]:
-    """The settings of Kafka with which a user signs in there, by name."""
+def sign_in(user: str, password: str, authorities: Path | None = None) -> dict[str, str]:
+    """The settings of Kafka with which a user signs in there, by name: over TLS where `authorities` is its CA file."""
+    trusting = {} if authorities is None else {"ssl_ca_location": str(authorities)}
     return {
-        "security_protocol": "SASL_PLAINTEXT",
+        "security_protocol": "SASL_PLAINTEXT" if authorities is None else "SASL_SSL",
         "sasl_mechanism": "PLAIN",
         "sasl_username": user,
         "sasl_password": password,
+        **trusting,
     }
 
 
@@ -124,11 +135,15 @@ def kafka_answers(host: str, port: int, login: Mapping[str, str] | None = None) 
     return True
 
 
-def _users(passwords: Mapping[str, str]) -> str:
+def _users(passwords: Mapping[str, str], tls: Certified | None) -> str:
     own = {"username": SUPERUSER, "password": passwords[SUPERUSER]}
     options = own | {f"user_{user}": password for user, password in passwords.items()}
     login = _LOGIN.format(options=" ".join(f'{name}="{value}"' for name, value in options.items()))
-    return _USERS.format(login=login, superuser=SUPERUSER)
+    protocol = "SASL_PLAINTEXT" if tls is None else "SASL_SSL"
+    text = _USERS.format(login=login, superuser=SUPERUSER, protocol=protocol)
+    if tls is None:
+        return text
+    return text + "".join(f"{name}={value.format(files=tls)}\n" for name, value in _TLS_PROPERTIES.items())
 
 
 def jars() -> Path:

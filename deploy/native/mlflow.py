@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import urllib.request
 from pathlib import Path
 
+from deploy.certificates import Certified
 from deploy.native.server import Program, write_secret
 
 USER = "tradeloop"
@@ -20,12 +22,12 @@ auth_cache_ttl_seconds = 60
 """
 
 
-def mlflow(folder: Path, port: int, password: str | None = None) -> Program:
+def mlflow(folder: Path, port: int, password: str | None = None, tls: Certified | None = None) -> Program:
     """A server on 127.0.0.1 over SQLite, that serves artifacts itself. Its address is an HTTP URL, without a password.
 
     With `password` it answers to `USER` alone, but for its health.
     """
-    address = f"http://127.0.0.1:{port}"
+    address = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
     options = [
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
         *("--artifacts-destination", f"{folder}/artifacts"),
@@ -44,19 +46,23 @@ def mlflow(folder: Path, port: int, password: str | None = None) -> Program:
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": password,
         }
+    if tls is not None:
+        options += ["--uvicorn-opts", f"--ssl-certfile {tls.certificate} --ssl-keyfile {tls.key}"]
+    authorities = None if tls is None else tls.authorities
     return Program(
         "mlflow",
         (sys.executable, "-m", "mlflow", "server", *options),
         address,
-        lambda: http_answers(f"{address}/health"),
+        lambda: http_answers(f"{address}/health", authorities),
         environment=environment,
     )
 
 
-def http_answers(url: str) -> bool:
-    """Whether a GET is answered with a status of success."""
+def http_answers(url: str, authorities: Path | None = None) -> bool:
+    """Whether a GET is answered with a status of success; `authorities` is the CA file of an `https` address."""
+    context = None if authorities is None else ssl.create_default_context(cafile=authorities)
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=5, context=context):
             return True
-    except OSError:  # refused, reset, timed out, or a status of failure
+    except OSError:  # refused, reset, timed out, no TLS, or a status of failure
         return False

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psycopg
 
+from deploy.certificates import Certified
 from deploy.native.server import CACHE, Program, ServerError, alone, need, run, write_secret
 
 USER = "tradeloop"
@@ -27,10 +28,15 @@ USER = "tradeloop"
 _SUITE = "trixie"
 _PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 
+_WITH_TLS_ALONE = """\
+hostssl all all 127.0.0.1/32 scram-sha-256
+hostssl all all ::1/128 scram-sha-256
+"""
+
 # Mounts inside a namespace of their own: they need no cleaning up, and nobody else sees them.
 _ENTER = """\
 mount --bind "$0" "$1/mnt"
-chroot "$1" chown postgres:postgres /mnt
+chroot "$1" sh -c 'chown postgres:postgres /mnt; [ ! -e /mnt/server.key ] || chown postgres:postgres /mnt/server.*'
 mount --rbind /dev "$1/dev"
 mount -t proc proc "$1/proc"
 root=$1
@@ -52,10 +58,13 @@ class Installation:
     """The user of a data folder: the words to put before a command, and the command's own name for that folder."""
 
 
-def postgres(folder: Path, port: int, installation: Installation, *, durable: bool = True) -> Program:
+def postgres(
+    folder: Path, port: int, installation: Installation, *, durable: bool = True, tls: Certified | None = None
+) -> Program:
     """A cluster on 127.0.0.1. Its address is the SQLAlchemy URL of the database `postgres`, as a superuser.
 
-    Without `durable` a crash of the machine, though not of the server, may lose what was committed.
+    Without `durable` a crash of the machine, though not of the server, may lose what was committed. With `tls` nobody
+    comes in without.
     """
     secret = folder / "password"
     if not secret.exists():
@@ -69,6 +78,12 @@ def postgres(folder: Path, port: int, installation: Installation, *, durable: bo
         password = secrets.token_urlsafe(24)
         run([*enter, server, "--single", "-D", data, "postgres"], stdin=f"ALTER ROLE {USER} PASSWORD '{password}'\n")
         write_secret(secret, password)
+    if tls is not None:
+        # Inside the data folder, which is all that it may see, and given to its user with that.
+        write_secret(folder / "data" / "server.key", tls.key.read_text())
+        write_secret(folder / "data" / "server.crt", tls.certificate.read_text())
+        write_secret(folder / "data" / "server.hba", _WITH_TLS_ALONE)
+        enter, data = installation.enter(folder / "data")
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
@@ -76,6 +91,8 @@ def postgres(folder: Path, port: int, installation: Installation, *, durable: bo
         "dynamic_shared_memory_type": "mmap",  # inside the data folder: a killed server leaves nothing in /dev/shm
         "max_connections": "200",
     }
+    if tls is not None:
+        settings |= {"ssl": "on", "ssl_min_protocol_version": "TLSv1.2", "hba_file": f"{data}/server.hba"}
     if installation.timescaledb:
         settings |= {
             "shared_preload_libraries": "timescaledb",
@@ -87,7 +104,8 @@ def postgres(folder: Path, port: int, installation: Installation, *, durable: bo
     if not durable:
         settings |= {"fsync": "off", "full_page_writes": "off"}
     switches = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    address = f"postgresql+psycopg://{USER}:{secret.read_text()}@127.0.0.1:{port}/postgres"
+    verified = "" if tls is None else f"?sslmode=verify-full&sslrootcert={tls.authorities}"
+    address = f"postgresql+psycopg://{USER}:{secret.read_text()}@127.0.0.1:{port}/postgres{verified}"
     return Program(
         "postgres",
         (*enter, server, "-D", data, *switches),
@@ -147,8 +165,8 @@ def _has_timescaledb(programs: Path) -> bool:
 def _as_postgres(data: Path) -> tuple[list[str], str]:
     if os.geteuid() != 0:
         return [], str(data)
-    for folder in (data.parent, data):
-        shutil.chown(folder, "postgres")
+    for path in (data.parent, data, *data.glob("server.*")):
+        shutil.chown(path, "postgres")
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"], str(data)
 
 

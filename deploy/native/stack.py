@@ -21,12 +21,14 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
+from deploy.certificates import Certified, issue
 from deploy.native.kafka import SUPERUSER, kafka, sign_in
 from deploy.native.mlflow import USER, http_answers, mlflow
 from deploy.native.postgres import best_installation, postgres
 from deploy.native.redis import redis
 from deploy.native.server import Program, Server, ServerError, free_ports, listens, run, write_secret
 from tradeloop.cli.client.deployment import SERVICES, Deployment
+from tradeloop.common.clock import SystemClock
 from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
 PORTS = {
@@ -54,9 +56,10 @@ class Stack:
         self._home, self._say = home.resolve(), say
         self._logs, self._run = self._home / "log", self._home / "run"
 
-    def up(self, portfolios: Path, sources: Path = EXAMPLE_SOURCES) -> None:
+    def up(self, portfolios: Path, sources: Path = EXAMPLE_SOURCES, *, tls: bool = False) -> None:
         """Start what does not run yet, and wait until all of it is ready. `sources` are those of market data, a file.
 
+        With `tls` the servers speak nothing else, with certificates of a private authority.
         Raises `ServerError` that says what did not start, after stopping what this call started.
         """
         files = {path.name: path.read_text() for path in sorted(portfolios.glob("*.yaml"))}
@@ -67,6 +70,7 @@ class Stack:
         files[str(sources)] = sources.read_text()
         with self._alone(), self._all_or_nothing() as started:
             passwords = self._passwords()
+            self._certify(tls)
             self._start_servers(passwords, started)
             server = self._address("postgres")
             create_roles(server, {role: passwords[role] for role in ROLES})
@@ -77,6 +81,7 @@ class Stack:
                 "TRADELOOP_DATABASE_URL": role_url(server, owner[0], "bars", owner[1]),
                 "TRADELOOP_LEDGER_URL": role_url(server, owner[0], "ledger", owner[1]),
                 "TRADELOOP_MLFLOW_TRACKING_URI": self._mlflow(passwords["mlflow"]),
+                **self._trusting,
             }
             for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate")):
                 self._say(f"tradeloop {' '.join(arguments)}")
@@ -108,10 +113,12 @@ class Stack:
         self._say_what_runs(SERVERS)
         users = {name: passwords[name] for name in (SUPERUSER, *SERVICES)}
         recipes: dict[str, Callable[[Path, int], Program]] = {
-            "kafka": partial(kafka, passwords=users),
-            "postgres": lambda folder, port: postgres(folder, port, best_installation()),
-            "redis": partial(redis, password=passwords["redis"]),
-            "mlflow": partial(mlflow, password=passwords["mlflow"]),
+            "kafka": partial(kafka, passwords=users, tls=self._certified("kafka")),
+            "postgres": lambda folder, port: postgres(
+                folder, port, best_installation(), tls=self._certified("postgres")
+            ),
+            "redis": partial(redis, password=passwords["redis"], tls=self._certified("redis")),
+            "mlflow": partial(mlflow, password=passwords["mlflow"], tls=self._certified("mlflow")),
         }
         for name in self._down(SERVERS):
             self._say(f"starting {name}")
@@ -132,8 +139,36 @@ class Stack:
         write_secret(file, json.dumps(passwords))
         return passwords
 
+    def _certify(self, tls: bool) -> None:
+        """Certificates for the servers, or none. They read them when they start: new ones are a new start of all."""
+        folder = self._home / "tls"
+        had = folder.is_dir()
+        if tls:
+            issued = issue(folder, {name: ["127.0.0.1", "localhost"] for name in SERVERS}, SystemClock().now())
+            if issued:
+                self._say(f"new certificates for {', '.join(issued)} in {folder}")
+        elif had:
+            shutil.rmtree(folder)
+        if issued if tls else had:
+            for name in reversed(PORTS):
+                self._stop(name)
+
+    def _certified(self, server: str) -> Certified | None:
+        found = Certified(self._home / "tls", server)
+        return found if found.authorities.exists() else None
+
+    @property
+    def _authorities(self) -> Path | None:
+        found = self._certified("")
+        return None if found is None else found.authorities
+
+    @property
+    def _trusting(self) -> dict[str, str]:
+        """The variable of MLflow's own that names the authorities."""
+        return {} if self._authorities is None else {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(self._authorities)}
+
     def _kafka(self, user: str, password: str) -> dict[str, str]:
-        return {"bootstrap_servers": self._address("kafka"), **sign_in(user, password)}
+        return {"bootstrap_servers": self._address("kafka"), **sign_in(user, password, self._authorities)}
 
     def _mlflow(self, password: str) -> str:
         return self._address("mlflow").replace("://", f"://{USER}:{password}@")
@@ -142,6 +177,8 @@ class Stack:
         """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
         url = partial(role_url, self._address("postgres"), service, password=passwords[service])
         redis_url = f"{self._address('redis')},password={passwords['redis']}"
+        if self._authorities is not None:
+            redis_url += f",ssl=true,ssl_ca_certs={self._authorities}"
         return Deployment(
             database_url=url(database="bars"),
             ledger_url=url(database="ledger"),
@@ -174,7 +211,7 @@ class Stack:
                 (sys.executable, "-m", f"tradeloop.{name}.main"),
                 address,
                 partial(http_answers, f"{address}/ready"),
-                {**settings[name], f"{name.upper()}_HTTP__PORT": str(port)},
+                {**settings[name], **self._trusting, f"{name.upper()}_HTTP__PORT": str(port)},
                 start_timeout_s=_READY_TIMEOUT_S,
             )
             launched.append(self._launch(program, started))

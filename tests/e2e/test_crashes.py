@@ -27,6 +27,7 @@ from tradeloop.common.messages import (
     BackfillCompleted,
     BarFrame,
     FeaturesComputed,
+    InstrumentChanged,
     ModelActivated,
     ModelReady,
     OrderFilled,
@@ -42,12 +43,12 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 
-LEDGER = (BarFrame, FeaturesComputed, SignalGenerated, ModelActivated, OrderUpdated, OrderFilled, PortfolioMarked,
-          RiskVerdict, Transition)  # fmt: skip
+LEDGER = (BarFrame, InstrumentChanged, FeaturesComputed, SignalGenerated, ModelActivated, OrderUpdated, OrderFilled,
+          PortfolioMarked, RiskVerdict, Transition)  # fmt: skip
 TABLES = {
     "bars": "instrument, timeframe, open_us, revision, open, high, low, close, volume, funding_rate",
     "execution_orders": "order_id, portfolio, decision_us, instrument, side, quantity, filled_quantity, status",
-    "execution_fills": "fill_id, order_id, portfolio, time_us, instrument, side, quantity, price, fee",
+    "execution_fills": "fill_id, order_id, portfolio, time_us, instrument, side, quantity, price, fee, reason",
     "execution_books": "portfolio, marked_us, decided_us, state, signal",
 }
 LENGTH = int(os.environ.get("TRADELOOP_TEST_LENGTH", "1"))
@@ -72,7 +73,7 @@ def seeds() -> list[int]:
 @pytest.fixture(scope="module")
 def worlds(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> list[World]:
     folder = tmp_path_factory.mktemp("bars")
-    worlds = [World("solo", 1, BARS, folder), World("quartet", 4, BARS, folder)]
+    worlds = [World("solo", 1, BARS, folder), World("quartet", 4, BARS, folder, has_events=True)]
     register(MlflowModelStore(servers.mlflow), worlds)
     return worlds
 

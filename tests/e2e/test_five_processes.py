@@ -15,6 +15,7 @@ from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     BackfillCompleted,
     BarFrame,
+    InstrumentChanged,
     Message,
     OrderFilled,
     OrderUpdated,
@@ -72,6 +73,7 @@ def worlds(tmp_path: Path) -> list[World]:
         World("solo", 1, TRADED, bars),
         World("quartet", 4, TRADED, bars),
         World("index", 4, TRADED // 4, bars, members_change=True),
+        World("listed", 3, TRADED // 4, bars, has_events=True),
     ]
 
 
@@ -84,15 +86,23 @@ def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: 
         live = {kind: by_identity(stack, kind) for kind in COMPARED}
         marks, fills = stack.client.read(PortfolioMarked), stack.client.read(OrderFilled)
         verdicts, frames = stack.client.read(RiskVerdict), stack.client.read(BarFrame)
+        told = stack.client.read(InstrumentChanged)
         assert stack.client.count_dead_letters() == 0
     in_process = run_embedded(worlds, tmp_path / "embedded")
     for kind in COMPARED:
         assert live[kind] == in_process[kind], kind.__name__
     for world in worlds:
         assert_as_expected(world, marks, fills)
-    denied = sum(verdict.code == "not_a_member" for verdict in verdicts)
-    assert denied == worlds[-1].expected.denials["not_a_member"] > 100
-    assert {frame.universe for frame in frames if frame.outside} == {"index"}
+    index, listed = worlds[2:]
+    for world, codes in ((index, ("not_a_member",)), (listed, ("trading_halted", "delisted"))):
+        for code in codes:
+            denied = sum(one.code == code and one.universe == world.name for one in verdicts)
+            assert denied == world.expected.denials[code] > 100
+    assert {frame.universe for frame in frames if frame.outside} == {"index", "listed"}
+    closed = [(fill.universe, fill.instrument, fill.price) for fill in fills if fill.reason]
+    assert sorted(closed) == [("listed", "listed:B", 0.0), ("listed", "listed:C", 30.0)]
+    events = listed.universe.events
+    assert {(one.instrument, one.event) for one in told} == {(id_, one) for id_, ones in events.items() for one in ones}
 
 
 def assert_as_expected(world: World, marks: Sequence[PortfolioMarked], fills: Sequence[OrderFilled]) -> None:

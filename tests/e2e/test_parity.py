@@ -32,6 +32,7 @@ from tradeloop.common.market import (
     EVER_US,
     BarArrays,
     Instrument,
+    InstrumentEvent,
     Membership,
     Series,
     Timeframe,
@@ -47,6 +48,7 @@ from tradeloop.common.messages import (
     BackfillRequested,
     BarFrame,
     FeaturesComputed,
+    InstrumentChanged,
     Message,
     ModelActivated,
     ModelReady,
@@ -181,9 +183,12 @@ class Market:
 
     Where members change, one leaves and comes back, one joins, one is never a member, and the one that is listed late
     belongs from its first bar on, before its features are known.
+
+    With events, one is halted again and again, also while the market rests, one is delisted for nothing and goes on to
+    have bars, and one is renamed, halted, and delisted out of its halt.
     """
 
-    def __init__(self, instruments: int, members_change: bool = False) -> None:
+    def __init__(self, instruments: int, members_change: bool = False, events: bool = False) -> None:
         generator = np.random.default_rng(instruments)
         self.ids = tuple(f"x:{letter}" for letter in "ABCD"[:instruments])
         grid = START_US + BASE.us * np.flatnonzero(generator.random(BARS + 40) < 0.93)[:BARS]
@@ -210,6 +215,7 @@ class Market:
             timeframe=BASE,
             higher_timeframes=(HIGHER,),
             members=self._stays() if members_change else {},
+            events=self._events() if events else {},
         )
         # A bar trades less than an order sometimes wants, so that some fill in part.
         costs = Costs(slippage_bps=1.0, impact_bps=8.0, max_participation=0.5)
@@ -224,6 +230,27 @@ class Market:
             "x:A": (stay(0, HISTORY + 90), stay(HISTORY + 130)),
             "x:C": (stay(HISTORY + 60),),
             "x:D": (stay(HISTORY + 20, HISTORY + 170),),
+        }
+
+    def _events(self) -> dict[str, tuple[InstrumentEvent, ...]]:
+        opens, half_us = self.bars.open_us, BASE.us // 2
+        rests = [t for t in range(HISTORY + 30, BARS - 30) if opens[t] > opens[t - 1] + BASE.us][::2]
+
+        def one(kind: str, time_us: int, **more: Any) -> InstrumentEvent:
+            return InstrumentEvent.model_validate({"time": from_us(time_us), "kind": kind, **more})
+
+        halts = []
+        for t in rests:
+            halts += [one("halt", int(opens[t - 1]) + BASE.us + half_us), one("resume", int(opens[t]) + half_us)]
+        long = [one("halt", int(opens[BARS - 25]) + half_us), one("resume", int(opens[BARS - 15]))]
+        return {
+            "x:A": (*halts, *long),
+            "x:B": (one("delisting", int(opens[HISTORY + 120]) + half_us, proceeds=0.0),),
+            "x:C": (
+                one("rename", int(opens[HISTORY + 20]), symbol_before="OLD", symbol="C"),
+                one("halt", int(opens[HISTORY + 90])),
+                one("delisting", int(opens[HISTORY + 150]), proceeds=41.5),
+            ),
         }
 
     def read(
@@ -248,7 +275,7 @@ class Market:
     @property
     def features(self) -> Floats:
         bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
-        roster = self.universe.roster if self.universe.members else None
+        roster = self.universe.roster if self.universe.changes else None
         return STRATEGY.feature_set.compute(bars, BASE, roster).values
 
     @property
@@ -426,7 +453,7 @@ def assert_parity(loop: Loop, expected: BacktestResult) -> None:
     assert len(transitions) == np.isfinite(expected.weights[:-1]).any(axis=1).sum()
     assert {t.components["pnl"] for t in transitions} <= set(expected.components["pnl"].tolist())
     filled = {order.order_id for order in loop.read(OrderUpdated) if order.filled_quantity > 0.0}
-    assert filled == {fill.order_id for fill in loop.read(OrderFilled)}
+    assert filled == {fill.order_id for fill in loop.read(OrderFilled) if not fill.reason}
     assert loop.failures == 0
 
 
@@ -437,8 +464,8 @@ def expect(loop: Loop) -> BacktestResult:
 
 
 @pytest.fixture(
-    params=[(1, False), (4, False), (4, True)],
-    ids=["one instrument", "four instruments", "members change"],
+    params=[(1, False), (4, False), (4, True), (4, False, True)],
+    ids=["one instrument", "four instruments", "members change", "events"],
     scope="module",
 )
 def whole(request: pytest.FixtureRequest) -> Loop:
@@ -463,7 +490,7 @@ def test_only_members_are_held(whole: Loop) -> None:
     bars, stays = market.traded, market.universe.members
     frames = [frame for frame in whole.read(BarFrame) if frame.timeframe is BASE]
     if not stays:
-        assert all(frame.outside is None for frame in frames), "all instruments always belong"
+        assert market.universe.events or all(frame.outside is None for frame in frames), "all always belong"
         return
     held = live(whole)["position"]
     sold = refused = 0
@@ -490,6 +517,54 @@ def test_only_members_are_held(whole: Loop) -> None:
     assert len(verdicts) == expected.denials["not_a_member"]
     assert not held[:, 1].any(), "one that never belongs is never held"
     assert all(held[:, a].any() for a in (0, 2, 3))
+
+
+def test_events_of_instruments_hold_the_book_and_close_it(whole: Loop) -> None:
+    """As plain Python has it, bar by bar, from the events and the bars alone."""
+    market, bars = whole.market, whole.market.traded
+    told = [(one.instrument, one.event) for one in whole.read(InstrumentChanged)]
+    every = [(id_, one) for id_, ones in market.universe.events.items() for one in ones]
+    assert told == sorted(every, key=lambda each: each[1].time)
+    if not every:
+        return
+    outcome, orders = live(whole), whole.read(OrderUpdated)
+    held, filled, price = outcome["position"], outcome["fill_quantity"], outcome["fill_price"]
+    seen = dict.fromkeys(("kept", "shut", "settled"), 0)
+    for a, id_ in enumerate(market.ids):
+        for t in range(1, len(bars)):
+            past = [one for one in market.universe.events.get(id_, ()) if one.kind != "rename"]
+            at_open, at_close = (
+                [one for one in past if to_us(one.time) <= time_us]
+                for time_us in (bars.open_us[t], bars.close_us[t - 1])
+            )
+            if at_open and at_open[-1].kind == "delisting":
+                assert filled[t, a] == -held[t - 1, a]
+                assert held[t, a] == 0.0
+                assert price[t, a] == (at_open[-1].proceeds if held[t - 1, a] else 0.0)
+                seen["settled"] += held[t - 1, a] != 0.0
+            elif (at_open and at_open[-1].kind == "halt") or (at_close and at_close[-1].kind != "resume"):
+                assert held[t, a] == held[t - 1, a], "no order fills in a halt, nor one that was decided in it"
+                seen["kept"] += held[t, a] != 0.0
+            if at_open and at_open[-1].kind != "resume":
+                of_it = [
+                    one for one in orders if one.instrument == id_ and to_us(one.decision_time) == bars.close_us[t - 1]
+                ]
+                assert {one.status for one in of_it} <= {"working", "expired"}
+                assert {one.reason for one in of_it if one.status == "expired"} <= {"trading_halted", "delisted"}
+                seen["shut"] += bool(of_it)
+    assert seen["settled"] == 2, "both that are delisted were held"
+    assert seen["kept"] > 60
+    assert seen["shut"] >= 3, "orders met a halt that began while the market rested"
+    assert {(fill.instrument, fill.price, fill.fee) for fill in whole.read(OrderFilled) if fill.reason} == {
+        ("x:B", 0.0, 0.0),
+        ("x:C", 41.5, 0.0),
+    }
+    denied = [one.code for one in whole.read(RiskVerdict)]
+    expected = expect(whole).denials
+    for code in ("trading_halted", "delisted"):
+        assert denied.count(code) == expected[code] > 20
+    for frame in whole.read(BarFrame):
+        assert not {*frame.missing} & {*frame.halted, *frame.shut, *(frame.outside or ())}
 
 
 def test_live_features_are_those_of_the_batch(whole: Loop) -> None:

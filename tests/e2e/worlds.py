@@ -15,6 +15,7 @@ from tradeloop.common.features.feature import FIELDS
 from tradeloop.common.market import (
     BarArrays,
     Instrument,
+    InstrumentEvent,
     Membership,
     Timeframe,
     TimeRange,
@@ -48,6 +49,8 @@ class World:
     folder: Path
     members_change: bool = False
     """Whether its instruments but the first come and go."""
+    has_events: bool = False
+    """Whether its instruments but the first are halted, and delisted in the end."""
 
     @cached_property
     def universe(self) -> Universe:
@@ -58,7 +61,26 @@ class World:
             timeframe=BASE,
             higher_timeframes=(HIGHER,),
             members=self._members() if self.members_change else {},
+            events=self._events() if self.has_events else {},
         )
+
+    def _events(self) -> dict[str, tuple[InstrumentEvent, ...]]:
+        """Halts of a few bars, ever other ones, from the middle of a bar on; delistings one after the other."""
+
+        def one(kind: str, bar: float, **more: object) -> InstrumentEvent:
+            time = from_us(START_US + int(BASE.us * (HISTORY + bar)))
+            return InstrumentEvent.model_validate({"time": time, "kind": kind, **more})
+
+        found = {}
+        for a, letter in enumerate("ABCDEFGH"[1 : self.instruments]):
+            end = self.traded * (0.5 + a / 10)
+            halts = [
+                each
+                for bar in range(20, int(end) - 20, 23 + a)
+                for each in (one("halt", bar + 0.5), one("resume", bar + 3 + a))
+            ]
+            found[f"{self.name}:{letter}"] = (*halts, one("delisting", end, proceeds=30.0 * a))
+        return found
 
     def _members(self) -> dict[str, tuple[Membership, ...]]:
         """The first one always belongs, the second leaves and comes back, each later one joins later, for a while."""
@@ -112,7 +134,7 @@ class World:
     @cached_property
     def features(self) -> NDArray[np.float64]:
         bars = {BASE: self.bars, HIGHER: resample(self.bars, BASE, HIGHER)}
-        roster = self.universe.roster if self.universe.members else None
+        roster = self.universe.roster if self.universe.changes else None
         return STRATEGY.feature_set.compute(bars, BASE, roster).values
 
     @cached_property

@@ -18,7 +18,8 @@ from tradeloop.common.market import Bar, Instrument, Timeframe, Universe, from_u
 from tradeloop.common.messages import BarFrame, Message, SignalGenerated
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import RewardContext, Strategy, TargetPosition, log_return, reward
 from tradeloop.execution.adapters.bus_history import BusHistory
 from tradeloop.execution.adapters.memory_ledger import MemoryLedger

@@ -28,8 +28,8 @@ from tradeloop.common.messages import Transition
 HEADERS = {
     "bars.csv": "open_time,close_time,instrument,open,high,low,close,volume",
     "signals.csv": "decision_time,instrument,target,model_version",
-    "orders.csv": "order_id,decision_time,instrument,side,quantity,status",
-    "fills.csv": "fill_id,order_id,time,instrument,side,quantity,price,fee",
+    "orders.csv": "order_id,decision_time,instrument,side,quantity,status,reason",
+    "fills.csv": "fill_id,order_id,time,instrument,side,quantity,price,fee,reason",
     "equity.csv": "time,cash,equity",
 }
 

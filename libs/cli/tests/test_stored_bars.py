@@ -151,3 +151,10 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     [line] = capsys.readouterr().err.splitlines()
     assert said.format(tmp=tmp_path, home=home) in line
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_database_with_options_is_no_file_and_its_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bars", "list", "--bars-url", "postgresql+psycopg://me:hunter2@127.0.0.1:1/x?sslmode=disable"]) == 1
+    said = capsys.readouterr().err
+    assert "postgresql+psycopg://me:***@127.0.0.1:1/x: connection failed" in said
+    assert "hunter2" not in said

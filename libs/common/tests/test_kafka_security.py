@@ -219,11 +219,13 @@ def test_a_group_that_is_not_permitted_is_an_error_at_once(
         until(lambda: consumer.poll(timeout_s=0.1))
 
 
-def test_a_topic_that_may_not_be_created_is_an_error(ports: tuple[int, int], owner: KafkaBus, guest: KafkaBus) -> None:
+def test_a_topic_that_may_not_be_created_is_waited_for(
+    ports: tuple[int, int], owner: KafkaBus, guest: KafkaBus
+) -> None:
     permit(ports, ResourceType.TOPIC, SOURCE, AclOperation.READ)
     assert guest.partitions(SOURCE)
     assert not guest.partitions(OUTPUT), "what one may not see is not there"
-    with pytest.raises(BusError, match=r"(?i)authoriz"):
+    with pytest.raises(BusUnavailable, match=r"(?i)authoriz.* `tradeloop topics apply` creates it"):
         guest.create_topics(specs({}))
 
 

@@ -11,14 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
 
-from tradeloop.common.market import Instrument
+from tradeloop.common.market import EPOCH, BarArrays, Instrument, Membership, Timeframe, Universe
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.risk import DENIED, Halt, Verdict
-from tradeloop.common.simulation import Market, Simulator
+from tradeloop.common.simulation import Market, Simulator, market_of
+from tradeloop.common.strategy.rewards import LEAST_EQUITY
 
 T = TypeVar("T")
 EXACT = 1e-12
@@ -39,6 +41,30 @@ class Quote:
 
 
 @dataclass
+class State:
+    """The state of an instrument at one time."""
+
+    rests: bool = False
+    ended: bool = False
+    proceeds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stand:
+    """The events of an instrument that are in force in one bar."""
+
+    rests: bool = False
+    """Trading is halted at the close."""
+    shut: bool = False
+    """Trading is halted at the open."""
+    ended: bool = False
+    """It is delisted at the close."""
+    settled: bool = False
+    """It is delisted at the open."""
+    proceeds: float = 0.0
+
+
+@dataclass
 class Holding:
     """What a book has of one instrument, and what it does about it."""
 
@@ -52,6 +78,7 @@ class Holding:
     """Bars since the position was opened or flipped."""
     belongs: bool = True
     """Whether it is a member of the universe."""
+    stand: Stand = Stand()
     order: float = 0.0
     verdict: Verdict = Verdict.UNCHANGED
     measured: float = 0.0
@@ -115,10 +142,19 @@ class AccountBook:
             one.order, one.verdict, one.measured, one.limit = 0.0, Verdict.UNCHANGED, 0.0, 0.0
             if self.halt is not Halt.NONE:
                 self._decide_halted(one, weight)
+            elif one.stand.ended:
+                if not math.isnan(weight) and weight != 0.0 and abs(weight) >= self.band:
+                    one.deny(Verdict.DELISTED, abs(weight), 0.0)
             elif not one.belongs:
                 self._decide_outside(one, weight)
             elif not math.isnan(weight) and one.price is not None:
                 self._decide_one(one, weight, one.price)
+            if one.stand.ended and one.order != 0.0:
+                one.order, one.verdict = 0.0, Verdict.UNCHANGED
+            elif one.stand.rests and one.order != 0.0:
+                worth = max(self.equity, LEAST_EQUITY * self.capital)
+                one.measured, one.limit = abs(one.order) * (one.price or 0.0) / worth, 0.0
+                one.order, one.verdict = 0.0, Verdict.TRADING_HALTED
         self._leverage()
 
     def _decide_halted(self, one: Holding, weight: float) -> None:
@@ -160,19 +196,24 @@ class AccountBook:
                 if one.verdict is Verdict.ORDERED and one.opens:
                     one.deny(Verdict.MAX_LEVERAGE, after / self.equity, self.limits.max_leverage)
 
-    def trade(self, bars: list[Quote | None], members: list[bool]) -> None:
+    def trade(self, bars: list[Quote | None], members: list[bool], stands: list[Stand]) -> None:
         """Fill the orders at the open of the next bar, and value the book at its close, where these are members."""
         before = self.equity
-        for one, belongs in zip(self.holdings, members, strict=True):
-            one.belongs = belongs
+        for one, belongs, stand in zip(self.holdings, members, stands, strict=True):
+            one.belongs, one.stand = belongs, stand
         self.fees = self.slippage = self.funding = self.traded = 0.0
+        bars = [None if one.stand.settled else bar for one, bar in zip(self.holdings, bars, strict=True)]
         for one, bar in zip(self.holdings, bars, strict=True):
-            if bar is not None and one.order != 0.0:
+            if one.stand.settled:
+                self.cash += one.units * one.stand.proceeds
+                self.traded += abs(one.units) * one.stand.proceeds
+                one.units = one.entry = 0.0
+            elif bar is not None and one.order != 0.0 and not one.stand.shut:
                 self._fill(one, bar)
             one.order = 0.0
         for one, bar in zip(self.holdings, bars, strict=True):
             if bar is None:
-                one.missed += 1
+                one.missed += not one.stand.rests
             else:
                 one.price, one.missed = bar.close, 0
                 paid = one.units * bar.close * bar.funding_rate
@@ -258,6 +299,13 @@ class World:
     """By frame, book and instrument."""
     members: list[list[bool]]
     """By frame and instrument."""
+    events: list[list[tuple[str, float, float]]]
+    """Of each instrument in the order of time: the kind, the time in frames, and proceeds."""
+
+    @property
+    def stands(self) -> list[list[Stand]]:
+        """By frame and instrument."""
+        return [[stand(events, t) for events in self.events] for t in range(BARS)]
 
 
 def decimal(value: float) -> float:
@@ -304,7 +352,36 @@ def world(seed: int) -> World:
         quotes(dice, levels, capital),
         [[weights(dice, count, leverage) for _ in range(BOOKS)] for _ in range(BARS)],
         members(dice, count),
+        [happenings(dice, level) for level in levels],
     )
+
+
+def happenings(dice: Dice, level: float) -> list[tuple[str, float, float]]:
+    """Halts that may last, and maybe a delisting, at any time of a bar."""
+    found: list[tuple[str, float, float]] = []
+    at, rests = 0.0, False
+    often = dice.choice([0.0, 0.0, 0.02, 0.05])
+    while often and (at := at + dice.choice([0.25, 0.5, 1.0, 3.0]) + dice.uniform(0.0, 1.0 / often)) < BARS:
+        at = math.floor(at * 4.0) / 4.0
+        found.append(("resume" if rests else "halt", at, 0.0))
+        rests = not rests
+    if dice.uniform(0.0, 1.0) < 0.2:
+        end = math.floor(dice.uniform(0.0, BARS) * 4.0) / 4.0
+        found = [each for each in found if each[1] < end]
+        found.append(("delisting", end, dice.choice([0.0, level, level * dice.uniform(0.0, 2.0)])))
+    return found
+
+
+def stand(events: list[tuple[str, float, float]], t: int) -> Stand:
+    """The state of an instrument in the bar that opens at `t` and closes at `t + 0.5`: the market rests in between."""
+    open_, close = State(), State()
+    for kind, at, proceeds in events:
+        for state, time in ((open_, t), (close, t + 0.5)):
+            if at <= time:
+                state.rests = kind == "halt"
+                state.ended = kind == "delisting"
+                state.proceeds = proceeds
+    return Stand(close.rests, open_.rests, close.ended, open_.ended, close.proceeds)
 
 
 def members(dice: Dice, count: int) -> list[list[bool]]:
@@ -351,8 +428,47 @@ def weights(dice: Dice, count: int, leverage: float) -> list[float]:
     return [dice.choice([side, dice.normal(0.0, 2.0 * leverage), math.nan]) for side in sides]
 
 
-def market(bars: list[list[Quote | None]], members: list[list[bool]]) -> Market:
+def universe(w: World) -> Universe:
+    """The universe of a world, with its memberships and events in time."""
+    stays: dict[str, list[Membership]] = {}
+    for a, one in enumerate(w.instruments):
+        inside = [False, *(row[a] for row in w.members), False]
+        edges = [t for t in range(BARS + 1) if inside[t] != inside[t + 1]]
+        # A decision at a close is held to who belongs then.
+        spans = zip(edges[::2], edges[1::2], strict=True)
+        stays[one.id] = [Membership(start=hour(t + 0.5), end=hour(u + 0.5)) for t, u in spans]
+    always = all(all(row) for row in w.members)
+    events = {
+        one.id: [
+            {"time": hour(at), "kind": kind} | ({"proceeds": proceeds} if kind == "delisting" else {})
+            for kind, at, proceeds in found
+        ]
+        for one, found in zip(w.instruments, w.events, strict=True)
+        if found
+    }
+    return Universe.model_validate(
+        {
+            "name": "reference",
+            "instruments": w.instruments,
+            "timeframe": "1h",
+            "members": {} if always else stays,
+            "events": events,
+        }
+    )
+
+
+def hour(t: float) -> datetime:
+    """A time in frames, of which one opens every other hour."""
+    return EPOCH + timedelta(hours=2 * t)
+
+
+def market(w: World) -> Market:
     """The bars as the simulator reads them; where there is none, prices repeat the last close."""
+    return market_of(arrays(w), universe(w))
+
+
+def arrays(w: World) -> BarArrays:
+    bars = w.bars
     rows, last = [], [math.nan] * len(bars[0])
     for row in bars:
         cells = []
@@ -364,7 +480,19 @@ def market(bars: list[list[Quote | None]], members: list[list[bool]]) -> Market:
             cells.append((bar.open, bar.close, math.nan if bar.volume is None else bar.volume, bar.funding_rate, True))
         rows.append(cells)
     open_, close, volume, funding, present = np.moveaxis(np.array(rows, dtype=np.float64), -1, 0)
-    return Market(open_, close, volume, funding, present.astype(np.bool_), ~np.array(members))
+    opens = np.arange(BARS, dtype=np.int64) * 2 * Timeframe.H1.us
+    return BarArrays(
+        instruments=tuple(one.id for one in w.instruments),
+        open_us=opens,
+        close_us=opens + Timeframe.H1.us,
+        open=open_,
+        high=np.maximum(open_, close),
+        low=np.minimum(open_, close),
+        close=close,
+        volume=volume,
+        funding_rate=funding,
+        present=present.astype(np.bool_),
+    )
 
 
 # --- one against the other ---------------------------------------------------------------------------------------
@@ -380,7 +508,7 @@ class Comparison:
     def __init__(self, seed: int) -> None:
         self.seed, self.world = seed, world(seed)
         w = self.world
-        self.market = market(w.bars, w.members)
+        self.market, self.stands = market(w), w.stands
         terms = {"capital": w.capital, "costs": w.costs, "limits": w.limits}
         self.simulator = Simulator(BOOKS, w.instruments, **terms, no_trade_band=w.band)  # type: ignore[arg-type]
         self.books = [
@@ -393,7 +521,7 @@ class Comparison:
         rows = np.zeros(BOOKS, dtype=np.int64)
         self.simulator.reset(self.market, rows)
         for book in self.books:
-            book.trade(self.world.bars[0], self.world.members[0])
+            book.trade(self.world.bars[0], self.world.members[0], self.stands[0])
         for t in range(BARS - 1):
             self.simulator.decide(np.array(self.world.weights[t]))
             for n, book in enumerate(self.books):
@@ -404,7 +532,7 @@ class Comparison:
             self.simulator.fill_and_mark(self.market, rows)
             for n, book in enumerate(self.books):
                 before = [one.units for one in book.holdings]
-                book.trade(self.world.bars[t + 1], self.world.members[t + 1])
+                book.trade(self.world.bars[t + 1], self.world.members[t + 1], self.stands[t + 1])
                 self.compare_marks(f"seed {self.seed}, bar {t + 1}, book {n}", n, book)
                 self.note(book, wanted[n], before)
 
@@ -443,6 +571,8 @@ class Comparison:
             self.seen[one.verdict.name] += 1
             self.seen["flips"] += held * one.units < 0.0
             self.seen["partial"] += 0.0 < abs(one.units - held) < abs(order) * (1.0 - 1e-9)
+            self.seen["settled"] += one.stand.settled and held != 0.0
+            self.seen["shut"] += one.stand.shut and order != 0.0
             self.seen["denied but closed"] += one.verdict in DENIED and order != 0.0
 
 
@@ -452,5 +582,6 @@ def test_the_simulator_is_the_account_book_that_the_documentation_describes() ->
         one = Comparison(seed)
         one.run()
         seen += one.seen
-    everything = {*Verdict.__members__, *Halt.__members__, "ruined", "flips", "partial", "denied but closed"}
+    everything = {*Verdict.__members__, *Halt.__members__, "ruined", "flips", "partial", "denied but closed", "shut"}
     assert {name for name in everything if seen[name] < WORLDS} == set(), "a rule is hardly tried"
+    assert seen["settled"] >= WORLDS / 4

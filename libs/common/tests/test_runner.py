@@ -30,7 +30,8 @@ from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, KIND, ORIGIN,
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import ServiceDefaults
 
 SOURCE = topic_of(TrainingProgressed).name

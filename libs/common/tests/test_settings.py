@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -80,6 +81,60 @@ def test_what_is_understood_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.kafka.client()["fetch.wait.max.ms"] == "50"
     assert settings.kafka.client()["sasl.password"] == SECRET
     assert SECRET not in repr(settings)
+
+
+def test_a_value_may_lie_in_a_file_as_orchestrators_mount_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {
+        "THING_STORE_URL": f"postgresql+psycopg://me:{SECRET}@here/x\n",
+        "THING_KAFKA__SASL_PASSWORD": f"{SECRET} ",
+        "THING_KAFKA__EXTRA__ssl.key.password": f"{SECRET}\r\n",
+        "thing_section": '{"path": "somewhere"}',
+    }
+    monkeypatch.delenv("THING_STORE_URL")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setenv(f"{name}_file" if name.islower() else f"{name}_FILE", str(tmp_path / name))
+    monkeypatch.setenv("THING_NESTED__PORT_FILE", "")  # as Compose passes on what is not set
+    settings = load_settings(Settings)
+    assert settings.store_url.get_secret_value() == f"postgresql+psycopg://me:{SECRET}@here/x"
+    assert settings.kafka.client()["sasl.password"] == f"{SECRET} ", "one line end is no part of it, all else is"
+    assert settings.kafka.client()["ssl.key.password"] == SECRET
+    assert settings.section == {"path": "somewhere"}
+    assert settings.nested.port is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "THING_KAFKA__SASL_PASSWORD_FILE: the file cannot be read: No such file or directory"),
+        (b"", "THING_KAFKA__SASL_PASSWORD_FILE: the file is empty"),
+        (b"\n", "THING_KAFKA__SASL_PASSWORD_FILE: the file is empty"),
+        (b"\xff\xfe", "THING_KAFKA__SASL_PASSWORD_FILE: the file is no text in UTF-8"),
+    ],
+)
+def test_a_file_that_has_no_value_is_told_without_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: bytes | None, told: str
+) -> None:
+    file = tmp_path / SECRET  # a password where a path belongs
+    if text is not None:
+        file.write_bytes(text)
+    assert refusal(monkeypatch, THING_KAFKA__SASL_PASSWORD_FILE=str(file)) == f"environment variable {told}"
+
+
+def test_a_value_and_a_file_for_it_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "environment variables THING_STORE_URL and THING_STORE_URL_FILE are both set: leave one out"
+    assert refusal(monkeypatch, THING_STORE_URL_FILE=SECRET) == told
+    monkeypatch.delenv("THING_STORE_URL_FILE")
+    nearest = "environment variable THING_STORE_ULR_FILE is unknown: the nearest known one is THING_STORE_URL"
+    assert refusal(monkeypatch, THING_STORE_ULR_FILE=SECRET) == nearest
+
+
+def test_json_in_a_file_that_is_none_is_told_by_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "extra").write_text(SECRET)
+    told = refusal(monkeypatch, THING_KAFKA__EXTRA_FILE=str(tmp_path / "extra"))
+    assert told == "environment variable THING_KAFKA__EXTRA: this is no valid JSON"
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,7 @@ def span(n: int = 1) -> Span:
 
 
 def numbers(spans: OtlpSpans) -> dict[str, float]:
-    samples = [sample for metric in spans.collect() for sample in metric.samples]
-    return {"".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
+    return {"".join((family, *labels)): float(str(value)) for family, value, labels in spans.figures()}
 
 
 def test_spans_reach_a_real_collector(receiver: Collector) -> None:

@@ -317,8 +317,12 @@ CREATE TABLE execution_outbox (portfolio VARCHAR(64) NOT NULL, input_id VARCHAR(
     PRIMARY KEY (portfolio, input_id));
 CREATE TABLE execution_offsets (topic VARCHAR(249) NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL,
     PRIMARY KEY (topic, partition));
+CREATE TABLE execution_fills (fill_id VARCHAR(36) PRIMARY KEY, order_id VARCHAR(36) NOT NULL,
+    portfolio VARCHAR(64) NOT NULL, account VARCHAR(64) NOT NULL, time_us BIGINT NOT NULL,
+    instrument VARCHAR(97) NOT NULL, side VARCHAR(4) NOT NULL, quantity FLOAT NOT NULL, price FLOAT NOT NULL,
+    fee FLOAT NOT NULL);
 """
-"""Tables of a ledger as the release before revisions made them; those of orders and fills are as they were."""
+"""Tables of a ledger as the release before revisions made them; that of orders is as it was."""
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -348,7 +352,8 @@ INSERT INTO execution_offsets VALUES ('t', 3, 41);
         assert ledger.offsets() == {Partition("t", 3): 41}
         after = {name: replace(book, revision=1, marked_us=8) for name, book in found.items()}
         effects = {"in-2": Effects(outputs=[sample_mark(2.0)])}
-        ledger.record([Change(name, book, after[name], effects) for name, book in found.items()])
+        traded = {"new": effects, "old": {"in-2": Effects(fills=[FILLS[0]], outputs=[sample_mark(2.0)])}}
+        ledger.record([Change(name, book, after[name], traded[name]) for name, book in found.items()])
         assert ledger.load(["new", "old"]) == after
         assert [one for one, _ in ledger.unsent(["old"])["old"]] == ["in-1", "in-2"]
         with pytest.raises(LedgerConflict, match="portfolio new, old"):
@@ -359,13 +364,15 @@ def test_orders_and_fills_are_rows_that_anyone_can_query(tmp_path: Path) -> None
     ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.record([Change("p", BookRecord(), RECORD, {"in-1": Effects(orders=[ORDERS[1]])})])
     filled = ORDERS[1].model_copy(update={"status": "filled", "filled_quantity": 1.5})
-    effects = {"in-2": Effects(orders=[filled], fills=[FILLS[1]])}
+    closing_fill = FILLS[1].model_copy(update={"fill_id": "closing", "price": 0.0, "reason": "delisting"})
+    effects = {"in-2": Effects(orders=[filled], fills=[FILLS[1], closing_fill])}
     ledger.record([Change("p", RECORD, replace(RECORD, revision=2), effects)])
     ledger.close()
     with create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
         rows = connection.execute(text("select status, filled_quantity from execution_orders")).all()
         assert [tuple(row) for row in rows] == [("filled", 1.5)]
-        assert connection.execute(text("select price from execution_fills")).scalar() == 0.1 + 0.2
+        fills = connection.execute(text("select price, reason from execution_fills order by reason")).all()
+        assert [tuple(row) for row in fills] == [(0.1 + 0.2, ""), (0.0, "delisting")]
 
 
 def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ from tradeloop.common.model_store.port import (
 from tradeloop.common.runtime.held import LIMIT, ReadOn
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import Strategy, log_return
 
 

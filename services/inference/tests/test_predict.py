@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from prometheus_client.core import Metric
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
@@ -53,10 +52,12 @@ from tradeloop.common.messages import FeaturesComputed, Message, ModelActivated,
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.model_store.port import Actor, Policy
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.counters import Durations
 from tradeloop.common.runtime.headers import trace_id
 from tradeloop.common.runtime.health import Health, HttpSettings, starting
 from tradeloop.common.runtime.publish import publish
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Endpoint, listening
 from tradeloop.inference.adapters.http_predictions import PATH, HttpPredictions
 from tradeloop.inference.config import PredictSettings
@@ -147,10 +148,12 @@ class World:
             connection.close()
 
     def counted(self) -> dict[str, float]:
-        return {sample.labels["outcome"]: sample.value for sample in self.metrics()[0].samples}
-
-    def metrics(self) -> list[Metric]:
-        return list(self.door.collect())
+        figures = self.door.figures()
+        return {
+            one.labels[0]: one.value
+            for one in figures
+            if one.family == "tradeloop_predictions_total" and not isinstance(one.value, Durations)
+        }
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,8 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, specs, topic_of
 from tradeloop.common.runtime.headers import ERROR
 from tradeloop.common.runtime.policy import RunPolicy
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest

@@ -28,8 +28,9 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.pump import pump
 from tradeloop.common.runtime.readback import all_messages
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.ingest.adapters.bus_frames import BusFrames
 from tradeloop.ingest.adapters.files import read_blocks
 from tradeloop.ingest.application import Ingest

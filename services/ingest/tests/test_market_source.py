@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
@@ -22,6 +24,7 @@ from tradeloop.ingest.adapters.simulated_source import SimulatedSource
 from tradeloop.ingest.adapters.sources import open_source
 from tradeloop.ingest.adapters.sql_fetched import SqlFetched
 from tradeloop.ingest.application.fetch import fetch, missing, sound
+from tradeloop.ingest.application.live.history import Answer, Asker, Question
 from tradeloop.ingest.contracts import (
     FETCHED_CHECKS,
     MARKET_SOURCE_CHECKS,
@@ -32,10 +35,11 @@ from tradeloop.ingest.contracts import (
 )
 from tradeloop.ingest.contracts.fake_venue.clock import VenueClock
 from tradeloop.ingest.contracts.fake_venue.faults import Faults
-from tradeloop.ingest.contracts.fake_venue.market import Market
+from tradeloop.ingest.contracts.fake_venue.market import Listing, Market
 from tradeloop.ingest.contracts.fake_venue.server import FakeVenue
 from tradeloop.ingest.contracts.fake_venue.tws import FakeTws
 from tradeloop.ingest.ports import (
+    BatchSource,
     Channel,
     Connected,
     Disconnected,
@@ -52,6 +56,7 @@ from tradeloop.ingest.ports import (
     StreamedTrade,
 )
 
+PATIENCE_S = 30.0
 NOW = datetime(2024, 1, 4, 0, 0, 30, tzinfo=UTC)
 START = datetime(2024, 1, 2, tzinfo=UTC)
 FAST: Sources = {
@@ -169,8 +174,87 @@ def broker(venue: FakeVenue, name: str, symbol: str, hours: int = 30) -> MarketO
         ccxt(venue, hours),
         open=lambda: open_source(name, FAST, SystemClock(), url=venue.url),
         symbol=symbol,
+        others=[other for other in ("BTC/USDT", "ETH/USDT", "AAPL") if other != symbol],
         truth=lambda start_us, end_us: venue.market.bars(symbol, "1m", start_us, end_us).series(),
     )
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_a_live_feed_of_many_stocks_asks_for_them_together() -> None:
+    """At 200 requests a minute, which a free account has, each one asked by itself would take minutes."""
+    symbols = [f"S{n:03}" for n in range(250)]
+    listings = [Listing(one, price=10.0 + n) for n, one in enumerate(symbols)]
+    market = Market(listings, clock=VenueClock(NOW, speed=0.0))
+    with FakeVenue(market) as venue, closing(open_source("alpaca", FAST, SystemClock(), url=venue.url)) as source:
+        instruments = source.instruments(symbols)
+        assert venue.served["requests"] == 1, "instruments are looked up one by one"
+        held, answers = Held(source), deque[Answer]()
+        asker = Asker(held, market.now_us)
+        start_us = to_us(NOW - timedelta(minutes=30, seconds=30))
+        asker.ask(Question("clock", answers, "alpaca"))
+        held.asked.wait(PATIENCE_S)  # all others wait meanwhile
+        for n, one in enumerate(instruments):
+            span = start_us + n % 7 * Timeframe.M1.us, market.now_us() - n % 3 * Timeframe.M1.us
+            asker.ask(Question("check", answers, "alpaca", one, Timeframe.M1, *span))
+        held.go.set()
+        until_there(answers, 251)
+        asker.close()
+        assert venue.served["requests"] == 2 + 2 * 3, "three requests for 250 histories, and the clock for each"
+        for answer in list(answers)[1:]:
+            question = answer.question
+            assert answer.error is None
+            assert question.instrument is not None
+            assert answer.bars is not None
+            assert question.end_us - Timeframe.M1.us < answer.until_us <= question.end_us or (
+                answer.until_us > market.now_us() - Timeframe.M1.us
+            )
+            symbol = question.instrument.id.partition(":")[2]
+            truth = market.bars(symbol, "1m", question.start_us, answer.until_us).series()
+            for name in truth:
+                assert answer.bars[name].tolist() == truth[name].tolist(), (symbol, name)
+
+
+@pytest.mark.usefixtures("_credentials")
+def test_a_wrong_symbol_among_many_is_told_to_whoever_asked_for_it() -> None:
+    with fake_venue() as venue, closing(open_source("alpaca", FAST, SystemClock(), url=venue.url)) as source:
+        held, answers = Held(source), deque[Answer]()
+        asker = Asker(held, venue.market.now_us)
+        asker.ask(Question("clock", answers, "alpaca"))
+        held.asked.wait(PATIENCE_S)
+        for symbol in ("AAPL", "NONE", "BTC/USDT"):
+            span = to_us(NOW - timedelta(minutes=9)), to_us(NOW)
+            asker.ask(Question("settle", answers, "alpaca", Instrument(id=f"alpaca:{symbol}"), Timeframe.M1, *span))
+        held.go.set()
+        until_there(answers, 4)
+        asker.close()
+        errors = [answer.error for answer in list(answers)[1:]]
+        assert errors[0] is None
+        assert isinstance(errors[1], UserError)
+        assert "NONE" in str(errors[1])
+        assert errors[2] is None
+
+
+def until_there(answers: deque[Answer], count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while len(answers) < count:
+        assert time.monotonic() < deadline, f"{len(answers)} of {count} answers"
+        threading.Event().wait(0.01)
+
+
+class Held:
+    """A source that waits in its first answer until `go`."""
+
+    def __init__(self, source: MarketSource) -> None:
+        assert isinstance(source, BatchSource)
+        self.venue, self.at_once = source.venue, source.at_once
+        self.instruments, self.history, self.histories = source.instruments, source.history, source.histories
+        self.stream, self.close, self._time_us = source.stream, source.close, source.time_us
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def time_us(self) -> int:
+        self.asked.set()
+        self.go.wait(PATIENCE_S)
+        return self._time_us()
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ from tradeloop.common.market import (
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessCompleted, PreprocessRequested
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio, portfolio_yaml
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.pump import pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.service import RequestFailed
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardContext, reward

@@ -37,8 +37,9 @@ from tradeloop.common.messages.topics import dead_letter_topic, topic_of
 from tradeloop.common.runtime.headers import ERROR
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
+from tradeloop.common.runtime.pump import pump
 from tradeloop.common.runtime.readback import all_messages
-from tradeloop.common.runtime.runner import Runner, pump
+from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardContext, reward
 from tradeloop.preprocess.adapters.bus_sent import BusSent

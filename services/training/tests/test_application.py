@@ -26,6 +26,7 @@ from tradeloop.common.model_store.memory import MemoryModelStore
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import ModelNotFound, ModelStoreUnavailable
 from tradeloop.common.portfolio import Costs
+from tradeloop.common.runtime.metrics import check
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.settings import load_settings
@@ -143,6 +144,33 @@ def test_a_request_becomes_a_candidate(house: House) -> None:
     assert manifest.onnx_max_abs_diff <= 1e-5
     assert [p.step for p in house.published(TrainingProgressed)] == [256, 512]
     OnnxPolicy(registered.policy)
+
+
+def test_the_run_that_goes_on_is_measured(house: House) -> None:
+    seen: list[dict[tuple[str, ...], float]] = []
+
+    def measured(service: Training) -> dict[tuple[str, ...], float]:
+        figures = list(service.figures())
+        check(figures, "training")
+        return {(one.family.removeprefix("tradeloop_training_"), *one.labels): float(one.value) for one in figures}  # type: ignore[arg-type]
+
+    service = house.service(publish=lambda message: None)
+    service.beat = lambda: seen.append(measured(service))
+    assert measured(service)["running",] == 0
+    assert ("steps", "test", "synthetic") not in measured(service), "nothing is known yet"
+    list(service.handle(house.request(), HERE))
+    assert [one["steps", "test", "synthetic"] for one in seen[:2]] == [0, 256]
+    assert {one["running",] for one in seen} == {1}
+    assert seen[1]["reward", "test", "synthetic", "learnt"] == 1.0
+    with pytest.raises(ValueError, match="name"):
+        list(service.handle(house.request(portfolio="{}"), HERE))
+    house.stop.set()
+    with pytest.raises(TrainingStopped):
+        list(service.handle(house.request(request_id="r2"), HERE))
+    after = measured(service)
+    assert (after["running",], after["planned_steps", "test", "synthetic"]) == (0, 512)
+    ended = {how: after["runs_total", how] for how in ("candidate", "champion", "failed", "interrupted")}
+    assert ended == {"candidate": 1, "champion": 0, "failed": 1, "interrupted": 1}
 
 
 def test_progress_is_out_before_the_run_is_over(house: House) -> None:
@@ -291,7 +319,8 @@ def test_H3_a_long_training_says_that_it_goes_on(house: House) -> None:
     service = house.service(publish=lambda m: beats.append(type(m).__name__))
     service.beat = lambda: beats.append("beat")
     list(service.handle(house.request(), HERE))
-    assert beats == ["beat", "TrainingProgressed", "beat", "beat"], "with each rollout, and before what follows"
+    expected = ["beat", "beat", "TrainingProgressed", "beat", "beat"]
+    assert beats == expected, "when it begins, with each rollout, and before what follows"
 
 
 FORESIGHT: Mapping[str, object] = {**SMALL, "books": 32, "n_steps": 32, "learning_rate": 5e-3, "validation": 0.4}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tradeloop.cli.adjusting import adjusted_view
+from tradeloop.cli.events import renamed, with_events
 from tradeloop.cli.markets import beside
 from tradeloop.cli.members import with_members
 from tradeloop.cli.progress import Stages
@@ -15,6 +16,7 @@ from tradeloop.cli.span import Span
 from tradeloop.cli.understood import understood
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument
+from tradeloop.common.market.event_file import read_events
 from tradeloop.common.messages.ingest import Reading
 from tradeloop.common.portfolio import Portfolio, read_portfolio
 from tradeloop.common.strategy import Strategy, load
@@ -38,6 +40,7 @@ class Inputs:
     members: Path | None = None
     terms: Mapping[str, Instrument] = field(default_factory=dict)
     """The terms of stored bars' instruments as their venues told them, by id."""
+    events: Path | None = None
 
     def open(self, stages: Stages, stage: str) -> tuple[Strategy, Source]:
         """Read and check all of it, and say what was understood. Raises `UserError` for what is wrong."""
@@ -46,6 +49,10 @@ class Inputs:
         portfolio = None if self.portfolio is None else read_portfolio(self.portfolio)
         strategy = load(_strategy_of(portfolio, self.strategy))
         with stages.stage(stage):
+            events = None if self.events is None else read_events(self.events)
+            ends = events is not None and any(
+                one.kind == "delisting" for ones in events.events.values() for one in ones
+            )
             source = open_source(
                 self.bars,
                 strategy,
@@ -53,13 +60,15 @@ class Inputs:
                 name=self.name,
                 span=self.span,
                 reading=self.reading,
-                members_change=self.members is not None,
+                members_change=self.members is not None or ends,
                 terms=self.terms,
+                joins=lambda named, ids: renamed(named, events, ids),
             )
             source = beside(source, self.also, strategy, self.span, self.reading)
             if self.actions is not None:
                 source = adjusted_view(source, self.actions, self.as_known, named=self.name is not None)
             source = with_members(source, self.members)
+            source = with_events(source, events)
         for market in source.markets:
             for line in understood(market):
                 stages.say(line)

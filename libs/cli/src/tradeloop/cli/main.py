@@ -24,6 +24,7 @@ from tradeloop.cli.commands import (
     ingest,
     inspect,
     members,
+    metrics,
     models,
     online,
     portfolio,
@@ -32,7 +33,7 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Members, PortfolioFolder, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -62,6 +63,7 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("metrics")(metrics.metrics)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
 bars.app.command("repair")(repair.repair)
@@ -128,6 +130,7 @@ def demo(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report and the audit files.")] = Path("demo"),
     seed: Seed = 0,
@@ -161,7 +164,7 @@ def demo(
     given, terms = stored_bars(bars, home or DEFAULT_HOME)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     run_demo(inputs, out, range(seed, seed + seeds), steps, home, promote, live_source)
 
@@ -186,6 +189,7 @@ def train(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     also: Also = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -219,7 +223,7 @@ def train(
     given, terms = stored_bars(bars, home)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
-        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms
+        given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
     run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
@@ -246,6 +250,7 @@ def backtest(
     actions: Actions = None,
     as_known: AsKnown = None,
     members: Members = None,
+    events: Events = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the same report and files as a demo's. Without it: none.")
     ] = None,
@@ -261,7 +266,9 @@ def backtest(
 
     given, terms = stored_bars(bars, home)
     span = start, end
-    inputs = Inputs(given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms)
+    inputs = Inputs(
+        given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms, events
+    )
     run_backtest(inputs, model, home, seed, out)
 
 

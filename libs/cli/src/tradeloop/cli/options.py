@@ -51,6 +51,15 @@ Members = Annotated[
         "for still a member): only members are held, and cross-sections are of them. Without it: all always belong.",
     ),
 ]
+Events = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        help="CSV file of halts, delistings and new symbols (instrument, time, kind: halt, resume, delisting or "
+        "rename; proceeds of a delisting for each unit, symbol of a rename; zone where times name none). Without it: "
+        "none.",
+    ),
+]
 PortfolioFolder = Annotated[
     Path | None,
     typer.Option("--portfolios", envvar="TRADELOOP_PORTFOLIO_FOLDER", help="Folder of the stack's portfolios."),

@@ -14,7 +14,7 @@ from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.trading import trading
 from tradeloop.common.evaluation.backtest import BacktestResult
 from tradeloop.common.market import from_us
-from tradeloop.common.risk import OUTSIDE_CODE, WARN_DENIED
+from tradeloop.common.risk import APART_CODES, OUTSIDE_CODE, WARN_DENIED
 
 
 def counts(run: Run) -> dict[str, Any]:
@@ -43,7 +43,12 @@ def print_outcome(console: Console, results: Mapping[str, BacktestResult]) -> No
     if outside := ours.denials.get(OUTSIDE_CODE, 0):
         line = f"Targets outside the universe's members, of which nothing was bought: {OUTSIDE_CODE} {outside:,}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    if inside := {code: count for code, count in ours.denials.items() if code != OUTSIDE_CODE}:
+    resting = {code: count for code in sorted(APART_CODES - {OUTSIDE_CODE}) if (count := ours.denials.get(code, 0))}
+    if resting:
+        told = ", ".join(f"{code} {count:,}" for code, count in resting.items())
+        line = f"Targets of instruments that were not traded then, of which nothing was ordered: {told}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if inside := {code: count for code, count in ours.denials.items() if code not in APART_CODES}:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(inside.items()))
         share = ours.denied / ours.decisions
         warning = "Warning: the" if share > WARN_DENIED else "The"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import files
 from pathlib import Path
@@ -88,7 +88,7 @@ class Source:
         bars = {base: self.history}
         for timeframe in strategy.feature_set.timeframes:
             bars[timeframe] = resample(self.history, base, timeframe, days=self.universe.days)
-        roster = self.universe.roster if self.universe.members else None
+        roster = self.universe.roster if self.universe.changes else None
         return strategy.feature_set.compute(bars, base, roster).values[self.first : self.stop]
 
     def range(self, start: int, stop: int) -> TimeRange:
@@ -110,17 +110,19 @@ def open_source(
     reading: Reading | None = None,
     members_change: bool = False,
     terms: Mapping[str, Instrument] | None = None,
+    joins: Callable[[Sequence[NamedFile], Sequence[str]], Sequence[NamedFile]] | None = None,
 ) -> Source:
     """Read and check files of bars; the installed one where none is named. `bars` are the values of `option`.
 
     A portfolio says which instruments the bars are of. Without one, what has a name gets it as its id, and what has
     none an id that another content changes; `name` names the universe, and `terms` has what venues told of
-    instruments, by id. Where its members change, the instruments need not have a bar at one time. Raises `UserError`,
-    one line that names the file, the row and the remedy.
+    instruments, by id. Where its members change, the instruments need not have a bar at one time. `joins` makes one of
+    files of one instrument. Raises `UserError`, one line that names the file, the row and the remedy.
     """
     start_us, end_us = span_us(span)
     reading = reading or Reading()
     named, notes = named_files(bars, option)
+    named = list(joins(named, () if portfolio is None else portfolio.universe.ids)) if joins else named
     label = listed((one.path.name for one in named), 3)
     if not named:
         named = [NamedFile(_installed(), "EUR/USD")]
@@ -166,7 +168,7 @@ def open_source(
             f"{label}: no bar opens in the range of --from and --to: the first opens at "
             f"{from_us(history.open_us[0]).isoformat()}, the last at {from_us(history.open_us[-1]).isoformat()}"
         )
-    members_change = members_change or bool(universe.members)
+    members_change = members_change or universe.changes
     if not members_change and len(read) > 1 and not history.present[first:stop].all(axis=1).any():
         raise UserError(
             f"{label}: there is no bar at which all {len(read)} instruments have one: give files that overlap, or "

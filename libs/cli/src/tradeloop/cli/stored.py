@@ -111,7 +111,7 @@ def opened(home: Path, database_url: str | None) -> Iterator[StoredBars]:
 
     url = database_url or f"sqlite:///{home / 'bars.db'}"
     file = url.removeprefix("sqlite:///").partition("?")[0]
-    if file != url and not Path(file).exists():  # it would be made
+    if url.startswith("sqlite:///") and not Path(file).exists():  # it would be made
         place = f"there is no file {file}" if database_url else f"{home} holds no bars"
         raise UserError(f"{place}: fetch them with `tradeloop backfill`, or name another --home or --bars-url")
     with ExitStack() as stack:

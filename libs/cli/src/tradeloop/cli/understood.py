@@ -24,7 +24,7 @@ def understood(source: Source) -> list[str]:
             f"Of these {len(bars):,} bars are used, {from_us(bars.open_us[0]):%Y-%m-%d %H:%M} to "
             f"{from_us(bars.open_us[-1]):%Y-%m-%d %H:%M} UTC; earlier ones only warm the features up"
         )
-    if source.universe.members:
+    if source.universe.changes:
         lines.append(f"Universe {source.universe.name}: {spoken_members(source)}")
     elif len(source.universe.ids) > 1:
         whole = int(bars.present.all(axis=1).sum())
@@ -42,7 +42,7 @@ def spoken_members(source: Source) -> str:
     universe = source.universe
     inside = universe.roster.inside(source.bars.close_us).sum(axis=1)
     least, most = int(inside.min()), int(inside.max())
-    if not universe.members:
+    if not universe.changes:
         return count(len(universe.ids), "instrument")
     between = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     return f"{count(len(universe.ids), 'instrument')}, of which {between} at a time"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tradeloop.common.arrays import Bools
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BarArrays, Name, Universe
+from tradeloop.common.market.event_file import read_events
 from tradeloop.common.market.member_file import read_members
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ def _difference(one: Universe, other: Universe) -> str:
         ("higher_timeframes", " ".join(one.higher_timeframes), " ".join(other.higher_timeframes)),
         ("instruments, in this order,", " ".join(one.ids), " ".join(other.ids)),
         ("members, with the digest", one.members_id, other.members_id),
+        ("events, with the digest", one.events_id, other.events_id),
     ):
         if a != b:
             return f"{what} {a or 'none'} and {b or 'none'}"
@@ -180,10 +182,11 @@ def _difference(one: Universe, other: Universe) -> str:
 def read_portfolio(path: Path) -> Portfolio:
     """A portfolio from its YAML file. Raises `UserError`, one line that names the file, the field and what is wrong.
 
-    `members` of its universe may be the path of a file, from the folder of this one on.
+    `members` and `events` of its universe may be paths of files, from the folder of this one on.
     """
     try:
-        return Portfolio.model_validate(_with_members(path, yaml.safe_load(path.read_bytes())))
+        content = yaml.safe_load(path.read_bytes())
+        return Portfolio.model_validate(_with_events(path, _with_members(path, content)))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -208,6 +211,24 @@ def _with_members(path: Path, content: Any) -> Any:
         )
     members = {name if name in listed else symbols[name]: stays for name, stays in file.members.items()}
     return {**content, "universe": {**universe, "members": members}}
+
+
+def _with_events(path: Path, content: Any) -> Any:
+    """The content of a YAML file, with the events of the file that it names for its universe."""
+    universe = content.get("universe") if isinstance(content, dict) else None
+    if not isinstance(universe, dict) or not isinstance(universe.get("events"), str):
+        return content
+    file = read_events(path.parent / universe["events"], f"{path}: universe.events")
+    listed = [str(one.get("id")) for one in universe.get("instruments") or () if isinstance(one, dict)]
+    events = {}
+    for name, ones in file.events.items():
+        called = file.names[name]
+        ids = [id_ for id_ in listed if id_ in called or id_.partition(":")[2] in called]
+        if len(ids) != 1:
+            what = f"may be {' or '.join(ids)}" if ids else "is no instrument of it"
+            raise UserError(f"{path}: {file.path} has events of {name}, which {what}")
+        events[ids[0]] = [one.model_dump(mode="json") for one in ones]
+    return {**content, "universe": {**universe, "events": events}}
 
 
 def portfolio_yaml(portfolio: Portfolio) -> str:

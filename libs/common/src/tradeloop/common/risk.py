@@ -27,6 +27,8 @@ class Verdict(IntEnum):
     NOT_A_MEMBER = 8
     LEFT_UNIVERSE = 9
     """The position is closed, since the instrument does not belong to the universe any more."""
+    TRADING_HALTED = 10
+    DELISTED = 11
 
 
 class Halt(IntEnum):
@@ -80,6 +82,16 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
         "size of the target weight outside the universe",
         "",
     ),
+    Verdict.TRADING_HALTED: Explanation(
+        "Trading in the instrument is halted at that time: the order is not sent, and the position stays.",
+        "order value as a multiple of equity while trading is halted",
+        "",
+    ),
+    Verdict.DELISTED: Explanation(
+        "The instrument is delisted: it is not bought, and what is held is closed at the stated proceeds.",
+        "size of the target weight after the delisting",
+        "",
+    ),
     Halt.DRAWDOWN_HALT: Explanation(
         "Equity fell too far from its peak: the portfolio is halted and its positions are closed.",
         "drawdown; flattening",
@@ -112,3 +124,9 @@ DENIAL_CODES = frozenset(map(wire_code, DENIED))
 OUTSIDE_CODE = wire_code(Verdict.NOT_A_MEMBER)
 """The code of what a policy wanted of instruments outside of the universe. Of one that gives each instrument a share it
 is the rule, so that it is counted apart."""
+
+APART = frozenset({Verdict.NOT_A_MEMBER, Verdict.TRADING_HALTED, Verdict.DELISTED})
+"""Verdicts that say nothing of the policy, but of where its instruments stand: they are counted apart."""
+
+APART_CODES = frozenset(map(wire_code, APART))
+"""The codes of these, as `execution.risk.v1` carries them."""

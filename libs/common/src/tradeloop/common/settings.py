@@ -1,6 +1,7 @@
 """How a process reads its settings: from the environment variables of one prefix, each of which is understood.
 
-No message holds a value: a password in the wrong variable is still a password.
+`<VARIABLE>_FILE` names a file that has the value, as orchestrators mount secrets. No message holds a value: a password
+in the wrong variable is still a password.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from tradeloop.common.addresses import hide
 from tradeloop.common.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_JOINT = "__"
+_JOINT, _FILE = "__", "_FILE"
 _LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
 """Variables that Kubernetes gives every container for a Service of the same name as ours."""
 _SIGNS_IN = re.compile(r"://[^\s/?#:@]*:\S+@|password=")
@@ -30,8 +38,21 @@ _SIGNS_IN = re.compile(r"://[^\s/?#:@]*:\S+@|password=")
 _LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, with what lies in the files that it names."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        prefix = self.settings_cls.model_config.get("env_prefix", "")
+        names = {name.lower() for name in _naming_files(self.settings_cls, prefix).values()}
+        in_files = {name.lower(): value for name, value in _in_files(self.settings_cls, prefix).items()}
+        return {name: value for name, value in super()._load_env_vars().items() if name not in names} | in_files
+
+
 class EnvironmentSettings(BaseSettings):
-    """Settings that come from environment variables of one prefix; those of a nested setting join with `__`."""
+    """Settings that come from environment variables of one prefix; those of a nested setting join with `__`.
+
+    To read one raises `UserError` for a file that cannot be read.
+    """
 
     model_config = SettingsConfigDict(
         env_nested_delimiter=_JOINT,
@@ -43,6 +64,18 @@ class EnvironmentSettings(BaseSettings):
 
     def model_post_init(self, context: Any) -> None:
         hide(secrets_in(self))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What code gives comes before the environment; there is no other source."""
+        return init_settings, _Environment(settings_cls)
 
 
 S = TypeVar("S", bound=EnvironmentSettings)
@@ -113,7 +146,7 @@ def _refuse_unknown(kind: type[BaseModel], prefix: str, others: Collection[str])
         *(name for name in others if name.endswith("_")),
     )
     for given, value in sorted(os.environ.items()):
-        name = given.upper()  # as pydantic reads them
+        name = _without_file(given.upper(), known, beginnings)  # in capitals, as pydantic reads them
         if not name.startswith(prefix) or name in known or name.startswith(beginnings):
             continue
         rest = name.removeprefix(prefix)
@@ -123,12 +156,47 @@ def _refuse_unknown(kind: type[BaseModel], prefix: str, others: Collection[str])
         raise UserError(f"environment variable {given} is unknown: the nearest known one is {nearest}")
 
 
+def _without_file(name: str, known: Collection[str], beginnings: tuple[str, ...]) -> str:
+    """The variable whose value lies in the file that a variable names; the variable itself where it names none."""
+    value_of = name.removesuffix(_FILE)
+    return value_of if name not in known and (value_of in known or value_of.startswith(beginnings)) else name
+
+
+def _naming_files(kind: type[BaseModel], prefix: str) -> dict[str, str]:
+    """The variables that name a file, by that whose value lies in it; in capitals."""
+    known = dict(variables(kind, prefix))
+    beginnings = tuple(f"{name}{_JOINT}" for name, is_mapping in known.items() if is_mapping)
+    pairs = ((_without_file(name, known, beginnings), name) for name in map(str.upper, sorted(os.environ)))
+    return {value_of: name for value_of, name in pairs if value_of != name}
+
+
+def _in_files(kind: type[BaseModel], prefix: str) -> dict[str, str]:
+    """The values that lie in files, by variable. Raises `UserError`, which has neither a value nor a path."""
+    given = {name.upper(): value for name, value in os.environ.items()}
+    found = {}
+    for value_of, name in _naming_files(kind, prefix).items():
+        if not given[name]:  # as Compose passes on what is not set
+            continue
+        if given.get(value_of):
+            raise UserError(f"environment variables {value_of} and {name} are both set: leave one out")
+        try:
+            found[value_of] = Path(given[name]).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            raise UserError(f"environment variable {name}: the file cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise UserError(f"environment variable {name}: the file is no text in UTF-8") from None
+        if not found[value_of]:
+            raise UserError(f"environment variable {name}: the file is empty")
+    return found
+
+
 def _no_json(kind: type[BaseModel], prefix: str) -> Iterator[str]:
     """The variables that hold more than one value and cannot be read."""
     known = dict(variables(kind, prefix))
+    values = {given.upper(): value for given, value in os.environ.items()} | _in_files(kind, prefix)
     for name, is_mapping in known.items():
         nested = any(other.startswith(f"{name}{_JOINT}") for other in known)
-        value = next((value for given, value in os.environ.items() if given.upper() == name), None)
+        value = values.get(name)
         if value is None or not (is_mapping or nested):
             continue
         try:

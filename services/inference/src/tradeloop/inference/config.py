@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.portfolio import PortfolioSettings
+from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.health import HttpSettings
 from tradeloop.common.runtime.settings import ServiceSettings
 
@@ -19,8 +20,9 @@ class PredictSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    token: SecretStr | None = None
-    """The token that clients send, at least 16 letters, digits and signs; without one nobody is let in."""
+    token: Tokens = None
+    """The tokens that clients send, at least 16 letters, digits and signs each, or their SHA-256; without one nobody is
+    let in."""
     at_once: int = Field(default=2, ge=1, le=64)
     """How many are answered at once; whoever comes then is told to ask again."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -29,16 +31,6 @@ class PredictSettings(BaseModel):
     """The most bytes of a request's body."""
     max_age_s: float | None = Field(default=None, gt=0)
     """How old features of the online store may be that nobody asked for by their time. Two bars by default."""
-
-    @field_validator("token")
-    @classmethod
-    def _sent_as_it_is(cls, token: SecretStr | None) -> SecretStr | None:
-        value = "" if token is None else token.get_secret_value()
-        if not value:  # as Compose passes on what is not set
-            return None
-        if len(value) < 16 or not (value.isascii() and value.isprintable()) or " " in value:
-            raise ValueError("a token has at least 16 letters, digits and signs, and no spaces")
-        return token
 
 
 class Settings(PortfolioSettings, ServiceSettings):

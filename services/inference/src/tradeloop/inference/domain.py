@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -49,6 +50,8 @@ class ActiveModel:
     version: str
     model_id: str
     actor: SharedActor
+    known_to: datetime | None
+    """Close of the last bar that it has learnt from, or was chosen on; None where that is not known."""
 
     def same_as(self, other: ActiveModel | NoModel | None) -> bool:
         """Whether both are the same version of the same model, whoever answers for it."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.errors import Unavailable
@@ -251,6 +251,23 @@ class MarketSource(Protocol):
 
     def close(self) -> None:
         """Release connections."""
+        ...
+
+
+@runtime_checkable
+class BatchSource(MarketSource, Protocol):
+    """A source that one request asks for the history of many instruments, which live feeds make use of."""
+
+    at_once: int
+    """The most instruments of one request."""
+
+    def histories(
+        self, instruments: Sequence[Instrument], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> Mapping[str, Page]:
+        """All bars that `history` gives of each of them, by the instrument's id. It is meant for few bars of each.
+
+        Raises as `history` does, for any of them.
+        """
         ...
 
 

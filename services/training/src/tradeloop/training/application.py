@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from tradeloop.common.model_store.port import (
     model_name,
 )
 from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.runtime.metrics import Figure, counted
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardError
@@ -62,6 +64,11 @@ class Training(ServiceDefaults):
         self._strategies, self._make_actor = strategies, make_actor
         self._bars, self._features, self._models = bars, features, models
         self._trainer, self._publish, self._stop = trainer, publish, stop
+        self._running = False
+        self._progress: tuple[Figure, ...] = ()
+        """The figures of the run that goes on, or of the last one."""
+        self._ended: Counter[str] = Counter({CANDIDATE: 0, CHAMPION: 0, "failed": 0, "interrupted": 0})
+        """How the runs ended."""
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
         """Train, register, and say so.
@@ -73,12 +80,22 @@ class Training(ServiceDefaults):
         """
         if not isinstance(message, TrainingRequested):
             return ()
-        strategy = self._strategies(message.strategy)
-        portfolio = _portfolio(message)
+        outcome, self._running = "failed", True
         try:
-            return [self._train(message, strategy, portfolio)]
-        except (RewardError, UserError) as error:
-            raise type(error)(f"training {strategy.name} on {message.universe.name}: {error}") from error
+            ready = self._trained(message)
+            outcome = ready.alias
+            return [ready]
+        except Unavailable:
+            outcome = "interrupted"
+            raise
+        finally:
+            self._running = False
+            self._ended[outcome] += 1
+
+    def figures(self) -> Iterable[Figure]:
+        yield Figure("tradeloop_training_running", float(self._running))
+        yield from self._progress
+        yield from counted("tradeloop_training_runs_total", {(how,): count for how, count in self._ended.items()})
 
     def not_ready(self) -> Iterable[str]:
         self._bars.check()
@@ -89,6 +106,13 @@ class Training(ServiceDefaults):
         self._bars.close()
         self._features.close()
 
+    def _trained(self, request: TrainingRequested) -> ModelReady:
+        strategy, portfolio = self._strategies(request.strategy), _portfolio(request)
+        try:
+            return self._train(request, strategy, portfolio)
+        except (RewardError, UserError) as error:
+            raise type(error)(f"training {strategy.name} on {request.universe.name}: {error}") from error
+
     def _train(self, request: TrainingRequested, strategy: Strategy, portfolio: Portfolio) -> ModelReady:
         asked = (_own(request), *request.also)
         if request.also and any(one.universe.members for one in asked):
@@ -97,6 +121,7 @@ class Training(ServiceDefaults):
         material = join(markets, strategy.hyper_parameters.validation)
 
         def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+            self._progress = tuple(_figures(request, step, total, metrics))
             self.beat()
             news = TrainingProgressed(
                 run_id=request.request_id, strategy=strategy.name, step=step, total=total, metrics=dict(metrics)
@@ -106,6 +131,8 @@ class Training(ServiceDefaults):
             except Unavailable as error:  # nothing depends on it, and hours of work may
                 log.warning("progress not published", run=news.run_id, step=step, error=str(error))
 
+        self._progress = tuple(_figures(request, 0, request.steps, {}))
+        self.beat()
         bars, features, segments = material.bars, material.features, material.segments
         apart = sum(stop - split for _, split, stop in segments)
         log.info(
@@ -256,6 +283,15 @@ class Training(ServiceDefaults):
             if one.name == name and one.parameters.get("request_id") == request_id
         ]
         return self._models.load(name, str(max(versions))) if versions else None
+
+
+def _figures(request: TrainingRequested, step: int, total: int, metrics: Mapping[str, float]) -> Iterator[Figure]:
+    labels = request.strategy, request.universe.name
+    yield Figure("tradeloop_training_steps", step, labels)
+    yield Figure("tradeloop_training_planned_steps", total, labels)
+    for part, name in (("learnt", "reward"), ("apart", "valid_reward_mean")):
+        if name in metrics:
+            yield Figure("tradeloop_training_reward", metrics[name], (*labels, part))
 
 
 def _own(request: TrainingRequested) -> MarketRange:

@@ -12,8 +12,14 @@ from typing import Literal
 from tradeloop.cli.client.client import Client
 from tradeloop.common.bus.port import Bus, Partition, Record
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import from_us
-from tradeloop.common.messages import PortfolioCommanded, PortfolioEvent, PortfolioMarked, SignalGenerated
+from tradeloop.common.market import InstrumentEvent, from_us
+from tradeloop.common.messages import (
+    InstrumentChanged,
+    PortfolioCommanded,
+    PortfolioEvent,
+    PortfolioMarked,
+    SignalGenerated,
+)
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.readback import Tail, all_records, blocks_backwards, decoded, of_kind
 
@@ -38,6 +44,8 @@ class BookState:
     """The event that its decisions are not taken since; None when they are."""
     events: dict[str, int] = field(default_factory=dict)
     """How many events of each kind are on record."""
+    instruments: dict[str, list[str]] = field(default_factory=dict)
+    """The halts, delistings and new symbols that are in force, in words, by instrument."""
 
     @property
     def awaits(self) -> datetime | None:
@@ -91,7 +99,29 @@ def book_states(bus: Bus) -> dict[str, BookState]:
             book.quarantine = event
         elif event.kind == "released":
             book.quarantine = None
+    in_force = _in_force(bus)
+    for book in found.values():
+        book.instruments = in_force.get(book.universe, {})
     return dict(sorted(found.items()))
+
+
+def _in_force(bus: Bus) -> dict[str, dict[str, list[str]]]:
+    """The events that went out and are in force, in words, by universe and instrument."""
+    events: dict[tuple[str, str], dict[str, InstrumentEvent]] = {}
+    for one in of_kind(all_records(bus, topic_of(InstrumentChanged).name), InstrumentChanged):
+        events.setdefault((one.universe, one.instrument), {})[one.identity] = one.event
+    found: dict[str, dict[str, list[str]]] = {}
+    for (universe, instrument), known in events.items():
+        lasting: list[InstrumentEvent] = []
+        for event in sorted(known.values(), key=lambda each: each.time):
+            if event.kind in ("resume", "delisting"):
+                lasting = [each for each in lasting if each.kind != "halt"]
+            if event.kind != "resume":
+                lasting.append(event)
+        if lasting:
+            words = [f"{each.words} since {_minute(each.time)}" for each in lasting]
+            found.setdefault(universe, {})[instrument] = words
+    return found
 
 
 def obeyed(client: Client, book: BookState, command: Command, reason: str, timeout_s: float) -> PortfolioEvent | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home
+from tradeloop.cli.options import Events
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def check(
         str | None, typer.Option("--timeframe", help="Else that of most rows of a file, all that are stored.")
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Faults of a kind that are shown for a file.")] = _SHOWN,
+    events: Events = None,
 ) -> None:
     """Name every fault in files of bars, or in stored ones, one a line: exit 0 for none, 1 for some, 2 for no bars."""
     from tradeloop.cli.progress import quiet_logs
@@ -105,10 +107,10 @@ def check(
         raise UserError("say which bars to check: name files, or --instrument VENUE:SYMBOL for stored ones")
     if files and (start or end):
         raise UserError("--from and --to are a range of stored bars, and files are checked as a whole: leave them out")
-    wrong = False
+    wrong, known = False, resting_of(events)
     for file in files or ():
         bars, found_timeframe = raw_bars(file, length)
-        wrong |= _told(file, bars, found_timeframe, given or ASSUMED, most)
+        wrong |= _told(file, bars, found_timeframe, given or ASSUMED, most, known(file))
     if instruments:
         with opened(home, bars_url) as stored:
             for name, bars, found_timeframe in list(chosen_bars(stored, instruments, length, (start, end))):
@@ -116,7 +118,7 @@ def check(
                 said = f"{name}@{found_timeframe}"
                 if due is None:
                     typer.echo(f"{said}: nobody recorded its calendar, so {ASSUMED} is assumed: give --calendar")
-                wrong |= _told(said, bars, found_timeframe, due or ASSUMED, most)
+                wrong |= _told(said, bars, found_timeframe, due or ASSUMED, most, known(name))
     raise typer.Exit(1 if wrong else 0)
 
 
@@ -222,12 +224,42 @@ def chosen_bars(
 _CHECKED = ("open_us", "open", "high", "low", "close", "volume")
 
 
-def _told(said: str, bars: Series, timeframe: Timeframe, calendar: str, most: int) -> bool:
+def resting_of(events: Path | None) -> Callable[[str], Sequence[tuple[int, int]]]:
+    """Says in which times trading in an instrument, or in that of a file, rests by a file of events."""
+    from tradeloop.cli.adjusting import alike
+    from tradeloop.cli.naming import symbol_of
+    from tradeloop.common.market.event_file import read_events
+    from tradeloop.common.market.events import resting
+
+    file = None if events is None else read_events(events)
+
+    def of(name: str) -> Sequence[tuple[int, int]]:
+        if file is None:
+            return ()
+        path, _, symbol = name.partition("#")
+        called = {alike(one) for one in (name, name.partition(":")[2], symbol, symbol_of(Path(path))) if one}
+        for last, ones in file.events.items():
+            if called & {alike(one) for one in file.names[last]}:
+                return resting(ones)
+        typer.echo(f"{name}: {file.path} has no events of it, which are of {', '.join(file.events)}")
+        return ()
+
+    return of
+
+
+def _told(
+    said: str,
+    bars: Series,
+    timeframe: Timeframe,
+    calendar: str,
+    most: int,
+    resting: Sequence[tuple[int, int]] = (),
+) -> bool:
     """Name the faults of some bars; whether there are any."""
     from tradeloop.common.market import from_us
     from tradeloop.common.market.faults import faults
 
-    found = faults(bars, timeframe, calendar)
+    found = faults(bars, timeframe, calendar, resting)
     shown: dict[str, int] = {}
     for fault in found:
         shown[fault.kind] = shown.get(fault.kind, 0) + 1

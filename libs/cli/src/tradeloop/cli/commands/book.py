@@ -109,6 +109,7 @@ def _line(book: BookState) -> str:
     if mark is not None:
         held = sum(position.quantity != 0.0 for position in mark.positions)
         told += f"; marked {mark.time:%Y-%m-%d %H:%M} UTC, equity {mark.equity:,.2f}, {held} positions open"
+    told += "".join(f"; {id_}: {', '.join(words)}" for id_, words in sorted(book.instruments.items()))
     counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(book.events.items()))
     return f"{told}; on record: {counted}" if counted else told
 
@@ -126,4 +127,5 @@ def _described(book: BookState) -> dict[str, object]:
         "quarantined_since": quarantine.time.isoformat() if quarantine else None,
         "cause": quarantine.reason if quarantine else None,
         "events": book.events,
+        "instruments": book.instruments,
     }

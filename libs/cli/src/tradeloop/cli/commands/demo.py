@@ -84,6 +84,8 @@ def run_demo(
         raise UserError(f"--actions is of files of bars, and --source {live_source} trades live: leave one of them out")
     if live_source is not None and inputs.members is not None:
         raise UserError(f"--members is of files of bars, and --source {live_source} trades live: leave one of them out")
+    if live_source is not None and inputs.events is not None:
+        raise UserError(f"--events is of files of bars, and --source {live_source} trades live: leave one of them out")
     with ExitStack() as resources:
         staging = resources.enter_context(stage(out))
         temporary = Path(tempfile.gettempdir(), f"tradeloop-{secrets.token_hex(8)}")

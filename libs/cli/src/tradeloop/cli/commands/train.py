@@ -132,7 +132,7 @@ def prepare(
 
     def identity(one: Learnt, *more: str) -> str:
         universe = one.source.universe
-        more = (*more, universe.members_id) if universe.members else more
+        more = (*more, *filter(None, (universe.members_id, universe.events_id)))
         return derived_id("prepare", universe.name, strategy.name, *universe.ids, one.range.start, one.range.end, *more)
 
     with stages.stage("Loading bars"):
@@ -176,8 +176,8 @@ def train(
     more = [part for one in others for part in (one.universe.name, one.range.start, one.range.end)]
     told = [own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more]
     # A policy that is promoted is another version, whose record says so.
-    members = [own.universe.members_id] if own.universe.members else []
-    identity = derived_id("train", *told, *members, *(["promoted"] if promote else []))
+    changes = filter(None, (own.universe.members_id, own.universe.events_id))
+    identity = derived_id("train", *told, *changes, *(["promoted"] if promote else []))
     with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
 
         def on_progress(progress: TrainingProgressed) -> None:

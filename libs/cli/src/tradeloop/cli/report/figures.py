@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tradeloop.cli.report import happened
 from tradeloop.cli.report.files import Run
 from tradeloop.cli.report.trading import Trading, marked, trading, trips
 from tradeloop.common.evaluation.backtest import BacktestResult
@@ -97,6 +98,7 @@ def summary(run: Run) -> dict[str, Any]:
         "to_buy_and_hold": None if found.explained is None else asdict(found.explained),
         "round_trips": asdict(found.trades),
         "training": {sample: dict(metrics) for sample, metrics in samples(run, traded).items()},
+        "events": happened.facts(run),
         "remarks": remarks(run.baselines),
     }
 

@@ -173,7 +173,8 @@ def _signals(signals: Sequence[SignalGenerated]) -> pl.DataFrame:
 def _orders(orders: Sequence[OrderUpdated]) -> pl.DataFrame:
     """The last state of each order."""
     last = {
-        o.order_id: (o.order_id, to_us(o.decision_time), o.instrument, o.side, o.quantity, o.status) for o in orders
+        o.order_id: (o.order_id, to_us(o.decision_time), o.instrument, o.side, o.quantity, o.status, o.reason or None)
+        for o in orders
     }
     schema: _Schema = {
         "order_id": pl.String,
@@ -182,12 +183,16 @@ def _orders(orders: Sequence[OrderUpdated]) -> pl.DataFrame:
         "side": pl.String,
         "quantity": pl.Float64,
         "status": pl.String,
+        "reason": pl.String,
     }
     return _table(list(last.values()), schema).sort("decision_time", "instrument", maintain_order=True)
 
 
 def _fills(fills: Sequence[OrderFilled]) -> pl.DataFrame:
-    rows = [(f.fill_id, f.order_id, to_us(f.time), f.instrument, f.side, f.quantity, f.price, f.fee) for f in fills]
+    rows = [
+        (f.fill_id, f.order_id, to_us(f.time), f.instrument, f.side, f.quantity, f.price, f.fee, f.reason)
+        for f in fills
+    ]
     schema: _Schema = {
         "fill_id": pl.String,
         "order_id": pl.String,
@@ -197,6 +202,7 @@ def _fills(fills: Sequence[OrderFilled]) -> pl.DataFrame:
         "quantity": pl.Float64,
         "price": pl.Float64,
         "fee": pl.Float64,
+        "reason": pl.String,
     }
     return _table(rows, schema).sort("time", "instrument", maintain_order=True)
 

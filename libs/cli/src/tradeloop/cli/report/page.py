@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from tradeloop.cli.report import text
+from tradeloop.cli.report import happened, text
 from tradeloop.cli.report.charts import TimeAxis
 from tradeloop.cli.report.evidence import baseline_remarks, luck, sample_table, trip_table
 from tradeloop.cli.report.figures import evidence
@@ -55,7 +55,7 @@ def page(run: Run) -> str:
         beside=sample_table(run, traded),
         parity=_parity(run.summary),
         charts="".join(chart.figure() for chart in charts),
-        verdicts=_verdicts(run),
+        verdicts=happened.table(run) + _verdicts(run),
         care="".join(f"<li>{line}</li>" for line in _care(run, equity, per_year)),
         # An angle bracket could end the element that the data lies in.
         samples=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),

@@ -32,7 +32,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import Halt
 from tradeloop.common.simulation import Books
 from tradeloop.common.strategy import Strategy
-from tradeloop.execution.domain.figures import denials, halt_verdict, marked
+from tradeloop.execution.domain.figures import delisting_fill, denials, expiry, halt_verdict, marked
 from tradeloop.inference.domain import account_of
 
 
@@ -69,7 +69,7 @@ class Recording:
     def watch(self, t: int, books: Books) -> None:
         """Take down what happened at a bar, in the order in which it is published."""
         close, opened = from_us(self.bars.close_us[t]), from_us(self.bars.open_us[t])
-        self._close_orders(opened, books)
+        self._close_orders(t, opened, books)
         self.marks.append(marked(self.portfolio, books, close))
         halt = Halt(int(books.halt[0]))
         self.halted.append(halt is not Halt.NONE and self._halt is Halt.NONE)
@@ -143,13 +143,16 @@ class Recording:
             status="working",
         )
 
-    def _close_orders(self, opened: datetime, books: Books) -> None:
-        """Each working order filled at the open, in whole or in part, or has expired."""
+    def _close_orders(self, t: int, opened: datetime, books: Books) -> None:
+        """Each working order filled at the open, in whole or in part, or has expired; delistings close positions."""
+        force, open_us = self.portfolio.universe.in_force, int(self.bars.open_us[t])
+        halted, delisted = force.halted(open_us), force.delisted(open_us)
         for order in self._working:
             a = self.bars.instruments.index(order.instrument)
             quantity = abs(float(books.fill_quantity[0, a]))
             if quantity == 0.0:
-                self.orders.append(order.model_copy(update={"status": "expired"}))
+                reason = expiry(order.instrument, halted, delisted)
+                self.orders.append(order.model_copy(update={"status": "expired", "reason": reason}))
                 continue
             status = "filled" if quantity == order.quantity else "partially_filled"
             self.orders.append(order.model_copy(update={"status": status, "filled_quantity": quantity}))
@@ -169,6 +172,11 @@ class Recording:
                     slippage=float(books.fill_slippage[0, a]),
                 )
             )
+        for one in delisted:
+            quantity = float(books.fill_quantity[0, self.bars.instruments.index(one.instrument)])
+            if quantity != 0.0:
+                before = from_us(self.bars.close_us[t - 1])
+                self.fills.append(delisting_fill(self.portfolio, one, quantity, before, opened))
 
 
 def recorded_backtest(

@@ -12,7 +12,7 @@ from tradeloop.cli.report.files import Run
 from tradeloop.common.arrays import Bools, Floats
 from tradeloop.common.evaluation.trades import RoundTrip, round_trips
 from tradeloop.common.market import to_us
-from tradeloop.common.risk import DENIAL_CODES, OUTSIDE_CODE
+from tradeloop.common.risk import APART_CODES, DENIAL_CODES
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def trading(run: Run) -> Trading:
         orders=len(last),
         filled=sum(status == "filled" for status in last.values()),
         denials=dict(Counter(verdict.code for verdict in denials)),
-        denied=len({verdict.time for verdict in denials if verdict.code != OUTSIDE_CODE}),
+        denied=len({verdict.time for verdict in denials if verdict.code not in APART_CODES}),
         unsized=_unsized(run),
         fills=len(run.fills),
         traded=traded,

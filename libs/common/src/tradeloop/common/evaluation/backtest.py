@@ -17,7 +17,7 @@ from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays, Universe
 from tradeloop.common.model_store.port import Actor
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.risk import DENIED, Verdict, wire_code
+from tradeloop.common.risk import APART, DENIED, Verdict, wire_code
 from tradeloop.common.simulation import Books, Simulator, market_of
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
@@ -45,7 +45,7 @@ class BacktestResult:
     denials: dict[str, int]
     """How many orders the risk gate denied, by code; a denied flip that closed the position counts."""
     denied: int
-    """Decisions of which at least one order was denied to an instrument that belongs to the universe."""
+    """Decisions of which at least one order was denied to an instrument that belongs to the universe and is traded."""
     halted_at: int | None = None
     """The bar at whose close the book was halted for good."""
     unsized: int = 0
@@ -238,7 +238,7 @@ class _Records:
             components=components,
             bars_per_year=bars_per_year(self._bars),
             denials={wire_code(code): int(times) for code in Verdict if (times := (verdict == code)[denied].sum())},
-            denied=int((denied & (verdict != Verdict.NOT_A_MEMBER)).any(axis=1).sum()),
+            denied=int((denied & ~np.isin(verdict, [int(code) for code in APART])).any(axis=1).sum()),
             halted_at=int(halted[0]) if len(halted) else None,
             unsized=int(unsized.sum()),
         )

@@ -54,7 +54,7 @@ def baselines(portfolio: Portfolio, strategy: Strategy, bars: BarArrays, feature
     instruments = len(bars.instruments)
     sides = _momentum(bars, decides, _sells_short(strategy.actions, instruments))
     targets["momentum"][decides] = sides / count[decides]
-    if universe.members:
+    if universe.changes:
         # A side that began before its instrument was a member, or with other members, is taken up when these change.
         changed = decides[1:][(inside[decides[1:]] != inside[decides[:-1]]).any(axis=1)]
         targets["equal_weight"][changed] = even[changed]

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.features.feature_set import FeatureSet
-from tradeloop.common.market import Universe, to_us
+from tradeloop.common.market import Universe
 
 
 def basis_in_steps(
@@ -38,10 +38,11 @@ def basis_in_steps(
 
 def _members(universe: Universe, start_us: int, end_us: int) -> str:
     """The members at closes in `[start_us, end_us)`, as text; empty where all instruments always do."""
+    roster = universe.roster
     spans = (
-        (name, max(to_us(one.start), start_us), end_us if one.end is None else min(to_us(one.end), end_us))
+        (name, max(one_us, start_us), min(other_us, end_us))
         for name in universe.ids
-        for one in universe.members.get(name, ())
+        for one_us, other_us in roster.stays(name)
     )
     told = [f"{name} {first_us} {last_us}\n" for name, first_us, last_us in spans if first_us < last_us]
-    return "".join(("members\n", *told)) if universe.members else ""
+    return "".join(("members\n", *told)) if universe.changes else ""

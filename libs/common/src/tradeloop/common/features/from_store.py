@@ -96,7 +96,7 @@ def compute_in_steps(
     for a, values in enumerate(own):
         for place, (known_us, one) in values.items():
             rows[:, a, place] = np.append(one, np.nan)[np.searchsorted(known_us, close_us, side="right") - 1]
-    feature_set.combine(rows, universe.ids, universe.roster.inside(close_us) if universe.members else None)
+    feature_set.combine(rows, universe.ids, universe.roster.inside(close_us) if universe.changes else None)
     return FeatureRows(universe.ids, feature_set.names, close_us, rows)
 
 

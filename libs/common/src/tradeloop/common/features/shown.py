@@ -12,11 +12,11 @@ def shown(values: Floats, universe: Universe) -> tuple[Floats, Bools | None]:
     """Features (..., A, F) as a policy sees them, and which instruments (..., A) it is not shown.
 
     Where all instruments always belong to the universe, that is the features as they are, and None: one value that is
-    not known yet is waited for. Where members change, instruments come and go: one that does not belong, or of which
-    not every feature is known yet, has zeros in place of all of them, so that it holds up nobody. Only where none is
-    known, features stay unknown.
+    not known yet is waited for. Where members change, or one is delisted, instruments come and go: one that does not
+    belong, or of which not every feature is known yet, has zeros in place of all of them, so that it holds up nobody.
+    Only where none is known, features stay unknown.
     """
-    if not universe.members:
+    if not universe.changes:
         return values, None
     lacks = np.isnan(values).any(axis=-1)
     hidden: Bools = np.logical_and(lacks, ~lacks.all(axis=-1, keepdims=True))

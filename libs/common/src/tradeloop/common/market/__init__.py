@@ -21,6 +21,7 @@ from tradeloop.common.market.bars import (
 )
 from tradeloop.common.market.columns import MOST_EXTRA, is_extra
 from tradeloop.common.market.days import UTC_DAYS, Days, days_of
+from tradeloop.common.market.events import Delisted, InForce, InstrumentEvent
 from tradeloop.common.market.instants import EPOCH, EVER_US, GRACE, check_not_ahead, from_us, iso, spoken, to_us
 from tradeloop.common.market.instruments import Calendar, Instrument, InstrumentId, ModelName, Name, Timeframe, Universe
 from tradeloop.common.market.members import Members, Membership, Roster
@@ -38,7 +39,10 @@ __all__ = [
     "BarArrays",
     "Calendar",
     "Days",
+    "Delisted",
+    "InForce",
     "Instrument",
+    "InstrumentEvent",
     "InstrumentId",
     "Members",
     "Membership",

@@ -5,7 +5,7 @@ The hours of an exchange, with its holidays, early closes and breaks, are those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -43,7 +43,7 @@ class Gap:
     """How many bars are missing."""
 
 
-def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
+def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar, resting: Sequence[tuple[int, int]] = ()) -> list[Gap]:
     """The gaps between bars, which are in the order of time.
 
     `continuous`: every bar is expected. `weekdays`: none from Friday 22:00 to Sunday 22:00 UTC, and what is missing
@@ -52,6 +52,7 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
     to Friday, 17:00 in New York, but for 25 December and 1 January, and for an hour next to where trading rests. The
     name of an exchange, such as `XNYS`: a bar is expected wherever trading falls into it; a bar of a day or more where
     the middle of a session does. Of times before 1970 the package knows no holidays, so there nothing is a gap.
+    No bar is expected that overlaps one of the times `resting`, such as a halt.
 
     Raises `UserError` for bars from before or after the exchange's calendar is known.
     """
@@ -68,6 +69,9 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
         elif calendar == "sessions":
             due = open_us[found] // Timeframe.D1.us == next_us // Timeframe.D1.us
         counts = -(-(next_us - missing_us) // timeframe.us)
+        for at in _touched(missing_us, next_us, due, resting):
+            slots = np.arange(missing_us[at], next_us[at], timeframe.us)
+            counts[at] = _awake(slots, timeframe, resting).sum()
     else:
         trading = _Trading(calendar, int(open_us[0]), int(open_us[-1]) + timeframe.us, timeframe)
         lost_us = trading.within(missing_us, next_us)
@@ -79,9 +83,27 @@ def gaps(open_us: Ints, timeframe: Timeframe, calendar: Calendar) -> list[Gap]:
         counts = np.zeros(len(found), np.int64)
         for row in np.flatnonzero(due):
             slots = np.arange(missing_us[row], next_us[row], timeframe.us)
-            counts[row] = (trading.within(slots, np.minimum(slots + timeframe.us, next_us[row])) > 0).sum()
+            expected = trading.within(slots, np.minimum(slots + timeframe.us, next_us[row])) > 0
+            counts[row] = (expected & _awake(slots, timeframe, resting)).sum()
+    due &= counts > 0
     columns = (missing_us[due].tolist(), next_us[due].tolist(), counts[due].tolist())
     return [Gap(*row) for row in zip(*columns, strict=True)]
+
+
+def _touched(start_us: Ints, end_us: Ints, due: NDArray[np.bool_], resting: Sequence[tuple[int, int]]) -> list[int]:
+    """The places of what is due and overlaps a time in which trading rests."""
+    found = np.zeros(len(start_us), np.bool_)
+    for from_time_us, until_us in resting:
+        found |= (start_us < until_us) & (from_time_us < end_us)
+    return [int(row) for row in np.flatnonzero(found & due)]
+
+
+def _awake(slots_us: Ints, timeframe: Timeframe, resting: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """The bars that overlap no time in which trading rests."""
+    awake = np.ones(len(slots_us), np.bool_)
+    for start_us, end_us in resting:
+        awake &= (end_us <= slots_us) | (slots_us + timeframe.us <= start_us)
+    return awake
 
 
 def check_has_sessions(calendar: str) -> None:

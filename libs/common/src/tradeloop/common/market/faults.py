@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +41,12 @@ class Fault:
     """How many bars from that one on it is about; of a gap, how many are missing."""
 
 
-def faults(bars: Series, timeframe: Timeframe, calendar: Calendar) -> list[Fault]:
+def faults(
+    bars: Series, timeframe: Timeframe, calendar: Calendar, resting: Sequence[tuple[int, int]] = ()
+) -> list[Fault]:
     """All faults, in the order of rows. `bars` are as their source has them, in any order and with any numbers.
+
+    In the times `resting`, such as a halt, no bar is missing.
 
     Gaps, outliers, repeats and jumps are looked for where the times are in order and the prices are positive.
     """
@@ -57,7 +61,7 @@ def faults(bars: Series, timeframe: Timeframe, calendar: Calendar) -> list[Fault
     ]
     found += [Fault(int(rows[at]), int(open_us[rows[at]]), "stale", what, count) for at, count, what in _stale(sound)]
     times_us = np.unique(open_us)
-    for gap in gaps(times_us, timeframe, calendar):
+    for gap in gaps(times_us, timeframe, calendar, resting):
         row = int(np.flatnonzero(open_us == gap.end_us)[0])
         bars_missing = f"{gap.bars:,} bar{'s' * (gap.bars != 1)} missing before it"
         found.append(Fault(row, gap.end_us, "gap", bars_missing, gap.bars))

@@ -12,6 +12,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tradeloop.common.market.days import EXCHANGE_ZONES, Days, days_of
+from tradeloop.common.market.events import InForce, InstrumentEvent, check_events
+from tradeloop.common.market.instants import EVER_US
 from tradeloop.common.market.members import Membership, Roster, check_members
 
 InstrumentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_\-]{1,32}:[A-Za-z0-9_./\-]{1,64}$")]
@@ -115,6 +117,9 @@ class Universe(BaseModel):
     members: dict[InstrumentId, tuple[Membership, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
     """The memberships of instruments by their ids; empty where all instruments always belong. A
     decision at a bar's close is held to who belongs at that very moment."""
+    events: dict[InstrumentId, tuple[InstrumentEvent, ...]] = Field(default_factory=dict, exclude_if=operator.not_)
+    """Halts, delistings and renames of instruments by their ids, each one's in the order of time. An instrument keeps
+    its id whatever its symbol becomes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Universe:
@@ -126,6 +131,7 @@ class Universe(BaseModel):
                 raise ValueError(f"universe {self.name}: {higher} is no multiple of its base {self.timeframe}")
         try:
             check_members(self.members, ids)
+            check_events(self.events, ids)
         except ValueError as error:
             raise ValueError(f"universe {self.name}: {error}") from None
         return self
@@ -141,8 +147,20 @@ class Universe(BaseModel):
 
     @property
     def roster(self) -> Roster:
-        """Says who belongs at which moment."""
-        return Roster(self.ids, self.members)
+        """Says who belongs at which moment; what is delisted does not any more."""
+        force = self.in_force
+        ends = {name: end for name in self.events if (end := force.end_us(name)) < EVER_US}
+        return Roster(self.ids, self.members, ends)
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes who belongs: by memberships, or by a delisting."""
+        return bool(self.members) or any(one.kind == "delisting" for ones in self.events.values() for one in ones)
+
+    @property
+    def in_force(self) -> InForce:
+        """Says which events of instruments are in force at which moment."""
+        return InForce(self.ids, self.events)
 
     @property
     def members_id(self) -> str:
@@ -153,5 +171,17 @@ class Universe(BaseModel):
             f"{name} {one.start.timestamp()} {one.end and one.end.timestamp()}"
             for name in self.ids
             for one in self.members.get(name, ())
+        ]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+    @property
+    def events_id(self) -> str:
+        """A digest of the events; empty where there are none."""
+        if not self.events:
+            return ""
+        lines = [
+            f"{name} {one.time.timestamp()} {one.kind} {one.proceeds} {one.symbol_before} {one.symbol}"
+            for name in self.ids
+            for one in self.events.get(name, ())
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -46,16 +46,26 @@ def check_members(members: Members, ids: Sequence[str]) -> None:
 
 
 class Roster:
-    """Says who belongs to a universe at which moment. Without memberships all of its instruments always do."""
+    """Says who belongs to a universe at which moment. Without memberships all of its instruments always do, until they
+    are delisted."""
 
-    def __init__(self, ids: Sequence[str], members: Members) -> None:
-        self._ids = tuple(ids)
-        self.is_open = not members
+    def __init__(self, ids: Sequence[str], members: Members, ends_us: Mapping[str, int] | None = None) -> None:
+        """`ends_us` are the times of delistings, by instrument."""
+        self._ids, ends = tuple(ids), ends_us or {}
+        self.is_open = not members and not ends
         """Whether all instruments always belong."""
-        self._stays = [
-            [(to_us(one.start), EVER_US if one.end is None else to_us(one.end)) for one in members.get(name, ())]
-            for name in ids
-        ]
+        self._stays = []
+        for name in ids:
+            stays = [
+                (to_us(one.start), EVER_US if one.end is None else to_us(one.end)) for one in members.get(name, ())
+            ]
+            whole = stays if members else [(-EVER_US, EVER_US)]
+            end_us = ends.get(name, EVER_US)
+            self._stays.append([(first_us, min(last_us, end_us)) for first_us, last_us in whole if first_us < end_us])
+
+    def stays(self, name: str) -> Sequence[tuple[int, int]]:
+        """The times `[start, end)` in which an instrument belongs, in microseconds since the epoch."""
+        return self._stays[self._ids.index(name)]
 
     def outside(self, time_us: int) -> tuple[str, ...]:
         """The instruments that do not belong at a moment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -13,6 +14,10 @@ from tradeloop.common.messages.base import UniverseMessage
 Side = Literal["buy", "sell"]
 
 OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
+
+OrderReason = Literal["", "trading_halted", "delisted"]
+
+FillReason = Literal["", "delisting"]
 
 PortfolioState = Literal["active", "halted"]
 
@@ -32,6 +37,8 @@ class OrderUpdated(UniverseMessage):
     quantity: float = Field(gt=0)
     status: OrderStatus
     filled_quantity: float = Field(default=0.0, ge=0)
+    reason: OrderReason = Field(default="", exclude_if=operator.not_)
+    """The event of the instrument for which an order expired, where it did not merely find no trade."""
 
     @property
     def occurred(self) -> datetime:
@@ -43,22 +50,30 @@ class OrderUpdated(UniverseMessage):
 
 
 class OrderFilled(UniverseMessage):
-    """A fill. `price` includes slippage; `fee` is in quote currency."""
+    """A fill. `price` includes slippage; `fee` is in quote currency.
+
+    One for a delisting closes a position at the stated proceeds, without an order, a fee or slippage.
+    """
 
     portfolio: Name
     account: Name
     fill_id: str
     order_id: str
+    """A delisting has no order: here it has a UUIDv5 of account, portfolio, instrument and the event's time."""
     decision_time: AwareDatetime
+    """The mark before it."""
     time: AwareDatetime
     """When it filled: the open of the bar after the decision's."""
     instrument: str
     side: Side
     quantity: float = Field(gt=0)
-    price: float = Field(gt=0)
+    price: float = Field(ge=0)
+    """0 where a holder gets nothing at a delisting; otherwise above it."""
     fee: float = Field(ge=0)
     slippage: float
     """Cost against the bar's open, in quote currency; already in `price`."""
+    reason: FillReason = Field(default="", exclude_if=operator.not_)
+    """The event that made it, where no order did: `market.events.v1` has it."""
 
     @property
     def occurred(self) -> datetime:

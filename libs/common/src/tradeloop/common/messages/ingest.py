@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
-from tradeloop.common.market import Bar, Timeframe, TimeRange, check_not_ahead, iso
+from tradeloop.common.market import Bar, Delisted, InstrumentEvent, Timeframe, TimeRange, check_not_ahead, iso, spoken
 from tradeloop.common.market.columns import checked as check_extra
 from tradeloop.common.messages.base import UniverseMessage, UniverseRequest
 
@@ -134,10 +134,18 @@ class BarFrame(UniverseMessage):
     close_time: AwareDatetime
     bars: tuple[Bar, ...]
     missing: tuple[str, ...] = ()
-    """Instruments of the universe that have no bar here, but for those outside."""
+    """Instruments of the universe that have no bar here, but for those outside, and those in which trading rests at the
+    open or at the close."""
     outside: tuple[str, ...] | None = Field(default=None, exclude_if=_is_none)
     """Instruments that do not belong to the universe at the close; they may have a bar nevertheless. None where all
     instruments always belong."""
+    halted: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    """Instruments in which trading is halted at the close: no order is sent."""
+    shut: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    """Instruments in which trading is halted at the open: no order fills, and each has expired."""
+    delisted: tuple[Delisted, ...] = Field(default=(), exclude_if=operator.not_)
+    """Delistings that are in force at the close, of instruments that are all outside. What is held at the first open
+    from then on is closed at the proceeds."""
     revision: int = Field(default=0, ge=0)
     """Raised when a bar that went out is corrected; a decision that was made is never re-made."""
     live: bool = False
@@ -161,7 +169,8 @@ class BarFrame(UniverseMessage):
     @property
     def bars_and_gaps(self) -> tuple[tuple[Bar, ...], frozenset[str]]:
         """The bars, and who lacks one, whoever belongs to the universe."""
-        lacking = {*self.missing, *(self.outside or ())} - {bar.instrument for bar in self.bars}
+        away = {*self.missing, *(self.outside or ()), *self.halted, *self.shut}
+        lacking = away - {bar.instrument for bar in self.bars}
         return self.bars, frozenset(lacking)
 
     def check(self, clock: Clock) -> None:
@@ -173,3 +182,21 @@ class BarFrame(UniverseMessage):
                 "from a whole second on: correct its source"
             )
         check_not_ahead(self.open_time, clock, what)
+
+
+class InstrumentChanged(UniverseMessage):
+    """A halt, its end, a delisting or a new symbol came into force: it goes out before the first frame that knows it.
+
+    Frames say themselves what is in force at them. It may come again, as the same message, after a crash.
+    """
+
+    instrument: str
+    event: InstrumentEvent
+
+    @property
+    def occurred(self) -> datetime:
+        return self.event.time
+
+    @property
+    def identity(self) -> str:
+        return f"{self.universe}|{self.instrument}|{spoken(self.event.time)}|{self.event.kind}|{self.event.words}"

@@ -65,6 +65,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
         retention_days=30,
         retention_bytes=8 * _GIB,
     ),
+    Topic("market.events.v1", m.InstrumentChanged, "universe", ("ingest",), ("cli",), **_LONG),
     Topic("market.trades.v1", m.MarketTrades, "universe", ("ingest",), ("cli",), retention_bytes=8 * _GIB),
     Topic("market.books.v1", m.MarketBooks, "universe", ("ingest",), ("cli",), retention_bytes=8 * _GIB),
     Topic("market.news.v1", m.MarketNews, "universe", ("ingest",), ("cli",), retention_days=30),

@@ -18,6 +18,7 @@ from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported. A trading system calls nobody it was not told to call; an unreachable
 # server is reported within seconds, and whoever is told decides when to try again. Its lines are lines of our log.
@@ -37,6 +38,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import plugins
 from mlflow.version import VERSION
 
+from tradeloop.common import tls
 from tradeloop.common.addresses import address
 from tradeloop.common.model_store.port import (
     ModelNotFound,
@@ -63,6 +65,8 @@ try:
 finally:
     plugins.get_entry_points = _entry_points
 
+_CA_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+"""The variable from which MLflow itself takes the file of the authorities that it trusts."""
 _SQLITE = "sqlite:///"
 _ARTIFACT = "policy"
 _PARAMETERS_AT_ONCE = 100
@@ -219,15 +223,29 @@ class MlflowModelStore:
             yield
         # None goes on as the cause of another: MLflow quotes the address, whose password a traceback would show.
         except OSError as error:
-            raise ModelStoreUnavailable(self._told(error)) from None
+            raise ModelStoreUnavailable(self._told(self._trouble() or error)) from None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ModelNotFound(self._told(error.message)) from None
             if error.error_code == "INVALID_PARAMETER_VALUE":
                 raise ValueError(self._told(error.message)) from None
             if error.error_code in _PASSING:
-                raise ModelStoreUnavailable(self._told(error.message)) from None
+                raise ModelStoreUnavailable(self._told(self._trouble() or error.message)) from None
             raise
+
+    def _trouble(self) -> str:
+        """The obstacle to TLS, if anything: MLflow's own words about that fill a page."""
+        server = urlsplit(self._uri)
+        if server.scheme not in ("http", "https") or server.hostname is None:
+            return ""
+        return tls.trouble(
+            server.hostname,
+            server.port or (443 if server.scheme == "https" else 80),
+            os.environ.get(_CA_FILE),
+            encrypted=server.scheme == "https",
+            ca_setting=f"the environment variable {_CA_FILE}",
+            tls_setting="give its address with https:// or http:// to match",
+        )
 
     def _told(self, what: object) -> str:
         return address(f"MLflow at {self._uri}: {what}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -62,6 +63,15 @@ class PolicyManifest(BaseModel):
     instrument_ids: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     """More universes that it learnt from."""
+
+    @property
+    def known_to(self) -> datetime | None:
+        """The last bar close that the policy was fitted or chosen on: all bars after it are new to it. None where the
+        manifest says none."""
+        try:
+            return datetime.fromisoformat(self.selected_to or self.trained_to)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

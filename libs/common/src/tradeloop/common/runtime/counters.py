@@ -6,7 +6,21 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 LATENCIES_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
-"""Upper bounds by which the times to handle a message are counted."""
+"""Upper bounds by which times are counted."""
+
+
+@dataclass(slots=True)
+class Durations:
+    """How long things took."""
+
+    total_s: float = 0.0
+    within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
+    """How many took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
+
+    def took(self, seconds: float) -> None:
+        """Count one."""
+        self.total_s += seconds
+        self.within[bisect_left(LATENCIES_S, seconds)] += 1
 
 
 @dataclass(slots=True)
@@ -19,10 +33,8 @@ class Counters:
     dead_letters: int = 0
     dropped: int = 0
     """Outputs that the bus refused for their size and that no message could be given up on for."""
-    handle_s: float = 0.0
-    """Seconds spent in handling messages and publishing what came of it."""
-    handled_within: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES_S) + 1))
-    """How many messages took up to each of `LATENCIES_S`, but longer than the one before; the last took longer."""
+    durations: Durations = field(default_factory=Durations)
+    """How long it took to handle messages and to publish what came of them."""
 
     @property
     def messages(self) -> int:
@@ -32,5 +44,4 @@ class Counters:
     def took(self, seconds: float) -> None:
         """Count one message."""
         self.handled += 1
-        self.handle_s += seconds
-        self.handled_within[bisect_left(LATENCIES_S, seconds)] += 1
+        self.durations.took(seconds)

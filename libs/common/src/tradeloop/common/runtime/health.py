@@ -14,30 +14,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from operator import attrgetter
 from types import FrameType
 from typing import Protocol
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
-from tradeloop.common.runtime.counters import LATENCIES_S
+from tradeloop.common.runtime.access import Tokens
+from tradeloop.common.runtime.exposition import exposed, of_runner
 from tradeloop.common.runtime.levels import LogSettings, level_by_signals
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.settings import ServiceSettings
-from tradeloop.common.runtime.standing import FeedStanding, Standing
 from tradeloop.common.runtime.traces import Tracer, TraceSettings
 
 log = structlog.get_logger(__name__)
 
 _RESTART_S = 1.0
-_PORTFOLIO = ("universe", "portfolio")
 _OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -55,6 +54,9 @@ class HttpSettings(BaseModel):
     `KAFKA__LONGEST_STEP_S`: a restart before that would only repeat the message."""
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often the bus is asked how far its topics are."""
+    operate_tokens: Tokens = None
+    """The tokens of those who may change how a running process works, such as the level of its log; without one nobody
+    may. `access.Guard` lets them in."""
     commit: str = Field(default_factory=lambda: os.environ.get("TRADELOOP_COMMIT", "unknown"))
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
@@ -62,8 +64,8 @@ class HttpSettings(BaseModel):
 class Counts(Protocol):
     """Something beside the run loop that counts what it did."""
 
-    def collect(self) -> Iterable[Metric]:
-        """Its numbers, for Prometheus. From any thread."""
+    def figures(self) -> Iterable[Figure]:
+        """Its numbers. From any thread."""
         ...
 
 
@@ -77,14 +79,12 @@ class Health:
     def __init__(
         self, runner: Runner, settings: HttpSettings, stop: threading.Event, beside: Iterable[Counts] = ()
     ) -> None:
-        self._runner, self._settings, self._stop = runner, settings, stop
+        self._runner, self._settings, self._stop, self._beside = runner, settings, stop, tuple(beside)
         self._lag: Mapping[Partition, int] = {}
         self._dead_letters: Mapping[str, int] = {}
         self._bus_trouble = ""
         self._registry = CollectorRegistry()
         self._registry.register(_Metrics(self))
-        for each in beside:
-            self._registry.register(_Counted(each))
         ProcessCollector(registry=self._registry)
         self.pages: Mapping[str, Callable[[], Page]] = {
             "/live": self.live,
@@ -129,6 +129,18 @@ class Health:
         stopping = ["it stops"] if self._stop.is_set() else []
         trouble = [self._bus_trouble] if self._bus_trouble else []
         return [*dict.fromkeys([*stopping, *self._runner.not_ready(), *trouble])]
+
+    def figures(self) -> Iterator[Figure]:
+        """All that is measured here."""
+        yield from of_runner(self._runner)
+        for each in self._beside:
+            yield from each.figures()
+        yield Figure("tradeloop_ready", float(not self.not_ready()))
+        for partition, behind in self._lag.items():
+            yield Figure("tradeloop_consumer_lag", behind, (partition.topic, str(partition.number)))
+        for topic, count in self._dead_letters.items():
+            yield Figure("tradeloop_dead_letters", count, (topic,))
+        yield Figure("tradeloop_build_info", 1, tuple(self.names.values()))
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -175,64 +187,13 @@ class Health:
 
 
 class _Metrics(Collector):
-    """The numbers of a runner, read when they are asked for: the run loop only counts."""
+    """The numbers of a runner, read when they are asked for."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
-    def collect(self) -> Iterator[Metric]:
-        runner, counters = self._health._runner, self._health._runner.counters
-        for name, text, count in (
-            ("handled", "Messages handled, those included that failed.", counters.handled),
-            ("published", "Messages published.", counters.published),
-            ("retried", "Messages put aside, to be tried again.", counters.retried),
-            ("dead_lettered", "Messages given up on.", counters.dead_letters),
-            ("dropped", "Outputs refused for their size that no message was given up on for.", counters.dropped),
-        ):
-            yield CounterMetricFamily(f"tradeloop_messages_{name}", text, value=count)
-        yield _latencies(list(counters.handled_within), counters.handle_s)
-        yield GaugeMetricFamily("tradeloop_messages_pending", "Messages that wait for others.", value=runner.pending)
-        ready = not self._health.not_ready()
-        yield GaugeMetricFamily("tradeloop_ready", "1 when messages are handled now.", value=float(ready))
-        assigned = GaugeMetricFamily("tradeloop_assigned_partitions", "Partitions that it reads.", labels=["topic"])
-        partitions = runner.assigned or frozenset()
-        for topic in runner.topics:
-            assigned.add_metric([topic], sum(partition.topic == topic for partition in partitions))
-        yield assigned
-        lag = GaugeMetricFamily("tradeloop_consumer_lag", "Messages not yet finished.", labels=["topic", "partition"])
-        for partition, behind in self._health._lag.items():
-            lag.add_metric([partition.topic, str(partition.number)], behind)
-        yield lag
-        text = "Messages that the dead-letter topics hold, whoever put them there, replayed ones included."
-        letters = GaugeMetricFamily("tradeloop_dead_letters", text, labels=["topic"])
-        for topic, count in self._health._dead_letters.items():
-            letters.add_metric([topic], count)
-        yield letters
-        text = "Messages that retention deleted before they were finished, since this process started."
-        lost = GaugeMetricFamily("tradeloop_messages_lost", text, labels=["topic", "partition"])
-        for partition, count in runner.lost.items():
-            lost.add_metric([partition.topic, str(partition.number)], count)
-        yield lost
-        if (message := runner.last_message) is not None and (occurred := message.occurred) is not None:
-            text = "Event time of the last message handled."
-            yield GaugeMetricFamily("tradeloop_last_event_timestamp_seconds", text, value=occurred.timestamp())
-        yield from _portfolios(runner.standings)
-        yield from _feeds(runner.feeds)
-        events = CounterMetricFamily("tradeloop_events", "What the service counted.", labels=["event", "portfolio"])
-        for (event, portfolio), count in runner.tallies.items():
-            events.add_metric([event, portfolio], count)
-        yield events
-        build = GaugeMetricFamily("tradeloop_build_info", "What runs here.", labels=list(self._health.names))
-        build.add_metric(list(self._health.names.values()), 1)
-        yield build
-
-
-class _Counted(Collector):
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-
     def collect(self) -> Iterable[Metric]:
-        return self._counts.collect()
+        return exposed(self._health.names["service"], self._health.figures())
 
 
 def serve(
@@ -308,49 +269,3 @@ def starting(reason: str) -> Mapping[str, Callable[[], Page]]:
 
 def _json(status: HTTPStatus, content: Mapping[str, object]) -> Page:
     return Page(status, "application/json", json.dumps(content).encode() + b"\n")
-
-
-def _portfolios(standings: Sequence[Standing]) -> Iterator[Metric]:
-    for name, text, time in (
-        ("marked", "Event time of the last bar that the book was valued at.", attrgetter("marked")),
-        ("decided", "Event time of the last bar decided on.", attrgetter("decided")),
-        ("awaiting_since", "Since when it waits for its decision.", attrgetter("awaiting_since")),
-    ):
-        family = GaugeMetricFamily(f"tradeloop_portfolio_{name}_timestamp_seconds", text, labels=_PORTFOLIO)
-        for each in standings:
-            if (at := time(each)) is not None:
-                family.add_metric([each.universe, each.portfolio], at.timestamp())
-        yield family
-    family = GaugeMetricFamily("tradeloop_portfolio_quarantined", "1 when it is in quarantine.", labels=_PORTFOLIO)
-    for each in standings:
-        family.add_metric([each.universe, each.portfolio], float(each.quarantined_since is not None))
-    yield family
-
-
-def _feeds(standings: Sequence[FeedStanding]) -> Iterator[Metric]:
-    for name, text, value in (
-        ("connected", "1 when all streams of the universe's live feed are connected.", attrgetter("connected")),
-        ("failed", "1 when it is given up until somebody starts it again.", attrgetter("failed")),
-        ("stale", "1 when a bar is overdue that the calendar expects.", attrgetter("stale_since")),
-    ):
-        family = GaugeMetricFamily(f"tradeloop_feed_{name}", text, labels=["universe"])
-        for each in standings:
-            family.add_metric([each.universe], float(bool(value(each))))
-        yield family
-    text = "How far the venue's clock is ahead of this machine's."
-    offset = GaugeMetricFamily("tradeloop_feed_clock_offset_seconds", text, labels=["universe"])
-    text = "Close of the newest bars that its live feed published."
-    published = GaugeMetricFamily("tradeloop_feed_published_timestamp_seconds", text, labels=["universe"])
-    for each in standings:
-        offset.add_metric([each.universe], each.clock_offset_s)
-        if each.published is not None:
-            published.add_metric([each.universe], each.published.timestamp())
-    yield offset
-    yield published
-
-
-def _latencies(counts: list[int], seconds: float) -> Metric:
-    bounds = [*map(str, LATENCIES_S), "+Inf"]
-    buckets = [(bound, float(sum(counts[: n + 1]))) for n, bound in enumerate(bounds)]
-    text = "Seconds to handle a message and publish what comes of it."
-    return HistogramMetricFamily("tradeloop_handle_seconds", text, buckets=buckets, sum_value=seconds)

@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from prometheus_client.core import CounterMetricFamily, Metric
 
 from tradeloop.common.addresses import address
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.traces import Span, TraceSettings
 
 log = structlog.get_logger(__name__)
@@ -59,14 +59,11 @@ class OtlpSpans:
         else:
             self._lost["full"] += 1
 
-    def collect(self) -> Iterator[Metric]:
-        """Its numbers, for Prometheus."""
-        yield CounterMetricFamily("tradeloop_spans_sent", "Spans that the collector of traces took.", value=self._sent)
-        text = "Spans lost: too many waited, or the collector of traces did not take them."
-        lost = CounterMetricFamily("tradeloop_spans_lost", text, labels=["reason"])
+    def figures(self) -> Iterator[Figure]:
+        """Its numbers. From any thread."""
+        yield Figure("tradeloop_spans_sent_total", self._sent)
         for reason, count in self._lost.items():
-            lost.add_metric([reason], count)
-        yield lost
+            yield Figure("tradeloop_spans_lost_total", count, (reason,))
 
     def close(self) -> None:
         """Send what waits, for as long as one batch may take, and end."""

@@ -44,6 +44,7 @@ from tradeloop.common.runtime.breaker import Breaker
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.flow import Flow
 from tradeloop.common.runtime.handling import Handling
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.outage import Outage
 from tradeloop.common.runtime.outgoing import Outgoing
 from tradeloop.common.runtime.policy import RunPolicy
@@ -74,7 +75,8 @@ class Runner:
         self.feeds: Sequence[FeedStanding] = ()
         """Where the portfolios and the live feeds of this process stood at the last check."""
         self.tallies: Mapping[tuple[str, str], int] = {}
-        """The counts of the service at the last check."""
+        self.figures: Sequence[Figure] = ()
+        """The counts and other metrics of the service at the last check."""
         self.lost: Mapping[Partition, int] = {}
         """How many messages retention took before they were finished, since this process started."""
         self.last_message: Message | None = None
@@ -123,8 +125,7 @@ class Runner:
         """
         before = self.counters.messages
         self.active = self.clock.monotonic()
-        if self.active >= self._look_due:
-            self._look()
+        self._look()
         if self.active < self._blocked_until:
             return 0
         try:
@@ -279,6 +280,7 @@ class Runner:
 
     def _beat(self) -> None:
         self.active = self.clock.monotonic()
+        self._look()
 
     def _mark(self) -> None:
         """Note at the group that partitions are worked on, before the first message of each."""
@@ -305,10 +307,13 @@ class Runner:
         self._outage.is_over()
 
     def _look(self) -> None:
-        """See where all stand, whatever is unavailable."""
+        """See where all stand, whatever is unavailable, when it is time for that."""
+        if self.active < self._look_due:
+            return
         self._look_due = self.active + self._policy.check_interval_s
         service = self.service
         self.standings, self.feeds, self.tallies = (*service.standings(),), (*service.feeds(),), {**service.tallies()}
+        self.figures = (*service.figures(),)
 
     def _regulate(self) -> None:
         pending = self.service.pending()
@@ -389,12 +394,3 @@ class Runner:
         self._backlog.clear()
         self._retries.delayed.clear()
         self._progress.forget(gone)
-
-
-def pump(runners: Sequence[Runner], stop: threading.Event | None = None) -> None:
-    """Step the runners in turn until none has anything left to do, or told to stop."""
-    while stop is None or not stop.is_set():
-        if not sum(runner.step() for runner in runners):
-            if not any(runner.waiting for runner in runners):
-                return
-            threading.Event().wait(0.01)

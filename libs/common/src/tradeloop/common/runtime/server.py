@@ -25,6 +25,13 @@ log = structlog.get_logger(__name__)
 
 _LINGER_S, _LINGER_BYTES = 1.0, 8 << 20
 """How long, and how far, a request is read on that was answered before its end."""
+_SECURITY = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+)
+"""Headers of every answer: it is data, for no browser to run, to frame or to keep."""
 
 
 class Page(NamedTuple):
@@ -207,7 +214,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))
-        for name, value in page.headers:
+        for name, value in (*_SECURITY, *page.headers):
             self.send_header(name, value)
         self.end_headers()
         if getattr(self, "command", None) != "HEAD":

@@ -9,6 +9,7 @@ import structlog
 
 from tradeloop.common.bus.port import Bus, LogPosition, MessageTooLarge, Partition, Record
 from tradeloop.common.messages import Message
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import FeedStanding, Standing
 
@@ -41,7 +42,7 @@ class Service(Protocol):
 
     beat: Callable[[], None]
     """Set by the runner: to be called now and then within work that takes long, so that the process does not seem to
-    hang. From any thread."""
+    hang. By the thread that does the work: the runner looks at figures then."""
 
     @property
     def name(self) -> str:
@@ -132,6 +133,11 @@ class Service(Protocol):
         """The counts of the service since it started, by event and portfolio, such as `("decision_missed", "p")`."""
         ...
 
+    def figures(self) -> Iterable[Figure]:
+        """The metrics of the service beside these, from memory, as above: all that is known of what comes to this
+        process, and counts since it started, which never go back."""
+        ...
+
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Make every effect durable that the messages handled so far have; `offsets` are committed next.
 
@@ -188,6 +194,9 @@ class ServiceDefaults:
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return {}
+
+    def figures(self) -> Iterable[Figure]:
+        return ()
 
     def before_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing is buffered."""

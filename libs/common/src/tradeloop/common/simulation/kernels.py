@@ -49,9 +49,14 @@ _OPEN, _CLOSE, _VOLUME, _FUNDING_RATE = range(4)
 _ORDERED, _FLATTENED, _STALE = int(Verdict.ORDERED), int(Verdict.FLATTENED), int(Verdict.STALE_PRICE)
 _TOO_LARGE_ORDER, _TOO_LARGE_POSITION = int(Verdict.MAX_ORDER_NOTIONAL), int(Verdict.MAX_POSITION)
 _TOO_LARGE_GROSS, _HALTED = int(Verdict.MAX_LEVERAGE), int(Verdict.HALTED)
-_OUTSIDE, _LEFT = int(Verdict.NOT_A_MEMBER), int(Verdict.LEFT_UNIVERSE)
+_NOT_A_MEMBER, _LEFT = int(Verdict.NOT_A_MEMBER), int(Verdict.LEFT_UNIVERSE)
+_TRADING_HALTED, _DELISTED = int(Verdict.TRADING_HALTED), int(Verdict.DELISTED)
 _BY_DRAWDOWN, _BY_MARGIN = int(Halt.DRAWDOWN_HALT), int(Halt.MARGIN_CALL)
 """Plain numbers, which is what numba takes."""
+OUTSIDE, RESTING, SHUT, ENDED, SETTLED = 1, 2, 4, 8, 16
+"""The reasons that keep an instrument from being traded, as bits of `barred` (T, A). At the close of a bar: it does not
+belong to the universe, trading in it is halted, it is delisted. At its open: trading is halted, so that no order fills;
+it is delisted, so that a position is closed at the proceeds, which stand in the place of the open."""
 
 
 def _kernel(function: F) -> F:
@@ -89,11 +94,12 @@ def _decide(
                     quantity, code = -position, _FLATTENED
                 elif weight != 0.0 and not isnan(weight):
                     code, measured = _HALTED, abs(weight)
-            elif sums[_N_OUTSIDE, n] != 0.0 and legs[_BARRED, n, a] != 0.0:
-                if position != 0.0:
+            elif sums[_N_OUTSIDE, n] != 0.0 and int(legs[_BARRED, n, a]) & OUTSIDE:
+                ended = int(legs[_BARRED, n, a]) & ENDED
+                if position != 0.0 and not ended:
                     quantity, code = -position, _LEFT
                 if weight != 0.0 and abs(weight) >= limits[_BAND]:  # never so of NaN
-                    code, measured = _OUTSIDE, abs(weight)
+                    code, measured = _DELISTED if ended else _NOT_A_MEMBER, abs(weight)
             elif not isnan(weight) and not isnan(price):
                 gap = weight - position * price / equity
                 if abs(gap) >= limits[_BAND] or (weight == 0.0 and position != 0.0):
@@ -117,6 +123,12 @@ def _decide(
                         quantity = 0.0
                     elif code in (_TOO_LARGE_ORDER, _TOO_LARGE_POSITION):
                         quantity = _reduction(position, target)
+            if quantity != 0.0 and sums[_N_OUTSIDE, n] != 0.0:
+                if int(legs[_BARRED, n, a]) & ENDED:
+                    quantity, code = 0.0, 0  # the next open closes it at the proceeds
+                elif int(legs[_BARRED, n, a]) & RESTING:
+                    code, measured, limit = _TRADING_HALTED, abs(quantity) * price / sums[_WORTH, n], 0.0
+                    quantity = 0.0
             legs[_MEASURED, n, a], legs[_LIMIT, n, a] = measured, limit
             legs[_PENDING, n, a] = quantity
             verdict[n, a] = code
@@ -168,7 +180,9 @@ def _mark(sums: Floats, legs: Floats, halt: Codes, account: Floats, limits: Floa
 
 
 @_kernel
-def _fill(legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bools, rows: Ints, which: Ints) -> None:
+def _fill(
+    legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bools, barred: Codes, rows: Ints, which: Ints
+) -> None:
     """The venue's side: what the pending orders of the books `which` get at the open of their bars `rows`."""
     for n in which:
         row = rows[n]
@@ -176,7 +190,7 @@ def _fill(legs: Floats, rules: Floats, limits: Floats, bars: Floats, present: Bo
             quantity = legs[_PENDING, n, a]
             legs[_PENDING, n, a] = 0.0
             legs[_FILL_QUANTITY, n, a] = 0.0
-            if quantity == 0.0 or not present[row, a]:
+            if quantity == 0.0 or not present[row, a] or barred[row, a] & SHUT:
                 continue
             volume, lot = bars[row, a, _VOLUME], rules[_LOT, a]
             if limits[_MAX_PARTICIPATION] > 0.0 and abs(quantity) > limits[_MAX_PARTICIPATION] * volume:
@@ -212,6 +226,10 @@ def _account(
             position = legs[_POSITION, n, a]
             legs[_POSITION_PREV, n, a] = position
             legs[_MARK_PREV, n, a] = legs[_MARK, n, a]
+            if barred[row, a] & SETTLED:
+                legs[_FILL_QUANTITY, n, a] = 0.0 - position
+                legs[_FILL_PRICE, n, a] = bars[row, a, _OPEN]
+                legs[_FILL_FEE, n, a] = legs[_FILL_SLIPPAGE, n, a] = 0.0
             quantity = legs[_FILL_QUANTITY, n, a]
             if quantity != 0.0:
                 price, fee = legs[_FILL_PRICE, n, a], legs[_FILL_FEE, n, a]
@@ -241,7 +259,7 @@ def _account(
                 paid = position * close * bars[row, a, _FUNDING_RATE]
                 sums[_CASH, n] -= paid
                 funding += paid
-            else:
+            elif not barred[row, a] & RESTING:  # while trading rests no price is due
                 legs[_AGE, n, a] += 1.0
         sums[_N_OUTSIDE, n] = outside
         sums[_TRADED, n] = traded
@@ -295,7 +313,7 @@ def run(
         for n in range(rows.shape[0]):  # `rows += 1` would cost more than all else that is done for one book
             rows[n] += 1
     if phases & DO_FILL:
-        _fill(legs, rules, limits, bars, present, rows, which)
+        _fill(legs, rules, limits, bars, present, barred, rows, which)
     if phases & DO_ACCOUNT:
         _account(sums, legs, rules, bars, present, barred, rows, which)
     if phases & DO_MARK:

@@ -41,8 +41,9 @@ class KernelParameters(NamedTuple):
 class Market:
     """Bars as the kernels read them: `open`, `close`, `volume`, `funding_rate`, `present` and `barred`, (T, A) each.
 
-    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache. `barred` is
-    not 0 where an instrument does not belong to the universe at the close of a bar.
+    The first four are views of one block, `bars` (T, A, 4), so that a bar lies in one line of the cache. `barred` says
+    what keeps an instrument from being traded, as bits that `kernels` names; where it is delisted at the open of a bar,
+    it has no bar there, and `open` is what a unit of it gets.
     """
 
     __slots__ = ("barred", "bars", "close", "funding_rate", "open", "present", "volume")
@@ -82,7 +83,7 @@ class Books(NamedTuple):
     """The equity that a reward sees: at least `LEAST_EQUITY` of the capital."""
     worth_prev: Floats
     outside: Floats
-    """How many instruments do not belong to the universe."""
+    """Not 0 where anything keeps an instrument from being traded."""
     position: Floats
     position_prev: Floats
     entry: Floats
@@ -103,7 +104,7 @@ class Books(NamedTuple):
     limit: Floats
     """The limit that this broke."""
     barred: Floats
-    """Not 0 where an instrument does not belong to the universe: it may not be held."""
+    """The reasons that keep an instrument from being traded at the close, as bits."""
     halt: NDArray[np.int8]
     verdict: NDArray[np.int8]
     account: Floats
@@ -135,9 +136,22 @@ class EpisodeCursors(NamedTuple):
 
 
 def market_of(bars: BarArrays, universe: Universe | None = None) -> Market:
-    """Bars as the kernels read them; who belongs to the universe at the close of each is in its memberships."""
-    barred = None if universe is None or not universe.members else ~universe.roster.inside(bars.close_us)
-    return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present, barred)
+    """Bars as the kernels read them; the universe says who belongs to it at each, is halted, or is delisted."""
+    if universe is None or not (universe.members or universe.events):
+        return Market(bars.open, bars.close, bars.volume, bars.funding_rate, bars.present)
+    force = universe.in_force
+    barred = np.zeros(bars.present.shape, dtype=np.int8)
+    settled = force.delisted_at(bars.open_us)
+    for bit, where in (
+        (kernels.OUTSIDE, ~universe.roster.inside(bars.close_us)),
+        (kernels.RESTING, force.halted_at(bars.close_us)),
+        (kernels.SHUT, force.halted_at(bars.open_us)),
+        (kernels.ENDED, force.delisted_at(bars.close_us)),
+        (kernels.SETTLED, settled),
+    ):
+        barred[where] |= bit
+    opened = np.where(settled, force.proceeds, bars.open)
+    return Market(opened, bars.close, bars.volume, bars.funding_rate, bars.present & ~settled, barred)
 
 
 class Simulator:

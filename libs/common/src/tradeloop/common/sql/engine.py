@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from tradeloop.common.addresses import address as address  # every store says where it is
 from tradeloop.common.errors import UserError
+from tradeloop.common.tls import postgresql_remedy
 
 _POSTGRESQL = "postgresql+psycopg"
 _REMEDY = f"give sqlite:///FILE or {_POSTGRESQL}://USER:PASSWORD@HOST/NAME"
@@ -100,8 +101,10 @@ def file_of(engine: Engine) -> Path | None:
 
 
 def cause(error: Exception) -> str:
-    """The words of a database or its driver, on one line."""
-    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    """The words of a database or its driver, on one line, with the remedy where they are about TLS."""
+    said = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    remedy = postgresql_remedy(said)
+    return f"{said}; {remedy}" if remedy else said
 
 
 def is_about_data(error: Exception) -> bool:

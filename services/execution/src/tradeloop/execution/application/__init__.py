@@ -17,10 +17,12 @@ from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience, words
 from tradeloop.common.runtime.context import working_for
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
+from tradeloop.execution.application.measured import Latencies, Measured
 from tradeloop.execution.application.traded import Surroundings, TradedPortfolio
 from tradeloop.execution.ports import Change, History, Ledger, LedgerConflict, Venue
 
@@ -62,6 +64,9 @@ class Execution(ServiceDefaults):
         for portfolio in portfolios:
             self._by_universe.setdefault(portfolio.universe.name, []).append(portfolio)
         self._tallies: Counter[tuple[str, str]] = Counter()
+        self._measured: dict[str, Measured] = {}
+        """The numbers of each portfolio that this process has traded."""
+        self._latencies = {universe: Latencies() for universe in self._by_universe}
         self._begin()
 
     def _begin(self) -> None:
@@ -179,6 +184,15 @@ class Execution(ServiceDefaults):
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return dict(self._tallies)
 
+    def figures(self) -> Iterable[Figure]:
+        for traded in self._traded.values():
+            yield from traded.figures
+        for measured in self._measured.values():
+            yield from measured.counts()
+        for universe, latencies in self._latencies.items():
+            yield Figure("tradeloop_bar_to_decision_seconds", latencies.decision, (universe,))
+            yield Figure("tradeloop_bar_to_order_seconds", latencies.order, (universe,))
+
     def close(self) -> None:
         self._ledger.close()
 
@@ -200,7 +214,10 @@ class Execution(ServiceDefaults):
         traded = self._traded.get(name)
         if traded is None:
             portfolio = self._portfolios[name]
-            around = Surroundings(self._clock, self._patience, self._grace_s, self._pending, self._count)
+            if name not in self._measured:
+                self._measured[name] = Measured(portfolio, self._latencies[portfolio.universe.name])
+            measured = self._measured[name]
+            around = Surroundings(self._clock, self._patience, self._grace_s, self._pending, self._count, measured)
             try:
                 strategy, venue = self._strategies[portfolio.strategy], self._venues(portfolio)
                 read_on = self._history.frames(portfolio.universe)

@@ -18,9 +18,11 @@ from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
 from tradeloop.common.runtime.held import Queue, ReadOn, limit_of
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.standing import Standing
 from tradeloop.common.strategy import Strategy
+from tradeloop.execution.application.measured import Measured
 from tradeloop.execution.application.turn import CAUGHT_UP, Turn, Waiting
 from tradeloop.execution.domain.book import Book
 from tradeloop.execution.domain.inputs import FrameReader
@@ -34,7 +36,7 @@ _BARS = topic_of(BarFrame).name
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The surroundings that the portfolios of a service share."""
+    """The surroundings of a portfolio; but for its numbers all portfolios of a service share them."""
 
     clock: Clock
     patience: Patience
@@ -43,6 +45,8 @@ class Surroundings:
     pending: Pending
     count: Callable[[str, str], None]
     """Counts an event, by its kind and portfolio."""
+    measured: Measured
+    """The numbers of the portfolio."""
 
 
 class TradedPortfolio:
@@ -144,6 +148,11 @@ class TradedPortfolio:
             cause="; ".join(filter(None, causes)),
         )
 
+    @property
+    def figures(self) -> Iterable[Figure]:
+        """The figures of its book, as it is recorded."""
+        return self._around.measured.of_book(self._book, self._record.revision) if self._record else ()
+
     def put_frame(self, frame: BarFrame, position: LogPosition) -> None:
         """Take a frame in; it is processed when the decision before it is settled."""
         if not self._waiting.frames.put(to_us(frame.close_time), frame, position) and position.partition.topic != _BARS:
@@ -238,6 +247,7 @@ class TradedPortfolio:
         Orders leave now: what is recorded as intended is sent until the venue has it.
         """
         turn, self._turn = self._turn, self._new_turn()
+        self._measure(turn, change)
         self._record, self._more = change.after, turn.more or self._in_part
         self._live, self._catches_up = turn.live, turn.catches_up
         self._book.recorded()
@@ -258,6 +268,14 @@ class TradedPortfolio:
             self._send()
         self._note_awaiting()
         return [(input_id, effects.outputs) for input_id, effects in turn.effects.items()]
+
+    def _measure(self, turn: Turn, change: Change) -> None:
+        measured, before = self._around.measured, change.before
+        measured.count(turn.effects.values(), turn.outcomes)
+        if before.live and not before.catches_up and turn.decided and turn.decided[0] == before.marked_us:
+            ordered = any(order.status == "working" for each in turn.effects.values() for order in each.orders)
+            if turn.outcomes[0] not in ("missed", "quarantined"):
+                measured.took(self._around.clock.now().timestamp() - before.marked_us / 1e6, ordered)
 
     def undo(self, error: BaseException | None = None) -> None:
         """Return to what is recorded: the ledger does not have what was done. With an error, that is a failure."""

@@ -16,7 +16,7 @@ from tradeloop.common.messages.topics import derived_id, event_id
 from tradeloop.common.runtime.attempts import words
 from tradeloop.common.runtime.held import Queue
 from tradeloop.execution.domain.book import Book
-from tradeloop.execution.domain.inputs import FrameReader
+from tradeloop.execution.domain.inputs import FrameReader, Outcome
 from tradeloop.execution.ports import Effects, Venue
 from tradeloop.execution.record import Quarantine
 
@@ -53,6 +53,8 @@ class Turn:
         """Effects by the ids of the inputs that had them, in order."""
         self.decided: list[int] = []
         """Closes of the bars whose decisions were settled."""
+        self.outcomes: list[Outcome] = []
+        """The fate of each of these."""
         self.frames = self.commands = self.honoured = 0
         """How many of the waiting frames and commands, and of the events on record, were taken."""
         self.events: list[PortfolioEvent] = []
@@ -108,18 +110,22 @@ class Turn:
             orders, verdicts = book.settle_without()
             input_id = derived_id("settled", self._name, time_us)
             self._add(input_id, Effects(orders=orders, outputs=[*verdicts, *orders]))
+            self.outcomes.append("quarantined")
         elif missed or (waiting is None and (missed := self._why_missed())):
             event = book.event(time_us, "decision_missed", missed)
             orders, verdicts = book.settle_without()
             self.events.append(event)
             self._add(event_id(event), Effects(orders=orders, outputs=[event, *verdicts, *orders]))
+            self.outcomes.append("missed")
         elif waiting is not None:
             signal = waiting[0]
-            if cause := signal.error if signal.reason == "error" else book.misfit(signal):
+            if signal.reason == "error" or (cause := book.misfit(signal)):
+                cause = signal.error if signal.reason == "error" else cause
                 self._change(event_id(signal), "quarantined", time_us, cause)
                 return self._settle()
             orders, verdicts = book.decide(signal)
             self._add(event_id(signal), Effects(orders=orders, outputs=[*verdicts, *orders]))
+            self.outcomes.append(signal.reason)
         else:
             return False
         self.decided.append(time_us)
@@ -204,6 +210,7 @@ class Turn:
                 self._change(input_id, "quarantined", book.marked_us, cause)
             event = book.event(book.marked_us, "decision_missed", cause)
             self.decided.append(book.marked_us)
+            self.outcomes.append("missed")
             book.abandon_decision()
             self.events.append(event)
             self._add(event_id(event), Effects(outputs=[event]))

@@ -28,10 +28,10 @@ from tradeloop.common.messages import (
 from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import Halt
-from tradeloop.common.simulation import Market, Simulator
+from tradeloop.common.simulation import Books, Market, Simulator, kernels
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.rewards import RewardEngine
-from tradeloop.execution.domain.figures import denials, halt_verdict, marked
+from tradeloop.execution.domain.figures import delisting_fill, denials, expiry, halt_verdict, marked
 from tradeloop.execution.domain.inputs import DecisionFeatures, VenueFill
 from tradeloop.execution.domain.snapshot import of_instruments
 from tradeloop.execution.record import BookRecord, Quarantine
@@ -78,6 +78,11 @@ class Book:
         """Close of the last frame that was left out, since it could not be booked; -1 for none."""
         self.quarantine: Quarantine | None = None
         self._revision = 0
+
+    @property
+    def books(self) -> Books:
+        """Its figures, as the simulator has them: to be read."""
+        return self._simulator.books
 
     @property
     def awaits_decision(self) -> bool:
@@ -135,7 +140,7 @@ class Book:
         weights = None if signal.hold else np.array([signal.targets])
         if weights is not None and signal.hidden:
             barred, hidden = self._simulator.books.barred[0], frozenset(signal.hidden)
-            away = [one in hidden and not barred[a] for a, one in enumerate(self._instruments)]
+            away = [one in hidden and not int(barred[a]) & kernels.OUTSIDE for a, one in enumerate(self._instruments)]
             weights[0, away] = np.nan
         return self._settle(weights, signal)
 
@@ -182,7 +187,8 @@ class Book:
         before_us, account = self.marked_us, books.account[0].copy()
         self._simulator.account(bar, self._rows)
         books.pending[:] = 0.0
-        orders, fills = self._close_orders(frame.open_time, venue_fills)
+        orders, fills = self._close_orders(frame, venue_fills)
+        fills += self._closed_by_delisting(frame, bar, before_us)
         halt = Halt(int(books.halt[0]))
         newly_halted = halt is not Halt.NONE and halted is Halt.NONE
         self.marked_us, self.working = to_us(frame.close_time), ()
@@ -247,8 +253,9 @@ class Book:
         )
 
     def _close_orders(
-        self, time: datetime, venue_fills: Sequence[VenueFill]
+        self, frame: BarFrame, venue_fills: Sequence[VenueFill]
     ) -> tuple[list[OrderUpdated], list[OrderFilled]]:
+        settled = [one for one in frame.delisted if one.time <= frame.open_time]
         of_order: dict[str, list[VenueFill]] = {}
         for fill in venue_fills:
             of_order.setdefault(fill.order_id, []).append(fill)
@@ -257,14 +264,26 @@ class Book:
         for order in self.working:
             parts = of_order.get(order.order_id, [])
             if not parts:
-                orders.append(order.model_copy(update={"status": "expired"}))
+                reason = expiry(order.instrument, frame.shut, settled)
+                orders.append(order.model_copy(update={"status": "expired", "reason": reason}))
                 continue
             quantity = abs(math.fsum(part.quantity for part in parts))
             whole = math.isclose(quantity, order.quantity, rel_tol=1e-12)
             state = {"status": "filled" if whole else "partially_filled", "filled_quantity": quantity}
             orders.append(order.model_copy(update=state))
-            fills += [self._fill(order, part, time) for part in parts]
+            fills += [self._fill(order, part, frame.open_time) for part in parts]
         return orders, fills
+
+    def _closed_by_delisting(self, frame: BarFrame, bar: Market, before_us: int) -> list[OrderFilled]:
+        """The positions that delistings closed at the open of a frame, each as a fill that no order made."""
+        books = self._simulator.books
+        found = []
+        for one in frame.delisted:
+            a = self._instruments.index(one.instrument) if one.instrument in self._instruments else -1
+            if a >= 0 and int(bar.barred[0, a]) & kernels.SETTLED and books.position_prev[0, a] != 0.0:
+                quantity = -float(books.position_prev[0, a])
+                found.append(delisting_fill(self.portfolio, one, quantity, from_us(before_us), frame.open_time))
+        return found
 
     def _fill(self, order: OrderUpdated, part: VenueFill, time: datetime) -> OrderFilled:
         return OrderFilled(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 
-from tradeloop.common.messages import PortfolioMarked, PositionMark, RiskVerdict
+from tradeloop.common.market import Delisted
+from tradeloop.common.messages import OrderFilled, PortfolioMarked, PositionMark, RiskVerdict
+from tradeloop.common.messages.execution import OrderReason
+from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.risk import DENIED, EXPLANATIONS, Halt, Verdict, wire_code
 from tradeloop.common.simulation import Books
@@ -84,4 +88,36 @@ def _verdict(
         measured=measured,
         limit=limit,
         text=f"{EXPLANATIONS[code].measured}: {measured:.6g}, limit {limit:.6g}{instead}",
+    )
+
+
+def expiry(instrument: str, halted: Collection[str], delisted: Sequence[Delisted]) -> OrderReason:
+    """The event for which an order did not fill, by who is halted and delisted at an open; empty for none."""
+    if any(one.instrument == instrument for one in delisted):
+        return "delisted"
+    return "trading_halted" if instrument in halted else ""
+
+
+def delisting_fill(
+    portfolio: Portfolio, delisted: Delisted, quantity: float, before: datetime, time: datetime
+) -> OrderFilled:
+    """A signed quantity that closes a position at a delisting's proceeds. `before` is the mark before it."""
+    order_id = derived_id(
+        "delisting", portfolio.account, portfolio.name, delisted.instrument, delisted.time.astimezone(UTC).isoformat()
+    )
+    return OrderFilled(
+        universe=portfolio.universe.name,
+        portfolio=portfolio.name,
+        account=portfolio.account,
+        fill_id=derived_id("fill", portfolio.account, order_id, before.isoformat()),
+        order_id=order_id,
+        decision_time=before,
+        time=time,
+        instrument=delisted.instrument,
+        side="buy" if quantity > 0 else "sell",
+        quantity=abs(quantity),
+        price=delisted.proceeds,
+        fee=0.0,
+        slippage=0.0,
+        reason="delisting",
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from tradeloop.common.arrays import Floats
 from tradeloop.common.messages import BarFrame
-from tradeloop.common.simulation import Market
+from tradeloop.common.simulation import Market, kernels
+
+Outcome = Literal["policy", "warming_up", "no_model", "no_features", "missed", "quarantined"]
+"""The fate of a decision: the policy's, held for a reason, or that it did not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,19 @@ class FrameReader:
         )
 
     def read(self, frame: BarFrame) -> Market:
-        """The bars of a frame, and who does not belong; instruments of other universes are ignored."""
+        """The bars of a frame, and what keeps instruments from being traded; those of other universes are ignored."""
         market = self.market
         market.present[:] = False
         market.barred[:] = 0
-        for name in frame.outside or ():
-            if name in self._index:
-                market.barred[0, self._index[name]] = 1
+        for bit, names in (
+            (kernels.OUTSIDE, frame.outside or ()),
+            (kernels.RESTING, frame.halted),
+            (kernels.SHUT, frame.shut),
+            (kernels.ENDED, [one.instrument for one in frame.delisted]),
+        ):
+            for name in names:
+                if name in self._index:
+                    market.barred[0, self._index[name]] |= bit
         for bar in frame.bars:
             a = self._index.get(bar.instrument)
             if a is None:
@@ -59,6 +69,10 @@ class FrameReader:
             market.open[0, a], market.close[0, a] = bar.open, bar.close
             market.volume[0, a] = np.nan if bar.volume is None else bar.volume
             market.funding_rate[0, a] = bar.funding_rate
+        for one in frame.delisted:
+            if one.time <= frame.open_time and (a := self._index.get(one.instrument)) is not None:
+                market.barred[0, a] |= kernels.SETTLED
+                market.present[0, a], market.open[0, a] = False, one.proceeds
         return market
 
 

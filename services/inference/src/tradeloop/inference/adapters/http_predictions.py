@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hmac
 import json
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Annotated
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, SecretStr, StringConstraints, ValidationError
 
 from tradeloop.common.clock import Clock
 from tradeloop.common.feature_store.port import FeatureStore
 from tradeloop.common.market import from_us, iso, to_us
-from tradeloop.common.runtime.counters import LATENCIES_S
+from tradeloop.common.runtime.access import Guard
+from tradeloop.common.runtime.counters import Durations
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.server import Page, Refused, Request
 from tradeloop.inference.application import Inference
 from tradeloop.inference.application.predict import NoPrediction, Prediction, Predictor, Question
@@ -70,15 +69,16 @@ class HttpPredictions:
         max_bytes: int = 1 << 20,
         max_age_s: float | None = None,
     ) -> None:
-        """`store` is for predictions alone: no other thread uses it."""
-        self._token, self._clock, self._store = token, clock, store
+        """`token` may be several, as `access.Tokens`. `store` is for predictions alone: no other thread uses it."""
+        self._guard = Guard(token, PATH, "INFERENCE_PREDICT__TOKEN")
+        self._clock, self._store = clock, store
         self._timeout_s, self._max_bytes, self._max_age_s = timeout_s, max_bytes, max_age_s
         self._places = BoundedSemaphore(at_once)
         self._reading = Lock()
         self._predictor: Predictor | None = None
         self._counting = Lock()
         self._outcomes: Counter[str] = Counter()
-        self._within, self._seconds = [0] * (len(LATENCIES_S) + 1), 0.0
+        self._durations = Durations()
 
     def ask(self, inference: Inference) -> None:
         """Answer from this service from now on."""
@@ -88,7 +88,7 @@ class HttpPredictions:
         """As `Door.answer`."""
         begun_s, outcome = self._clock.monotonic(), "failed"
         try:
-            self._check_token(request)
+            self._guard.check(request)
             found = self._answer(request)
             outcome = found.signal.reason if found.signal.hold else "decided"
             return Page(HTTPStatus.OK, "application/json", json.dumps(_content(found)).encode() + b"\n")
@@ -98,33 +98,18 @@ class HttpPredictions:
         finally:
             self._count(outcome, self._clock.monotonic() - begun_s)
 
-    def collect(self) -> Iterator[Metric]:
-        """The numbers of predictions, for Prometheus."""
+    def figures(self) -> Iterable[Figure]:
+        """As `CountedDoor.figures`."""
         with self._counting:
-            outcomes, within, seconds = dict(self._outcomes), list(self._within), self._seconds
-        text = "Predictions asked for over HTTP, by what came of them."
-        counted = CounterMetricFamily("tradeloop_predictions", text, labels=["outcome"])
+            outcomes = dict(self._outcomes)
         for outcome, count in outcomes.items():
-            counted.add_metric([outcome], count)
-        yield counted
-        bounds = [*map(str, LATENCIES_S), "+Inf"]
-        buckets = [(bound, float(sum(within[: n + 1]))) for n, bound in enumerate(bounds)]
-        text = "Seconds to answer a prediction asked for over HTTP, refused ones included."
-        yield HistogramMetricFamily("tradeloop_prediction_seconds", text, buckets=buckets, sum_value=seconds)
+            yield Figure("tradeloop_predictions_total", count, (outcome,))
+        yield Figure("tradeloop_prediction_seconds", self._durations)
 
     def close(self) -> None:
         """Release the connections of the store."""
         if self._store is not None:
             self._store.close()
-
-    def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            text = f"{PATH} is off: set INFERENCE_PREDICT__TOKEN to a token that its clients send"
-            raise Refused(HTTPStatus.FORBIDDEN, "off", text)
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self._token.get_secret_value()}".encode()):
-            text = "send the token: Authorization: Bearer TOKEN"
-            raise Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", text, ("WWW-Authenticate", "Bearer"))
 
     def _answer(self, request: Request) -> Prediction:
         if request.headers.get_content_type() != "application/json":
@@ -164,8 +149,7 @@ class HttpPredictions:
     def _count(self, outcome: str, seconds: float) -> None:
         with self._counting:
             self._outcomes[outcome] += 1
-            self._within[bisect_left(LATENCIES_S, seconds)] += 1
-            self._seconds += seconds
+            self._durations.took(seconds)
 
 
 class _Asked(Thread):

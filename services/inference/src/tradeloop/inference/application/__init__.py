@@ -34,12 +34,14 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Attempts, Patience, words
 from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.held import ReadOn
+from tradeloop.common.runtime.metrics import Figure, counted
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.fit import check_fit
 from tradeloop.inference.application.decision import View
 from tradeloop.inference.application.desk import Desk
+from tradeloop.inference.application.measured import of_desk
 from tradeloop.inference.application.online import OnlineFeatures
 from tradeloop.inference.domain import ActiveModel, NoModel, SharedActor
 from tradeloop.inference.ports import History
@@ -161,8 +163,17 @@ class DeskMemory:
         )
         log.info("model loaded", portfolio=self._portfolio.name, model=registered.name, version=registered.version)
         self._loaded = ActiveModel(
-            registered.name, registered.version, registered.policy.model_id, self._models.actor(registered)
+            registered.name,
+            registered.version,
+            registered.policy.model_id,
+            self._models.actor(registered),
+            registered.policy.manifest.known_to,
         )
+        return self._loaded
+
+    @property
+    def loaded(self) -> ActiveModel | None:
+        """The model that was loaded last: before a first decision the one that is prepared for it."""
         return self._loaded
 
     def _none(self, name: str, reference: str, why: str) -> NoModel:
@@ -208,6 +219,8 @@ class Inference(ServiceDefaults):
         for portfolio in portfolios:
             self._by_universe.setdefault(portfolio.universe.name, []).append(portfolio)
         self._tallies: Counter[tuple[str, str]] = Counter()
+        self._signals: Counter[tuple[str, ...]] = Counter()
+        """How many were published, by universe, portfolio and reason."""
         self._begin()
 
     def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
@@ -246,6 +259,9 @@ class Inference(ServiceDefaults):
                 self._later[name] = None
             elif desk.unfinished:
                 self._ready[name] = None
+            for message in messages:
+                if isinstance(message, SignalGenerated):
+                    self._signals[desk.portfolio.universe.name, name, message.reason] += 1
             yield from messages
 
     def waiting(self) -> bool:
@@ -260,6 +276,11 @@ class Inference(ServiceDefaults):
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return {key: count for key, count in self._tallies.items() if count}
+
+    def figures(self) -> Iterable[Figure]:
+        yield from counted("tradeloop_signals_total", self._signals)
+        for name, desk in self._desks.items():
+            yield from of_desk(desk, self._memories[name].loaded)
 
     def pending(self) -> Pending:
         return self._pending

@@ -29,7 +29,7 @@ from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.inference.application.decision import View, decide, hold, see
 from tradeloop.inference.application.online import POLL_S, NotOnlineYet
-from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory
+from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel
 
 log = structlog.get_logger(__name__)
 
@@ -121,6 +121,16 @@ class Desk:
         if len(self._marks):
             return self._marks[0][1].time
         return from_us(self._decided_us) if self._decided_us >= 0 else None
+
+    @property
+    def model(self) -> ActiveModel | NoModel | None:
+        """The model of the last decision; None before that."""
+        return self._models.in_force
+
+    @property
+    def seen_us(self) -> int:
+        """Close of the newest bar whose features are in the window; -1 for none."""
+        return self._seen_us
 
     @property
     def due(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -37,6 +37,10 @@ from tradeloop.ingest.ports import (
 )
 
 _PAGE = 10_000
+_SYMBOLS_AT_ONCE = 100
+"""Symbols of one request, whose address has room for some thousand letters."""
+_ASSETS_ONE_BY_ONE = 10
+"""More symbols than so many are looked up in the list of all that are active, which is one request."""
 _UNITS = {"m": "Min", "h": "Hour", "d": "Day", "w": "Week"}
 _CRYPTO_BPS = (15.0, 25.0)
 """The fees of crypto in the lowest tier; stocks have none."""
@@ -45,6 +49,8 @@ _FIELDS = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
 
 class AlpacaSource:
     """The market data of Alpaca. Prices are as they were traded, adjusted for nothing."""
+
+    at_once = _SYMBOLS_AT_ONCE
 
     def __init__(self, venue: str, section: AlpacaSection, clock: Clock) -> None:
         """Asks nothing yet. Raises `UserError` for missing secrets."""
@@ -64,14 +70,39 @@ class AlpacaSource:
         self._assets: dict[str, dict[str, Any]] = {}
 
     def instruments(self, symbols: Sequence[str]) -> Sequence[Instrument]:
+        self._look_up(symbols)
         return [self._instrument(self._asset(symbol)) for symbol in symbols]
 
     def history(self, instrument: Instrument, timeframe: Timeframe, start_us: int, end_us: int) -> Iterator[Page]:
         symbol = symbol_of(self.venue, instrument)
         self._asset(symbol)
-        if timeframe.value[-1] not in _UNITS:
-            raise UserError(f"{self.venue} has no bars of {timeframe}: give 1m or longer")
+        self._check(timeframe)
         return self._pages(symbol, timeframe, start_us, end_us)
+
+    def histories(
+        self, instruments: Sequence[Instrument], timeframe: Timeframe, start_us: int, end_us: int
+    ) -> Mapping[str, Page]:
+        named = {symbol_of(self.venue, instrument): instrument.id for instrument in instruments}
+        self._look_up(list(named))
+        for symbol in named:
+            self._asset(symbol)
+        self._check(timeframe)
+        stop_us = min(end_us, self.time_us() - timeframe.us + 1)
+        rows: dict[str, list[dict[str, Any]]] = {symbol: [] for symbol in named}
+        for crypto in (False, True) if start_us < stop_us else ():
+            symbols = [symbol for symbol in named if ("/" in symbol) == crypto]
+            token: str | None = None
+            while symbols:
+                found = self._bars(symbols, timeframe, start_us, stop_us, token)
+                for symbol, bars in (found.get("bars") or {}).items():
+                    rows[symbol] += [row for row in bars if start_us <= _us(row["t"]) < stop_us]
+                before, token = token, found.get("next_page_token")
+                if token is None:
+                    break
+                if token == before:
+                    raise SourceUnavailable(f"{self.venue}: a page follows itself")
+        until_us = max(stop_us, start_us)
+        return {named[symbol]: Page(_series(bars), until_us) for symbol, bars in rows.items()}
 
     def stream(
         self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
@@ -79,6 +110,7 @@ class AlpacaSource:
         if "bars" in channels and timeframe is not Timeframe.M1:
             raise UserError(f"{self.venue} has no live bars of {timeframe}: stream bars of 1m")
         symbols = [symbol_of(self.venue, instrument) for instrument in instruments]
+        self._look_up(symbols)
         for symbol in symbols:
             if not self._asset(symbol)["tradable"]:
                 raise UserError(f"{self.venue}:{symbol} is no longer traded: leave it out of the stream")
@@ -92,25 +124,39 @@ class AlpacaSource:
         for client in (self._stocks, self._crypto, self._trading):
             client._session.close()
 
+    def _check(self, timeframe: Timeframe) -> None:
+        if timeframe.value[-1] not in _UNITS:
+            raise UserError(f"{self.venue} has no bars of {timeframe}: give 1m or longer")
+
     def _pages(self, symbol: str, timeframe: Timeframe, start_us: int, end_us: int) -> Iterator[Page]:
-        crypto = "/" in symbol
-        client, path = (self._crypto, "/crypto/us/bars") if crypto else (self._stocks, "/stocks/bars")
         at_us, stop_us = start_us, min(end_us, self.time_us() - timeframe.us + 1)
-        asked: dict[str, Any] = {
-            "symbols": symbol,
-            "timeframe": f"{timeframe.value[:-1]}{_UNITS[timeframe.value[-1]]}",
-            "limit": _PAGE,
-            "sort": "asc",
-        }
-        if not crypto:
-            asked |= {"adjustment": "raw", "feed": self._section.feed}
         while at_us < stop_us:
-            # Both ends are included.
-            span = {"start": from_us(at_us).isoformat(), "end": from_us(stop_us - 1).isoformat()}
-            found = self._ask(lambda: client.get(path, {**asked, **span}))  # noqa: B023  it is asked at once
+            found = self._bars([symbol], timeframe, at_us, stop_us)
             rows = [row for row in (found.get("bars") or {}).get(symbol) or [] if at_us <= _us(row["t"]) < stop_us]
             at_us = _us(rows[-1]["t"]) + timeframe.us if found.get("next_page_token") and rows else stop_us
             yield Page(_series(rows), at_us)
+
+    def _bars(
+        self, symbols: Sequence[str], timeframe: Timeframe, start_us: int, stop_us: int, token: str | None = None
+    ) -> dict[str, Any]:
+        """One page of bars, of stocks or of crypto; symbol by symbol."""
+        crypto = "/" in symbols[0]
+        client, path = (self._crypto, "/crypto/us/bars") if crypto else (self._stocks, "/stocks/bars")
+        asked: dict[str, Any] = {
+            "symbols": ",".join(symbols),
+            "timeframe": f"{timeframe.value[:-1]}{_UNITS[timeframe.value[-1]]}",
+            "limit": _PAGE,
+            "sort": "asc",
+            # Both ends are included.
+            "start": from_us(start_us).isoformat(),
+            "end": from_us(stop_us - 1).isoformat(),
+        }
+        if not crypto:
+            asked |= {"adjustment": "raw", "feed": self._section.feed}
+        if token is not None:
+            asked["page_token"] = token
+        found: dict[str, Any] = self._ask(lambda: client.get(path, asked))
+        return found
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
         self._throttle.take()
@@ -126,6 +172,20 @@ class AlpacaSource:
             raise SourceUnavailable(f"{self.venue}: its answer cannot be read")
         return found
 
+    def _look_up(self, symbols: Sequence[str]) -> None:
+        """Know many assets by few requests; those that are not active stay for `_asset`."""
+        for crypto in (False, True):
+            wanted = {one for one in symbols if ("/" in one) == crypto} - self._assets.keys()
+            if len(wanted) > _ASSETS_ONE_BY_ONE:
+                self._assets |= {one["symbol"]: one for one in self._active(crypto) if one["symbol"] in wanted}
+
+    def _active(self, crypto: bool) -> list[dict[str, Any]]:
+        kind = "crypto" if crypto else "us_equity"
+        found: list[dict[str, Any]] = self._ask(
+            lambda: self._trading.get("/assets", {"asset_class": kind, "status": "active"})
+        )
+        return found
+
     def _asset(self, symbol: str) -> dict[str, Any]:
         if symbol not in self._assets:
             try:
@@ -133,8 +193,7 @@ class AlpacaSource:
             except UserError as error:
                 if not isinstance(error.__cause__, APIError) or error.__cause__.status_code != 404:
                     raise
-                kind = "crypto" if "/" in symbol else "us_equity"
-                every = self._ask(lambda: self._trading.get("/assets", {"asset_class": kind, "status": "active"}))
+                every = self._active("/" in symbol)
                 raise unknown(self.venue, symbol, [one["symbol"] for one in every]) from None
         return self._assets[symbol]
 

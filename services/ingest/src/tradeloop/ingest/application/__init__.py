@@ -6,7 +6,7 @@ Backfills and replays go in slices.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
@@ -72,6 +72,8 @@ class Ingest(ServiceDefaults):
         )
         self._fetched, self._record = fetched, record
         self._backfills = Slices()
+        self._tallies: Counter[tuple[str, str]] = Counter()
+        """Events of instruments that replays told."""
         self._replays: dict[str, deque[Replay]] = {}
         """Replays by universe, in the order of their requests: one universe's frames must not be mixed."""
         self._behind: deque[tuple[ReplayRequested, LogPosition]] = deque()
@@ -171,7 +173,10 @@ class Ingest(ServiceDefaults):
         return self._live.feeds()
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
-        return self._live.tallies()
+        return self._tallies + Counter(self._live.tallies())
+
+    def _count(self, event: str, universe: str, number: int) -> None:
+        self._tallies[event, universe] += number
 
     def revoked(self) -> None:
         """Work in progress ends; its requests come again to whoever gets their partitions."""
@@ -206,7 +211,7 @@ class Ingest(ServiceDefaults):
                 f"replay of {universe.name}: no {universe.timeframe} bars are stored between "
                 f"{request.range.start.isoformat()} and {request.range.end.isoformat()}: backfill them first"
             )
-        replay = Replay(self._store, self._published, request, position, self._window_frames, self._record)
+        replay = Replay(self._store, self._published, request, position, self._window_frames, self._record, self._count)
         self._replays.setdefault(universe.name, deque()).append(replay)
 
 

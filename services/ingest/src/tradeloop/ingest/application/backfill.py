@@ -32,7 +32,7 @@ from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarF
 from tradeloop.ingest.application.from_venues import Action, Found, VenueBars
 from tradeloop.ingest.application.live.history import Asker
 from tradeloop.ingest.application.stored import bucket_before, write
-from tradeloop.ingest.domain import frames, runs
+from tradeloop.ingest.domain import Facts, frames, runs
 from tradeloop.ingest.ports import BarSource, Fetched, FileReport, Published
 
 log = structlog.get_logger(__name__)
@@ -228,8 +228,8 @@ class Backfill:
 
     def _frames(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
-        bars, roster = self._store.read(self._universe.ids, timeframe, start_us, end_us), self._universe.roster
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, roster)}
+        bars, facts = self._store.read(self._universe.ids, timeframe, start_us, end_us), Facts(self._universe)
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, facts)}
 
 
 def _range(request: BackfillRequested) -> TimeRange:

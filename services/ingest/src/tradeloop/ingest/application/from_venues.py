@@ -15,6 +15,7 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import EVER_US, Instrument, Series, TimeRange, Universe, align, from_us, to_us
 from tradeloop.common.market.calendars import gaps
+from tradeloop.common.market.events import resting
 from tradeloop.common.messages import Message
 from tradeloop.ingest.application.fetch import ATTEMPTS, missing, pause_s, sound
 from tradeloop.ingest.application.live.history import Answer, Asker, Question
@@ -217,7 +218,9 @@ class VenueBars:
             open_us = self._store.read([instrument.id], timeframe, at_us, min(at_us + window_us, end_us)).open_us
             if len(open_us):
                 found.bars += len(open_us)
-                found.gaps += len(gaps(np.concatenate([before, open_us]), timeframe, instrument.calendar))
+                resting_us = resting(self._universe.events.get(instrument.id, ()))
+                joined_us = np.concatenate([before, open_us])
+                found.gaps += len(gaps(joined_us, timeframe, instrument.calendar, resting_us))
                 found.first_us = min(found.first_us, int(open_us[0]))
                 found.end_us = max(found.end_us, int(open_us[-1]) + timeframe.us)
                 before = open_us[-1:]

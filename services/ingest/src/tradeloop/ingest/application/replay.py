@@ -10,10 +10,11 @@ import structlog
 from tradeloop.common.bar_store.port import BarStore
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.market import Universe, from_us, to_us
-from tradeloop.common.messages import BarFrame, ReplayRequested
+from tradeloop.common.messages import BarFrame, Message, ReplayRequested
+from tradeloop.ingest.application.announced import Announced, Count, uncounted
 from tradeloop.ingest.application.recorded import Recorded
 from tradeloop.ingest.application.stored import bucket_before
-from tradeloop.ingest.domain import Resampler, frames
+from tradeloop.ingest.domain import Facts, Resampler, frames
 from tradeloop.ingest.ports import Marks, Published
 
 log = structlog.get_logger(__name__)
@@ -38,9 +39,11 @@ class Replay:
         position: LogPosition,
         window: int,
         record: Published | None = None,
+        count: Count = uncounted,
     ) -> None:
         self._store, self._published, self.request, self.position = store, published, request, position
-        self._universe, self._roster = request.universe, request.universe.roster
+        self._universe, self._facts = request.universe, Facts(request.universe)
+        self._announced = Announced(request.universe, count)
         self._next_us, self._end_us = to_us(request.range.start), to_us(request.range.end)
         self._recorded: Recorded | None = None
         if record is not None:
@@ -65,8 +68,8 @@ class Replay:
         """Look for marks no more."""
         self._window.close()
 
-    def step(self, now_s: float, base_frames: int) -> Iterator[BarFrame]:
-        """The next frames, at most so many base frames with what closes before each.
+    def step(self, now_s: float, base_frames: int) -> Iterator[Message]:
+        """The next frames, at most so many base frames with what closes before each, and events of instruments.
 
         What is not consumed, or raises on its way out, comes again.
         """
@@ -81,7 +84,9 @@ class Replay:
                 return
             while self._due:
                 frame = self._due[0]
+                yield from self._announced.before(frame)
                 yield frame
+                self._announced.sent(frame)
                 if frame.timeframe is self._universe.timeframe and not frame.revision:
                     self._window.sent(to_us(frame.close_time), now_s)
                 self._due.popleft()
@@ -94,7 +99,7 @@ class Replay:
         while not self._read and self._next_us < self._end_us:
             until_us = min(self._next_us + _BLOCK_FRAMES * self._universe.timeframe.us, self._end_us)
             bars = self._store.read(self._universe.ids, self._universe.timeframe, self._next_us, until_us)
-            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars, self._roster))
+            self._read.extend(frames(self._universe.name, self._universe.timeframe, bars, self._facts))
             self._next_us = until_us
         if self._read:
             if self._is_due(self._read[0], now_s):
@@ -124,6 +129,7 @@ class Replay:
             if self._recorded is not None and self._begins:
                 self._recorded.skip(newest_us)
             self._next_us, self._begins = newest_us + 1, False
+            self._announced.behind(newest_us + self._universe.timeframe.us)
             log.info("goes on", universe=self._universe.name, behind=from_us(newest_us).isoformat())
         if self._recorded is not None and (group := self._recorded.next()) is not None:
             self._end_us = min(self._end_us, to_us(group[-1].open_time))

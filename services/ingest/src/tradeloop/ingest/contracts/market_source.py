@@ -17,6 +17,7 @@ import numpy as np
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, Series, Timeframe, joined
 from tradeloop.ingest.ports import (
+    BatchSource,
     Connected,
     MarketEvent,
     MarketSource,
@@ -51,6 +52,8 @@ class MarketOnTrial:
     """Moves the venue's clock, and lets it send what is due."""
     streams: bool = True
     """Whether the source has a live stream; without one it is to say so."""
+    others: Sequence[str] = ()
+    """Further symbols of the venue, for a source that is asked for many at once."""
     lag_us: int = 0
     """How long after its close a bar may still be held back, such as by files of whole days."""
 
@@ -120,6 +123,30 @@ def what_the_venue_does_not_have_is_refused_in_one_line(market: MarketOnTrial) -
         _refused(lambda: _asked(lambda: list(source.history(foreign, market.timeframe, 0, 1))), foreign.id)
 
 
+def many_histories_are_each_its_history(market: MarketOnTrial) -> None:
+    with closing(market.open()) as source:
+        if not isinstance(source, BatchSource):
+            return
+        assert source.at_once > 1, "a source that can be asked for many at once takes one"
+        instruments = [_asked(lambda: source.instruments([name])[0]) for name in (market.symbol, *market.others)]  # noqa: B023
+        length_us = market.timeframe.us
+        for start_us, end_us in (
+            (market.end_us - 40 * length_us, market.end_us),
+            (market.end_us - 7 * length_us + 1, market.now_us() + 5 * length_us),
+            (market.end_us, market.end_us),
+        ):
+            pages = _asked(lambda: source.histories(instruments, market.timeframe, start_us, end_us))  # noqa: B023
+            assert pages.keys() == {one.id for one in instruments}, f"of {len(instruments)} came {sorted(pages)}"
+            page = pages[instruments[0].id]
+            assert start_us <= page.until_us <= end_us, "an answer for many ends outside of what was asked"
+            assert page.until_us >= min(end_us, market.now_us() - market.lag_us - 3 * length_us), "bars are held back"
+            _is_truth(market, [page], start_us, page.until_us)
+            for one in instruments[1:]:
+                alone, told = _joined(_history(market, source, start_us, page.until_us, one)), pages[one.id].bars
+                for name, values in alone.items():
+                    assert np.array_equal(told[name], values), f"{one.id} has another {name} where many are asked for"
+
+
 def the_clock_is_the_venues(market: MarketOnTrial) -> None:
     with closing(market.open()) as source:
         told_us = _asked(source.time_us)
@@ -183,6 +210,7 @@ MARKET_SOURCE_CHECKS: Sequence[Callable[[MarketOnTrial], None]] = (
     nothing_unfinished_is_given,
     terms_are_those_of_the_instrument_that_was_asked_for,
     what_the_venue_does_not_have_is_refused_in_one_line,
+    many_histories_are_each_its_history,
     the_clock_is_the_venues,
     a_stream_begins_with_connected_and_its_closed_bars_are_the_truth,
     a_stream_that_is_closed_leaves_no_thread,
@@ -207,9 +235,11 @@ def _asked(ask: Callable[[], T]) -> T:
     raise AssertionError("a source stays unavailable")
 
 
-def _history(market: MarketOnTrial, source: MarketSource, start_us: int, end_us: int) -> list[Page]:
+def _history(
+    market: MarketOnTrial, source: MarketSource, start_us: int, end_us: int, of: Instrument | None = None
+) -> list[Page]:
     """All pages of a range; where the source becomes unavailable, from the last page on."""
-    instrument = _instrument(market, source)
+    instrument = of or _instrument(market, source)
     pages: list[Page] = []
 
     def rest() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -15,7 +15,6 @@ from tradeloop.common.market import (
     BAR_COLUMNS,
     Bar,
     BarArrays,
-    Roster,
     Timeframe,
     Universe,
     align,
@@ -25,9 +24,11 @@ from tradeloop.common.market import (
 from tradeloop.common.market.columns import Bucket
 from tradeloop.common.market.days import DAY_US
 from tradeloop.common.messages import BarFrame
+from tradeloop.ingest.domain.facts import NOTHING, Facts, Told
 from tradeloop.ingest.domain.gate import Gate, OpenGate, Refused
 
 __all__ = [
+    "Facts",
     "Gate",
     "OpenGate",
     "Refused",
@@ -35,7 +36,6 @@ __all__ = [
     "additions",
     "corrections",
     "frames",
-    "outside_at",
     "runs",
     "together",
 ]
@@ -102,29 +102,23 @@ def runs(times_us: Iterable[int], timeframe: Timeframe, longest: int) -> Iterato
         yield first_us, last_us
 
 
-def frames(universe: str, timeframe: Timeframe, bars: BarArrays, roster: Roster | None = None) -> Iterator[BarFrame]:
-    """Each frame as the message that carries it; the `roster` says who belongs to the universe."""
+def frames(universe: str, timeframe: Timeframe, bars: BarArrays, facts: Facts | None = None) -> Iterator[BarFrame]:
+    """Each frame as the message that carries it, with the `facts` of its universe."""
     of_each = zip(*(_bars(bars, a) for a in range(len(bars.instruments))), strict=True)
     length = timeframe.delta
     for open_us, row in zip(bars.open_us.tolist(), of_each, strict=True):
         open_time = from_us(open_us)
         lacking = (name for name, bar in zip(bars.instruments, row, strict=True) if bar is None)
-        outside = outside_at(roster, open_us + timeframe.us)
-        away = frozenset(outside or ())
+        told = NOTHING if facts is None else facts.at(open_us, open_us + timeframe.us)
         yield BarFrame(
             universe=universe,
             timeframe=timeframe,
             open_time=open_time,
             close_time=open_time + length,
             bars=tuple(bar for bar in row if bar is not None),
-            missing=tuple(name for name in lacking if name not in away),
-            outside=outside,
+            missing=tuple(name for name in lacking if name not in told.away),
+            **told.fields,
         )
-
-
-def outside_at(roster: Roster | None, close_us: int) -> tuple[str, ...] | None:
-    """The instruments that do not belong at a close, as frames say it; None where all instruments always belong."""
-    return None if roster is None or roster.is_open else roster.outside(close_us)
 
 
 def _bars(bars: BarArrays, a: int) -> Iterator[Bar | None]:
@@ -178,7 +172,7 @@ class Resampler:
     """
 
     def __init__(self, universe: Universe) -> None:
-        self._universe, self._base_us, self._roster = universe, universe.timeframe.us, universe.roster
+        self._universe, self._base_us, self._facts = universe, universe.timeframe.us, Facts(universe)
         # Lengths as plain numbers, and buckets by place: this runs for every bar, and enumerations hash slowly.
         timeframes = sorted(universe.higher_timeframes, key=lambda one: one.us)
         self._days = universe.days
@@ -202,14 +196,14 @@ class Resampler:
         for place, (timeframe, length_us, overlap) in enumerate(self._timeframes):
             buckets = self._buckets[place]
             while buckets and buckets[0].end_us < close_us:
-                closed.append(buckets.pop(0).frame(self._universe, self._roster))
+                closed.append(buckets.pop(0).frame(self._universe, self._facts.at))
             if overlap or not buckets:
                 start_us = self._days.bucket_us(close_us, length_us)
                 if not buckets or buckets[-1].start_us != start_us:
                     buckets.append(_Bucket(timeframe, start_us, length_us))
             buckets[-1].add(rows)
             if buckets[0].end_us == close_us:
-                closed.append(buckets.pop(0).frame(self._universe, self._roster))
+                closed.append(buckets.pop(0).frame(self._universe, self._facts.at))
         return sorted(closed, key=lambda frame: frame.close_time) if len(closed) > 1 else closed
 
 
@@ -250,9 +244,8 @@ class _Bucket:
             sums[4] += volume
             sums[5] += funding
 
-    def frame(self, universe: Universe, roster: Roster) -> BarFrame:
-        outside = outside_at(roster, self.end_us)
-        away = frozenset(outside or ())
+    def frame(self, universe: Universe, facts: Callable[[int, int], Told]) -> BarFrame:
+        told = facts(self.start_us, self.end_us)
         open_time = from_us(self.start_us)
         extra = {name: bucket.values() for name, bucket in self._extra.items()}
         return BarFrame(
@@ -263,6 +256,6 @@ class _Bucket:
             bars=tuple(
                 _bar(name, extra.get(name, _NOTHING), *self._bars[name]) for name in universe.ids if name in self._bars
             ),
-            missing=tuple(name for name in universe.ids if name not in self._bars and name not in away),
-            outside=outside,
+            missing=tuple(name for name in universe.ids if name not in self._bars and name not in told.away),
+            **told.fields,
         )

@@ -16,6 +16,7 @@ from tradeloop.common.features import FeatureSet
 from tradeloop.common.market import Universe
 from tradeloop.common.messages import BarFrame, FeaturesComputed, Message, PreprocessRequested
 from tradeloop.common.runtime.attempts import words
+from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.slices import Slices
@@ -89,6 +90,14 @@ class Preprocess(ServiceDefaults):
             failed[universe] += sum(feed.failed for feed in feeds.values())
         found = {("features_failed", universe): count for universe, count in failed.items() if count}
         return found | {("online_refused", universe): count for universe, count in self._refused.items()}
+
+    def figures(self) -> Iterable[Figure]:
+        for universe, feeds in self._feeds.items():
+            for feature_set, feed in feeds.items():
+                if feed.computed_us >= 0:
+                    yield Figure(
+                        "tradeloop_features_timestamp_seconds", feed.computed_us / 1e6, (universe, feature_set)
+                    )
 
     def substitutes(self, refused: Message, error: MessageTooLarge) -> Iterable[Message] | None:
         """Features that the bus does not take are unknown ones, with the reason: whoever waits for them goes on."""

@@ -41,6 +41,8 @@ class Feed:
         self.feature_set = feature_set
         self.failed = 0
         """How many frames have no features since one of these failed."""
+        self.computed_us = -1
+        """Close of the newest bar whose features were given; -1 for none."""
         self._universe, self._base, self._store, self._sent = universe, universe.timeframe, store, sent
         self._stream = FeatureStream(feature_set, universe.timeframe, universe.ids)
         self._last: tuple[int, int] | None = None
@@ -92,6 +94,7 @@ class Feed:
     def forget(self) -> None:
         """Begin as new."""
         self._last = self._newest = self._standing = None
+        self.computed_us = -1
 
     def take(self, frame: BarFrame, position: LogPosition) -> Iterator[FeaturesComputed]:
         """Features as of a base frame; nothing for a higher frame or a correction."""
@@ -154,6 +157,7 @@ class Feed:
         self._higher.clear()
         if self._newest is None or self._newest[0] <= close_us:
             self._newest = close_us, values
+        self.computed_us = max(close_us, self.computed_us)
         features = self.feature_set
         return FeaturesComputed.of(self._universe, features.id, features.names, frame.close_time, values)
 

@@ -21,7 +21,7 @@ from tradeloop.common.arrays import Bools, Float32s, Floats, Ints
 from tradeloop.common.features import shown
 from tradeloop.common.market import BarArrays
 from tradeloop.common.portfolio import Portfolio
-from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, market_of, observe
+from tradeloop.common.simulation import EpisodeCursors, Simulator, TrainingBars, kernels, market_of, observe
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.actions import ActionScheme
 from tradeloop.common.strategy.rewards import RewardEngine
@@ -97,7 +97,7 @@ class Episodes:
         seen = np.ascontiguousarray(strategy.observed(features).reshape(len(bars), -1), dtype=np.float32)
         market = market_of(bars, portfolio.universe)
         self._bars = TrainingBars(market, np.ascontiguousarray(bars.close_us), seen, strategy.window)
-        self._left = None if hidden is None else hidden & (market.barred == 0)
+        self._left = None if hidden is None else hidden & (market.barred & kernels.OUTSIDE == 0)
         """Where a member is not shown, and is left as it is, (T, A)."""
         self._episode_bars, self._scheme = episode_bars, strategy.actions
         self.action = np.zeros((books, strategy.actions.size(instruments)))

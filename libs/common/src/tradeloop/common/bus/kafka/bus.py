@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tradeloop.common.bus.kafka.consumer import KafkaConsumer
-from tradeloop.common.bus.kafka.errors import log, no_topic, translated
+from tradeloop.common.bus.kafka.errors import log, no_topic, refused, translated
 from tradeloop.common.bus.kafka.permissions import Granted, permit
 from tradeloop.common.bus.kafka.producer import KafkaProducer
 from tradeloop.common.bus.kafka.reader import KafkaReader
@@ -66,15 +66,23 @@ class KafkaBus:
                 self._names.outer(name),
                 num_partitions=spec.partitions,
                 replication_factor=replicas,
-                config={"min.insync.replicas": str(in_sync), **_configuration(spec)},
+                config={"min.insync.replicas": str(in_sync), **configuration(spec)},
             )
             for name, spec in sorted(missing.items())
         ]
         with translated("cannot create topics"):
             created = self._admin.create_topics(new, request_timeout=self._settings.request_timeout_s)
         for topic, future in created.items():
-            with translated(f"cannot create topic {topic}", ignore=(KafkaError.TOPIC_ALREADY_EXISTS,)):
-                future.result()
+            try:
+                with translated(f"cannot create topic {topic}", ignore=(KafkaError.TOPIC_ALREADY_EXISTS,)):
+                    future.result()
+            except BusError as error:
+                if refused(error):  # somebody else makes it, sooner or later
+                    raise BusUnavailable(
+                        f"{error} It is not there, or not to be seen: `tradeloop topics apply` creates it, and "
+                        "`tradeloop topics permit` says who may use it"
+                    ) from error
+                raise
         # The controller has them; brokers learn of them, and take up their leadership, a moment later.
         for _ in range(100):
             try:
@@ -101,7 +109,7 @@ class KafkaBus:
         demanded = self._settings.min_insync_replicas
         in_sync = {} if demanded is None else {"min.insync.replicas": str(demanded)}
         for spec in specs:
-            wanted = {"partitions": str(spec.partitions), **in_sync, **_configuration(spec)}
+            wanted = {"partitions": str(spec.partitions), **in_sync, **configuration(spec)}
             is_now = {"partitions": str(existing.get(spec.name)), **found.get(spec.name, {})}
             for setting, value in wanted.items():
                 if spec.name not in existing:
@@ -244,9 +252,15 @@ class KafkaBus:
         # All topics and never one by its name: a broker may create a topic that it is asked for.
         with translated(f"cannot list the topics of {self._settings.bootstrap_servers}"):
             try:
-                topics = self._admin.list_topics(timeout=self._settings.request_timeout_s).topics
-            finally:
-                self._admin.poll(0)  # lets the client log, and its log often names the cause
+                admin = self._admin
+                try:
+                    topics = admin.list_topics(timeout=self._settings.request_timeout_s).topics
+                finally:
+                    admin.poll(0)  # lets the client log, and its log often names the cause
+            except KafkaException as error:
+                if trouble := self._settings.trouble():
+                    raise BusUnavailable(f"Kafka at {self._settings.bootstrap_servers}: {trouble}") from error
+                raise
         found = ((self._names.inner(name), topic) for name, topic in topics.items())
         return {name: len(topic.partitions) for name, topic in found if name and topic.error is None}
 
@@ -262,7 +276,7 @@ class KafkaBus:
             }
 
 
-def _configuration(spec: TopicSpec) -> dict[str, str]:
+def configuration(spec: TopicSpec) -> dict[str, str]:
     """A topic's properties as Kafka names them."""
     return {
         "cleanup.policy": "delete",

@@ -97,6 +97,12 @@ def translated(doing: str, ignore: Collection[int] = (), level: int = logging.IN
         log.log(level, "Kafka: %s: %s", doing, error.str())
 
 
+def refused(error: BusError) -> bool:
+    """Whether it says that the user may not do what was asked."""
+    codes = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+    return isinstance(error.__cause__, KafkaException) and error.__cause__.args[0].code() in codes
+
+
 def as_bus_error(doing: str, error: KafkaError) -> BusError:
     """The port's error for one of the client's: whether trying again may help is its type."""
     kind: type[BusError] = BusError

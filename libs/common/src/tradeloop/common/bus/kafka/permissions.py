@@ -45,7 +45,7 @@ class Granted(NamedTuple):
 def permit(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float) -> Granted:
     """As `KafkaBus.permit`."""
     accesses = list(accesses)
-    wanted = {permission for access in accesses for permission in _permissions(access, names)}
+    wanted = {permission for access in accesses for permission in permissions(access, names)}
     held = {_permission(each): each for access in accesses for each in _held(admin, access.user, wait_s)}
     given, taken = sorted(wanted - held.keys()), sorted(held.keys() - wanted)
     # What is missing first: a service that works is not to stop in between.
@@ -61,7 +61,7 @@ def permit(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s:
     return Granted(given, taken, len(wanted))
 
 
-def _permissions(access: Access, names: Names) -> Iterator[Permission]:
+def permissions(access: Access, names: Names) -> Iterator[Permission]:
     yield Permission(access.user, "group", names.outer(access.group), "READ")
     for operation, topics in (
         ("READ", access.reads),

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from tradeloop.common import tls
+
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 FETCHING: Mapping[str, str | int] = MappingProxyType(
@@ -73,9 +75,11 @@ class KafkaSettings(BaseModel):
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     ssl_ca_location: str | None = None
-    """Path of the CA bundle; the system's own when absent."""
+    """File of the authorities whose certificates are trusted; the system's own when absent."""
     ssl_certificate_location: str | None = None
+    """File of this client's own certificate, where the brokers ask for one."""
     ssl_key_location: str | None = None
+    """File of its key."""
     longest_step_s: float = Field(default=300.0, gt=0)
     """How long a member may go without asking for messages, before its partitions go to others. A process that says
     nothing for as long counts as stuck, unless `HTTP__LIVE_WITHIN_S` says otherwise."""
@@ -101,3 +105,17 @@ class KafkaSettings(BaseModel):
         if self.sasl_password is not None:
             properties["sasl.password"] = self.sasl_password.get_secret_value()
         return {**_CONNECTING, **properties, **own, **self.extra}
+
+    def trouble(self) -> str:
+        """The obstacle to TLS at the first server, with the remedy; nothing where there is none."""
+        host, _, port = self.bootstrap_servers.partition(",")[0].strip().rpartition(":")
+        if not port.isdecimal():
+            return ""
+        return tls.trouble(
+            host.strip("[]"),
+            int(port),
+            self.ssl_ca_location,
+            encrypted=self.security_protocol.endswith("SSL"),
+            ca_setting="KAFKA__SSL_CA_LOCATION",
+            tls_setting="set KAFKA__SECURITY_PROTOCOL to match, such as SASL_SSL or SASL_PLAINTEXT",
+        )

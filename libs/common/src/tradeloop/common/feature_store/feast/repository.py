@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tradeloop.common import tls
+
 PROJECT = "tradeloop"
 FILE = "feature_store.yaml"
 
@@ -51,6 +53,24 @@ def redis_section(section: Mapping[str, Any]) -> dict[str, Any]:
         if f",{name}=" not in connection:
             connection += f",{name}={seconds}"
     return {**section, "connection_string": connection, "skip_dedup": True}
+
+
+def redis_trouble(section: Mapping[str, Any]) -> str:
+    """The obstacle to TLS at a store in Redis, with the remedy; nothing where there is none."""
+    server, *options = str(section.get("connection_string", "")).split(",")
+    host, _, port = server.rpartition(":")
+    told = dict(option.partition("=")[::2] for option in options)
+    if section.get("type") != "redis" or not port.isdecimal():
+        return ""
+    found = tls.trouble(
+        host,
+        int(port),
+        told.get("ssl_ca_certs"),
+        encrypted=told.get("ssl") == "true",
+        ca_setting="ssl_ca_certs= of its connection string",
+        tls_setting="say ssl=true or ssl=false in its connection string to match",
+    )
+    return found and f"Redis at {server}: {found}"
 
 
 def _section(prefix: str, root: Path, section: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tradeloop.common.addresses import address
 from tradeloop.common.clock import Clock
 from tradeloop.common.feature_store.feast.dataset import CLOSE, COLUMNS, KEYS, append, covered_by, schema_of, write
 from tradeloop.common.feature_store.feast.offline import PolarsOfflineStoreConfig
-from tradeloop.common.feature_store.feast.repository import PROJECT, describe, redis_section
+from tradeloop.common.feature_store.feast.repository import PROJECT, describe, redis_section, redis_trouble
 from tradeloop.common.feature_store.port import (
     Covered,
     FeatureRows,
@@ -85,7 +85,7 @@ class FeastFeatureStore:
     def define(self, feature_set: str, names: Sequence[str]) -> None:
         if taken := sorted(set(names) & set(COLUMNS)):
             raise ValueError(f"feature set {feature_set}: {', '.join(taken)} is no name for a feature: rename it")
-        with _reaching(self._root):
+        with self._reaching():
             self._describe()
             try:
                 view = self._view(feature_set)
@@ -96,7 +96,7 @@ class FeastFeatureStore:
             self._serve(view)
 
     def write_offline(self, feature_set: str, universe: str, rows: FeatureRows, covers: Covered | None = None) -> None:
-        with _reaching(self._root):
+        with self._reaching():
             check_names(feature_set, _names(self._view(feature_set)), rows)
             if not len(rows.time_us):
                 return
@@ -115,14 +115,14 @@ class FeastFeatureStore:
             append(self._dataset(feature_set) / universe, frame, covers, to_us(self._clock.now()))
 
     def covered(self, feature_set: str, universe: str) -> Sequence[Covered]:
-        with _reaching(self._root):
+        with self._reaching():
             self._view(feature_set)
             return covered_by(self._dataset(feature_set) / universe)
 
     def read_offline(
         self, feature_set: str, universe: str, instruments: Sequence[str], time_us: NDArray[np.int64]
     ) -> FeatureRows:
-        with _reaching(self._root):
+        with self._reaching():
             names = _names(self._view(feature_set))
             values = np.full((len(time_us) * len(instruments), len(names)), np.nan)
             if len(values):
@@ -141,7 +141,7 @@ class FeastFeatureStore:
             return FeatureRows(tuple(instruments), names, time_us, values.reshape(shape))
 
     def write_online(self, feature_set: str, universe: str, rows: FeatureRows) -> None:
-        with _reaching(self._root):
+        with self._reaching():
             view = self._view(feature_set)
             check_names(feature_set, _names(view), rows)
             if not len(rows.time_us):
@@ -166,7 +166,7 @@ class FeastFeatureStore:
     def read_online(
         self, feature_set: str, universe: str, instruments: Sequence[str], since_us: int | None = None
     ) -> FeatureRows:
-        with _reaching(self._root):
+        with self._reaching():
             view = self._view(feature_set)
             names = _names(view)
             found = self._online(view, _keys(universe, instruments), [*names, CLOSE])
@@ -177,7 +177,7 @@ class FeastFeatureStore:
         return check_age(feature_set, universe, latest_row(instruments, names, rows), since_us)
 
     def check(self) -> None:
-        with _reaching(self._root):
+        with self._reaching():
             # Feast has no question but that for values; without any view there is nothing that could be away.
             for view in [*self._views.values(), *([] if self._views else self._feast.list_feature_views())][:1]:
                 self._online(view, _keys("", ("",)), [CLOSE])
@@ -285,6 +285,15 @@ class FeastFeatureStore:
                 self._feast.refresh_registry()  # type: ignore[no-untyped-call]
                 self._feast.apply(FeatureService(name=view.name, features=[view]))
 
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Failures of files, databases and the network, as the port names them."""
+        try:
+            yield
+        except (OSError, sqlite3.Error, RedisError, DBAPIError, PoolTimeout) as error:
+            said = redis_trouble(self._online_store) if isinstance(error, RedisError) else ""
+            raise FeatureStoreUnavailable(f"feature store {self._root}: {said or address(cause(error))}") from error
+
     def _dataset(self, feature_set: str) -> Path:
         return self._root / "offline" / feature_set
 
@@ -308,12 +317,3 @@ def _keys(universe: str, instruments: Sequence[str]) -> list[EntityKey]:
         EntityKey(join_keys=KEYS, entity_values=[Value(string_val=universe), Value(string_val=instrument)])
         for instrument in instruments
     ]
-
-
-@contextmanager
-def _reaching(root: Path) -> Iterator[None]:
-    """Failures of files, databases and the network, as the port names them."""
-    try:
-        yield
-    except (OSError, sqlite3.Error, RedisError, DBAPIError, PoolTimeout) as error:
-        raise FeatureStoreUnavailable(f"feature store {root}: {address(cause(error))}") from error

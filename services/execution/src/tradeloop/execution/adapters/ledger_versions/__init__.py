@@ -6,4 +6,4 @@ from pathlib import Path
 
 from tradeloop.common.sql.engine import Schema
 
-SCHEMA = Schema("ledger", Path(__file__).parent, head="0002")
+SCHEMA = Schema("ledger", Path(__file__).parent, head="0003")

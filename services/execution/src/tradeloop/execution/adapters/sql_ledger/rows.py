@@ -90,6 +90,7 @@ def _fill(fill: OrderFilled) -> Row:
         fill.quantity,
         fill.price,
         fill.fee,
+        fill.reason,
     )
 
 

@@ -133,7 +133,7 @@ class Statements:
         )
         self.insert_fill = words(
             "INSERT INTO execution_fills (fill_id, order_id, portfolio, account, time_us, instrument, side, quantity,"
-            " price, fee) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " price, fee, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         self.offsets = f'SELECT topic, "partition", log, next_offset FROM {log_positions.name}'
         # An offset of another log says nothing about this one; earlier releases did not store which log it was.

@@ -44,6 +44,7 @@ fills = Table(
     Column("quantity", Float(53), nullable=False),
     Column("price", Float(53), nullable=False),
     Column("fee", Float(53), nullable=False),
+    Column("reason", String(16), nullable=False, server_default=""),
     Index("execution_fills_by_time", "portfolio", "time_us"),
 )
 outbox = Table(

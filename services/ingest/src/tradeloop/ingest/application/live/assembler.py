@@ -6,8 +6,9 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tradeloop.common.market import Bar, Roster, Timeframe
+from tradeloop.common.market import Bar, Timeframe
 from tradeloop.ingest.application.live.line import Line
+from tradeloop.ingest.domain import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,10 @@ class Assembler:
     """Frames go out when all lines have settled them, or when grace ends."""
 
     def __init__(
-        self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0, roster: Roster | None = None
+        self, timeframe: Timeframe, lines: Sequence[Line], next_us: int, wait_us: int = 0, facts: Facts | None = None
     ) -> None:
-        """No frame goes out sooner than `wait_us` after its close, nor waits for what is not on the `roster` then."""
-        self._roster = roster
+        """No frame goes out sooner than `wait_us` after its close, nor waits for what the `facts` have away then."""
+        self._facts = facts
         self.lines = {line.instrument.id: line for line in lines}
         self.next_us = next_us
         """Frames that open from then on are still to come."""
@@ -61,11 +62,18 @@ class Assembler:
         open_us = self._opens[0]
         if self._wait_us and min(now_us.values()) < open_us + self._length_us + self._wait_us:
             return None
-        outside = frozenset(() if self._roster is None else self._roster.outside(open_us + self._length_us))
-        if any(line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in outside):
+        away = frozenset[str]() if self._facts is None else self._facts.away(open_us, open_us + self._length_us)
+        if any(line.holds_up(open_us, now_us[line.venue]) for name, line in self.lines.items() if name not in away):
             return None
         heapq.heappop(self._opens)
         self._waits.discard(open_us)
         self.next_us = open_us + 1
         bars = {name: line.closed.pop(open_us) for name, line in self.lines.items() if open_us in line.closed}
         return Ready(open_us, bars, max(now_us.values()) >= open_us + 2 * self._length_us)
+
+    def stale_since_us(self, now_us: Mapping[str, int]) -> int | None:
+        """Since when an expected bar is overdue; None where none is. No bar of who is away now is expected."""
+        newest_us = max(now_us.values())
+        away = frozenset[str]() if self._facts is None else self._facts.away(newest_us - self._length_us, newest_us)
+        overdue = (line.stale_since_us(now_us[line.venue]) for name, line in self.lines.items() if name not in away)
+        return min((each for each in overdue if each is not None), default=None)

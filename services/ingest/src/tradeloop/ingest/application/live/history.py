@@ -6,18 +6,23 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from tradeloop.common.market import Instrument, Series, Timeframe, joined
-from tradeloop.ingest.ports import MarketSource, SourceUnavailable
+from tradeloop.ingest.ports import BatchSource, MarketSource, Page, SourceUnavailable
 
 _MOST_BARS = 2_000
 """Bars of one answer, to the end of a page."""
+_BARS_AT_ONCE = 10_000
+"""Bars of one answer for many instruments."""
 _LONGEST_PAUSE_S = 60.0
 
 Purpose = Literal["settle", "check", "clock", "terms", "backfill"]
+_BATCHED: frozenset[Purpose] = frozenset({"settle", "check"})
 _URGENCY: dict[Purpose, int] = {"clock": 0, "settle": 1, "check": 2, "terms": 3, "backfill": 3}
 
 
@@ -53,7 +58,11 @@ class Answer:
 
 
 class Asker:
-    """Questions to one source, the urgent ones first, one at a time: whoever asks more at once is refused sooner."""
+    """Questions to one source, the urgent ones first, one at a time: whoever asks more at once is refused sooner.
+
+    A `BatchSource` is asked all at once what has to wait and can be asked together: the venue's limit of requests a
+    minute may be less than the instruments of a universe.
+    """
 
     def __init__(self, source: MarketSource, now_us: Callable[[], int], *, threaded: bool = True) -> None:
         """One without a thread answers at once, which is for sources that need no network."""
@@ -80,13 +89,77 @@ class Asker:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            question = self._questions.get()[2]
-            if question is None:
+            questions = self._next()
+            if not questions:
                 return
-            answer = self._answer(question)
-            question.into.append(answer)
-            if isinstance(answer.error, SourceUnavailable) and answer.error.retry_after_s is not None:
-                self._stop.wait(min(answer.error.retry_after_s, _LONGEST_PAUSE_S))
+            pause_s = 0.0
+            for answer in self._answers(questions):
+                answer.question.into.append(answer)
+                if isinstance(answer.error, SourceUnavailable):
+                    pause_s = max(pause_s, answer.error.retry_after_s or 0.0)
+            if pause_s > 0.0:
+                self._stop.wait(min(pause_s, _LONGEST_PAUSE_S))
+
+    def _next(self) -> list[Question]:
+        """The most urgent question, with those that wait and can be asked together with it; none at the end."""
+        first = self._questions.get()[2]
+        if first is None:
+            return []
+        if not isinstance(self._source, BatchSource) or first.purpose not in _BATCHED or first.timeframe is None:
+            return [first]
+        found, others = [first], []
+        start_us, end_us = first.start_us, self._end_us(first)
+        while len(found) < self._source.at_once:
+            try:
+                entry = self._questions.get_nowait()
+            except queue.Empty:
+                break
+            question = entry[2]
+            if question is None or question.purpose != first.purpose:
+                others.append(entry)
+                break
+            least_us, most_us = min(start_us, question.start_us), max(end_us, self._end_us(question))
+            bars = (len(found) + 1) * ((most_us - least_us) // first.timeframe.us + 1)
+            if question.timeframe is first.timeframe and bars <= _BARS_AT_ONCE:
+                found.append(question)
+                start_us, end_us = least_us, most_us
+            else:
+                others.append(entry)
+        for entry in others:
+            self._questions.put(entry)
+        return found
+
+    def _end_us(self, question: Question) -> int:
+        """Until when a question is asked, now that it is its turn."""
+        if question.purpose == "settle" and question.put_us is not None:
+            return question.end_us + self._now_us() - question.put_us
+        return question.end_us
+
+    def _answers(self, questions: Sequence[Question]) -> Iterable[Answer]:
+        """The answers to questions that are asked together; each by itself where that is the fault of one of them."""
+        source, first = self._source, questions[0]
+        if len(questions) == 1 or not isinstance(source, BatchSource) or first.timeframe is None:
+            return map(self._answer, questions)
+        ends_us = [self._end_us(one) for one in questions]
+        instruments = {one.instrument.id: one.instrument for one in questions if one.instrument is not None}
+        try:
+            start_us = min(one.start_us for one in questions)
+            pages = source.histories(list(instruments.values()), first.timeframe, start_us, max(ends_us))
+        except SourceUnavailable as error:
+            return [Answer(one, error=error) for one in questions]
+        except Exception:  # noqa: BLE001  each of them says it itself, if it is the one
+            return map(self._answer, questions)
+        return [self._part(one, end_us, pages) for one, end_us in zip(questions, ends_us, strict=True)]
+
+    def _part(self, question: Question, end_us: int, pages: Mapping[str, Page]) -> Answer:
+        """The part of all that came that a question asked for."""
+        if question.instrument is None or (page := pages.get(question.instrument.id)) is None:
+            return self._answer(question)
+        until_us = min(page.until_us, end_us)
+        open_us = page.bars["open_us"]
+        first, last = np.searchsorted(open_us, [question.start_us, until_us])
+        bars = {name: column[first:last] for name, column in page.bars.items()}
+        return Answer(question, bars if last > first else None, max(until_us, question.start_us))
 
     def _answer(self, question: Question) -> Answer:
         try:
@@ -96,9 +169,7 @@ class Asker:
             if question.instrument is None or question.timeframe is None:
                 return self._clock(question)
             parts, until_us, count = [], question.start_us, 0
-            end_us = question.end_us
-            if question.purpose == "settle" and question.put_us is not None:
-                end_us += self._now_us() - question.put_us
+            end_us = self._end_us(question)
             for page in self._source.history(question.instrument, question.timeframe, question.start_us, end_us):
                 if len(page.bars["open_us"]):
                     parts.append(page.bars)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 from pydantic import ValidationError
@@ -23,11 +23,12 @@ from tradeloop.common.market import (
     resample,
     to_us,
 )
-from tradeloop.common.messages import BarFrame
+from tradeloop.common.messages import BarFrame, Message
+from tradeloop.ingest.application.announced import Announced
 from tradeloop.ingest.application.live.assembler import Ready
 from tradeloop.ingest.application.replay import resumed
 from tradeloop.ingest.application.stored import Bars, arrays, write
-from tradeloop.ingest.domain import Resampler, additions, corrections, frames, outside_at
+from tradeloop.ingest.domain import Facts, Resampler, additions, corrections, frames
 from tradeloop.ingest.ports import Published
 
 log = structlog.get_logger(__name__)
@@ -44,9 +45,12 @@ class Outlet:
     Whatever raises leaves it as it was, but for what is stored already: storing twice changes nothing.
     """
 
-    def __init__(self, universe: Universe, store: BarStore, published: Published) -> None:
+    def __init__(
+        self, universe: Universe, store: BarStore, published: Published, count: Callable[[str, int], None]
+    ) -> None:
         self._universe, self._base, self._store, self._published = universe, universe.timeframe, store, published
-        self._roster = universe.roster
+        self._facts = Facts(universe)
+        self._announced = Announced(universe, lambda event, _, number: count(event, number))
         self.newest_us: int | None = None
         """The open of the newest base frame that went out."""
         self.first_us = 0
@@ -90,6 +94,8 @@ class Outlet:
         self._revise = revise
         self._resampler = None
         self.newest_us = max(opens, default=None)
+        if self.newest_us is not None:
+            self._announced.behind(self.newest_us + self._base.us)
         self.first_us = min(opens, default=0)
         return self.newest_us
 
@@ -181,11 +187,13 @@ class Outlet:
         self._revise = {}
         return len(due)
 
-    def send(self) -> Iterator[BarFrame]:
-        """Publish what is stored. What is not consumed comes again."""
+    def send(self) -> Iterator[Message]:
+        """Publish what is stored, and events of instruments. What is not consumed comes again."""
         while self._due:
             frame = self._due[0]
+            yield from self._announced.before(frame)
             yield frame
+            self._announced.sent(frame)
             self._due.popleft()
             open_us = to_us(frame.open_time)
             key = frame.timeframe, open_us
@@ -198,25 +206,24 @@ class Outlet:
     def _frame(self, ready: Ready, begins: bool) -> BarFrame:
         ids = self._universe.ids
         open_time = from_us(ready.open_us)
-        outside = outside_at(self._roster, ready.open_us + self._base.us)
-        away = frozenset(outside or ())
+        told = self._facts.at(ready.open_us, ready.open_us + self._base.us)
         return BarFrame(
             universe=self._universe.name,
             timeframe=self._base,
             open_time=open_time,
             close_time=open_time + self._base.delta,
             bars=tuple(ready.bars[name] for name in ids if name in ready.bars),
-            missing=tuple(name for name in ids if name not in ready.bars and name not in away),
-            outside=outside,
+            missing=tuple(name for name in ids if name not in ready.bars and name not in told.away),
             live=True,
             catches_up=ready.catches_up,
             begins=begins,
+            **told.fields,
         )
 
     def _stored(self, timeframe: Timeframe, start_us: int, end_us: int) -> dict[int, BarFrame]:
         """Stored frames by their open."""
         bars = self._store.read(self._universe.ids, timeframe, start_us, end_us)
-        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, self._roster)}
+        return {to_us(one.open_time): one for one in frames(self._universe.name, timeframe, bars, self._facts)}
 
     def _write_higher(self, opens: Sequence[int]) -> dict[tuple[Timeframe, int], None]:
         """Sum up the buckets anew that hold these base bars, as far as they are closed; gives those that went out."""

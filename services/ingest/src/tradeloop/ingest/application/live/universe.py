@@ -22,6 +22,7 @@ from tradeloop.ingest.application.live.history import Answer, Asker, Purpose, Qu
 from tradeloop.ingest.application.live.line import Line, Manner
 from tradeloop.ingest.application.live.outlet import Outlet, bars_in, bars_of
 from tradeloop.ingest.application.live.policy import LivePolicy
+from tradeloop.ingest.domain import Facts
 from tradeloop.ingest.ports import (
     Connected,
     Disconnected,
@@ -96,7 +97,7 @@ class LiveUniverse:
     ) -> None:
         """`count` counts events. Nothing is opened yet."""
         self.request, self._universe, self._base = request, request.universe, request.universe.timeframe
-        self._roster = request.universe.roster
+        self._facts = Facts(request.universe)
         self._store, self._clock, self._policy, self._pace = store, clock, policy, policy.pace(self._base)
         self._check_every_s = max(policy.check_every_s, float(self._base.seconds))
         self._count = count
@@ -105,7 +106,7 @@ class LiveUniverse:
         self._answers: deque[Answer] = deque()
         self._asking = {name: _Asking() for name in self._universe.ids}
         self._assembler: Assembler | None = None
-        self._outlet = Outlet(request.universe, store, published)
+        self._outlet = Outlet(request.universe, store, published, count)
         self._flows = flows
         self._stale_us: int | None = None
         self._trouble = ""
@@ -200,7 +201,7 @@ class LiveUniverse:
             asking.first_us = asking.checked_us = min(stored_us, out_us)
             # Spread, so that not all are asked for at once, now and ever after.
             asking.check_due_s = self._clock.monotonic() + self._check_every_s * len(lines) / (len(universe.ids) + 1)
-        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._roster)
+        assembler = Assembler(self._base, lines, next_us, self._pace.flow_us if self._flows else 0, self._facts)
         stored = bars_in(self._store.read(universe.ids, self._base, next_us, EVER_US))
         for name, bars_by_open in stored.items():
             for open_us, bar in bars_by_open.items():
@@ -336,7 +337,7 @@ class LiveUniverse:
             close_us = ready.open_us + length_us
             bars = {name: self._flows.extended(bar, ready.open_us, close_us) for name, bar in ready.bars.items()}
             self._outlet.put(replace(ready, bars=bars))
-            expected = len(self._universe.ids) - len(set(self._roster.outside(close_us)) - ready.bars.keys())
+            expected = len(self._universe.ids) - len(self._facts.away(ready.open_us, close_us) - ready.bars.keys())
             self._count("bar_missing", expected - len(ready.bars))
         return self._outlet.store()
 
@@ -389,8 +390,7 @@ class LiveUniverse:
 
     def _watch(self, assembler: Assembler, heard_us: Mapping[str, int]) -> None:
         """See whether an expected bar is overdue."""
-        overdue = [line.stale_since_us(heard_us[line.venue]) for line in assembler.lines.values()]
-        stale_us = min((each for each in overdue if each is not None), default=None)
+        stale_us = assembler.stale_since_us(heard_us)
         if stale_us is not None and self._stale_us is None:
             self._count("feed_stale", 1)
             log.error("no bar closed in time", universe=self._universe.name, since=from_us(stale_us).isoformat())
