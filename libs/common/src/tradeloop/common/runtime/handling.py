@@ -23,6 +23,8 @@ class Handling:
         self.message: Message | None = None
         """Its message, once that is decoded."""
         self.tracer: Tracer | None = None
+        self.manifest = ""
+        """Names what runs here, in the headers of records; empty where nobody asked."""
 
     def enters(self) -> None:
         """Let lines of the log say what is at hand here, from now on."""

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Protocol
 
@@ -25,9 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.messages import ServiceStarted
 from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.exposition import exposed, of_runner
 from tradeloop.common.runtime.levels import LogSettings, level_by_signals
+from tradeloop.common.runtime.manifest import Announced, manifest_of, version_of
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
@@ -77,8 +78,14 @@ class Health:
     """Answers for one runner. Shared between threads."""
 
     def __init__(
-        self, runner: Runner, settings: HttpSettings, stop: threading.Event, beside: Iterable[Counts] = ()
+        self,
+        runner: Runner,
+        settings: HttpSettings,
+        stop: threading.Event,
+        beside: Iterable[Counts] = (),
+        manifest: ServiceStarted | None = None,
     ) -> None:
+        self._manifest = manifest
         self._runner, self._settings, self._stop, self._beside = runner, settings, stop, tuple(beside)
         self._lag: Mapping[Partition, int] = {}
         self._dead_letters: Mapping[str, int] = {}
@@ -117,8 +124,9 @@ class Health:
         return Page(_OK, CONTENT_TYPE_LATEST, generate_latest(self._registry))
 
     def build(self) -> Page:
-        """The build that runs here."""
-        return _json(_OK, self.names)
+        """The build that runs here, and its manifest."""
+        told = self._manifest.model_dump(mode="json") if self._manifest else {}
+        return _json(_OK, {**self.names, **told})
 
     @property
     def names(self) -> dict[str, str]:
@@ -230,8 +238,12 @@ def serve(
                 endpoint.pages = starting(str(error))
                 stop.wait(_RESTART_S)
                 continue
-            with traced(runner, settings, of.traces if of else TraceSettings()) as spans:
-                health = Health(runner, settings, stop, (*doors.values(), *spans))
+            manifest = manifest_of(runner.service.name, settings.commit, of, runner.service.parts(), runner.clock)
+            with (
+                closing(Announced(runner, manifest)) as announced,
+                traced(runner, settings, of.traces if of else TraceSettings()) as spans,
+            ):
+                health = Health(runner, settings, stop, (*doors.values(), announced, *spans), manifest)
                 endpoint.pages = health.pages
                 with health.sampling() if endpoint.port is not None else nullcontext():
                     runner.run(stop)
@@ -253,11 +265,7 @@ def traced(runner: Runner, settings: HttpSettings, traces: TraceSettings) -> Ite
 
 def names_of(service: str, settings: HttpSettings) -> dict[str, str]:
     """The names of a service and of what runs there."""
-    try:
-        number = version(f"tradeloop-{service}")
-    except PackageNotFoundError:
-        number = "unknown"
-    return {"service": service, "version": number, "commit": settings.commit}
+    return {"service": service, "version": version_of(service), "commit": settings.commit}
 
 
 def starting(reason: str) -> Mapping[str, Callable[[], Page]]:

@@ -70,6 +70,14 @@ _DECLARED: Sequence[Family] = (
     ),
     _family("histogram", "", "handle_seconds", "Seconds to handle a message and publish what comes of it."),
     _family(
+        "gauge",
+        "",
+        "manifest_info",
+        "The manifest of what runs here, as on `control.manifests.v1`.",
+        ("service", "manifest", "version", "commit", "packages", "settings"),
+    ),
+    _family("gauge", "", "manifest_published", "1 when that message is on its topic."),
+    _family(
         "counter", "", "spans_sent_total", "Spans that the collector of traces took.", (), "no traces are recorded"
     ),
     _family(

@@ -84,11 +84,10 @@ class Outgoing:
         self._producer.close()
 
     def _publish(self, message: Message) -> None:
-        tracer = self._handling.tracer
-        if tracer is None:
-            self._out(publish, self._producer, message, self._service.name)
-        else:
-            self._out(publish, self._producer, message, self._service.name, tracer.publishes(message))
+        tracer, manifest = self._handling.tracer, self._handling.manifest
+        context = None if tracer is None else tracer.publishes(message)
+        self._out(publish, self._producer, message, self._service.name, context, manifest)
+        if tracer is not None:
             tracer.published()
         self._unconfirmed += 1
         if self.alone or self._alone_for:

@@ -114,6 +114,10 @@ class Runner:
         """Whether there is work that only time will free: a retry not yet due, a slow feed, something unavailable."""
         return bool(self._backlog or self._retries.delayed) or self.service.waiting()
 
+    def runs(self, manifest: str) -> None:
+        """Name this manifest in each record from now on."""
+        self._handling.manifest = manifest
+
     def trace(self, tracer: Tracer) -> None:
         """Record spans from now on."""
         self._handling.tracer = tracer
