@@ -17,7 +17,7 @@ unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
 .PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
-.PHONY: check docs generator audit bench format sync clean
+.PHONY: check docs generator dist release-images audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -99,11 +99,19 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 	$(BIN)/tradeloop topics --markdown | diff -u docs/topics.md -
 	$(BIN)/tradeloop features --markdown | diff -u docs/features.md -
 	$(BIN)/tradeloop metrics --markdown | diff -u docs/metrics.md -
+	$(BIN)/tradeloop reference --check docs
 	$(BIN)/python -m docs.site
 	.ci/subjects
 
 docs: sync generator ## Build the site of the documentation into build/docs/site: strict, and it asks no other host
 	@$(BIN)/python -m docs.site
+
+dist: $(UV) ## Build the packages of a release into dist/, as wheels and as source
+	@rm -rf dist
+	$(UV) build --quiet --all-packages --out-dir dist
+
+release-images: passwords ## Build the images of the Docker stack, from nothing but their sources, for a release
+	COMMIT=$$(git rev-parse HEAD) $(COMPOSE) build --pull --no-cache
 
 generator: sync
 	@$(UV) sync --frozen --inexact --only-group docs
@@ -129,8 +137,11 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/python -m deploy.kubernetes.generate
 	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
 	$(BIN)/python -m deploy.grafana
+	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md
+	$(BIN)/tradeloop reference --into docs
 
 sync: $(UV) ## Bring .venv to what uv.lock says
 	@$(UV) sync --frozen --inexact

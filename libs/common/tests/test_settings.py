@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from tradeloop.common.addresses import address
 from tradeloop.common.bus.kafka import KafkaSettings
 from tradeloop.common.errors import UserError
-from tradeloop.common.settings import EnvironmentSettings, in_one_line, load_settings
+from tradeloop.common.settings import EnvironmentSettings, faults, in_one_line, load_settings
 from tradeloop.common.sql.engine import open_engine
 
 SECRET = "hunter2"
@@ -172,6 +172,23 @@ def test_M10_a_value_that_is_wrong_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
 ) -> None:
     assert refusal(monkeypatch, **{name: value}).startswith(told)
+
+
+def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THING_STORE_URL")
+    given = {"THING_STORE_ULR": SECRET, "THING_NESTED__PORT": SECRET, "THING_KAFKA__SASL_MECHANISM": SECRET}
+    for name, value in {**given, "THING_NESTED__PROT": SECRET, "THING_HOME": "read elsewhere"}.items():
+        monkeypatch.setenv(name, value)
+    found = faults(Settings, ("THING_HOME",))
+    assert [line.removeprefix("environment variable ").partition(":")[0].partition(" ")[0] for line in found] == [
+        *("THING_NESTED__PROT", "THING_STORE_ULR", "THING_STORE_URL"),
+        *("THING_KAFKA__SASL_MECHANISM", "THING_NESTED__PORT"),
+    ]
+    assert SECRET not in "".join(found)
+
+
+def test_no_fault_where_all_is_understood() -> None:
+    assert faults(Settings) == []
 
 
 def test_H1_a_store_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:

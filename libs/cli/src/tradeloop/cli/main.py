@@ -17,8 +17,10 @@ import typer
 from tradeloop.cli.commands import (
     bars,
     book,
+    config,
     db,
     dlq,
+    doctor,
     features,
     fetch,
     ingest,
@@ -28,6 +30,7 @@ from tradeloop.cli.commands import (
     models,
     online,
     portfolio,
+    reference,
     repair,
     strategy,
     topics,
@@ -47,7 +50,6 @@ app = typer.Typer(
     "report.",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -64,6 +66,9 @@ features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 app.command("metrics")(metrics.metrics)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config.app, name="config")
+app.command("reference")(reference.reference)
 bars.app.command("inspect")(with_reading(inspect.inspect))
 bars.app.command("members")(with_reading(members.members))
 bars.app.command("repair")(repair.repair)

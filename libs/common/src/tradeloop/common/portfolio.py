@@ -112,6 +112,8 @@ class Portfolio(BaseModel):
 class PortfolioSettings(BaseModel):
     """The portfolios of a service, as part of its settings."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     portfolios: tuple[Portfolio, ...] | None = None
     """Portfolios, as JSON; `[]` where none is meant."""
     portfolio_folder: Path | None = None

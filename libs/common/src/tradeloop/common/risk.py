@@ -105,6 +105,20 @@ EXPLANATIONS: Mapping[Verdict | Halt, Explanation] = {
 }
 """Every code that is published, in words."""
 
+REMEDIES: Mapping[Verdict | Halt, str] = {
+    Verdict.STALE_PRICE: "See why bars are missing: `tradeloop status`, `/ready` of ingest; or allow for more of them.",
+    Verdict.MAX_ORDER_NOTIONAL: "Let the action scheme take smaller steps, or raise the limit.",
+    Verdict.MAX_POSITION: "Let the action scheme take smaller positions, or raise the limit.",
+    Verdict.MAX_LEVERAGE: "Let the action scheme take smaller positions together, or raise the limit.",
+    Verdict.HALTED: "See which halt came before: it stays, and only a portfolio of a new name begins a new book.",
+    Verdict.TRADING_HALTED: "None is needed: the position is traded again when trading is.",
+    Verdict.DELISTED: "Take the instrument out of the universe; its events say when it left and for what.",
+    Verdict.NOT_A_MEMBER: "None is needed: the file of members says who belongs when.",
+    Halt.DRAWDOWN_HALT: "See what was lost, and why (`tradeloop replay`); trade on as a portfolio of a new name.",
+    Halt.MARGIN_CALL: "Take less leverage, or more margin; trade on as a portfolio of a new name.",
+}
+"""The thing to do about every code that is published."""
+
 DENIED = frozenset(code for code in EXPLANATIONS if isinstance(code, Verdict))
 """Verdicts that stop an order, or let it only close a position."""
 

@@ -74,7 +74,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What code gives comes before the environment; there is no other source."""
+        """The values that code gives come before the environment; there is no other source."""
         return init_settings, _Environment(settings_cls)
 
 
@@ -90,17 +90,25 @@ def load_settings(kind: type[S], others: Collection[str] = ()) -> S:
     that says something wrong.
     """
     prefix = kind.model_config["env_prefix"]
-    _refuse_unknown(kind, prefix, others)
+    if unknown := next(_unknown(kind, prefix, others), None):
+        raise UserError(unknown)
     try:
         return kind()
-    except SettingsError:  # which names the field of the outermost class alone
-        broken = " or ".join(_no_json(kind, prefix)) or f"one of {prefix}*"
-        raise UserError(f"environment variable {broken}: this is no valid JSON") from None
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False, include_context=False)
-        if missing := [_variable(kind, prefix, one["loc"]) for one in wrong if one["type"] == "missing"]:
-            raise UserError(f"{' and '.join(missing)} must be set") from None
-        raise UserError(f"environment variable {_variable(kind, prefix, wrong[0]['loc'])}: {wrong[0]['msg']}") from None
+    except (SettingsError, ValidationError) as error:
+        raise UserError(_wrong(kind, prefix, error)[0]) from None
+
+
+def faults(kind: type[EnvironmentSettings], others: Collection[str] = ()) -> list[str]:
+    """Everything that `load_settings` would refuse, a line each; nothing where all is understood."""
+    prefix = kind.model_config["env_prefix"]
+    found = [*_unknown(kind, prefix, others)]
+    try:
+        kind()
+    except UserError as error:  # a file that a variable names
+        found.append(str(error))
+    except (SettingsError, ValidationError) as error:
+        found += _wrong(kind, prefix, error, nested_unknown=not found)
+    return found
 
 
 @contextmanager
@@ -139,7 +147,8 @@ def secrets_in(value: object) -> Iterator[str]:
             yield from secrets_in(each)
 
 
-def _refuse_unknown(kind: type[BaseModel], prefix: str, others: Collection[str]) -> None:
+def _unknown(kind: type[BaseModel], prefix: str, others: Collection[str]) -> Iterator[str]:
+    """A line for each variable of the prefix that nobody reads."""
     known = {**dict(variables(kind, prefix)), **{name: False for name in others if not name.endswith("_")}}
     beginnings = (
         *(f"{name}{_JOINT}" for name, is_mapping in known.items() if is_mapping),
@@ -153,7 +162,26 @@ def _refuse_unknown(kind: type[BaseModel], prefix: str, others: Collection[str])
         if _LINK.fullmatch(rest) and (rest != "PORT" or _LINK_PORT.match(value)):
             continue
         [nearest] = difflib.get_close_matches(name, known, 1, 0.0)
-        raise UserError(f"environment variable {given} is unknown: the nearest known one is {nearest}")
+        yield f"environment variable {given} is unknown: the nearest known one is {nearest}"
+
+
+def _wrong(
+    kind: type[BaseModel], prefix: str, error: SettingsError | ValidationError, nested_unknown: bool = True
+) -> list[str]:
+    """A line for each variable that is needed and not set, or says something wrong."""
+    if isinstance(error, SettingsError):  # which names the field of the outermost class alone
+        broken = [*_no_json(kind, prefix)] or [f"one of {prefix}*"]
+        return [f"environment variable {' or '.join(broken)}: this is no valid JSON"]
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    missing = [_variable(kind, prefix, one["loc"]) for one in errors if one["type"] == "missing"]
+    return [
+        *([f"{' and '.join(missing)} must be set"] if missing else ()),
+        *(
+            f"environment variable {_variable(kind, prefix, one['loc'])}: {one['msg']}"
+            for one in errors
+            if one["type"] != "missing" and (nested_unknown or one["type"] != "extra_forbidden")
+        ),
+    ]
 
 
 def _without_file(name: str, known: Collection[str], beginnings: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,13 @@ from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.health import HttpSettings
 from tradeloop.common.runtime.settings import ServiceSettings
 
+NO_FEATURE_ROOT = "INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features"
+
 
 class PredictSettings(BaseModel):
     """Predictions over HTTP, `POST /v1/predict`, on the port of health."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     token: Tokens = None
     """The tokens that clients send, at least 16 letters, digits and signs each, or their SHA-256; without one nobody is
@@ -58,3 +61,10 @@ class Settings(PortfolioSettings, ServiceSettings):
     """Feast's registry section, as JSON, for a registry in SQL."""
     feature_online_store: dict[str, Any] | None = Field(default=None, repr=False)
     """Feast's online_store section, as JSON, for an online store in Redis."""
+
+    def contradictions(self) -> Iterator[str]:
+        """Faults that no variable has by itself, and two have together: a line each."""
+        if self.features == "online" and self.feature_root is None:
+            yield NO_FEATURE_ROOT
+        if self.predict.token is not None and self.http.port is None:
+            yield "INFERENCE_PREDICT__TOKEN is set, and nothing listens: set INFERENCE_HTTP__PORT too"

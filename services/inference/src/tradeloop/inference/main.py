@@ -19,7 +19,7 @@ from tradeloop.common.strategy import load
 from tradeloop.inference.adapters.bus_history import BusHistory
 from tradeloop.inference.adapters.http_predictions import PATH, HttpPredictions
 from tradeloop.inference.application import Inference
-from tradeloop.inference.config import Settings
+from tradeloop.inference.config import NO_FEATURE_ROOT, Settings
 
 
 def build(settings: Settings, bus: Bus, clock: Clock) -> Inference:
@@ -60,7 +60,7 @@ def _online(settings: Settings, clock: Clock) -> FeatureStore:
     from tradeloop.common.feature_store.feast.store import FeastFeatureStore  # importing Feast takes seconds
 
     if settings.feature_root is None:
-        raise UserError("INFERENCE_FEATURES is online: INFERENCE_FEATURE_ROOT must name the folder of the features")
+        raise UserError(NO_FEATURE_ROOT)
     return FeastFeatureStore(
         settings.feature_root,
         clock,
@@ -75,8 +75,8 @@ def main() -> None:
     with in_one_line():
         settings, clock = load_settings(Settings), SystemClock()
         bus, door = KafkaBus(settings.kafka), predictions(settings, clock)
-        if settings.predict.token is not None and settings.http.port is None:
-            raise UserError("INFERENCE_PREDICT__TOKEN is set, and nothing listens: set INFERENCE_HTTP__PORT too")
+        for contradiction in settings.contradictions():
+            raise UserError(contradiction)
 
         def start() -> Runner:
             service = build(settings, bus, clock)

@@ -13,13 +13,14 @@ from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.bus.port import BusUnavailable
 from tradeloop.common.errors import UserError
 
-_READ_ELSEWHERE = (
-    "TRADELOOP_COMMIT",
-    "TRADELOOP_DEBUG",
-    "TRADELOOP_HOME",
-    "TRADELOOP_PORTFOLIO_FOLDER",
-    "TRADELOOP_TEST_",
-)
+READ_ELSEWHERE: Mapping[str, str] = {
+    "TRADELOOP_COMMIT": "The source that an image was built from; services tell it at `/build`.",
+    "TRADELOOP_DEBUG": "Set by `tradeloop --debug`: shows the traceback of an error, and all log lines.",
+    "TRADELOOP_HOME": "The folder of the embedded stack, in place of `--home`.",
+    "TRADELOOP_PORTFOLIO_FOLDER": "The folder of portfolios, in place of `--portfolios`.",
+    "TRADELOOP_TEST_": "Variables of the tests: servers that they are to use, seeds, lengths.",
+}
+"""Variables of the command's prefix that its settings do not hold, and their meaning."""
 
 
 class Settings(settings.EnvironmentSettings):
@@ -42,7 +43,7 @@ class Settings(settings.EnvironmentSettings):
 
 def load_settings() -> Settings:
     """The settings of the environment. Raises `UserError` for a variable that is not understood."""
-    return settings.load_settings(Settings, _READ_ELSEWHERE)
+    return settings.load_settings(Settings, tuple(READ_ELSEWHERE))
 
 
 @contextmanager

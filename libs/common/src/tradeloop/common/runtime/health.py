@@ -44,9 +44,10 @@ _OK, _UNAVAILABLE = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 class HttpSettings(BaseModel):
     """Where a service tells of itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
+    """The address to listen at; `0.0.0.0` is every one of the machine."""
     port: int | None = Field(default=None, ge=0, le=65535)
     """Nothing is served without one; 0 takes one that is free."""
     live_within_s: float | None = Field(default=None, gt=0)

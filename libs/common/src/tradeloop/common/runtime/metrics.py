@@ -192,6 +192,14 @@ _DECLARED: Sequence[Family] = (
         "none decides",
     ),
     _family(
+        "gauge",
+        "inference",
+        "feature_drift_sigmas",
+        "How far a feature's mean of some 500 bars is from that in training, in standard deviations of training.",
+        (*_PORTFOLIO, "feature"),
+        "the process has not seen 100 bars yet, or the model is from before this was written down",
+    ),
+    _family(
         "counter",
         "inference",
         "signals_total",

@@ -44,7 +44,7 @@ GRANTS = (
 DATABASES = tuple(dict.fromkeys(grant.database for grant in GRANTS))
 ROLES = tuple(dict.fromkeys(grant.role for grant in GRANTS))
 
-_ON_TABLES: Mapping[Right, str] = {
+ON_TABLES: Mapping[Right, str] = {
     "reads": "SELECT",
     "appends": "SELECT, INSERT",
     "writes": "SELECT, INSERT, UPDATE, DELETE",
@@ -108,7 +108,7 @@ def _rights(database: str) -> Iterator[str]:
             yield f"GRANT CREATE ON SCHEMA public TO {grant.role}"
             yield _handed_over(grant.role)
             continue
-        on_tables, makers = _ON_TABLES[grant.right], f"FOR ROLE {owner} " if owner else ""
+        on_tables, makers = ON_TABLES[grant.right], f"FOR ROLE {owner} " if owner else ""
         yield f"GRANT {on_tables} ON ALL TABLES IN SCHEMA public TO {grant.role}"
         yield f"ALTER DEFAULT PRIVILEGES {makers}IN SCHEMA public GRANT {on_tables} ON TABLES TO {grant.role}"
         if grant.right != "reads":

@@ -162,7 +162,7 @@ class DeskMemory:
             registered.version,
             registered.policy.model_id,
             self._models.actor(registered),
-            registered.policy.manifest.known_to,
+            registered.policy.manifest,
         )
         return self._loaded
 

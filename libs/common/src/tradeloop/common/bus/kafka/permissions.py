@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -44,21 +44,34 @@ class Granted(NamedTuple):
 
 def permit(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float) -> Granted:
     """As `KafkaBus.permit`."""
+    granted, bindings = _compared(admin, accesses, names, wait_s)
+    # What is missing first: a service that works is not to stop in between.
+    if granted.given:
+        with translated("cannot give permissions"):
+            for future in admin.create_acls(
+                [_binding(each) for each in granted.given], request_timeout=wait_s
+            ).values():
+                future.result()
+    if granted.taken:
+        with translated("cannot take permissions away"):
+            filters = [_exactly(bindings[each]) for each in granted.taken]
+            for deleted in admin.delete_acls(filters, request_timeout=wait_s).values():
+                deleted.result()
+    return granted
+
+
+def compared(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float) -> Granted:
+    """The changes that `permit` would make. Raises as it does."""
+    return _compared(admin, accesses, names, wait_s)[0]
+
+
+def _compared(
+    admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float
+) -> tuple[Granted, Mapping[Permission, AclBinding]]:
     accesses = list(accesses)
     wanted = {permission for access in accesses for permission in permissions(access, names)}
     held = {_permission(each): each for access in accesses for each in _held(admin, access.user, wait_s)}
-    given, taken = sorted(wanted - held.keys()), sorted(held.keys() - wanted)
-    # What is missing first: a service that works is not to stop in between.
-    if given:
-        with translated("cannot give permissions"):
-            for future in admin.create_acls([_binding(each) for each in given], request_timeout=wait_s).values():
-                future.result()
-    if taken:
-        with translated("cannot take permissions away"):
-            filters = [_exactly(held[each]) for each in taken]
-            for deleted in admin.delete_acls(filters, request_timeout=wait_s).values():
-                deleted.result()
-    return Granted(given, taken, len(wanted))
+    return Granted(sorted(wanted - held.keys()), sorted(held.keys() - wanted), len(wanted)), held
 
 
 def permissions(access: Access, names: Names) -> Iterator[Permission]:

@@ -60,20 +60,25 @@ _PASSED_ON = {
 class KafkaSettings(BaseModel):
     """Where Kafka is and how to sign in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bootstrap_servers: str = "localhost:9092"
     """`host:port`, separated by commas."""
     prefix: str = Field(default="", max_length=100, pattern=r"^[a-zA-Z0-9._-]*$")
     """Stands before the name of every topic and group, unseen by who uses the bus: a replay's own topics."""
     client_id: str = "tradeloop"
+    """The name of the process in the logs and quotas of the brokers."""
     group_instance_id: str | None = None
     """A stable name of this process among its group (a StatefulSet's pod name): a restart within the session
     timeout then keeps its partitions. Such a member does not leave its group when it closes."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers' listener is spoken to: with TLS or without, with a user or without."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How the user signs in; needed with a `SASL_` protocol."""
     sasl_username: str | None = None
+    """The user, which the permissions of the brokers are about."""
     sasl_password: SecretStr | None = None
+    """The password of that user."""
     ssl_ca_location: str | None = None
     """File of the authorities whose certificates are trusted; the system's own when absent."""
     ssl_certificate_location: str | None = None

@@ -15,7 +15,7 @@ _SECOND_US = 1_000_000
 class LivePolicy(BaseModel):
     """Settings of live feeds. Seconds are those of the venue's clock."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     grace_s: float = Field(default=10.0, gt=0)
     """How long a frame waits for bars after its close; a quarter of the timeframe at most."""
@@ -41,6 +41,7 @@ class LivePolicy(BaseModel):
     retry_s: float = Field(default=1.0, gt=0)
     """How long a history that was away, or had no news, is left alone at first; twice as long each time."""
     retry_most_s: float = Field(default=30.0, gt=0)
+    """The longest that it is left alone."""
 
     def pace(self, timeframe: Timeframe) -> Pace:
         """The same for one timeframe: short bars leave less time."""
