@@ -17,7 +17,7 @@ unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
 .PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
-.PHONY: check docs generator audit bench format sync clean
+.PHONY: check docs generator dist release-images audit bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -105,6 +105,13 @@ check: sync generator ## Lint, layout, types, import contracts, lock files, gene
 
 docs: sync generator ## Build the site of the documentation into build/docs/site: strict, and it asks no other host
 	@$(BIN)/python -m docs.site
+
+dist: $(UV) ## Build the packages of a release into dist/, as wheels and as source
+	@rm -rf dist
+	$(UV) build --quiet --all-packages --out-dir dist
+
+release-images: passwords ## Build the images of the Docker stack, from nothing but their sources, for a release
+	COMMIT=$$(git rev-parse HEAD) $(COMPOSE) build --pull --no-cache
 
 generator: sync
 	@$(UV) sync --frozen --inexact --only-group docs

@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from deploy.grafana.__main__ import FOLDER, SOURCE, files
 from deploy.grafana.panels import DASHBOARDS, Panel
 from deploy.native.server import need
-from tests.watched import SCRAPED, families, shown_labels, unknown_labels
+from tests.watched import SCRAPED, SHOWN, asked, families, shown_labels, unknown_labels
 from tradeloop.cli.commands.metrics import as_markdown
 from tradeloop.common.runtime.metrics import CATALOGUE, Family
 
@@ -27,12 +27,6 @@ ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = [rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 PANELS = [(page, panel) for page in DASHBOARDS for panel in page.panels]
-SHOWN = [(panel, expression, legend) for _, panel in PANELS for expression, legend in panel.queries]
-
-
-def asked(expression: str) -> str:
-    """An expression as Grafana asks it, all portfolios chosen."""
-    return expression.replace("$__rate_interval", "1m").replace("$portfolio", ".*")
 
 
 def test_the_files_are_what_the_code_says() -> None:

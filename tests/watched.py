@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from deploy.grafana.panels import DASHBOARDS
 from tradeloop.common.runtime.metrics import Family
+
+SHOWN = [(panel, *each) for page in DASHBOARDS for panel in page.panels for each in panel.queries]
+"""Each expression of the dashboards, with its panel and what its series are called."""
 
 SCRAPED = frozenset({"job", "instance"})
 """Labels that Prometheus itself adds."""
@@ -13,6 +17,11 @@ _NAME = re.compile(r"\b(?:tradeloop|process)_\w+")
 _PARTS = ("_bucket", "_sum", "_count")
 _PROCESS = frozenset({"process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"})
 """Those of the client library that are looked at."""
+
+
+def asked(expression: str) -> str:
+    """An expression as Grafana asks it, all portfolios chosen."""
+    return expression.replace("$__rate_interval", "1m").replace("$portfolio", ".*")
 
 
 def families(expression: str, declared: Mapping[str, Family]) -> set[str]:

@@ -241,6 +241,11 @@ TRAINING = Dashboard(
             text="Since the last bar that the model has learnt from, or was chosen on.",
         ),
         Panel("Reward in trading", [("avg_over_time(tradeloop_portfolio_reward[1h])", "{{portfolio}}")]),
+        Panel(
+            "Drift of features",
+            [("max by (portfolio, feature) (tradeloop_feature_drift_sigmas)", "{{portfolio}} {{feature}}")],
+            text="How far their mean is from that in training, in standard deviations of training.",
+        ),
         Panel("Experience", [(_increase("tradeloop_transitions_total", "portfolio"), "{{portfolio}}")]),
         Panel(
             "Experience that is missing",

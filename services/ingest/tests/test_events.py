@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
-from services.ingest.tests.scripted import START, START_US, Stand, universe
+from services.ingest.tests.scripted import M1, START, START_US, ScriptedSource, Stand, truth, universe
+from services.ingest.tests.test_backfill_from_venues import Stand as Backfills
 from services.ingest.tests.test_live import run_minutes
-from tradeloop.common.market import InstrumentEvent, TimeRange, Universe, from_us, to_us
-from tradeloop.common.messages import BarFrame, InstrumentChanged, ReplayRequested
+from tradeloop.common.market import Bar, Instrument, InstrumentEvent, Timeframe, TimeRange, Universe, from_us, to_us
+from tradeloop.common.messages import BackfillRequested, BarFrame, Channel, InstrumentChanged, ReplayRequested
 from tradeloop.common.messages.topics import event_id
 from tradeloop.common.runtime.readback import all_messages
 
@@ -118,3 +121,60 @@ def test_a_replay_tells_what_live_told_and_first_what_is_still_in_force() -> Non
     late.settle()
     assert told(late) == [("x:B", "rename"), ("x:B", "halt"), ("x:B", "resume")], "it is halted at its first open"
     assert to_us(late.frames()[0].open_time) == START_US + 3 * MINUTE_US
+
+
+class Renamed(ScriptedSource):
+    """A venue that calls an instrument x:OLD until a minute, and x:A from then on, and knows no other symbol."""
+
+    renamed = 3
+    called: tuple[tuple[str, ...], ...] = ()
+    """The instruments of each stream."""
+
+    def bar(self, instrument: str, minute: int) -> Bar | None:
+        return super().bar(instrument, minute) if (instrument == "x:OLD") is (minute < self.renamed) else None
+
+    def stream(
+        self, instruments: Sequence[Instrument], timeframe: Timeframe, channels: frozenset[Channel]
+    ) -> ScriptedSource:
+        self.called = (*self.called, tuple(one.id for one in instruments))
+        return super().stream(instruments, timeframe, channels)
+
+
+def rename(minute: float) -> InstrumentEvent:
+    return event("rename", minute, symbol_before="OLD", symbol="A")
+
+
+def test_a_live_feed_follows_a_new_symbol() -> None:
+    """Nothing is lost or doubled where the one stream ends and the other begins."""
+    stand = Stand(with_events(universe(), A=(rename(3),)))
+    stand.source = Renamed(stand.clock)
+    stand.start()
+    stand.ask()
+    run_minutes(stand, 0, 3, "x:OLD")
+    stand.until(3.1)
+    run_minutes(stand, 3, 6, "x:A")
+    stand.until(6.5)
+    told_bars = [one.bars for one in stand.frames()]
+    expected = [truth("x:OLD" if minute < 3 else "x:A", minute) for minute in range(6)]
+    assert told_bars == [(bar.model_copy(update={"instrument": "x:A"}),) for bar in expected]
+    assert stand.source.called == (("x:OLD",), ("x:A",))
+    assert stand.count("bar_mismatched") == stand.count("stream_stray") == 0
+    assert told(stand) == [("x:A", "rename")]
+
+
+def test_a_backfill_asks_for_each_part_under_the_symbol_of_then(tmp_path: Path) -> None:
+    stand = Backfills(tmp_path)
+    source = Renamed(stand.clock)
+    source.renamed = 150  # within a page
+    stand.source = source  # type: ignore[assignment]
+    stand.start()
+    own = with_events(universe(), A=(rename(150),))
+    span = TimeRange(start=from_us(START_US), end=from_us(START_US + 400 * M1.us))
+    done = stand.completed(BackfillRequested(request_id="b", universe=own, range=span))
+    assert (done.bars, done.gaps, done.left_out) == (400, 0, 0)
+    stored = stand.store.read(["x:A"], M1, START_US, START_US + 400 * M1.us)
+    closes = [truth("x:OLD" if minute < 150 else "x:A", minute).close for minute in range(400)]
+    assert stored.close[:, 0].tolist() == closes
+    asked = source.asked
+    stand.completed(BackfillRequested(request_id="again", universe=own, range=span))
+    assert source.asked == asked, "a second one fetches nothing"

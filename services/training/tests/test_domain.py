@@ -26,7 +26,7 @@ from tradeloop.training.domain.material import (
     segment,
     whole,
 )
-from tradeloop.training.domain.scaler import fit_scaler, usual_return
+from tradeloop.training.domain.scaler import fit_scaler, usual_features, usual_return
 
 WINDOW, EPISODE = 3, 5
 
@@ -77,6 +77,17 @@ def test_the_scaler_centres_and_scales_each_feature_of_each_instrument() -> None
     np.testing.assert_allclose(unrealised, [100.0, 25.0], rtol=1e-6)
     assert holding.tolist() == [1.0, 1.0]
     np.testing.assert_allclose(drawdown, [40.0], rtol=1e-6)
+
+
+def test_what_is_usual_of_a_feature_is_that_of_the_bars_that_are_learnt_from() -> None:
+    features = np.random.default_rng(1).normal(3.0, 2.0, (300, 2, 3))
+    features[7, 1, 0] = np.nan
+    features[200:] = 1e6  # kept apart
+    means, deviations = usual_features(features, (Segment(0, 200, 300),))
+    for f in range(3):
+        values = [float(features[t, a, f]) for t in range(200) if t != 7 for a in range(2)]
+        assert means[f] == pytest.approx(statistics.fmean(values))
+        assert deviations[f] == pytest.approx(statistics.pstdev(values))
 
 
 def test_the_account_is_seen_on_the_scale_of_the_features(make_world: Any) -> None:

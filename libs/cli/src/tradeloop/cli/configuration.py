@@ -118,14 +118,6 @@ def shown(name: str) -> Iterator[tuple[Setting, str, Origin]]:
         yield setting, _as_shown(setting.field, value), _origin(setting)
 
 
-def secrets(loaded: BaseModel) -> set[str]:
-    """The values of settings that nobody is to read: passwords, tokens, and the passwords within addresses."""
-    found: set[str] = set()
-    for name, field in type(loaded).model_fields.items():
-        found |= _secrets(getattr(loaded, name), hidden=field.repr is False)
-    return {one for one in found if len(one) > 3}
-
-
 def is_number(annotation: Any) -> bool:
     """Whether a value is a number."""
     return bool({int, float} & set(_alternatives(annotation)))
@@ -221,21 +213,6 @@ def _as_shown(field: FieldInfo, value: Any) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} of them"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _secrets(value: Any, hidden: bool) -> set[str]:
-    if isinstance(value, SecretStr):
-        text = value.get_secret_value()
-        inside = text.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        return {inside} if "://" in text else {text}
-    if isinstance(value, BaseModel):
-        return secrets(value)
-    if isinstance(value, Mapping):
-        return set().union(*(_secrets(one, hidden) for one in value.values()))
-    if hidden and isinstance(value, str):
-        inside = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        return {inside, *(part.partition("=")[2] for part in value.split(",") if part.startswith("password="))} - {""}
-    return set()
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

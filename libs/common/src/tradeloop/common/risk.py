@@ -111,9 +111,9 @@ REMEDIES: Mapping[Verdict | Halt, str] = {
     Verdict.MAX_POSITION: "Let the action scheme take smaller positions, or raise the limit.",
     Verdict.MAX_LEVERAGE: "Let the action scheme take smaller positions together, or raise the limit.",
     Verdict.HALTED: "See which halt came before: it stays, and only a portfolio of a new name begins a new book.",
+    Verdict.TRADING_HALTED: "None is needed: the position is traded again when trading is.",
+    Verdict.DELISTED: "Take the instrument out of the universe; its events say when it left and for what.",
     Verdict.NOT_A_MEMBER: "None is needed: the file of members says who belongs when.",
-    Verdict.TRADING_HALTED: "None is needed: the file of events says when trading is halted, and when it goes on.",
-    Verdict.DELISTED: "Leave the instrument out of the universe of a new portfolio: it does not come back.",
     Halt.DRAWDOWN_HALT: "See what was lost, and why (`tradeloop replay`); trade on as a portfolio of a new name.",
     Halt.MARGIN_CALL: "Take less leverage, or more margin; trade on as a portfolio of a new name.",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.messages import Message, ModelActivated, ModelReady, PortfolioMarked, SignalGenerated
 from tradeloop.common.messages.topics import event_id
-from tradeloop.common.model_store.port import Actor, Policy
+from tradeloop.common.model_store.port import Actor, Policy, PolicyManifest
 from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy.observations import HOLDING_SCALE
@@ -50,8 +49,8 @@ class ActiveModel:
     version: str
     model_id: str
     actor: SharedActor
-    known_to: datetime | None
-    """Close of the last bar that it has learnt from, or was chosen on; None where that is not known."""
+    manifest: PolicyManifest
+    """Its description, and of what it has learnt from."""
 
     def same_as(self, other: ActiveModel | NoModel | None) -> bool:
         """Whether both are the same version of the same model, whoever answers for it."""

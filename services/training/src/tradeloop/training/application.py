@@ -38,6 +38,7 @@ from tradeloop.common.strategy.rewards import RewardError
 from tradeloop.training.domain.figures import summary
 from tradeloop.training.domain.gate import Verdict, judge
 from tradeloop.training.domain.material import Market, Material, join
+from tradeloop.training.domain.scaler import usual_features
 from tradeloop.training.ports import Publish, Task, Trained, Trainer
 
 log = structlog.get_logger(__name__)
@@ -317,6 +318,7 @@ def _policy(request: TrainingRequested, strategy: Strategy, material: Material, 
     fitted_to, selected_to = (
         from_us(max(int(close_us[one[end] - 1]) for one in segments)).isoformat() for end in (1, 2)
     )
+    means, deviations = usual_features(material.features, segments)
     return Policy(
         PolicyManifest(
             strategy=strategy.name,
@@ -340,6 +342,8 @@ def _policy(request: TrainingRequested, strategy: Strategy, material: Material, 
             timeframe=request.universe.timeframe,
             instrument_ids=material.bars.instruments,
             also=tuple(one.universe.name for one in request.also),
+            feature_means=means,
+            feature_deviations=deviations,
         ),
         trained.onnx,
     )

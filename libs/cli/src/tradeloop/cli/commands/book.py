@@ -55,16 +55,44 @@ def release(name: Name, reason: Reason, bootstrap_servers: Servers = None) -> No
     _command("release", name, reason, bootstrap_servers)
 
 
-def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
-    """Show portfolios, live feeds and what the services gave up on. Exit 1 when anything stands still."""
+def status(
+    as_json: Json = False,
+    watch_s: Annotated[
+        float | None, typer.Option("--watch", min=0.5, help="Show it again every so many seconds, until Ctrl-C.")
+    ] = None,
+    bootstrap_servers: Servers = None,
+) -> None:
+    """Show services, live feeds, portfolios and what was given up on. Exit 1 when anything stands still.
+
+    A service stands still when messages wait and no process of it is there. All is told by Kafka: no service is asked.
+    """
+    import time
+
+    while True:
+        still = _status(as_json, bootstrap_servers, clear=watch_s is not None and not as_json)
+        if watch_s is None:
+            break
+        time.sleep(watch_s)
+    if still:
+        raise typer.Exit(1)
+
+
+def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
+    """Print it once. Whether anything stands still."""
     from tradeloop.cli.client.books import book_states
     from tradeloop.cli.client.client import count_dead_letters
     from tradeloop.cli.client.feeds import feed_states
+    from tradeloop.cli.client.services import service_states
     from tradeloop.cli.client.settings import kafka_bus
     from tradeloop.common.clock import SystemClock
 
     with kafka_bus(bootstrap_servers) as bus:
+        services = service_states(bus)
         books, letters, feeds = book_states(bus), count_dead_letters(bus), feed_states(bus, SystemClock())
+    if clear:
+        typer.echo("\033[2J\033[H", nl=False)  # an empty screen, from its top
+    for service in services:
+        typer.echo(json.dumps(service.described) if as_json else service.words)
     for feed in feeds:
         typer.echo(json.dumps(feed.described) if as_json else feed.words)
     for book in books.values():
@@ -75,8 +103,8 @@ def status(as_json: Json = False, bootstrap_servers: Servers = None) -> None:
         if not books:
             typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
         typer.echo(f"{letters} dead letters{': see `tradeloop dlq list`' if letters else ''}")
-    if any(book.quarantine is not None for book in books.values()) or any(feed.stands_still for feed in feeds):
-        raise typer.Exit(1)
+    still = [*(service.stands_still for service in services), *(feed.stands_still for feed in feeds)]
+    return any(still) or any(book.quarantine is not None for book in books.values())
 
 
 def _command(command: Command, name: str, reason: str, servers: str | None) -> None:

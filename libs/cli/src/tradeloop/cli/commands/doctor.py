@@ -42,9 +42,9 @@ def doctor(
     from tradeloop.common.clock import SystemClock
 
     check_names(names or ())
-    wanted = plan(names or (), _absolute(home), least_gib, within_s, SystemClock())
+    checks = plan(names or (), _absolute(home), least_gib, within_s, SystemClock())
     counts = dict.fromkeys(Level, 0)
-    for found in examined(wanted.checks, within_s, wanted.secrets):
+    for found in examined(checks, within_s):
         counts[found.level] += 1
         if as_json:
             typer.echo(json.dumps(asdict(found)))

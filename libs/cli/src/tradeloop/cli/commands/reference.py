@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from tradeloop.common.errors import UserError
 
 
 def reference(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A file of the documentation, such as settings.md.")] = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="Write every file into this folder, where it differs.")
@@ -25,7 +27,7 @@ def reference(
     """
     from tradeloop.cli.reference import pages
 
-    made = pages()
+    made = pages(context.find_root().command)
     if name is not None:
         if name not in made:
             raise UserError(f"there is no {name}: there are {', '.join(made)}")
@@ -36,19 +38,17 @@ def reference(
                 (into / file).write_text(text(), encoding="utf-8")
                 typer.echo(f"wrote {into / file}")
     elif check is not None:
-        _compare(check)
+        _compare(check, made)
     else:
         for file in made:
             typer.echo(file)
 
 
-def _compare(folder: Path) -> None:
+def _compare(folder: Path, made: Mapping[str, Callable[[], str]]) -> None:
     import difflib
 
-    from tradeloop.cli.reference import pages
-
     differs = False
-    for file, text in pages().items():
+    for file, text in made.items():
         here, there = text(), _text(folder / file)
         if here != there:
             differs = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,11 +58,11 @@ class Check:
     """The thing to do where it does not end, or cannot be done."""
 
 
-def examined(checks: Sequence[Check], within_s: float, secrets: Collection[str] = ()) -> Iterator[Finding]:
+def examined(checks: Sequence[Check], within_s: float) -> Iterator[Finding]:
     """The findings of all checks, in their order; they run at the same time.
 
-    One that is not done in time has failed, and is left behind: its thread ends with the process. No secret is in what
-    is found, even where a driver quotes one.
+    One that is not done in time has failed, and is left behind: its thread ends with the process. No secret of the
+    settings is in what is found, even where a driver quotes one.
     """
     running = [_Running(check) for check in checks]
     end_s = time.monotonic() + within_s
@@ -71,7 +71,7 @@ def examined(checks: Sequence[Check], within_s: float, secrets: Collection[str] 
     for each in running:
         each.join(max(end_s - time.monotonic(), 0.0))
         for found in each.findings(within_s):
-            said, remedy = _shown(found.said, secrets), _shown(found.remedy, secrets)
+            said, remedy = (" ".join(address(text).split()) for text in (found.said, found.remedy))
             yield Finding(found.level, found.subject, said, remedy)
 
 
@@ -96,10 +96,3 @@ class _Running(threading.Thread):
         if hangs:
             found.append(failed(self._check.subject, f"no answer within {within_s:g} s", self._check.remedy))
         return found
-
-
-def _shown(text: str, secrets: Collection[str]) -> str:
-    text = " ".join(address(text).split())
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,7 @@ from tradeloop.common.sql.engine import Schema
 _EMBEDDED = "`demo`, `train` and `backtest` need none"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The checks to make, and the secrets that nobody is to read."""
-
-    checks: Sequence[Check]
-    secrets: Collection[str]
-
-
-def plan(names: Collection[str], home: Path, least_gib: float, within_s: float, clock: Clock) -> Plan:
+def plan(names: Collection[str], home: Path, least_gib: float, within_s: float, clock: Clock) -> list[Check]:
     """The checks for some services and the command, by name; without names for all that the environment sets up."""
     wait_s = within_s * 0.8  # a server that is silent is to be named by who asks it, before the time is up
     wanted = list(names) or [name for name in configuration.ALL if name == COMMAND or configuration.is_configured(name)]
@@ -44,13 +35,11 @@ def plan(names: Collection[str], home: Path, least_gib: float, within_s: float, 
     if not names and not loaded.keys() & set(SERVICES):
         told = "no service is set up in this environment; `tradeloop config show SERVICE` has its variables"
         checks.append(Check("services", _said([unused("services", told)])))
-    secrets: set[str] = set()
     for name, settings in loaded.items():
-        secrets |= configuration.secrets(settings)
         checks += _of(name, settings, least_gib, wait_s, clock)
     checks.append(Check("disk", partial(machine.space, "the home", home, least_gib)))
     checks.append(Check("Docker", machine.docker))
-    return Plan(checks, secrets)
+    return checks
 
 
 def _understood(name: str, complaints: Sequence[str]) -> list[Finding]:

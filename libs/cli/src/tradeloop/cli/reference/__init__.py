@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 
-def pages() -> Mapping[str, Callable[[], str]]:
-    """The text of each generated reference, by its file in `docs`."""
-    from tradeloop.cli.reference import commands, denials, settings
+def pages(command: Any) -> Mapping[str, Callable[[], str]]:
+    """The text of each generated reference, by its file in `docs`; `command` is the outermost one."""
+    from tradeloop.cli.reference import asyncapi, commands, denials, openapi, settings
 
     return {
         "settings.md": settings.page,
-        "cli.md": commands.page,
+        "cli.md": partial(commands.page, command),
         "denials.md": denials.page,
+        "asyncapi.json": asyncapi.file,
+        "openapi.json": openapi.file,
     }

@@ -12,13 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 _KINDS = {str: "text", int: "whole number", float: "number", Path: "path"}
 
 
-def page() -> str:
-    """The whole page."""
-    import typer
-
-    from tradeloop.cli.main import app
-
-    root: Any = typer.main.get_command(app)
+def page(root: Any) -> str:
+    """The whole page, of the outermost command."""
     every = [*_commands(root, ())]
     lines = [
         "# The command",

@@ -63,6 +63,10 @@ class PolicyManifest(BaseModel):
     instrument_ids: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     """More universes that it learnt from."""
+    feature_means: tuple[float, ...] = ()
+    feature_deviations: tuple[float, ...] = ()
+    """The mean and the standard deviation of each feature on the bars that it learnt from, all instruments together;
+    empty where they were not written down."""
 
     @property
     def known_to(self) -> datetime | None:

@@ -69,6 +69,25 @@ _DECLARED: Sequence[Family] = (
         "counter", "", "messages_dropped_total", "Outputs refused for their size that no message was given up on for."
     ),
     _family("histogram", "", "handle_seconds", "Seconds to handle a message and publish what comes of it."),
+    _family(
+        "gauge",
+        "",
+        "manifest_info",
+        "The manifest of what runs here, as on `control.manifests.v1`.",
+        ("service", "manifest", "version", "commit", "packages", "settings"),
+    ),
+    _family("gauge", "", "manifest_published", "1 when that message is on its topic."),
+    _family(
+        "counter", "", "spans_sent_total", "Spans that the collector of traces took.", (), "no traces are recorded"
+    ),
+    _family(
+        "counter",
+        "",
+        "spans_lost_total",
+        "Spans lost: too many waited (`full`), or the collector of traces did not take them (`refused`).",
+        ("reason",),
+        "no traces are recorded",
+    ),
     _family("gauge", "", "messages_pending", "Messages that wait for others."),
     _family("gauge", "", "ready", "1 when messages are handled now."),
     _family("gauge", "", "assigned_partitions", "Partitions that it reads.", ("topic",)),
@@ -171,6 +190,14 @@ _DECLARED: Sequence[Family] = (
         "Close of the last bar that the model that decides has learnt from, or was chosen on.",
         _PORTFOLIO,
         "none decides",
+    ),
+    _family(
+        "gauge",
+        "inference",
+        "feature_drift_sigmas",
+        "How far a feature's mean of some 500 bars is from that in training, in standard deviations of training.",
+        (*_PORTFOLIO, "feature"),
+        "the process has not seen 100 bars yet, or the model is from before this was written down",
     ),
     _family(
         "counter",

@@ -102,13 +102,14 @@ def hold(strategy: Strategy, mark: PortfolioMarked, reason: HoldReason, error: s
     )
 
 
-def see(window: ObservationBuilder, strategy: Strategy, universe: Universe, features: Features) -> None:
-    """Add a bar to a window; features that are not known yet start it anew."""
+def see(window: ObservationBuilder, strategy: Strategy, universe: Universe, features: Features) -> Floats | None:
+    """Add a bar to a window, and give back its features; None for those that are not known yet: they start it anew."""
     values, _ = _shown(features, universe)
     if np.isnan(values).any():
         window.clear()
-    else:
-        window.append(strategy.observed(values))
+        return None
+    window.append(strategy.observed(values))
+    return values
 
 
 def _shown(features: Features, universe: Universe) -> tuple[Floats, Bools | None]:

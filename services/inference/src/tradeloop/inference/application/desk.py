@@ -28,6 +28,7 @@ from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.strategy import Strategy
 from tradeloop.common.strategy.observations import ObservationBuilder
 from tradeloop.inference.application.decision import View, decide, hold, see
+from tradeloop.inference.application.drift import Drift
 from tradeloop.inference.application.online import POLL_S, NotOnlineYet
 from tradeloop.inference.domain import ActiveModel, ModelInForce, ModelMemory, NoModel
 
@@ -92,6 +93,8 @@ class Desk:
         self._marks: Queue[PortfolioMarked] = Queue(pending)
         self._pending, self._memory = pending, memory
         self._attempts = Attempts(clock, patience)
+        self.drift = Drift(features)
+        """The features of late, to compare with those of training."""
         self.failed = 0
         """How many decisions have failed for good."""
         self._models = ModelInForce(portfolio, pending, memory)
@@ -319,7 +322,9 @@ class Desk:
         time_us = to_us(features.time)
         if time_us <= self._seen_us:
             return
-        see(self._builder, self.strategy, self.portfolio.universe, features)
+        values = see(self._builder, self.strategy, self.portfolio.universe, features)
+        if values is not None:
+            self.drift.see(values)
         self._seen_us = time_us
 
 

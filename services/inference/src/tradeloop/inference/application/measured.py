@@ -17,5 +17,9 @@ def of_desk(desk: Desk, loaded: ActiveModel | None) -> Iterator[Figure]:
     model = desk.model or loaded
     if isinstance(model, ActiveModel):
         yield Figure("tradeloop_model_info", 1, (*labels, model.name, model.version, model.model_id[:12]))
-        if model.known_to is not None:
-            yield Figure("tradeloop_model_trained_timestamp_seconds", model.known_to.timestamp(), labels)
+        manifest = model.manifest
+        if manifest.known_to is not None:
+            yield Figure("tradeloop_model_trained_timestamp_seconds", manifest.known_to.timestamp(), labels)
+        if (sigmas := desk.drift.sigmas(manifest)) is not None:
+            for name, sigma in zip(manifest.feature_names, sigmas.tolist(), strict=True):
+                yield Figure("tradeloop_feature_drift_sigmas", sigma, (*labels, name))

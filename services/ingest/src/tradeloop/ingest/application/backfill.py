@@ -30,7 +30,7 @@ from tradeloop.common.market import (
 )
 from tradeloop.common.messages import BackfillCompleted, BackfillRequested, BarFrame, Message
 from tradeloop.ingest.application.from_venues import Action, Found, VenueBars
-from tradeloop.ingest.application.live.history import Asker
+from tradeloop.ingest.application.live.history import Asks
 from tradeloop.ingest.application.stored import bucket_before, write
 from tradeloop.ingest.domain import Facts, frames, runs
 from tradeloop.ingest.ports import BarSource, Fetched, FileReport, Published
@@ -58,7 +58,7 @@ class Backfill:
         clock: Clock,
         request: BackfillRequested,
         fetched: Fetched | None,
-        asker: Callable[[str], Asker],
+        asker: Callable[[str], Asks],
     ) -> None:
         """`asker` finds who asks a venue, and `fetched` is the record of what came from there.
 

@@ -18,7 +18,8 @@ from tradeloop.common.market.calendars import gaps
 from tradeloop.common.market.events import resting
 from tradeloop.common.messages import Message
 from tradeloop.ingest.application.fetch import ATTEMPTS, missing, pause_s, sound
-from tradeloop.ingest.application.live.history import Answer, Asker, Question
+from tradeloop.ingest.application.live.history import Answer, Asks, Question
+from tradeloop.ingest.application.live.renamed import RenamedAsker, Symbols
 from tradeloop.ingest.application.repair import Range, around, taken, together
 from tradeloop.ingest.application.stored import write
 from tradeloop.ingest.ports import Fetched, FetchedSpan, SourceUnavailable
@@ -60,7 +61,7 @@ class VenueBars:
         self,
         store: BarStore,
         fetched: Fetched,
-        asker: Callable[[str], Asker],
+        asker: Callable[[str], Asks],
         clock: Clock,
         universe: Universe,
         span: TimeRange,
@@ -73,7 +74,10 @@ class VenueBars:
         self._anew = {name: [(to_us(one.start), to_us(one.end)) for one in ranges] for name, ranges in anew.items()}
         self._store, self._fetched, self._clock = store, fetched, clock
         self._universe, self._span = universe, span
-        self._askers = {name: asker(_venue(name)) for name in universe.ids}
+        symbols = Symbols(universe)
+        self._askers: dict[str, Asks] = {
+            name: RenamedAsker(asker(_venue(name)), symbols, lambda: to_us(clock.now())) for name in universe.ids
+        }
         self.rests = False
         """Whether nothing is to be done until a venue has answered."""
 
@@ -116,7 +120,7 @@ class VenueBars:
                 at_us = answer.until_us
         return told.terms.calendar
 
-    def _mended(self, asker: Asker, instrument: Instrument, found: Found) -> Generator[Action, None, None]:
+    def _mended(self, asker: Asks, instrument: Instrument, found: Found) -> Generator[Action, None, None]:
         """Ask for the ranges to be mended, each with bars beside it."""
         timeframe, ranges = self._universe.timeframe, sorted(self._anew.get(instrument.id, ()))
         for group in together(ranges, timeframe):
@@ -152,7 +156,7 @@ class VenueBars:
     def _end_us(self, now_us: int) -> int:
         return min(to_us(self._span.end), now_us)
 
-    def _asked(self, asker: Asker, question: Question) -> Generator[Action, None, Answer]:
+    def _asked(self, asker: Asks, question: Question) -> Generator[Action, None, Answer]:
         """The answer to a question, which is asked again while the venue is away."""
         failures = 0
         while True:

@@ -13,7 +13,7 @@ from tradeloop.common.model_store.port import Policy, PolicyManifest
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.onnx_graph import Layer, policy_graph
 from tradeloop.training.domain.material import whole
-from tradeloop.training.domain.scaler import fit_scaler
+from tradeloop.training.domain.scaler import fit_scaler, usual_features
 
 
 def random_policy(
@@ -39,6 +39,7 @@ def random_policy(
     layers.append(_layer(generator, *widths[-2:], gain=gain, tanh=False))
     scaler = fit_scaler(strategy.observed(values), strategy.window, np.ones(count), whole(len(values)))
     onnx = policy_graph(scaler, layers, kind=scheme.kind, choices=scheme.choices, actions=actions)
+    means, deviations = usual_features(values, whole(len(values)))
     manifest = PolicyManifest(
         strategy=strategy.name,
         universe=universe,
@@ -57,6 +58,8 @@ def random_policy(
         trained_to="",
         onnx_max_abs_diff=0.0,
         onnx_sha256=hashlib.sha256(onnx).hexdigest(),
+        feature_means=means,
+        feature_deviations=deviations,
     )
     return Policy(manifest, onnx)
 

@@ -32,11 +32,8 @@ def fit_scaler(features: Floats, window: int, usual: Floats, segments: Segments)
     and the drawdown by the usual return. Both are about 1 where they matter, as
     features are: unscaled they would be hundreds of times smaller, and no policy would ever see them.
     """
-    fitted = np.zeros(len(features), dtype=np.bool_)
-    for start, split, _ in segments:
-        fitted[start:split] = True
     count = features.shape[1]
-    known = features[fitted & rows_known(features)].reshape(-1, count * features.shape[2])
+    known = _learnt_from(features, segments).reshape(-1, count * features.shape[2])
     mean, deviation = known.mean(axis=0), known.std(axis=0)
     # A constant's deviation is rarely 0 in floats.
     scale = 1.0 / np.where(deviation > 1e-9 * np.maximum(np.abs(mean), 1e-9), deviation, 1.0)
@@ -45,6 +42,20 @@ def fit_scaler(features: Floats, window: int, usual: Floats, segments: Segments)
         np.concatenate((np.tile(mean, window), np.zeros(len(account)))).astype(np.float32),
         np.concatenate((np.tile(scale, window), account)).astype(np.float32),
     )
+
+
+def usual_features(features: Floats, segments: Segments) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each feature (F,) on the rows that are learnt from, all instruments together."""
+    known = _learnt_from(features, segments).reshape(-1, features.shape[2])
+    return tuple(known.mean(axis=0).tolist()), tuple(known.std(axis=0).tolist())
+
+
+def _learnt_from(features: Floats, segments: Segments) -> Floats:
+    """The rows (T, A, F) that are learnt from, where all features are known."""
+    fitted = np.zeros(len(features), dtype=np.bool_)
+    for start, split, _ in segments:
+        fitted[start:split] = True
+    return np.asarray(features[fitted & rows_known(features)])
 
 
 def usual_return(bars: BarArrays, segments: Segments) -> Floats:

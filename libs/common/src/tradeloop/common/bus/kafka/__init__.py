@@ -7,8 +7,8 @@ to the logger of this package.
 from __future__ import annotations
 
 from tradeloop.common.bus.kafka.bus import Difference, KafkaBus
-from tradeloop.common.bus.kafka.examined import Examined
+from tradeloop.common.bus.kafka.examined import Examined, Members
 from tradeloop.common.bus.kafka.permissions import Granted, Permission
 from tradeloop.common.bus.kafka.settings import KafkaSettings
 
-__all__ = ["Difference", "Examined", "Granted", "KafkaBus", "KafkaSettings", "Permission"]
+__all__ = ["Difference", "Examined", "Granted", "KafkaBus", "KafkaSettings", "Members", "Permission"]

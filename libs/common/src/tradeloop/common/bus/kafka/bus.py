@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from tradeloop.common.bus.kafka.consumer import KafkaConsumer
 from tradeloop.common.bus.kafka.errors import log, no_topic, refused, translated
+from tradeloop.common.bus.kafka.examined import Examined
 from tradeloop.common.bus.kafka.permissions import Granted, permit
 from tradeloop.common.bus.kafka.producer import KafkaProducer
 from tradeloop.common.bus.kafka.reader import KafkaReader
@@ -137,6 +138,10 @@ class KafkaBus:
         for resource, future in altered.items():
             with translated(f"cannot configure topic {resource.name}"):
                 future.result()
+
+    def examined(self) -> Examined:
+        """A look at the cluster from outside, as the same user."""
+        return Examined(self._settings, self._settings.request_timeout_s)
 
     def permit(self, accesses: Iterable[Access]) -> Granted:
         """Give each user what it may do, and take away what else was said of it; other users stay as they are.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclOperation,
     AdminClient,
     ConfigResource,
+    ConsumerGroupDescription,
     ResourceType,
 )
 
@@ -18,7 +19,7 @@ from tradeloop.common.bus.kafka.errors import as_bus_error, log, translated
 from tradeloop.common.bus.kafka.permissions import Granted, compared
 from tradeloop.common.bus.kafka.settings import KafkaSettings
 from tradeloop.common.bus.kafka.wire import Names
-from tradeloop.common.bus.port import Access, BusUnavailable
+from tradeloop.common.bus.port import Access, BusError, BusUnavailable, Partition
 
 _REFUSALS = frozenset(
     {
@@ -30,6 +31,14 @@ _REFUSALS = frozenset(
 )
 """Errors that no patience mends, though the client tries again all the same."""
 _LOOK_S = 1.0
+
+
+class Members(NamedTuple):
+    """A consumer group as the cluster knows it."""
+
+    processes: int
+    committed: Mapping[Partition, int]
+    """The offset that it goes on from, where it has committed one."""
 
 
 class Examined:
@@ -86,6 +95,23 @@ class Examined:
             found += [f"{operation} topic {topic}" for operation in wanted[topic] if operation not in may]
         return [*found, *self._lacking_group(access.group)]
 
+    def members(self, group: str) -> Members:
+        """The processes of a group, and how far they are. Raises `BusUnavailable`, or `BusError` for a refusal."""
+        name = self._names.outer(group)
+        described = self._described(group)
+        if described is None:
+            return Members(0, {})
+        with translated(f"cannot read what group {group} committed"):
+            asked = [ConsumerGroupTopicPartitions(name)]
+            offsets = self._admin.list_consumer_group_offsets(asked, request_timeout=self._wait_s)
+            places = offsets[name].result().topic_partitions or ()
+        committed = {
+            Partition(inner, place.partition): place.offset
+            for place in places
+            if (inner := self._names.inner(place.topic)) is not None and place.offset >= 0
+        }
+        return Members(len(described.members), committed)
+
     def refuses(self) -> bool:
         """Whether the cluster knows permissions at all: without an authorizer everybody may do everything.
 
@@ -103,20 +129,29 @@ class Examined:
         return compared(self._admin, accesses, self._names, self._wait_s)
 
     def _lacking_group(self, group: str) -> Sequence[str]:
+        try:
+            described = self._described(group)
+        except BusUnavailable:
+            raise
+        except BusError:  # a refusal
+            return [f"READ group {group}"]
+        may = (AclOperation.READ,) if described is None else described.authorized_operations or ()
+        return () if AclOperation.READ in may else [f"READ group {group}"]
+
+    def _described(self, group: str) -> ConsumerGroupDescription | None:
+        """A group; None where nobody has been a member yet. Raises `BusUnavailable`, or `BusError` for a refusal."""
         name, end_s = self._names.outer(group), time.monotonic() + self._wait_s
         while True:
             described = self._admin.describe_consumer_groups(
                 [name], include_authorized_operations=True, request_timeout=self._wait_s
             )
             try:
-                may = described[name].result().authorized_operations or ()
-                return () if AclOperation.READ in may else [f"READ group {group}"]
+                found: ConsumerGroupDescription = described[name].result()
+                return found
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]
                 if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
-                    return ()  # nobody has been a member yet: it is not refused
-                if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    return [f"READ group {group}"]
+                    return None
                 translation = as_bus_error(f"cannot describe group {group}", error)
                 # A broker that has just started takes its groups up a moment later.
                 if not isinstance(translation, BusUnavailable) or time.monotonic() > end_s:

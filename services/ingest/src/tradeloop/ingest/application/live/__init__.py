@@ -20,6 +20,7 @@ from tradeloop.ingest.application.live.flows import Flows
 from tradeloop.ingest.application.live.history import Asker
 from tradeloop.ingest.application.live.policy import LivePolicy
 from tradeloop.ingest.application.live.recorder import Recorder
+from tradeloop.ingest.application.live.renamed import RenamedAsker, RenamedSource, Symbols
 from tradeloop.ingest.application.live.universe import LiveUniverse, Venue
 from tradeloop.ingest.ports import MarketSource, Published
 
@@ -145,6 +146,15 @@ class Live:
             raise UserError(f"the live feed of {universe.name} was asked for without bars: they carry the others")
         names = sorted({one.partition(":")[0] for one in universe.ids})
         venues = {name: self.venue(name) for name in names}
+        if symbols := Symbols(universe):
+
+            def now_us() -> int:
+                return to_us(self._clock.now())
+
+            venues = {
+                name: Venue(RenamedSource(one.source, symbols, now_us), RenamedAsker(one.asker, symbols, now_us))
+                for name, one in venues.items()
+            }
 
         def count(event: str, number: int) -> None:
             self._tallies[event, universe.name] += number

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -55,6 +55,18 @@ class Answer:
     terms: Instrument | None = None
     """The instrument as the venue has it now."""
     error: Exception | None = None
+
+
+class Asks(Protocol):
+    """The side of a source that takes questions."""
+
+    def ask(self, question: Question) -> None:
+        """Put a question; it does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Ask no more."""
+        ...
 
 
 class Asker:

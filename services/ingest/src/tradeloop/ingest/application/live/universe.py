@@ -18,7 +18,7 @@ from tradeloop.common.messages import LiveRequested, Message
 from tradeloop.common.runtime.standing import FeedStanding
 from tradeloop.ingest.application.live.assembler import Assembler
 from tradeloop.ingest.application.live.flows import Flows
-from tradeloop.ingest.application.live.history import Answer, Asker, Purpose, Question
+from tradeloop.ingest.application.live.history import Answer, Asks, Purpose, Question
 from tradeloop.ingest.application.live.line import Line, Manner
 from tradeloop.ingest.application.live.outlet import Outlet, bars_in, bars_of
 from tradeloop.ingest.application.live.policy import LivePolicy
@@ -48,7 +48,7 @@ class Venue:
     """A source, and who asks it; shared by all universes of the venue."""
 
     source: MarketSource
-    asker: Asker
+    asker: Asks
 
 
 @dataclass
