@@ -16,7 +16,7 @@ unexport UV_CONSTRAINT UV_EXCLUDE_NEWER UV_FIND_LINKS UV_FROZEN UV_LOCKED UV_NO_
 unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_ENVIRONMENT UV_RESOLUTION
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
-.PHONY: help demo up passwords certificates down up-native down-native test soak images test-compose check audit bench format sync clean
+.PHONY: help demo up passwords certificates down up-native down-native test soak images test-compose check audit licences sbom bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -105,6 +105,13 @@ audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV o
 	    fi; \
 	    printf '%s\n' "$$said"; [ $$status -eq 0 ] || found=1; \
 	done; exit $$found
+
+licences: sync ## List the licence of every package that ships; fails for one that may not
+	@exec $(BIN)/python -m deploy.licences
+
+sbom: $(UV) ## Write what ships, as uv.lock pins it, in CycloneDX: OUT=sbom.json
+	@$(UV) export --quiet --frozen --no-dev --all-packages --format cyclonedx1.5 --preview-features sbom-export \
+	    --output-file "$${OUT:-sbom.json}" > /dev/null
 
 bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
 	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python
