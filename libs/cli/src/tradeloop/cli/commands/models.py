@@ -44,6 +44,22 @@ Stack = Annotated[
 ]
 
 
+@app.command("permit")
+def permit_() -> None:
+    """Make MLflow's users `training`, who registers, and `inference`, who reads, with the rights for that.
+
+    TRADELOOP_MLFLOW_TRACKING_URI is an administrator's; TRADELOOP_ROLES__TRAINING and TRADELOOP_ROLES__INFERENCE are
+    the passwords. Does what is missing, and sets the passwords anew; all else that these users may is taken away.
+    """
+    from tradeloop.cli.client.settings import load_settings
+    from tradeloop.common.model_store.permissions import permit
+
+    settings = load_settings()
+    passwords = {role.lower(): password.get_secret_value() for role, password in settings.roles.items()}
+    for user, changes in permit(settings.mlflow_tracking_uri.get_secret_value(), passwords):
+        typer.echo(f"{user}: {', '.join(changes) or 'as it was'}")
+
+
 @app.command("list")
 def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
     """List every registered version: what it was trained for and on, and how it did."""
