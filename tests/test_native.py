@@ -22,6 +22,7 @@ import pytest
 
 from deploy.native.server import Program, Server, ServerError, free_ports, listens
 from deploy.native.stack import PORTS, SERVERS, Stack
+from tests.prometheus import told as seen
 from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.client.client import Client
 from tradeloop.cli.client.deployment import SERVICES
@@ -31,6 +32,7 @@ from tradeloop.common.clock import SystemClock
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import SignalGenerated
 from tradeloop.common.portfolio import read_portfolio
+from tradeloop.common.runtime.metrics import CATALOGUE
 from tradeloop.common.strategy import load
 
 ROOT = Path(__file__).parents[1]
@@ -236,6 +238,10 @@ def trade_live(home: Path, portfolio: Path) -> None:
     until(predicted)
     found = predicted() or {}
     assert not found or found["decision"]["reason"] in ("no_model", "warming_up")
+    measured = {name: seen((home / "run" / f"{name}.address").read_text()) for name in SERVICES}
+    assert {name for name in CATALOGUE if name.startswith("tradeloop_feed_")} <= measured["ingest"]
+    assert "tradeloop_predictions_total" in measured["inference"]
+    assert {"tradeloop_bar_to_decision_seconds", "tradeloop_portfolio_equity_quote"} <= measured["execution"]
     told(f'ingest live --portfolio "{portfolio}" --stop')
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -141,7 +141,9 @@ class World:
     def policy(self) -> Policy:
         """Random weights on standardised features: it changes its mind every few bars."""
         values, _ = shown(self.features[HISTORY - STRATEGY.window :], self.universe)
-        return random_policy(STRATEGY, self.name, values, hidden=(), gain=1.5, seed=self.instruments)
+        policy = random_policy(STRATEGY, self.name, values, hidden=(), gain=1.5, seed=self.instruments)
+        known_to = {"trained_to": from_us(int(self.bars.close_us[HISTORY])).isoformat()}
+        return replace(policy, manifest=policy.manifest.model_copy(update=known_to))
 
     @property
     def model(self) -> str:

@@ -27,6 +27,7 @@ from tradeloop.common.messages import Message, ModelActivated, TrainingProgresse
 from tradeloop.common.messages.topics import dead_letter_topic, topic_of
 from tradeloop.common.runtime.health import Health, HttpSettings, serve, starting
 from tradeloop.common.runtime.logs import configure_logging
+from tradeloop.common.runtime.metrics import Figure, check
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import listening
@@ -491,3 +492,47 @@ def test_a_live_feed_shows_where_it_stands(stand: Stand) -> None:
     assert stand.metric("tradeloop_feed_stale", universe="v") == 1.0
     assert stand.metric("tradeloop_feed_clock_offset_seconds", universe="u") == 0.25
     assert stand.metric("tradeloop_feed_published_timestamp_seconds", universe="u") == since.timestamp()
+
+
+def test_what_a_service_measures_is_looked_at_in_the_midst_of_a_long_message_too(stand: Stand) -> None:
+    seen: list[float] = []
+
+    class Measuring(Counting):
+        name = "training"
+        done = 0
+
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            for self.done in (1, 2, 3):
+                stand.clock.advance(4.0)
+                self.beat()
+                stand.health = health
+                seen.append(stand.metric("tradeloop_training_steps", strategy="s", universe="u"))
+            return ()
+
+        def figures(self) -> Iterable[Figure]:
+            return [Figure("tradeloop_training_steps", self.done, ("s", "u"))]
+
+    stand.send(1)
+    runner = Runner(Measuring(), stand.bus, stand.clock, POLICY)
+    health = Health(runner, HttpSettings(), stand.stop)
+    runner.step()
+    assert seen == [0, 2, 2], "every five seconds"
+    check(health.figures(), "training")
+
+
+def test_what_is_not_declared_is_not_told(stand: Stand) -> None:
+    stand.service.figures = lambda: [Figure("tradeloop_unheard_of", 1.0)]  # type: ignore[method-assign]
+    stand.step()
+    with pytest.raises(AssertionError, match="tradeloop_unheard_of"):
+        stand.health.metrics()
+    for figure in (
+        Figure("tradeloop_unheard_of", 1.0),
+        Figure("tradeloop_training_steps", 1.0, ("s", "u")),
+        Figure("tradeloop_consumer_lag", 1.0, ("t",)),
+        Figure("tradeloop_handle_seconds", 1.0),
+    ):
+        with pytest.raises(AssertionError):
+            check([figure], "execution")
+    twice = [Figure("tradeloop_ready", 1.0)] * 2
+    with pytest.raises(AssertionError, match="was there before"):
+        check(twice, "execution")
