@@ -121,8 +121,12 @@ def _store(home: Path, stack: Which | None) -> tuple[ModelStore, str]:
     return running_store() if stack is Which.running else (store_of(home), str(home))
 
 
-def open_mlflow(home: Path, host: str, port: int) -> None:
-    """Become MLflow's server for a home. Raises `UserError` where there is nothing to show, or no port."""
+def mlflow(
+    home: Home = DEFAULT_HOME,
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 5000,
+) -> None:
+    """Open MLflow's own pages on the models of a home: runs, metrics, parameters and files."""
     from tradeloop.cli.models import database_of
 
     database = database_of(home).resolve()
