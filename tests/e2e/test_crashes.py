@@ -182,5 +182,5 @@ def test_killed_anywhere_nothing_changes(
         )
     for table, rows in undisturbed.tables.items():
         assert left.tables[table] == rows, table
-    assert left.online == undisturbed.online
+    np.testing.assert_equal(left.online, undisturbed.online)  # those of what is delisted are NaN, in both
     assert left.trained == undisturbed.trained
