@@ -137,6 +137,7 @@ format: sync ## Fix what can be fixed: lint, layout, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/tradeloop topics --markdown > .venv/topics.md && mv .venv/topics.md docs/topics.md
+	$(BIN)/python -m deploy.kubernetes.generate
 	$(BIN)/tradeloop metrics --markdown > .venv/metrics.md && mv .venv/metrics.md docs/metrics.md
 	$(BIN)/python -m deploy.grafana
 	$(BIN)/tradeloop features --markdown > .venv/features.md && mv .venv/features.md docs/features.md

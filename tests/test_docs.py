@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -134,6 +135,33 @@ def dead_links(page: Path, text: str) -> list[str]:
 
 def test_links_lead_somewhere() -> None:
     assert {page.name: dead for page in PAGES if (dead := dead_links(page, page.read_text()))} == {}
+
+
+def odd_addresses(text: str) -> list[str]:
+    """Links into the web that cannot be right, by their form alone: nobody is asked."""
+    odd = []
+    for link in re.findall(r"\]\(([a-z]+:[^)\s]*)\)", text):
+        parts = urlsplit(link)
+        named = re.fullmatch(r"(?:[a-z0-9-]+\.)+[a-z]{2,}", parts.hostname or "")
+        if parts.scheme != "mailto" and (parts.scheme != "https" or not named or parts.username or "//" in parts.path):
+            odd.append(link)
+    return odd
+
+
+def test_links_into_the_web_are_well_formed() -> None:
+    assert {page.name: odd for page in PAGES if (odd := odd_addresses(page.read_text()))} == {}
+
+
+def test_an_odd_address_is_found() -> None:
+    good = "[1](https://example.org/a#b) [2](mailto:a@example.org) [3](page.md)"
+    odd = [
+        "http://example.org",
+        "https://localhost/x",
+        "https://user@example.org",
+        "https:/example.org",
+        "htps://a.org",
+    ]
+    assert odd_addresses(good + "".join(f" [x]({one})" for one in odd)) == odd
 
 
 def unknown_places(text: str, root: Path) -> set[str]:

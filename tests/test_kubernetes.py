@@ -32,12 +32,13 @@ def documents(folder: Path) -> Iterator[dict[str, Any]]:
             yield from yaml.safe_load_all(file.read_text())
 
 
-OBJECTS = [*documents(BASE), *documents(COMPONENTS / "servers")]
+PARTS = ("servers", "redis", "mlflow")
+OBJECTS = [*documents(BASE), *(each for part in PARTS for each in documents(COMPONENTS / part))]
 SETS: Mapping[str, Any] = {each["metadata"]["name"]: each for each in OBJECTS if each["kind"] == "StatefulSet"}
 JOB: Mapping[str, Any] = next(each for each in OBJECTS if each["kind"] == "Job")
 SERVICE_PATCH, SERVER_PATCH = (
     yaml.safe_load(file.read_text())["spec"]["template"]["spec"]
-    for file in (BASE / "service.yaml", COMPONENTS / "servers" / "server.yaml")
+    for file in (BASE / "service.yaml", COMPONENTS / "hardened" / "server.yaml")
 )
 
 
@@ -167,9 +168,14 @@ def test_policies_open_what_labels_say_on_the_servers_ports() -> None:
         assert container(name)["ports"] == [{"name": name, "containerPort": port}]
 
 
+def kustomization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return found
+
+
 def test_servers_are_those_of_compose() -> None:
-    kustomization = yaml.safe_load((COMPONENTS / "servers" / "kustomization.yaml").read_text())
-    images = {each["name"]: f"{each['newName']}:{each['newTag']}" for each in kustomization["images"]}
+    parts = [kustomization(COMPONENTS / part) for part in PARTS]
+    images = {each["name"]: f"{each['newName']}:{each['newTag']}" for part in parts for each in part.get("images", ())}
     assert images == {name: COMPOSE[name]["image"] for name in ("kafka", "timescaledb", "redis")}
     assert container("mlflow")["image"] == COMPOSE["mlflow"]["image"]
     assert container("mlflow")["args"] == COMPOSE["mlflow"]["command"]
@@ -185,28 +191,33 @@ def test_servers_are_those_of_compose() -> None:
 def test_copies_are_copies() -> None:
     """Kustomize takes no file from outside its folder."""
     portfolio = "eur-usd.yaml"
-    assert (LOCAL / "portfolios" / portfolio).read_text() == (ROOT / "deploy" / "portfolios" / portfolio).read_text()
-    assert (LOCAL / "sources.yaml").read_text() == (ROOT / "deploy" / "sources.example.yaml").read_text()
+    for overlay in (K8S / "overlays").iterdir():
+        assert (overlay / "portfolios" / portfolio).read_text() == (ROOT / "deploy/portfolios" / portfolio).read_text()
+        assert (overlay / "sources.yaml").read_text() == (ROOT / "deploy" / "sources.example.yaml").read_text()
     here, there = configparser.ConfigParser(), configparser.ConfigParser()
-    here.read(COMPONENTS / "servers" / "mlflow-auth.ini")
+    here.read(COMPONENTS / "mlflow" / "auth.ini")
     there.read(ROOT / "deploy" / "mlflow" / "auth.ini")
     assert dict(here["mlflow"]) == dict(there["mlflow"])
 
 
 def test_every_file_is_used_and_every_secret_and_map_is_made(secrets: Path) -> None:
-    for folder in (BASE, COMPONENTS / "servers"):
-        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-        named = {
-            *kustomization["resources"],
-            *(each["path"] for each in kustomization["patches"]),
-            "kustomization.yaml",
-        }
-        assert named == {file.name for file in folder.glob("*.yaml")}
-    base, local = (yaml.safe_load((folder / "kustomization.yaml").read_text()) for folder in (BASE, LOCAL))
-    servers = yaml.safe_load((COMPONENTS / "servers" / "kustomization.yaml").read_text())
+    for file in K8S.rglob("kustomization.yaml"):
+        parts = kustomization(file.parent)
+        named = {*parts.get("resources", ()), *(each["path"] for each in parts.get("patches", ()) if "path" in each)}
+        named |= {each for made in parts.get("configMapGenerator", ()) for each in made.get("files", ())}
+        files = {each.name for each in file.parent.glob("*.yaml")} - {"kustomization.yaml"}
+        assert files == {each for each in named if "/" not in each and each.endswith(".yaml")}, file
+    for component in COMPONENTS.iterdir():
+        assert any(f"/{component.name}\n" in file.read_text() for file in K8S.rglob("kustomization.yaml")), component
+    base, local = kustomization(BASE), kustomization(LOCAL)
+    parts_made = [kustomization(COMPONENTS / part).get("configMapGenerator", ()) for part in PARTS]
     made = {
         "secretRef": {each["name"] for each in local["secretGenerator"]},
-        "configMapRef": {each["name"] for part in (base, local, servers) for each in part["configMapGenerator"]},
+        "configMapRef": {
+            each["name"]
+            for part in (base["configMapGenerator"], local["configMapGenerator"], *parts_made)
+            for each in part
+        },
     }
     for name in (*SETS, "init"):
         for source in container(name)["envFrom"]:

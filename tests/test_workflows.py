@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ from tests.test_docs import ROOT
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([\w-]+):(?!=)", MAKEFILE, re.M))
+PYTHONS = ["3.11", "3.12"]
+ACTIONS = {
+    "actions/attest-build-provenance",
+    "actions/cache",
+    "actions/checkout",
+    "actions/deploy-pages",
+    "actions/download-artifact",
+    "actions/setup-python",
+    "actions/upload-artifact",
+    "actions/upload-pages-artifact",
+}
+"""The actions that are trusted."""
 WRITES = {
     ("docs.yml", "deploy"): {"pages", "id-token"},
     ("release.yml", "build"): {"packages", "id-token", "attestations"},
@@ -73,6 +86,8 @@ def complaints(name: str, content: Mapping[str, Any], text: str) -> list[str]:
         uses = step.get("uses", "")
         if uses and not re.search(rf"{re.escape(uses)} # v\d+\.\d+\.\d+$", text, re.M):
             found.append(f"{uses} has no version beside it")
+        if uses and uses.split("@")[0] not in ACTIONS:
+            found.append(f"{uses} is no action of ours")
         if uses and not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses):
             found.append(f"{uses} is not pinned by its commit")
         if uses.startswith("actions/checkout@") and step.get("with", {}).get("persist-credentials") is not False:
@@ -80,6 +95,56 @@ def complaints(name: str, content: Mapping[str, Any], text: str) -> list[str]:
         if "${{" in step.get("run", ""):
             found.append("a script has words put into it: use env")
     return found
+
+
+def gate_complaints(content: Mapping[str, Any]) -> list[str]:
+    """What the gates of GitHub have beside checkout, caches, versions of Python and `.ci/run`, and what they lack."""
+    found = []
+    job = content["jobs"]["gates"]
+    if [step["run"] for step in job["steps"] if "run" in step] != [".ci/run"]:
+        found.append("they run something else than .ci/run")
+    if job["strategy"]["matrix"]["python"] != PYTHONS:
+        found.append(f"they do not run on {PYTHONS}")
+    for name, one in content["jobs"].items():
+        depths = [step["with"].get("fetch-depth") for step in one["steps"] if "checkout" in step.get("uses", "")]
+        if depths != [0]:
+            found.append(f"{name} does not fetch the whole history")
+    return found
+
+
+def test_github_calls_what_everybody_calls() -> None:
+    assert gate_complaints(load(ROOT / ".github/workflows/ci.yml")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("- run: .ci/run", "- run: make test"),
+        ("          fetch-depth: 0\n", "          fetch-depth: 1\n"),
+        ('["3.11", "3.12"]', '["3.11"]'),
+    ],
+)
+def test_gates_of_their_own_are_refused(old: str, new: str, tmp_path: Path) -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert old in text
+    broken = tmp_path / "ci.yml"
+    broken.write_text(text.replace(old, new))
+    assert gate_complaints(load(broken)) != []
+
+
+def test_gitlab_calls_what_everybody_calls() -> None:
+    job = load(ROOT / ".gitlab-ci.yml")["gates"]
+    assert set(job) == {"cache", "image", "parallel", "script", "stage", "timeout", "variables"}
+    assert job["script"] == [".ci/run"]
+    assert job["variables"]["GIT_DEPTH"] == "0"
+    assert job["parallel"]["matrix"] == [{"PYTHON": PYTHONS}]
+
+
+def test_the_versions_of_python_are_those_of_the_project() -> None:
+    low, high = re.findall(
+        r"3\.(\d+)", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    )
+    assert [f"3.{minor}" for minor in range(int(low), int(high))] == PYTHONS
 
 
 def test_there_is_a_workflow_for_each_purpose() -> None:
@@ -107,6 +172,7 @@ def test_it_has_no_more_rights_than_it_needs(file: Path) -> None:
         ("  pull_request:\n", "  pull_request_target:\n", "a stranger's change runs with rights"),
         ("@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1", "@v7", "is not pinned by its commit"),
         (" # v7.0.1", "", "has no version beside it"),
+        ("actions/cache@", "somebody/cache@", "is no action of ours"),
         ("          persist-credentials: false\n", "", "a checkout leaves its credentials"),
         ("run: make check", "run: echo ${{ github.head_ref }}", "a script has words put into it"),
         ("    timeout-minutes: 30\n", "", "check may run for ever"),

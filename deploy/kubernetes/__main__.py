@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,16 @@ import yaml
 from deploy.compose_test.compose import Compose, build
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
 from deploy.compose_test.images import Stack, find_images
-from deploy.compose_test.trade import Ports, closed_to_each_other, closed_to_strangers, look, portfolio_of, trade
+from deploy.compose_test.trade import (
+    Ports,
+    closed_to_each_other,
+    closed_to_strangers,
+    eventually,
+    get,
+    look,
+    portfolio_of,
+    trade,
+)
 from deploy.kubernetes.checks import SERVERS, hardened, walls
 from deploy.kubernetes.cluster import (
     NAMESPACE,
@@ -37,6 +47,7 @@ from deploy.kubernetes.cluster import (
     make_volumes,
     mine,
 )
+from deploy.kubernetes.drills import READY_TIMEOUT_S, drill, rolled_out, several_nodes
 from deploy.kubernetes.secrets import passwords, write_all
 from deploy.native.server import free_ports
 from tradeloop.cli.client.client import Failed as RequestFailed
@@ -46,12 +57,12 @@ from tradeloop.common.evaluation.parity import ParityBroken
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load as load_strategy
 
-FRAMES = 400
+FRAMES, FRAMES_ON_NODES = 450, 900
+"""The drill takes longer where there are several nodes."""
 SPEED = 3600.0 * 3
 """Three hours of bars a second, and no faster: the last frames are still to come when all has been replaced."""
 KAFKA_PORT = 9094
 """The broker tells clients outside to come back to localhost on this port."""
-READY_TIMEOUT_S = 600
 COMMAND_IMAGE = "tradeloop-command"
 
 
@@ -69,17 +80,19 @@ def main() -> int:
                 say("PyTorch without CUDA cannot be had: training, an image of 14 GB with it, is left out")
             services = tuple(name for name in SERVICES if trains or name != "training")
             overlay = _overlay(Path(folder), stack, source, portfolio_yaml(portfolio_of(source, strategy)), services)
-            _images(stack, services)
+            commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip()
+            _images(stack, services, commit)
             manifests = [each for each in yaml.safe_load_all(kubectl("kustomize", str(overlay))) if each]
             with _applied(overlay, manifests, source, services) as ports:
-                look(ports, run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip())
+                look(ports, commit)
                 closed_to_strangers(ports)
                 closed_to_each_other(ports)
                 hardened(services)
                 walls(services, COMMAND_IMAGE)
                 bars_path = f"/bars/{source.path.name}"
-                interrupt = partial(_interrupt, services)
-                trade(ports, source, strategy, bars_path, FRAMES, interrupt, trains=trains, speed=SPEED)
+                frames = FRAMES_ON_NODES if several_nodes() else FRAMES
+                interrupt = partial(drill, services, frames)
+                trade(ports, source, strategy, bars_path, frames, interrupt, trains=trains, speed=SPEED)
         say(f"passed in {time.monotonic() - began:.0f} s")
     except (Failed, ParityBroken, RequestFailed) as error:
         print(f"test-k8s: {error}", file=sys.stderr)
@@ -114,12 +127,10 @@ def _overlay(folder: Path, stack: Stack, source: Source, portfolio: str, service
     return overlay
 
 
-def _images(stack: Stack, services: Sequence[str]) -> None:
+def _images(stack: Stack, services: Sequence[str], commit: str) -> None:
     """Build what is built, and give all to the nodes."""
-    secret = dict.fromkeys(("POSTGRES_PASSWORD", "KAFKA_PASSWORD", "MLFLOW_PASSWORD", "REDIS_PASSWORD"), "unused") | {
-        f"{name.upper()}_PASSWORD": "unused" for name in SERVICES
-    }
-    commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip()
+    example = (ROOT / "deploy" / ".env.example").read_text()
+    secret = dict.fromkeys(re.findall(r"^(\w+_PASSWORD)=$", example, re.MULTILINE), "unused")
     compose = Compose(
         compose_command(stack.debian_image), stack.files, {**secret, **stack.environment, "COMMIT": commit}
     )
@@ -142,6 +153,8 @@ def _applied(
             make_volumes(claims(manifests), COMMAND_IMAGE, folder)
         [namespace] = [each for each in manifests if each["kind"] == "Namespace"]
         fed(json.dumps(namespace), "apply", "--server-side")
+        for name in ("staging", "production"):
+            _accepted(name)
         rendered = kubectl("kustomize", str(overlay))
         checked = fed(rendered, "apply", "--server-side", "--dry-run=server")
         if "would violate" in checked or "Warning" in checked:
@@ -151,7 +164,7 @@ def _applied(
         wait = f"--timeout={READY_TIMEOUT_S}s"
         kubectl("wait", "job/init", "--for=condition=complete", wait, timeout_s=READY_TIMEOUT_S + 10)
         for name in (*SERVERS, *services):
-            _rolled_out(name)
+            rolled_out(name)
         say(f"everything is ready, {time.monotonic() - began:.0f} s")
         fed(rendered, "diff", "--server-side", timeout_s=120)  # which fails where anything would change
         before = _generations()
@@ -165,6 +178,8 @@ def _applied(
         places += [(f"{service}-0", 8080, numbers[service]) for service in services]
         secret = {f"{name}_PASSWORD": each for name, each in passwords(overlay.parent / "local" / "secrets").items()}
         with forwarded(places):
+            for service in services:
+                eventually(f"a way to {service}", partial(_lives, numbers[service]), 60)
             yield Ports(KAFKA_PORT, numbers["mlflow"], {name: numbers[name] for name in services}, secret)
     except BaseException as error:
         say(f"failed: {error}")
@@ -180,6 +195,10 @@ def _applied(
         say("namespace and volumes are gone")
 
 
+def _lives(port: int) -> bool:
+    return bool(get(port, "/live")[0] == 200)
+
+
 def _generations() -> dict[str, str]:
     """How often each object was changed: of its kind and name. What has no generations has the version of its data."""
     kinds = "statefulsets,services,jobs,poddisruptionbudgets,networkpolicies,persistentvolumeclaims,serviceaccounts"
@@ -191,31 +210,18 @@ def _generations() -> dict[str, str]:
     return found
 
 
-def _rolled_out(name: str) -> None:
-    kubectl("rollout", "status", f"statefulset/{name}", f"--timeout={READY_TIMEOUT_S}s", timeout_s=READY_TIMEOUT_S + 10)
-
-
-def _interrupt(services: Sequence[str], marked: Callable[[], int]) -> None:
-    """Kill a pod, and replace each service by a rolling upgrade, one after the other, all while bars flow."""
-
-    def flows(what: str, act: Callable[[], object]) -> None:
-        before, began = marked(), time.monotonic()
-        act()
-        say(f"{what}, {time.monotonic() - began:.0f} s; frames {before} to {(after := marked())} meanwhile")
-        if after >= FRAMES:
-            raise Failed("the bars were over before the upgrades were")
-
-    def kill() -> None:
-        kubectl("delete", "pod", "execution-0", "--grace-period=0", "--force")
-        _rolled_out("execution")
-
-    def upgrade(service: str) -> None:
-        kubectl("rollout", "restart", f"statefulset/{service}")
-        _rolled_out(service)
-
-    flows("execution's pod was killed and is back", kill)
-    for service in services:
-        flows(f"{service} was replaced by a rolling upgrade", partial(upgrade, service))
+def _accepted(name: str) -> None:
+    """See that the server accepts an overlay that does not run here: what of it is of kinds that it knows."""
+    rendered = yaml.safe_load_all(kubectl("kustomize", str(ROOT / "deploy" / "k8s" / "overlays" / name)))
+    known = set(kubectl("api-versions").split())
+    objects = [each for each in rendered if each["kind"] != "Namespace"]
+    accepted = [each for each in objects if each["apiVersion"] in known]
+    checked = fed(yaml.safe_dump_all(accepted), "apply", "--server-side", "--dry-run=server", timeout_s=120)
+    if "would violate" in checked or "Warning" in checked:
+        raise Failed(f"{name}: the server warns:\n{checked}")
+    others = sorted({each["apiVersion"] for each in objects} - known)
+    unknown = f"; {len(objects) - len(accepted)} of kinds that it does not know: {', '.join(others)}" if others else ""
+    say(f"{name}: {len(accepted)} objects pass the server's validation{unknown}")
 
 
 if __name__ == "__main__":

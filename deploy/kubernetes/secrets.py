@@ -28,11 +28,11 @@ def passwords(folder: Path) -> dict[str, str]:
 def write_all(folder: Path) -> None:
     """Write one file of variables for each Secret of the overlay; passwords that are there stay."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, variables in _secrets(passwords(folder)).items():
+    for name, variables in secret_variables(passwords(folder)).items():
         write_secret(folder / f"{name}.env", _lines(variables))
 
 
-def _secrets(password: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def secret_variables(password: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """The variables of each Secret by its name."""
 
     def url(role: str, database: str) -> str:

@@ -18,6 +18,8 @@ SETTINGS = "docs/site/zensical.toml"
 EMBEDDED = {"docs/site/extra.css"}
 """Files that the pages need beside pictures."""
 PICTURES = {".png", ".svg"}
+DATA = {".ipynb", ".json"}
+"""Files that pages link to, as they are."""
 
 _ROW = re.compile(r"^\| \[(?P<title>[^\]]+)\]\((?P<link>[^)#]+)\) \|")
 _FETCHED = {"src", "srcset", "data", "poster", "action", "background"}
@@ -69,9 +71,11 @@ def settings(text: str, sections: list[Section]) -> str:
 
 
 def pages(root: Path) -> list[str]:
-    """Every page and picture of the site, by its path in the checkout."""
+    """Every page, picture and file of data of the site, by its path in the checkout."""
     listed = {page for _, rows in navigation((root / INDEX).read_text()) for _, page in rows}
-    files = {str(file.relative_to(root)) for file in (root / "docs").rglob("*") if file.suffix in {".md", *PICTURES}}
+    files = {
+        str(file.relative_to(root)) for file in (root / "docs").rglob("*") if file.suffix in {".md", *PICTURES, *DATA}
+    }
     return sorted({INDEX, *listed, *files, *EMBEDDED})
 
 

@@ -74,7 +74,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What code gives comes before the environment; there is no other source."""
+        """The values that code gives come before the environment; there is no other source."""
         return init_settings, _Environment(settings_cls)
 
 

@@ -128,7 +128,7 @@ def as_markdown() -> str:
         "headers carry CloudEvents attributes in binary mode and a W3C `traceparent`. Each service that reads a topic",
         f"also has `{retry.name}` and `{dead.name}`,",
         f"each kept {_kept(dead)}. A size is that of one partition on disk; the oldest messages go when either is",
-        "exceeded.",
+        "exceeded. [asyncapi.json](asyncapi.json) has the same for programs, with the schema of each message.",
         "",
         "| topic | carries | key | written by | read by | partitions | kept |",
         "|---|---|---|---|---|---|---|",

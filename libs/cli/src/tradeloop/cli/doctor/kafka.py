@@ -23,7 +23,9 @@ def kafka(who: str, settings: KafkaSettings, wait_s: float, service: str | None)
     try:
         brokers = examined.brokers()
     except BusUnavailable as error:
-        yield failed(subject, str(error), f"start it, or mend {who}KAFKA__BOOTSTRAP_SERVERS; `make up` starts one")
+        trouble = settings.trouble()  # such as TLS on one side alone
+        told = f"{error}; {trouble}" if trouble else str(error)
+        yield failed(subject, told, f"start it, or mend {who}KAFKA__BOOTSTRAP_SERVERS; `make up` starts one")
         return
     except BusError as error:
         yield failed(subject, str(error), f"mend {who}KAFKA__SASL_* and {who}KAFKA__SSL_*, or the user on the cluster")

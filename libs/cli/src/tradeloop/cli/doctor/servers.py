@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -124,7 +126,8 @@ class _Asked:
 
     def __init__(self, url: str, wait_s: float, headers: Mapping[str, str]) -> None:
         request = urllib.request.Request(url, headers=dict(headers))
-        with urllib.request.urlopen(request, timeout=wait_s) as answer:
+        trusted = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+        with urllib.request.urlopen(request, timeout=wait_s, context=trusted) as answer:
             self.body = answer.read(1 << 20).decode(errors="replace")
             self._date = answer.headers.get("Date")
 

@@ -9,10 +9,12 @@ from typing import Any
 
 def pages(command: Any) -> Mapping[str, Callable[[], str]]:
     """The text of each generated reference, by its file in `docs`; `command` is the outermost one."""
-    from tradeloop.cli.reference import commands, denials, settings
+    from tradeloop.cli.reference import asyncapi, commands, denials, openapi, settings
 
     return {
         "settings.md": settings.page,
         "cli.md": partial(commands.page, command),
         "denials.md": denials.page,
+        "asyncapi.json": asyncapi.file,
+        "openapi.json": openapi.file,
     }

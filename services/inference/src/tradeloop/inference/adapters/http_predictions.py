@@ -23,7 +23,7 @@ from tradeloop.inference.application.predict import NoPrediction, Prediction, Pr
 
 PATH = "/v1/predict"
 
-_STATUS = {
+STATUSES = {
     "invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unknown_portfolio": HTTPStatus.NOT_FOUND,
     "mismatch": HTTPStatus.CONFLICT,
@@ -37,7 +37,7 @@ _AGAIN = ("Retry-After", "1")
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -142,7 +142,7 @@ class HttpPredictions:
             with self._reading:  # the store belongs to one thread at a time
                 return predictor.answer(question)
         except NoPrediction as none:
-            status = _STATUS.get(none.kind, HTTPStatus.SERVICE_UNAVAILABLE)
+            status = STATUSES.get(none.kind, HTTPStatus.SERVICE_UNAVAILABLE)
             again = (_AGAIN,) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()
             raise Refused(status, none.kind, str(none), *again) from None
 
@@ -177,7 +177,7 @@ class _Asked(Thread):
 
 def _question(body: bytes) -> Question:
     try:
-        asked = _Body.model_validate_json(body)
+        asked = Body.model_validate_json(body)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False, include_context=False)
         first, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

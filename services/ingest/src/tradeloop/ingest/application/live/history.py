@@ -58,7 +58,7 @@ class Answer:
 
 
 class Asks(Protocol):
-    """Whoever takes questions to a source."""
+    """The side of a source that takes questions."""
 
     def ask(self, question: Question) -> None:
         """Put a question; it does not wait."""

@@ -1,0 +1,35 @@
+"""Renders a folder of deploy/k8s as Kustomize does, by `kubectl` of the path or else Debian 13's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.native.server import CACHE, alone, need, run
+
+_SUITE = "trixie"
+"""The Debian release whose kubectl knows components, which came with 1.21."""
+
+
+def kubectl_program() -> str:
+    """The path of kubectl. Raises `ServerError` where it cannot be had."""
+    found, own = shutil.which("kubectl"), CACHE / "kubectl" / "kubectl"
+    if found:
+        return found
+    if not own.exists():
+        need(["debootstrap"], ["debootstrap"])
+        with alone():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=own.parent, ignore_cleanup_errors=True) as folder:
+                run(["debootstrap", "--variant=minbase", "--include=kubectl", _SUITE, f"{folder}/root"])
+                shutil.move(f"{folder}/root/usr/bin/kubectl", own)
+    return str(own)
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
+    """The objects of an overlay. Raises `ServerError` with what Kustomize says where it makes none."""
+    return [each for each in yaml.safe_load_all(run([kubectl_program(), "kustomize", str(folder)])) if each]
