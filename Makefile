@@ -4,7 +4,8 @@ UV_VERSION := 0.13
 UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
-COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml)
+COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml) \
+    $(if $(LOGS),--file deploy/docker-compose.logs.yml)
 SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates
@@ -17,7 +18,7 @@ unexport UV_NO_GROUP UV_NO_SYNC UV_OVERRIDE UV_PRERELEASE UV_PROJECT UV_PROJECT_
 unexport UV_WORKING_DIRECTORY UV_WORKING_DIR
 
 .PHONY: help demo up passwords certificates down up-native down-native k8s-secrets test soak images test-compose test-k8s
-.PHONY: check docs generator dist release-images audit bench format sync clean
+.PHONY: check docs generator dist release-images audit licences sbom bench format sync clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -128,6 +129,13 @@ audit: $(UV) ## Look up known vulnerabilities of what both uv.lock pin, at OSV o
 	    fi; \
 	    printf '%s\n' "$$said"; [ $$status -eq 0 ] || found=1; \
 	done; exit $$found
+
+licences: sync ## List the licence of every package that ships; fails for one that may not
+	@exec $(BIN)/python -m deploy.licences
+
+sbom: $(UV) ## Write what ships, as uv.lock pins it, in CycloneDX: OUT=sbom.json
+	@$(UV) export --quiet --frozen --no-dev --all-packages --format cyclonedx1.5 --preview-features sbom-export \
+	    --output-file "$${OUT:-sbom.json}" > /dev/null
 
 bench: sync ## Measure against peers and rewrite benchmarks/RESULTS.md: SUBJECTS=
 	@UV_PROJECT_ENVIRONMENT='$(CURDIR)/.venv/peers' $(UV) sync --frozen --project benchmarks --python $(BIN)/python

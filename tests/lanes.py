@@ -42,7 +42,9 @@ LANES: Lanes = {
         "tests/e2e/test_live_processes.py",
         "tests/e2e/test_predictions.py",
         "tests/e2e/test_replay.py",
+        "tests/e2e/test_two_executors.py",
         "tests/test_native.py",
+        "tests/test_secured_servers.py",
     ],
     # All else.
     "units": ["libs", "services", "strategies", "tests"],

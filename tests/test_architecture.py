@@ -88,6 +88,7 @@ COMMON: dict[str, set[str]] = {
     "runtime": {"structlog"},
     "runtime.exposition": {"prometheus_client"},
     "runtime.health": {"prometheus_client"},
+    "runtime.otlp": {"opentelemetry"},
     "simulation": {"numba"},
     "sql": {"alembic", "sqlalchemy"},
 }
@@ -376,9 +377,14 @@ def sources(package: str) -> list[Path]:
     )
 
 
+RUNTIME = ROOT / "libs/common/src/tradeloop/common/runtime"
+"""What runs every service makes messages for each of them."""
+
+
 @pytest.mark.parametrize("package", ["cli", *sorted(SERVICES)])
 def test_writers_are_those_who_make_the_messages(package: str) -> None:
-    made = set().union(*(made_in(file.read_text()) for file in sources(package)))
+    files = [*sources(package), *([] if package == "cli" else RUNTIME.glob("*.py"))]
+    made = set().union(*(made_in(file.read_text()) for file in files))
     assert made == {topic.message.__name__ for topic in CATALOGUE.values() if package in topic.writers}
 
 

@@ -68,7 +68,7 @@ def test_every_address_is_verified(service: str) -> None:
 
 
 def test_servers_are_set_up_as_they_are_natively(tmp_path: Path) -> None:
-    """`tests/test_tls.py` connects to those."""
+    """`tests/test_secured_servers.py` connects to those."""
     files = Certified(tmp_path, "of_a_test")
     told = {name: value for name, value in SERVICES["kafka"]["environment"].items() if name.startswith("KAFKA_SSL_")}
     places = {"{files.both}": "/tls/both.pem", "{files.authorities}": CA}

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from docs.site import pictures
 from docs.site.pictures import FOLDER, PICTURES
 from tests.test_docs import PAGES, ROOT, blocks
 from tradeloop.cli.actions import read_actions
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import Universe
+from tradeloop.common.market.event_file import read_events
 from tradeloop.common.market.member_file import read_members
 from tradeloop.common.portfolio import read_portfolio
+from tradeloop.common.risk import Verdict
 from tradeloop.ingest.adapters.sources import load_sources
 
 RUN = {"python"}
@@ -35,7 +38,10 @@ def read_block(language: str, body: str, folder: Path) -> object:
     if language == "json":
         return yaml.safe_load(body)
     if language == "csv":
-        return read_actions(file) if "ex_date" in body.splitlines()[0] else read_members(file)
+        columns = set(body.splitlines()[0].split(","))
+        if "ex_date" in columns:
+            return read_actions(file)
+        return read_events(file) if "kind" in columns else read_members(file)
     if language == "yaml":
         content: Any = yaml.safe_load(body)
         if "strategy" in content:
@@ -93,3 +99,12 @@ def test_every_picture_is_drawn_and_shown_with_words() -> None:
     for name in PICTURES:
         assert f"pictures/{name}.svg)" in text
     assert "![](" not in text
+
+
+def test_a_picture_that_is_not_so_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "FLOW", [("training", "inference.signals.v1", "execution")])
+    with pytest.raises(ValueError, match=r"inference\.signals\.v1 does not go from training to execution"):
+        pictures.flow()
+    codes = frozenset({Verdict.HALTED})
+    monkeypatch.setattr(pictures, "DENIED", codes)
+    assert pictures.orders() != (FOLDER / "orders.svg").read_text()

@@ -25,8 +25,11 @@ def kubectl_program() -> str:
         with alone():
             own.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=own.parent, ignore_cleanup_errors=True) as folder:
-                run(["debootstrap", "--variant=minbase", "--include=kubectl", _SUITE, f"{folder}/root"])
-                shutil.move(f"{folder}/root/usr/bin/kubectl", own)
+                options = ["--variant=minbase", "--include=kubectl", "--download-only"]
+                run(["debootstrap", *options, _SUITE, f"{folder}/root"])
+                [package] = Path(folder, "root", "var", "cache", "apt", "archives").glob("kubectl_*.deb")
+                run(["dpkg-deb", "--extract", str(package), f"{folder}/package"])
+                Path(folder, "package", "usr", "bin", "kubectl").rename(own)
     return str(own)
 
 

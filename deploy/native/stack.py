@@ -25,9 +25,10 @@ from deploy.certificates import Certified, issue
 from deploy.native.kafka import SUPERUSER, kafka, sign_in
 from deploy.native.mlflow import USER, http_answers, mlflow
 from deploy.native.postgres import best_installation, postgres
+from deploy.native.redis import SUPERUSER as REDIS_SUPERUSER
 from deploy.native.redis import redis
 from deploy.native.server import Program, Server, ServerError, free_ports, listens, run, write_secret
-from tradeloop.cli.client.deployment import SERVICES, Deployment
+from tradeloop.cli.client.deployment import SERVICES, Deployment, settings_class
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
@@ -47,6 +48,13 @@ _READY_TIMEOUT_S = 180.0
 
 Environment = Mapping[str, str]
 Say = Callable[[str], None]
+
+
+def _redis_users(passwords: Mapping[str, str]) -> dict[str, str]:
+    services = {
+        name: passwords[name] for name in SERVICES if "feature_online_store" in settings_class(name).model_fields
+    }
+    return {REDIS_SUPERUSER: passwords["redis"], **services}
 
 
 class Stack:
@@ -117,7 +125,7 @@ class Stack:
             "postgres": lambda folder, port: postgres(
                 folder, port, best_installation(), tls=self._certified("postgres")
             ),
-            "redis": partial(redis, password=passwords["redis"], tls=self._certified("redis")),
+            "redis": partial(redis, passwords=_redis_users(passwords), tls=self._certified("redis")),
             "mlflow": partial(mlflow, password=passwords["mlflow"], tls=self._certified("mlflow")),
         }
         for name in self._down(SERVERS):
@@ -176,7 +184,7 @@ class Stack:
     def _deployment(self, portfolios: Path, sources: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
         """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
         url = partial(role_url, self._address("postgres"), service, password=passwords[service])
-        redis_url = f"{self._address('redis')},password={passwords['redis']}"
+        redis_url = f"{self._address('redis')},username={service},password={passwords[service]}"
         if self._authorities is not None:
             redis_url += f",ssl=true,ssl_ca_certs={self._authorities}"
         return Deployment(

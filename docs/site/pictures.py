@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docs.site.drawing import Drawing
 from tradeloop.common.messages.topics import CATALOGUE
-from tradeloop.common.risk import Halt, Verdict
+from tradeloop.common.risk import DENIED, Halt, wire_code
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures"
 FLOW = [
@@ -20,8 +20,6 @@ FLOW = [
     ("execution", "experience.transitions.v1", ""),
 ]
 """The arrows between services that are drawn: who writes, on which topic, who reads."""
-DENIED = ("STALE_PRICE", "MAX_ORDER_NOTIONAL", "MAX_POSITION", "MAX_LEVERAGE", "HALTED", "NOT_A_MEMBER")
-"""The codes that are drawn beside the gate: every verdict that denies."""
 
 
 def flow() -> str:
@@ -121,10 +119,7 @@ def decision() -> str:
 
 def orders() -> str:
     """The way of a target through the gate to a fill."""
-    missing = {one.name for one in Verdict} - {*DENIED, "UNCHANGED", "ORDERED", "FLATTENED", "LEFT_UNIVERSE"}
-    if missing:
-        raise ValueError(f"the gate has verdicts that are not drawn: {', '.join(sorted(missing))}")
-    d = Drawing(860, 270, "From a target weight through the risk gate to an order and its fill")
+    d = Drawing(860, 290, "From a target weight through the risk gate to an order and its fill")
     d.box(24, 96, 120, 54, "target weight", "of the signal")
     d.arrow([(144, 123), (190, 123)])
     d.box(190, 96, 120, 54, "sizing", "lots, at the close")
@@ -141,9 +136,9 @@ def orders() -> str:
     d.text(416, 46, "unchanged: within the no-trade band, or less than a lot", "small")
     d.arrow([(416, 150), (416, 186)])
     d.text(416, 202, "denied, with a code:", "small")
-    names = [name.lower() for name in DENIED]
-    d.text(416, 221, "  ".join(names[:3]), "code")
-    d.text(416, 239, "  ".join(names[3:]), "code")
+    codes = [wire_code(code) for code in sorted(DENIED)]
+    for row in range(0, len(codes), 3):
+        d.text(416, 221 + 6 * row, "  ".join(codes[row : row + 3]), "code")
     d.arrow([(595, 150), (595, 186)])
     d.text(600, 202, "expires where the bar", "small", "start")
     d.text(600, 218, "does not come", "small", "start")

@@ -18,7 +18,8 @@ from tradeloop.common.market.calendars import gaps
 from tradeloop.common.market.event_file import read_events
 from tradeloop.common.market.events import check_events, resting
 from tradeloop.common.portfolio import Costs, Portfolio, PortfolioSettings, RiskLimits, read_portfolio
-from tradeloop.common.simulation import Simulator
+from tradeloop.common.risk import Verdict
+from tradeloop.common.simulation import Simulator, market_of
 from tradeloop.common.strategy import load
 
 HOUR = timedelta(hours=1)
@@ -368,3 +369,25 @@ def test_portfolios_of_one_universe_agree_on_its_events() -> None:
         books.append(Portfolio(name=name, universe=universe(("x:A",), events), strategy=strategy))
     with pytest.raises(UserError, match="define universe u differently: events, with the digest none and"):
         PortfolioSettings(portfolios=tuple(books)).read_portfolios()
+
+
+def test_a_portfolio_that_is_halted_orders_nothing_of_what_is_delisted() -> None:
+    """What the limits would sell is closed at the proceeds at the next open; an order would only expire."""
+    bars = flat([[100.0, 100.0], [100.0, 100.0], [100.0, 100.0], [100.0, 20.0], [100.0, 20.0], [100.0, 20.0]])
+    told = universe(("x:A", "x:B"), {"x:A": (event("delisting", 4, proceeds=70.0),)})
+    simulator = Simulator(
+        1,
+        told.instruments,
+        capital=1000.0,
+        costs=Costs(slippage_bps=0.0, fee_multiplier=0.0),
+        limits=RiskLimits(max_drawdown=0.3),
+        no_trade_band=0.0,
+    )
+    hold = np.full((1, 2), np.nan)
+    result = follow(simulator, bars.slice(0, 4), lambda t: np.array([[0.5, 0.5]]) if t == 0 else hold, told)[0]
+    assert result.halted_at == 3
+    assert simulator.books.pending[0].tolist() == [0.0, -5.0]
+    assert [Verdict(code) for code in simulator.books.verdict[0]] == [Verdict.UNCHANGED, Verdict.FLATTENED]
+    simulator.fill_and_mark(market_of(bars, told), np.array([4]))
+    assert simulator.books.position[0].tolist() == [0.0, 0.0]
+    assert simulator.books.equity[0] == pytest.approx(5 * 70.0 + 5 * 20.0)

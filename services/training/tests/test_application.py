@@ -18,7 +18,7 @@ from tradeloop.common.clock import ManualClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
 from tradeloop.common.feature_store.port import FeatureRows
-from tradeloop.common.market import TimeRange, from_us
+from tradeloop.common.market import TimeRange, Universe, from_us
 from tradeloop.common.messages import Message, ModelReady, TrainingProgressed, TrainingRequested
 from tradeloop.common.messages.topics import dead_letter_topic, specs, topic_of
 from tradeloop.common.messages.training import MarketRange
@@ -408,3 +408,7 @@ def test_it_learns_from_several_markets(make_world: Any) -> None:
     np.testing.assert_array_equal(task.features[300:], other.features)
     assert house.models.runs[ready.model, "1"].parameters["also"] == "other"
     assert "on the 44 bars kept apart" in ready.reason
+    halt = {"time": house.request().range.start, "kind": "halt"}
+    halted = Universe.model_validate(universe.model_dump() | {"events": {"test:other": [halt]}})
+    with pytest.raises(UserError, match="members in time and events are of one universe"):
+        house.service().handle(house.request(also=(also.model_copy(update={"universe": halted}),)), HERE)

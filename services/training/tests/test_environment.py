@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from tradeloop.common.errors import UserError
 from tradeloop.common.evaluation.backtest import BacktestResult, backtest
-from tradeloop.common.market import BAR_PRICES, Membership, from_us
+from tradeloop.common.market import BAR_PRICES, Membership, Universe, from_us
 from tradeloop.common.portfolio import Costs, RiskLimits
 from tradeloop.common.strategy import RewardContext, log_return, reward
 from tradeloop.common.strategy.rewards import RewardError
@@ -106,9 +106,28 @@ def with_members(world: Any) -> Any:
     )
 
 
+def with_events(world: Any) -> Any:
+    """The world with halts of two instruments, and a delisting of the third for half of its price."""
+    universe, bars = world.portfolio.universe, world.bars
+
+    def one(kind: str, bar: int, **more: Any) -> dict[str, Any]:
+        return {"time": from_us(bars.open_us[bar]), "kind": kind, **more}
+
+    proceeds = float(bars.close[79, 2]) / 2.0
+    events = {
+        universe.ids[0]: [one("halt", 30), one("resume", 41), one("halt", 90), one("resume", 93)],
+        universe.ids[1]: [one("halt", 100)],
+        universe.ids[2]: [one("delisting", 80, proceeds=proceeds)],
+    }
+    universe = Universe.model_validate(universe.model_dump() | {"events": events})
+    features = world.features.copy()
+    features[~universe.roster.inside(bars.close_us)] = np.nan
+    return replace(world, portfolio=world.portfolio.model_copy(update={"universe": universe}), features=features)
+
+
 @pytest.mark.parametrize(
     ("instruments", "rewarded"),
-    [*product((1, 3), ("growth", "curious", "apart", "by_instrument")), (3, "members change")],
+    [*product((1, 3), ("growth", "curious", "apart", "by_instrument")), (3, "members change"), (3, "events")],
 )
 @pytest.mark.parametrize("actions", SCHEMES)
 def test_both_environments_and_the_backtest_are_one_simulation(
@@ -118,6 +137,9 @@ def test_both_environments_and_the_backtest_are_one_simulation(
     world = make_world(length=120, instruments=instruments, costs=costs, seed=instruments)
     if rewarded == "members change":
         world, rewarded = with_members(world), "curious"
+    happens, closed = rewarded == "events", 0
+    if happens:
+        world, rewarded = with_events(world), "curious"
     rewards_of = {
         "growth": world.strategy().reward,
         "curious": curious,
@@ -146,6 +168,14 @@ def test_both_environments_and_the_backtest_are_one_simulation(
             world.portfolio, world.strategy(**changes), world.bars, world.features, _then_still(replay, played[0, n])
         )
         same_as_backtest(result, replay, [o[n] for o in seen], [e[n] for e in equity])
+        if happens:
+            quantity = result.fill_quantity
+            assert not quantity[30:41, 0].any()
+            assert not quantity[100:, 1].any()
+            assert quantity[80, 2] == -result.position[79, 2]
+            closed += quantity[80, 2] != 0.0
+            assert not quantity[81:, 2].any()
+            assert {"trading_halted", "delisted"} <= result.denials.keys()
         observation, _ = one.reset(seed=n)
         np.testing.assert_array_equal(observation, seen[0][n])
         for t, action in enumerate(played[:, n]):
@@ -157,6 +187,7 @@ def test_both_environments_and_the_backtest_are_one_simulation(
             assert (terminated, truncated) == (False, last)
             told = 100.0 if last and rewards_of[rewarded] is curious else 0.0  # a backtest is never truncated
             assert got == (pytest.approx(result.rewards[t + 7] + told, rel=1e-12) if told else result.rewards[t + 7])
+    assert bool(closed) == happens, "a book held what was delisted"
 
 
 def _then_still(replay: Replay, action: Any) -> Any:

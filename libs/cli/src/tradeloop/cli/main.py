@@ -65,6 +65,7 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("mlflow")(models.mlflow)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
@@ -275,16 +276,6 @@ def backtest(
         given, strategy_name, portfolio_file, span, name, (), reading, actions, as_known, members, terms, events
     )
     run_backtest(inputs, model, home, seed, out)
-
-
-@app.command()
-def mlflow(
-    home: Home = DEFAULT_HOME,
-    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 5000,
-) -> None:
-    """Open MLflow's own pages on the models of a home: runs, metrics, parameters and files."""
-    models.open_mlflow(home, host, port)
 
 
 @app.command()

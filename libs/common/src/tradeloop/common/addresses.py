@@ -46,7 +46,8 @@ def is_secret(name: str) -> bool:
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Leave these out of every text from now on, as they are and as a URL encodes them; of a URL, its password.
+    """Leave these out of every text from now on, as they are and as a URL encodes them; of a URL or of options,
+    its password.
 
     For the time of the process. One of fewer than eight characters is not looked for.
     """
@@ -54,10 +55,12 @@ def hide(secrets: Iterable[str]) -> None:
     found = set[str]()
     for secret in secrets:
         match = _USER.search(secret)
-        if match is None:
-            found.add(secret)
-        elif match["name"] is not None:
+        if match is not None and match["name"] is not None:
             found.add(match[0].removeprefix(match["name"] + ":")[:-1])
+        elif pairs := [pair[0].partition("=")[2] for pair in _PAIR.finditer(secret)]:
+            found.update(pairs)
+        elif "://" not in secret:
+            found.add(secret)
     plain = found | set(map(unquote, found))
     ways = {way(each) for each in plain for way in (str, quote, quote_plus, _fully_quoted)}
     more = {each for each in ways if len(each) >= _SHORTEST} - _hidden

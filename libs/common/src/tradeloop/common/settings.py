@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 _JOINT, _FILE = "__", "_FILE"
 _LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
 """Variables that Kubernetes gives every container for a Service of the same name as ours."""
-_SIGNS_IN = re.compile(r"://[^\s/?#:@]*:\S+@")
-"""A URL with a password."""
+_SIGNS_IN = re.compile(r"://[^\s/?#:@]*:\S+@|password=")
+"""A URL with a password, or options with one."""
 _LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -74,7 +74,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The values that code gives come before the environment; there is no other source."""
+        """Arguments come before the environment; there is no other source."""
         return init_settings, _Environment(settings_cls)
 
 

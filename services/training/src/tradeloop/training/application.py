@@ -116,8 +116,8 @@ class Training(ServiceDefaults):
 
     def _train(self, request: TrainingRequested, strategy: Strategy, portfolio: Portfolio) -> ModelReady:
         asked = (_own(request), *request.also)
-        if request.also and any(one.universe.members for one in asked):
-            raise UserError("members in time are of one universe: leave them out, or the further markets")
+        if request.also and any(one.universe.members or one.universe.events for one in asked):
+            raise UserError("members in time and events are of one universe: leave them out, or the further markets")
         markets = [self._read(one, strategy) for one in asked]
         material = join(markets, strategy.hyper_parameters.validation)
 

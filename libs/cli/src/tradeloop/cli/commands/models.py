@@ -44,6 +44,22 @@ Stack = Annotated[
 ]
 
 
+@app.command("permit")
+def permit_() -> None:
+    """Make MLflow's users `training`, who registers, and `inference`, who reads, with the rights for that.
+
+    TRADELOOP_MLFLOW_TRACKING_URI is an administrator's; TRADELOOP_ROLES__TRAINING and TRADELOOP_ROLES__INFERENCE are
+    the passwords. Does what is missing, and sets the passwords anew; all else that these users may is taken away.
+    """
+    from tradeloop.cli.client.settings import load_settings
+    from tradeloop.common.model_store.permissions import permit
+
+    settings = load_settings()
+    passwords = {role.lower(): password.get_secret_value() for role, password in settings.roles.items()}
+    for user, changes in permit(settings.mlflow_tracking_uri.get_secret_value(), passwords):
+        typer.echo(f"{user}: {', '.join(changes) or 'as it was'}")
+
+
 @app.command("list")
 def list_(home: Home = DEFAULT_HOME, stack: Stack = None) -> None:
     """List every registered version: what it was trained for and on, and how it did."""
@@ -121,8 +137,12 @@ def _store(home: Path, stack: Which | None) -> tuple[ModelStore, str]:
     return running_store() if stack is Which.running else (store_of(home), str(home))
 
 
-def open_mlflow(home: Path, host: str, port: int) -> None:
-    """Become MLflow's server for a home. Raises `UserError` where there is nothing to show, or no port."""
+def mlflow(
+    home: Home = DEFAULT_HOME,
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen at.")] = 5000,
+) -> None:
+    """Open MLflow's own pages on the models of a home: runs, metrics, parameters and files."""
     from tradeloop.cli.models import database_of
 
     database = database_of(home).resolve()

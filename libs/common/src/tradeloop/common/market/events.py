@@ -124,7 +124,7 @@ def check_events(events: Events, ids: Sequence[str]) -> None:
     for name, ones in events.items():
         check_sequence(name, ones)
         called = set(symbols(ones))
-        for other in ids:
+        for other in ids if called else ():
             taken = {symbol_of(other), *symbols(events.get(other, ()))}
             if other != name and venue_of(other) == venue_of(name) and (both := called & taken):
                 raise ValueError(f"{name} is renamed onto {min(both)}, a symbol that {other} has already")

@@ -9,7 +9,7 @@ message is about. `topics` has the catalogue of what carries them.
 from __future__ import annotations
 
 from tradeloop.common.messages.base import Message
-from tradeloop.common.messages.control import PortfolioCommanded
+from tradeloop.common.messages.control import PortfolioCommanded, ServiceStarted
 from tradeloop.common.messages.execution import (
     OrderFilled,
     OrderStatus,
@@ -77,6 +77,7 @@ __all__ = [
     "PreprocessRequested",
     "ReplayRequested",
     "RiskVerdict",
+    "ServiceStarted",
     "Side",
     "SignalGenerated",
     "TrainingProgressed",

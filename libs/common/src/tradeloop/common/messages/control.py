@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
 from tradeloop.common.market import Name
-from tradeloop.common.messages.base import UniverseMessage
+from tradeloop.common.messages.base import Message, UniverseMessage
 
 
 class PortfolioCommanded(UniverseMessage):
@@ -30,3 +31,34 @@ class PortfolioCommanded(UniverseMessage):
     @property
     def identity(self) -> str:
         return self.request_id
+
+
+class ServiceStarted(Message):
+    """A service started: what runs there. Its records name the manifest in their header `tl_manifest`.
+
+    Models are none of it, since they change while it runs: decisions name theirs.
+    """
+
+    service: Name
+    manifest: str
+    """Twelve digits that follow from all but the next two fields: equal for replicas of one deployment."""
+    started: AwareDatetime
+    """The time of the start by the clock of the machine, unlike all else that is published."""
+    instance: str
+    """Host and process."""
+    version: str
+    commit: str
+    packages: str
+    """Digest of the packages that are installed, with their versions."""
+    settings: str
+    """Digest of its settings, without secrets and what belongs to one replica."""
+    parts: Mapping[str, tuple[str, ...]]
+    """The things that decide what it does, by kind: portfolios with the digest of each, strategies, feature sets."""
+
+    @property
+    def key(self) -> str:
+        return self.service
+
+    @property
+    def identity(self) -> str:
+        return f"{self.service}|{self.manifest}|{self.started.isoformat()}|{self.instance}"

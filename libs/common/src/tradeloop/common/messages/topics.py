@@ -91,6 +91,14 @@ _ALL: tuple[Topic[m.Message], ...] = (
     Topic("execution.risk.v1", m.RiskVerdict, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.events.v1", m.PortfolioEvent, "universe", ("execution",), ("cli",), **_LONG),
     Topic("control.commands.v1", m.PortfolioCommanded, "universe", ("cli",), ("execution",), retention_days=30),
+    Topic(
+        "control.manifests.v1",
+        m.ServiceStarted,
+        "service",
+        ("ingest", "preprocess", "training", "inference", "execution"),
+        ("cli",),
+        **_LONG,
+    ),
     Topic("experience.transitions.v1", m.Transition, "universe", ("execution",), ("cli",), **_LONG),
 )
 

@@ -152,10 +152,13 @@ class MlflowModelStore:
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":  # how MLflow says that there is no such alias
                     raise ModelNotFound(f"model {name} has no alias {reference}") from None
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED") or self._has(name):
+                    raise
+                # Whoever does not administer MLflow is denied what is not there.
                 former = former_name(name)
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST" and former != name and self._has(former):
+                if former != name and self._has(former):
                     raise ModelNotFound(f"model {name} is still called {former}: rename it in MLflow") from None
-                raise
+                raise ModelNotFound(f"MLflow shows no model {name} to this user") from None
             loaded = RegisteredPolicy(name, str(found.version), self._download(found.source))
         if (registered := found.tags.get("model_id", loaded.model_id)) != loaded.model_id:
             raise ValueError(
@@ -201,13 +204,8 @@ class MlflowModelStore:
             return str(made.experiment_id)
 
     def _has(self, name: str) -> bool:
-        try:
-            self._client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        return True
+        """Whether there is a model that this user may see."""
+        return bool(self._client.search_registered_models(f"name = '{name}'", max_results=1))
 
     def _create_model(self, name: str) -> None:
         try:

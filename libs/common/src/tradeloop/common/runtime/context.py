@@ -1,6 +1,6 @@
 """The message and the portfolio that are worked on: every line of the log within says so.
 
-Only what is noted costs time, once a message; the words are made when a line is.
+A note costs next to no time; the words are made when a line is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ from tradeloop.common.runtime.headers import ID, trace_context, trace_id, trace_
 _SIGNALS = topic_of(SignalGenerated).name
 
 
+class AtHand(Protocol):
+    """The message that a service handles."""
+
+    service: str
+    record: Record | None
+    message: Message | None
+
+
 class Working(Protocol):
     """The part of a service that works for one portfolio."""
 
@@ -35,18 +43,13 @@ class Working(Protocol):
 every_message = False
 """Whether a line is logged for each message: set by the level of the log."""
 
-_record: ContextVar[tuple[str, Record, Message | None] | None] = ContextVar("record", default=None)
+_at_hand: ContextVar[AtHand | None] = ContextVar("at_hand", default=None)
 _working: ContextVar[Working | None] = ContextVar("working", default=None)
 
 
-def handles(service: str, record: Record, message: Message | None) -> None:
-    """Note the record that is handled from now on, and its message once that is decoded."""
-    _record.set((service, record, message))
-
-
-def handled() -> None:
-    """Note that no record is handled any more."""
-    _record.set(None)
+def enter(at_hand: AtHand) -> None:
+    """Note whose messages are handled from now on."""
+    _at_hand.set(at_hand)
 
 
 @contextmanager
@@ -64,18 +67,20 @@ def words() -> dict[str, object]:
     found: dict[str, object] = {}
     if (working := _working.get()) is not None:
         found |= _of_portfolio(working)
-    if (noted := _record.get()) is not None:
-        service, record, message = noted
+    at_hand = _at_hand.get()
+    if at_hand is not None and (record := at_hand.record) is not None:
         place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
         event = {"event_id": record.headers[ID]} if ID in record.headers else {}
-        found = {"service": service, **place, **event, **described(record, message), **found}
+        found = {"service": at_hand.service, **place, **event, **described(record, at_hand.message), **found}
     return found
 
 
-def described(record: Record, message: Message | None) -> Mapping[str, str]:
+def described(record: Record | None, message: Message | None) -> Mapping[str, str]:
     """The words of a log line about a record: its key and trace, and what its message is about."""
-    context = trace_context(record.headers)
-    said = {"key": record.key, "trace_id": context.trace_id if context else ""}
+    said: dict[str, str] = {}
+    if record is not None:
+        context = trace_context(record.headers)
+        said = {"key": record.key, "trace_id": context.trace_id if context else ""}
     if message is not None:
         said["trace_id"] = trace_id(message)
     if isinstance(message, UniverseMessage):

@@ -16,6 +16,8 @@ ID = "ce_id"
 """The id of the message, `event_id`."""
 TRACE = "traceparent"
 """The W3C trace context."""
+MANIFEST = "tl_manifest"
+"""The manifest of the process that published it, as in its `ServiceStarted`."""
 ORIGIN = "tl_origin"
 """Topic, partition and offset at which the record first stood, as `topic/partition/offset`."""
 ATTEMPT = "tl_attempt"
@@ -53,12 +55,12 @@ def trace_context(headers: Mapping[str, str]) -> TraceContext | None:
 
 
 def headers_of(
-    message: Message, topic: Topic[Message], source: str, context: TraceContext | None = None
+    message: Message, topic: Topic[Message], source: str, context: TraceContext | None = None, manifest: str = ""
 ) -> dict[str, str]:
     """CloudEvents attributes in binary mode, and a W3C trace context.
 
     All messages about one bar of one universe share a trace id, so the chain from bar to reward is one trace. Without
-    a `context`, from a span that is recorded, all of it follows from the event.
+    a `context`, from a span that is recorded, all of it follows from the event. `manifest` names what published it.
     """
     identity = event_id(message)
     headers = {
@@ -71,6 +73,8 @@ def headers_of(
         if context is not None
         else f"00-{trace_id_of(message.trace)}-{identity[:8]}{identity[9:13]}{identity[14:18]}-00",
     }
+    if manifest:
+        headers[MANIFEST] = manifest
     if (occurred := message.occurred) is not None:
         headers["ce_time"] = iso(occurred)
     return headers

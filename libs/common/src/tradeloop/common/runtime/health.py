@@ -10,10 +10,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Protocol
 
@@ -25,13 +24,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
+from tradeloop.common.messages import ServiceStarted
 from tradeloop.common.runtime.access import Tokens
 from tradeloop.common.runtime.exposition import exposed, of_runner
 from tradeloop.common.runtime.levels import LogSettings, level_by_signals
+from tradeloop.common.runtime.manifest import Announced, manifest_of, version_of
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.settings import ServiceSettings
+from tradeloop.common.runtime.traces import Tracer, TraceSettings
 
 log = structlog.get_logger(__name__)
 
@@ -61,21 +63,31 @@ class HttpSettings(BaseModel):
     """The source this was built from; an image says it in `TRADELOOP_COMMIT`."""
 
 
-class CountedDoor(Door, Protocol):
-    """A door that counts what it did."""
+class Counts(Protocol):
+    """Something beside the run loop that counts what it did."""
 
     def figures(self) -> Iterable[Figure]:
         """Its numbers. From any thread."""
         ...
 
 
+class CountedDoor(Door, Counts, Protocol):
+    """A door that counts what it did."""
+
+
 class Health:
     """Answers for one runner. Shared between threads."""
 
     def __init__(
-        self, runner: Runner, settings: HttpSettings, stop: threading.Event, doors: Iterable[CountedDoor] = ()
+        self,
+        runner: Runner,
+        settings: HttpSettings,
+        stop: threading.Event,
+        beside: Iterable[Counts] = (),
+        manifest: ServiceStarted | None = None,
     ) -> None:
-        self._runner, self._settings, self._stop, self._doors = runner, settings, stop, tuple(doors)
+        self._manifest = manifest
+        self._runner, self._settings, self._stop, self._beside = runner, settings, stop, tuple(beside)
         self._lag: Mapping[Partition, int] = {}
         self._dead_letters: Mapping[str, int] = {}
         self._bus_trouble = ""
@@ -113,17 +125,13 @@ class Health:
         return Page(_OK, CONTENT_TYPE_LATEST, generate_latest(self._registry))
 
     def build(self) -> Page:
-        """The build that runs here."""
-        return _json(_OK, self.names)
+        """The build that runs here, and its manifest."""
+        told = self._manifest.model_dump(mode="json") if self._manifest else {}
+        return _json(_OK, {**self.names, **told})
 
     @property
     def names(self) -> dict[str, str]:
-        name = self._runner.service.name
-        try:
-            number = version(f"tradeloop-{name}")
-        except PackageNotFoundError:
-            number = "unknown"
-        return {"service": name, "version": number, "commit": self._settings.commit}
+        return names_of(self._runner.service.name, self._settings)
 
     def not_ready(self) -> list[str]:
         """Why messages are not handled now; nothing when they are."""
@@ -134,8 +142,8 @@ class Health:
     def figures(self) -> Iterator[Figure]:
         """All that is measured here."""
         yield from of_runner(self._runner)
-        for door in self._doors:
-            yield from door.figures()
+        for each in self._beside:
+            yield from each.figures()
         yield Figure("tradeloop_ready", float(not self.not_ready()))
         for partition, behind in self._lag.items():
             yield Figure("tradeloop_consumer_lag", behind, (partition.topic, str(partition.number)))
@@ -231,10 +239,34 @@ def serve(
                 endpoint.pages = starting(str(error))
                 stop.wait(_RESTART_S)
                 continue
-            health = Health(runner, settings, stop, doors.values())
-            endpoint.pages = health.pages
-            with health.sampling() if endpoint.port is not None else nullcontext():
-                runner.run(stop)
+            manifest = manifest_of(runner.service.name, settings.commit, of, runner.service.parts(), runner.clock)
+            with (
+                closing(Announced(runner, manifest)) as announced,
+                traced(runner, settings, of.traces if of else TraceSettings()) as spans,
+            ):
+                health = Health(runner, settings, stop, (*doors.values(), announced, *spans), manifest)
+                endpoint.pages = health.pages
+                with health.sampling() if endpoint.port is not None else nullcontext():
+                    runner.run(stop)
+
+
+@contextmanager
+def traced(runner: Runner, settings: HttpSettings, traces: TraceSettings) -> Iterator[Sequence[Counts]]:
+    """Let a runner record spans, where there is an endpoint for them."""
+    if traces.endpoint is None:
+        yield ()
+        return
+    from tradeloop.common.runtime.otlp import OtlpSpans  # which few need
+
+    names = names_of(runner.service.name, settings)
+    with closing(OtlpSpans(names, traces)) as spans:
+        runner.trace(Tracer(runner.service.name, runner.clock, spans.add, traces.share))
+        yield (spans,)
+
+
+def names_of(service: str, settings: HttpSettings) -> dict[str, str]:
+    """The names of a service and of what runs there."""
+    return {"service": service, "version": version_of(service), "commit": settings.commit}
 
 
 def starting(reason: str) -> Mapping[str, Callable[[], Page]]:

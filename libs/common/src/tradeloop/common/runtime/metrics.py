@@ -69,6 +69,25 @@ _DECLARED: Sequence[Family] = (
         "counter", "", "messages_dropped_total", "Outputs refused for their size that no message was given up on for."
     ),
     _family("histogram", "", "handle_seconds", "Seconds to handle a message and publish what comes of it."),
+    _family(
+        "gauge",
+        "",
+        "manifest_info",
+        "The manifest of what runs here, as on `control.manifests.v1`.",
+        ("service", "manifest", "version", "commit", "packages", "settings"),
+    ),
+    _family("gauge", "", "manifest_published", "1 when that message is on its topic."),
+    _family(
+        "counter", "", "spans_sent_total", "Spans that the collector of traces took.", (), "no traces are recorded"
+    ),
+    _family(
+        "counter",
+        "",
+        "spans_lost_total",
+        "Spans lost: too many waited (`full`), or the collector of traces did not take them (`refused`).",
+        ("reason",),
+        "no traces are recorded",
+    ),
     _family("gauge", "", "messages_pending", "Messages that wait for others."),
     _family("gauge", "", "ready", "1 when messages are handled now."),
     _family("gauge", "", "assigned_partitions", "Partitions that it reads.", ("topic",)),

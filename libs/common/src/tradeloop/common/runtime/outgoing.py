@@ -10,6 +10,7 @@ from tradeloop.common.bus.port import Bus, BusUnavailable, MessageTooLarge
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import topic_of
 from tradeloop.common.runtime.counters import Counters
+from tradeloop.common.runtime.handling import Handling
 from tradeloop.common.runtime.publish import publish
 from tradeloop.common.runtime.service import Service
 
@@ -19,8 +20,9 @@ log = structlog.get_logger(__name__)
 class Outgoing:
     """The producer of one service. Every call may raise what the bus raises."""
 
-    def __init__(self, service: Service, bus: Bus, counters: Counters) -> None:
+    def __init__(self, service: Service, bus: Bus, counters: Counters, handling: Handling) -> None:
         self._service, self._producer, self._counters = service, bus.producer(), counters
+        self._handling = handling
         self.lost = False
         """Whether the bus gave up on something published: the messages that led to it must be handled again."""
         self.refused = False
@@ -82,7 +84,11 @@ class Outgoing:
         self._producer.close()
 
     def _publish(self, message: Message) -> None:
-        self._out(publish, self._producer, message, self._service.name)
+        tracer, manifest = self._handling.tracer, self._handling.manifest
+        context = None if tracer is None else tracer.publishes(message)
+        self._out(publish, self._producer, message, self._service.name, context, manifest)
+        if tracer is not None:
+            tracer.published()
         self._unconfirmed += 1
         if self.alone or self._alone_for:
             self._alone_for = max(self._alone_for - 1, 0)

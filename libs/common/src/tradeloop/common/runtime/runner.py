@@ -39,11 +39,11 @@ from tradeloop.common.clock import Clock
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import CATALOGUE, specs, topic_of
-from tradeloop.common.runtime import context
 from tradeloop.common.runtime.assignment import bounds, check_counts, owner, tell_of_lost
 from tradeloop.common.runtime.breaker import Breaker
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.flow import Flow
+from tradeloop.common.runtime.handling import Handling
 from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.outage import Outage
 from tradeloop.common.runtime.outgoing import Outgoing
@@ -53,6 +53,7 @@ from tradeloop.common.runtime.readback import message_of
 from tradeloop.common.runtime.retries import Lethal, NoEffect, Retries
 from tradeloop.common.runtime.service import RequestFailed, Service
 from tradeloop.common.runtime.standing import FeedStanding, Standing
+from tradeloop.common.runtime.traces import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,8 @@ class Runner:
         self._trouble: tuple[str, ...] = ("it has not started",)
         topics = [topic_of(message).name for message in service.consumes]
         bus.create_topics(specs({service.name: topics}))
-        self._out = Outgoing(service, bus, self.counters)
+        self._handling = Handling(service.name, clock)
+        self._out = Outgoing(service, bus, self.counters, self._handling)
         self._retries = Retries(service, self._out, clock, self._policy, self.counters)
         self.topics: Sequence[str] = (*topics, *self._retries.topics)
         self.dead_letter_topics = self._retries.dead_letter_topics
@@ -98,10 +100,7 @@ class Runner:
             )
             self._flow = Flow(bus, self._consumer, self._policy)
         self._backlog: deque[Record] = deque()
-        self._commit_due = 0.0
-        self._check_due = 0.0
-        self._look_due = 0.0
-        self._blocked_until = 0.0
+        self._commit_due = self._check_due = self._look_due = self._blocked_until = 0.0
         self._closing = self._gave_up = False
         service.beat = self._beat
 
@@ -115,9 +114,16 @@ class Runner:
         """Whether there is work that only time will free: a retry not yet due, a slow feed, something unavailable."""
         return bool(self._backlog or self._retries.delayed) or self.service.waiting()
 
+    def runs(self, manifest: str) -> None:
+        """Name this manifest in each record from now on."""
+        self._handling.manifest = manifest
+
+    def trace(self, tracer: Tracer) -> None:
+        """Record spans from now on."""
+        self._handling.tracer = tracer
+
     def step(self, timeout_s: float = 0.0) -> int:
-        """One turn: take a batch, handle it, publish, commit when due. Returns how many messages went in or out, and
-        one more while the service is busy.
+        """One turn: take a batch, handle it, publish, commit when due. Returns the messages in and out, 1 more if busy.
 
         Raises only what is no message's fault: `BusError` from a misconfigured bus, errors of the runner itself.
         """
@@ -195,6 +201,7 @@ class Runner:
         self.service.close()
 
     def _turn(self, timeout_s: float) -> None:
+        self._handling.enters()
         if self._out.lost:
             self._rewind()
         if self._progress.uncommitted >= self._policy.max_uncommitted:
@@ -211,6 +218,7 @@ class Runner:
         self._advance()
 
     def _advance(self) -> None:
+        self._handling.works()
         try:
             for message in self.service.advance():
                 self._out.offer(message)
@@ -238,24 +246,23 @@ class Runner:
             self._out.alone = retried or doubtful or self._progress.is_alone(position)
         self._progress.take(position)
         message: Message | None = None
-        context.handles(self.service.name, record, None)
+        self._handling.record = record
         try:
             self.last_message = message = message_of(record, CATALOGUE[self._retries.topic(record)].message)
-            context.handles(self.service.name, record, message)
+            self._handling.takes(record, message)
             self._handle(message, record, position, retried)
             if self._progress.cautious:
                 self._advance()  # so that it is this message at which it dies, if it does
             self._breaker.passed()
         except Exception as error:
+            self._handling.failed(error)
             # Whatever a message does to its handler, the partition goes on. What is the fault of no message stops it.
             if isinstance(error, (Unavailable, BusError)) and not isinstance(error, MessageTooLarge):
                 raise
             self._breaker.failed(self._retries.origin(record), record, error)
             self._set_aside(record, error, message)
         finally:
-            if context.every_message:
-                log.debug("handled", seconds=round(self.clock.monotonic() - self.active, 6))
-            context.handled()
+            self._handling.ends(self.active)
             self._progress.lived()
         self.counters.took(self.clock.monotonic() - self.active)
 

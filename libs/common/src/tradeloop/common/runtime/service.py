@@ -129,6 +129,10 @@ class Service(Protocol):
         """Where each live feed of this process stands. From memory, as above."""
         ...
 
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """The names of what decides what it does, by kind, such as strategies and feature sets: for its manifest."""
+        ...
+
     def tallies(self) -> Mapping[tuple[str, str], int]:
         """The counts of the service since it started, by event and portfolio, such as `("decision_missed", "p")`."""
         ...
@@ -191,6 +195,9 @@ class ServiceDefaults:
 
     def feeds(self) -> Iterable[FeedStanding]:
         return ()
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return {}
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return {}

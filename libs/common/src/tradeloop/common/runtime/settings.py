@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tradeloop.common.runtime.levels import LogSettings
+from tradeloop.common.runtime.traces import TraceSettings
 from tradeloop.common.settings import EnvironmentSettings
 
 
@@ -10,3 +11,4 @@ class ServiceSettings(EnvironmentSettings):
     """The settings by which a service tells of itself; its own come on top."""
 
     logs: LogSettings = LogSettings()
+    traces: TraceSettings = TraceSettings()

@@ -18,6 +18,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience, words
 from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.metrics import Figure
+from tradeloop.common.runtime.parts import parts_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
@@ -180,6 +181,9 @@ class Execution(ServiceDefaults):
         for traded in self._traded.values():
             if traded.restored:
                 yield traded.standing
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return parts_of(self._portfolios.values(), self._strategies)
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return dict(self._tallies)

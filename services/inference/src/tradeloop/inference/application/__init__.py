@@ -35,6 +35,7 @@ from tradeloop.common.runtime.attempts import Attempts, Patience, words
 from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.held import ReadOn
 from tradeloop.common.runtime.metrics import Figure, counted
+from tradeloop.common.runtime.parts import parts_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.strategy import Strategy
@@ -82,13 +83,7 @@ class Shelf:
 class DeskMemory:
     """The memory of one desk, from the history and the model store of the service."""
 
-    def __init__(
-        self,
-        portfolio: Portfolio,
-        strategy: Strategy,
-        models: Shelf,
-        history: History,
-    ) -> None:
+    def __init__(self, portfolio: Portfolio, strategy: Strategy, models: Shelf, history: History) -> None:
         self._portfolio, self._strategy = portfolio, strategy
         self._models, self._history = models, history
         self._loaded: ActiveModel | None = None
@@ -273,6 +268,9 @@ class Inference(ServiceDefaults):
             return None
         self._tallies["decision_failed", refused.portfolio] += 1
         return self._desks[refused.portfolio].refused(refused, words(error))
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return parts_of(self._portfolios.values(), self._strategies)
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return {key: count for key, count in self._tallies.items() if count}

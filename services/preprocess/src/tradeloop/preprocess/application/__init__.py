@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -83,6 +83,9 @@ class Preprocess(ServiceDefaults):
             return True
         feeds = self._feeds.get(message.universe, {}).values()
         return not message.revision and any(feed.is_base(message) for feed in feeds)
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return {"feature_sets": sorted({name for feeds in self._feeds.values() for name in feeds})}
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         failed: Counter[str] = Counter()
