@@ -61,6 +61,20 @@ PIPELINE = Dashboard(
     [
         Panel("Ready", [("tradeloop_ready", "{{job}} {{instance}}")], kind="stat", text="0: /ready says why."),
         Panel("Builds", [("tradeloop_build_info", "{{service}} {{version}} {{commit}}")], kind="table"),
+        Panel(
+            "Manifests",
+            [("tradeloop_manifest_info", "{{service}} {{manifest}} {{version}} {{packages}} {{settings}}")],
+            kind="table",
+            text="Of each process: what it was started with, as on control.manifests.v1.",
+        ),
+        Panel(
+            "Traces, and manifests that are not on their topic",
+            [
+                (f"sum by (job) (rate(tradeloop_spans_sent_total[{RATE}])) or vector(0)", "{{job}} sent"),
+                (f"sum by (job, reason) (rate(tradeloop_spans_lost_total[{RATE}])) or vector(0)", "{{job}} {{reason}}"),
+                ("(tradeloop_manifest_published == 0) + 1 or vector(0)", "{{job}} {{instance}}"),
+            ],
+        ),
         Panel("Lag by topic", [("sum by (job, topic) (tradeloop_consumer_lag)", "{{job}} {{topic}}")]),
         Panel(
             "Messages in and out",
