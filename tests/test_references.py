@@ -198,11 +198,16 @@ def unknown_variables(text: str, known: set[str]) -> set[str]:
     """Variables of services and the command in a text that nobody reads; a name that ends with `_` is a beginning."""
     prefixes = "|".join(configuration.prefix(name) for name in configuration.ALL)
     named = set(re.findall(rf"(?<![A-Z_$.{{])(?:{prefixes})[A-Z][A-Z0-9_]*", text))
+    named = {name.removesuffix("_FILE") for name in named - known}  # which any of them may lie in
     return {name for name in named if not any(name == one or f"{one}_".startswith(name) for one in known)}
 
 
-HARNESS = {"TRADELOOP_K8S_LOAD"}
-"""Variables of `make` targets, which no command sees."""
+HARNESS = {
+    *(f"TRADELOOP_TEST_{server}" for server in ("KAFKA", "POSTGRES")),
+    "TRADELOOP_K8S_LOAD",
+    *(f"{service.upper()}_PASSWORD" for service in SERVICES),
+}
+"""Variables of tests and `make` targets, and entries of Secrets, which no command sees."""
 
 
 def known_variables() -> set[str]:
