@@ -23,15 +23,20 @@ ROOT = Path(__file__).parents[1]
 
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
-    # Services, servers and commands that are killed, and start again; faults everywhere; and policies that learn, for
-    # which there is time.
+    # Services, servers and commands that are killed, and start again, or are not what they should be; faults
+    # everywhere; and policies that learn, and whoever learns from pages, for which there is time.
     "crashes": [
         "libs/cli/tests/test_backfill_command.py",
         "libs/cli/tests/test_backfill_on_stack.py",
+        "libs/cli/tests/test_doctor.py",
         "tests/e2e/test_crashes.py",
         "tests/e2e/test_faults.py",
         "tests/e2e/test_learning.py",
         "tests/e2e/test_live.py",
+        "tests/e2e/test_start_pages.py",
+        "tests/e2e/test_two_executors.py",
+        "tests/test_notebook.py",
+        "tests/test_secured_servers.py",
     ],
     # Whole stacks of processes that trade, and venues that answer in their own time.
     "stacks": [
@@ -42,9 +47,7 @@ LANES: Lanes = {
         "tests/e2e/test_live_processes.py",
         "tests/e2e/test_predictions.py",
         "tests/e2e/test_replay.py",
-        "tests/e2e/test_two_executors.py",
         "tests/test_native.py",
-        "tests/test_secured_servers.py",
     ],
     # All else.
     "units": ["libs", "services", "strategies", "tests"],

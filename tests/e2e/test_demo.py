@@ -36,8 +36,8 @@ ROWS = 1_200
 COLUMNS = {
     "bars.csv": "open_time,close_time,instrument,open,high,low,close,volume",
     "signals.csv": "decision_time,instrument,target,model_version",
-    "orders.csv": "order_id,decision_time,instrument,side,quantity,status",
-    "fills.csv": "fill_id,order_id,time,instrument,side,quantity,price,fee",
+    "orders.csv": "order_id,decision_time,instrument,side,quantity,status,reason",
+    "fills.csv": "fill_id,order_id,time,instrument,side,quantity,price,fee,reason",
     "equity.csv": "time,cash,equity",
 }
 FILES = {*COLUMNS, "transitions.parquet", "summary.json", "report.html", "equity.png"}

@@ -37,7 +37,8 @@ PORTS: Mapping[type, set[str]] = {
     Producer: set(),
     Consumer: {"seek", "assignment"},  # after a restored backup, and after outputs were lost
     Reader: {"poll"},  # a replay that is ahead of its window
-    Service: {"substitutes", "revoked", "answers"},  # after another failure, and when there are more replicas
+    # After another failure, when there are more replicas, and for the manifest of a process.
+    Service: {"substitutes", "revoked", "answers", "parts"},
     Ledger: {"outputs"},  # for tools
     ExecutionHistory: set(),
     Venue: set(),

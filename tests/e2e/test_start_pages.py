@@ -55,6 +55,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of somebody who begins, who has set nothing."""
     for name in [name for name in os.environ if name.startswith("TRADELOOP_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "my_edge_strategy", raising=False)  # of a test before, in the same process
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

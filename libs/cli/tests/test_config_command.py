@@ -76,7 +76,7 @@ def test_every_secret_is_hidden_by_its_type(name: str, monkeypatch: pytest.Monke
             monkeypatch.setenv(setting.variable, "somewhere")
     for setting in configuration.settings(name):
         if SecretStr in (setting.field.annotation, *getattr(setting.field.annotation, "__args__", ())):
-            value = f"{SECRET}-and-more-of-it"
+            value = f"name={SECRET}-and-more-of-it"
             monkeypatch.setenv(f"{setting.variable}__X" if "by name" in setting.kind else setting.variable, value)
     shown = list(configuration.shown(name))
     assert SECRET not in "".join(value for _, value, _ in shown)

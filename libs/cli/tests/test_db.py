@@ -29,11 +29,11 @@ def test_both_databases_are_migrated_and_told_about(
         "bars: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
         "fetched: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
         "events: version none on postgresql; 0001 is needed, run: tradeloop db migrate",
-        "ledger: version none on postgresql; 0002 is needed, run: tradeloop db migrate",
+        "ledger: version none on postgresql; 0003 is needed, run: tradeloop db migrate",
     ]
     bars = f"bars: version 0002 on timescaledb-{tier_of(database)}"
     beside = [f"{name}: version 0001 on postgresql" for name in ("fetched", "events")]
-    ledger = "ledger: version 0002 on postgresql"
+    ledger = "ledger: version 0003 on postgresql"
     assert main(["db", "migrate"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{one}, new" for one in (bars, *beside, ledger)]
     assert main(["db", "migrate"]) == 0

@@ -246,7 +246,7 @@ def test_a_broker_that_leads_nothing_yet_is_unavailable() -> None:
 def test_what_was_not_confirmed_in_time_does_not_arrive_later(kafka: str, kafka_bus: KafkaBus) -> None:
     topic = fresh_topic(kafka_bus)
     # A producer that waits before it sends, or else a message may be confirmed before anybody asks for it.
-    patient = KafkaSettings(bootstrap_servers=kafka, extra={"linger.ms": "1000"})
+    patient = KafkaSettings(bootstrap_servers=kafka, extra={"linger.ms": "10000"})
     with closing(KafkaBus(patient)) as bus, closing(bus.producer()) as producer:
         producer.publish(topic, "k", b"first", {})  # waits for the producer's id, so nothing is under way yet
         with pytest.raises(BusUnavailable, match="1 messages within 0 s"):

@@ -68,7 +68,7 @@ def change_level(to: int) -> None:
     level = to
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(to))
     logging.getLogger().setLevel(max(to, logging.INFO))
-    logging.getLogger("tradeloop").setLevel(to)
+    logging.getLogger("tradeloop").setLevel(to if to < logging.INFO else logging.NOTSET)
     context.every_message = to <= logging.DEBUG
 
 

@@ -45,8 +45,11 @@ def fit_scaler(features: Floats, window: int, usual: Floats, segments: Segments)
 
 
 def usual_features(features: Floats, segments: Segments) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each feature (F,) on the rows that are learnt from, all instruments together."""
+    """Mean and deviation of each feature (F,) on the rows that are learnt from, all instruments together; nothing where
+    in no row all features are known."""
     known = _learnt_from(features, segments).reshape(-1, features.shape[2])
+    if not len(known):
+        return (), ()
     return tuple(known.mean(axis=0).tolist()), tuple(known.std(axis=0).tolist())
 
 
