@@ -19,13 +19,21 @@ pytest_plugins = ["tests.notes", "tests.servers"]
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+LEVELS = {name: logging.getLogger(name).level for name in ("", "tradeloop")}
+
 
 @pytest.fixture(autouse=True)
 def logging_stays_in_its_test() -> Iterator[None]:
-    """The command sets up logging for its process; the next test is to find it as it was."""
+    """The command sets up logging for its process; the next test is to find it as it was before all of them.
+
+    What a fixture of a module did is undone too: it may have run before this one.
+    """
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    handlers = root.handlers[:]
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     yield
-    root.setLevel(level)
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     root.handlers[:] = handlers
     structlog.reset_defaults()
