@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -66,15 +70,31 @@ def status(
 
     A service stands still when messages wait and no process of it is there. All is told by Kafka: no service is asked.
     """
-    import time
-
-    while True:
-        still = _status(as_json, bootstrap_servers, clear=watch_s is not None and not as_json)
-        if watch_s is None:
-            break
-        time.sleep(watch_s)
-    if still:
+    if watch_s is not None:
+        _watch(lambda: _status(as_json, bootstrap_servers, clear=not as_json), watch_s)
+    if _status(as_json, bootstrap_servers, clear=False):
         raise typer.Exit(1)
+
+
+def _watch(show: Callable[[], object], every_s: float) -> NoReturn:
+    """Show it again and again, until Ctrl-C."""
+    came: list[int] = []
+    former = signal.getsignal(signal.SIGINT)
+
+    def take(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if callable(former):
+            former(number, frame)
+
+    signal.signal(signal.SIGINT, take)
+    try:
+        while True:
+            show()
+            if came:  # within a library's callback or a finalizer, which swallow what is raised
+                raise KeyboardInterrupt
+            time.sleep(every_s)
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
