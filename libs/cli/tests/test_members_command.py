@@ -112,7 +112,7 @@ def test_bars_that_end_before_their_membership_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (["DDD,2020-01-01,"], "memberships of DDD, and the bars are of file:AAA, file:BBB, file:CCC"),
+        (["DDD,2020-01-01,"], "members of DDD, and the bars are of file:AAA, file:BBB, file:CCC"),
         (["AAA,2020-01-01,", "aaa,2021-01-01,"], "AAA and aaa are both file:AAA"),
         (["AAA,1999-01-01,2000-01-01"], "no instrument is a member at any of the bars"),
         ([f"CCC,{day(0)},{day(200)}"], "no instrument is a member at any of the bars"),

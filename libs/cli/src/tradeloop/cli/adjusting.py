@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tradeloop.cli.actions import ActionFile, read_actions
 from tradeloop.cli.naming import check_name, listed, name_of, symbol_of
@@ -17,6 +18,8 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.market import Instrument, from_us, to_us
 from tradeloop.common.market.adjustments import Adjustments, CorporateAction, adjustments, as_known, scaled
 from tradeloop.common.messages.ingest import Reading
+
+T = TypeVar("T")
 
 _VIEW = ".adjusted"
 _FOLDER = "adjusted"
@@ -72,22 +75,50 @@ def alike(name: str) -> str:
     return name_of(name, max(len(name), 1))
 
 
+def matched(
+    path: Path, what: str, given: Mapping[str, T], called: Mapping[str, Sequence[str]], names: Mapping[str, set[str]]
+) -> dict[str, T]:
+    """Each thing that a file gives of an instrument that is here, under its id, in the order of `names`.
+
+    `called` has all names of each instrument of the file, `names` those of each id that is here. Raises `UserError`
+    where the file has none of these instruments, and where a name may mean two, or two names one.
+    """
+    found: dict[str, str] = {}
+    for name in given:
+        for id_ in ids_of(path, called[name], names):
+            if id_ in found:
+                raise UserError(f"{path}: {found[id_]} and {name} are both {id_}: give it one name")
+            found[id_] = name
+    if not found:
+        raise UserError(
+            f"{path} has {what} of {listed(given)}, and the bars are of {listed(names)}: name the bars by "
+            f"--bars NAME=FILE, as the file of {what} does"
+        )
+    return {id_: given[found[id_]] for id_ in names if id_ in found}
+
+
+def ids_of(path: Path, called: Sequence[str], names: Mapping[str, set[str]]) -> list[str]:
+    """The id that an instrument of a file has here: one, or none. Raises `UserError` where it may be several."""
+    ids = [id_ for id_ in names if id_ in called]
+    ids = ids or [id_ for id_, known in names.items() if any(alike(each) in known for each in called)]
+    if len(ids) > 1:
+        raise UserError(f"{path}: {' or '.join(called)} may be {' or '.join(ids)}: give the id")
+    return ids
+
+
 def _matched(file: ActionFile, names: Mapping[str, set[str]]) -> list[CorporateAction]:
     """The actions of instruments that are here, under their ids. Raises `UserError` where none is, or one is of two."""
-    matched = []
+    found = []
     for one in file.actions:
-        ids = [id_ for id_ in names if id_ == one.instrument]
-        ids = ids or [id_ for id_, known in names.items() if alike(one.instrument) in known]
-        if len(ids) > 1:
-            raise UserError(f"{file.path}: {one.instrument} may be {' or '.join(ids)}: give the id")
-        matched += [replace(one, instrument=id_) for id_ in ids]
-    if not matched:
+        ids = ids_of(file.path, (one.instrument,), names)
+        found += [replace(one, instrument=id_) for id_ in ids]
+    if not found:
         there = listed(sorted({one.instrument for one in file.actions}))
         raise UserError(
             f"{file.path} has actions of {there}, and the bars are of {listed(names)}: name the bars by --bars "
             "NAME=FILE, as the file of actions does"
         )
-    return matched
+    return found
 
 
 def _view(source: Source, factors: Adjustments, named: bool) -> Source:

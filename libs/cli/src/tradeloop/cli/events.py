@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tradeloop.cli.adjusting import alike, names_of
+from tradeloop.cli.adjusting import alike, matched, names_of
 from tradeloop.cli.naming import NamedFile, listed
 from tradeloop.cli.report.text import count
 from tradeloop.cli.source import Source
@@ -49,7 +49,8 @@ def with_events(source: Source, file: EventFile | None) -> Source:
             raise UserError("--events is of one universe, and --also adds others: leave one of them out")
         if universe.events:
             raise UserError(f"--events {file.path}: the portfolio's universe has events already: leave it out")
-        events = _matched(file, {id_: names_of(source, id_) for id_ in universe.ids})
+        names = {id_: names_of(source, id_) for id_ in universe.ids}
+        events = matched(file.path, "events", file.events, file.names, names)
         if source.is_view and any(one.kind == "delisting" for ones in events.values() for one in ones):
             raise UserError(
                 f"--actions adjusts prices, and the proceeds of a delisting in {file.path} are of a unit as it is "
@@ -72,27 +73,6 @@ def with_events(source: Source, file: EventFile | None) -> Source:
             found = len(gaps(own_us, universe.timeframe, one.calendar, rests))
             reports[one.id] = replace(reports[one.id], gaps=found)
     return replace(source, universe=universe, notes=tuple(notes), given=given, reports=reports)
-
-
-def _matched(file: EventFile, names: Mapping[str, set[str]]) -> dict[str, tuple[InstrumentEvent, ...]]:
-    """The events of instruments that are here, under their ids. Raises `UserError`."""
-    found: dict[str, tuple[str, tuple[InstrumentEvent, ...]]] = {}
-    for name, events in file.events.items():
-        called = file.names[name]
-        ids = [id_ for id_ in names if id_ in called]
-        ids = ids or [id_ for id_, known in names.items() if any(alike(each) in known for each in called)]
-        if len(ids) > 1:
-            raise UserError(f"{file.path}: {' or '.join(called)} may be {' or '.join(ids)}: give the id")
-        for id_ in ids:
-            if id_ in found:
-                raise UserError(f"{file.path}: {found[id_][0]} and {name} are both {id_}: give it one name")
-            found[id_] = name, events
-    if not found:
-        raise UserError(
-            f"{file.path} has events of {listed(file.events)}, and the bars are of {listed(names)}: name the bars by "
-            "--bars NAME=FILE, as the file of events does"
-        )
-    return {id_: found[id_][1] for id_ in names if id_ in found}
 
 
 def _is_used(name: str, file: EventFile, events: Mapping[str, Sequence[InstrumentEvent]]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tradeloop.cli.adjusting import alike, names_of
+from tradeloop.cli.adjusting import matched, names_of
 from tradeloop.cli.naming import listed
 from tradeloop.cli.report.text import count
 from tradeloop.cli.source import Source
@@ -29,7 +29,8 @@ def with_members(source: Source, path: Path | None) -> Source:
         if universe.members:
             raise UserError(f"--members {path}: the portfolio's universe has members already: leave it out")
         file = read_members(path)
-        members = _matched(file, {id_: names_of(source, id_) for id_ in universe.ids})
+        names = {id_: names_of(source, id_) for id_ in universe.ids}
+        members = matched(file.path, "members", file.members, {name: (name,) for name in file.members}, names)
         notes += _said(file, members, universe)
         universe = Universe.model_validate(universe.model_dump() | {"members": members})
     if not universe.members:
@@ -76,25 +77,6 @@ def _within(one: Membership, close_us: np.typing.NDArray[np.int64]) -> np.typing
 
 def _has_times(one: Membership, close_us: np.typing.NDArray[np.int64]) -> bool:
     return bool(_within(one, close_us).any())
-
-
-def _matched(file: MemberFile, names: Mapping[str, set[str]]) -> dict[str, tuple[Membership, ...]]:
-    """The memberships of instruments that are here, under their ids. Raises `UserError`."""
-    found: dict[str, tuple[str, tuple[Membership, ...]]] = {}
-    for name, stays in file.members.items():
-        ids = [id_ for id_ in names if id_ == name] or [id_ for id_, known in names.items() if alike(name) in known]
-        if len(ids) > 1:
-            raise UserError(f"{file.path}: {name} may be {' or '.join(ids)}: give the id")
-        for id_ in ids:
-            if id_ in found:
-                raise UserError(f"{file.path}: {found[id_][0]} and {name} are both {id_}: give it one name")
-            found[id_] = name, stays
-    if not found:
-        raise UserError(
-            f"{file.path} has memberships of {listed(file.members)}, and the bars are of {listed(names)}: name the "
-            "bars by --bars NAME=FILE, as the file of members does"
-        )
-    return {id_: found[id_][1] for id_ in names if id_ in found}
 
 
 def _said(file: MemberFile, members: Mapping[str, tuple[Membership, ...]], universe: Universe) -> list[str]:
