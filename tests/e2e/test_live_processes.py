@@ -21,6 +21,7 @@ from tradeloop.common.messages import (
     LiveRequested,
     OrderFilled,
     PortfolioEvent,
+    PortfolioMarked,
     SignalGenerated,
 )
 from tradeloop.common.model_store.mlflow import MlflowModelStore
@@ -102,6 +103,7 @@ def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
             patience = {"LIVE__RETRY_S": "0.2", "LIVE__RETRY_MOST_S": "2", "LIVE__CHECK_EVERY_S": "2"}
             stack.extra["ingest"] = {"SOURCES": str(sources), **patience}
             stack.add("ingest")
+            late = stack.processes.pop("inference-0")
             stack.start()
             began = clock.now()
             report = stack.ask(
@@ -115,6 +117,10 @@ def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
                 LiveReported,
             )
             assert report.state == "started"
+            # Who starts last finds bars that went by, undecided.
+            stack.eventually(lambda: len(stack.client.read(PortfolioMarked)) >= HISTORY_S, "marks of the history")
+            stack.processes["inference-0"] = late
+            late.start()
 
             def frames() -> list[BarFrame]:
                 found = stack.client.read(BarFrame)
