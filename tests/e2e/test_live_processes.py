@@ -179,6 +179,8 @@ def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
             assert not differing(), "what is stored is what the venue has"
             missed = [one for one in stack.client.read(PortfolioEvent) if one.kind == "decision_missed"]
             assert len(missed) >= sum(one.catches_up for one in published) > 0
+            decided = {one.time for one in stack.client.read(SignalGenerated)}
+            assert decided == {one.time for one in stack.client.read(PortfolioMarked)}, "each bar has its decision"
             assert stack.client.read(OrderFilled), "it trades"
             revised = [one for one in stack.client.read(BarFrame) if one.timeframe is S1 and one.revision]
             assert revised, "what the venue corrects goes out again"
