@@ -75,7 +75,7 @@ PIPELINE = Dashboard(
                 ("(tradeloop_manifest_published == 0) + 1 or vector(0)", "{{job}} {{instance}}"),
             ],
         ),
-        Panel("Lag by topic", [("sum by (job, topic) (tradeloop_consumer_lag)", "{{job}} {{topic}}")]),
+        Panel("Lag by topic", [("sum by (job, topic) (tradeloop_consumer_lag_messages)", "{{job}} {{topic}}")]),
         Panel(
             "Messages in and out",
             [

@@ -94,7 +94,7 @@ _DECLARED: Sequence[Family] = (
     _family(
         "gauge",
         "",
-        "consumer_lag",
+        "consumer_lag_messages",
         "Messages not yet finished.",
         ("topic", "partition"),
         "the bus was not asked yet, or another replica has the partition",
