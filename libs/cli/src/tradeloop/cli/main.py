@@ -25,6 +25,7 @@ from tradeloop.cli.commands import (
     fetch,
     ingest,
     inspect,
+    kill,
     members,
     metrics,
     models,
@@ -65,6 +66,8 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("kill")(kill.kill)
+app.command("resume")(kill.resume)
 app.command("mlflow")(models.mlflow)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)

@@ -42,6 +42,8 @@ class BookState:
     """Close of the last bar whose decision is published, or on record as missed."""
     quarantine: PortfolioEvent | None = None
     """The event that its decisions are not taken since; None when they are."""
+    killed: PortfolioEvent | None = None
+    """The last kill; None where none is in force."""
     events: dict[str, int] = field(default_factory=dict)
     """How many events of each kind are on record."""
     instruments: dict[str, list[str]] = field(default_factory=dict)
@@ -50,13 +52,16 @@ class BookState:
     @property
     def awaits(self) -> datetime | None:
         """The close of the bar whose decision is open; None where none is."""
-        if self.mark is None or self.quarantine is not None:
+        if self.mark is None or self.quarantine is not None or self.killed is not None:
             return None
         return self.mark.time if self.decided is None or self.decided < self.mark.time else None
 
     @property
     def words(self) -> str:
         """The thing that it waits for or suffers from; `active` or `halted` where it goes on."""
+        if self.killed is not None:
+            since = "before its first bar" if self.mark is None else f"since the bar of {_minute(self.killed.time)}"
+            return f"killed {since}, {self.killed.reason}"
         if self.quarantine is not None:
             return f"quarantined since the bar of {_minute(self.quarantine.time)}: {self.quarantine.reason}"
         if self.awaits is not None:
@@ -99,6 +104,8 @@ def book_states(bus: Bus) -> dict[str, BookState]:
             book.quarantine = event
         elif event.kind == "released":
             book.quarantine = None
+        elif event.kind in ("killed", "resumed"):
+            book.killed = event if event.kind == "killed" else None
     in_force = _in_force(bus)
     for book in found.values():
         book.instruments = in_force.get(book.universe, {})
