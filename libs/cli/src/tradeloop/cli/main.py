@@ -85,8 +85,9 @@ Bars = Annotated[
         "--bars",
         help="Closed bars, as text (CSV and the like), JSON, Parquet or Feather, packed or not: FILE, a folder, "
         "or NAME=FILE, which names the instrument; again for each instrument of the universe, or for more files of "
-        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched into the home. Without it: EUR/USD "
-        "hourly, installed with Tradeloop.",
+        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched: into the home, or into the "
+        "running stack where TRADELOOP_DATABASE_URL says where its bars are. Without it: EUR/USD hourly, installed "
+        "with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -229,7 +230,7 @@ def train(
     from tradeloop.cli.inputs import Inputs
     from tradeloop.cli.stored import stored_bars
 
-    given, terms = stored_bars(bars, home)
+    given, terms = stored_bars(bars, home, of_home=stack is Which.embedded)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
         given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
