@@ -15,6 +15,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.market import InstrumentEvent, from_us
 from tradeloop.common.messages import (
     InstrumentChanged,
+    ModelActivated,
     PortfolioCommanded,
     PortfolioEvent,
     PortfolioMarked,
@@ -42,6 +43,8 @@ class BookState:
     """Close of the last bar whose decision is published, or on record as missed."""
     quarantine: PortfolioEvent | None = None
     """The event that its decisions are not taken since; None when they are."""
+    model: ModelActivated | None = None
+    """The model in force."""
     events: dict[str, int] = field(default_factory=dict)
     """How many events of each kind are on record."""
     instruments: dict[str, list[str]] = field(default_factory=dict)
@@ -99,6 +102,10 @@ def book_states(bus: Bus) -> dict[str, BookState]:
             book.quarantine = event
         elif event.kind == "released":
             book.quarantine = None
+    for active in of_kind(all_records(bus, topic_of(ModelActivated).name), ModelActivated):
+        book = state(active.portfolio, active.universe)
+        if book.model is None or active.time >= book.model.time:
+            book.model = active
     in_force = _in_force(bus)
     for book in found.values():
         book.instruments = in_force.get(book.universe, {})
