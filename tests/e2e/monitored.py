@@ -22,7 +22,7 @@ ELSEWHERE = frozenset(
         "tradeloop_events_total",
         "tradeloop_messages_lost",
         "tradeloop_portfolio_awaiting_since_timestamp_seconds",
-        # No traces are recorded.
+        # Traces are looked at where they arrive.
         "tradeloop_spans_lost_total",
         "tradeloop_spans_sent_total",
         # There are feeds and predictions in tests/test_native.py.

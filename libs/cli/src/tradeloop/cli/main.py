@@ -21,6 +21,7 @@ from tradeloop.cli.commands import (
     db,
     dlq,
     doctor,
+    explain,
     features,
     fetch,
     ingest,
@@ -68,6 +69,7 @@ app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
 app.command("kill")(kill.kill)
 app.command("resume")(kill.resume)
+app.command("explain")(explain.explain)
 app.command("mlflow")(models.mlflow)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)

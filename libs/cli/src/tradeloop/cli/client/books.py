@@ -15,6 +15,7 @@ from tradeloop.common.errors import UserError
 from tradeloop.common.market import InstrumentEvent, from_us
 from tradeloop.common.messages import (
     InstrumentChanged,
+    ModelActivated,
     PortfolioCommanded,
     PortfolioEvent,
     PortfolioMarked,
@@ -44,6 +45,8 @@ class BookState:
     """The event that its decisions are not taken since; None when they are."""
     killed: PortfolioEvent | None = None
     """The last kill; None where none is in force."""
+    model: ModelActivated | None = None
+    """The model in force."""
     events: dict[str, int] = field(default_factory=dict)
     """How many events of each kind are on record."""
     instruments: dict[str, list[str]] = field(default_factory=dict)
@@ -106,6 +109,10 @@ def book_states(bus: Bus) -> dict[str, BookState]:
             book.quarantine = None
         elif event.kind in ("killed", "resumed"):
             book.killed = event if event.kind == "killed" else None
+    for active in of_kind(all_records(bus, topic_of(ModelActivated).name), ModelActivated):
+        book = state(active.portfolio, active.universe)
+        if book.model is None or active.time >= book.model.time:
+            book.model = active
     in_force = _in_force(bus)
     for book in found.values():
         book.instruments = in_force.get(book.universe, {})
