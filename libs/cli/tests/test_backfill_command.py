@@ -227,8 +227,8 @@ def test_stored_bars_are_the_running_stacks_where_its_database_is_named(
     for command in commands:
         assert main([*command, *at_home]) == 0
         assert f"{there}: 336 bars, out of {url}\n" in capsys.readouterr().err
-    for verb in ("demo", "backtest", "train"):  # which read the bars first of all, and then find one wrong
-        assert main([verb, "--bars", name, "--strategy", "none-such", *at_home]) == 2
+    for each in ("demo", "backtest", "train"):  # which read the bars first of all, and then find one wrong
+        assert main([each, "--bars", name, "--strategy", "none-such", *at_home]) == 2
         assert f"{there}: 336 bars, out of {url}\n" in capsys.readouterr().err
     train = ["train", "--stack", "embedded", "--strategy", "none-such", *at_home]
     assert main([*train, "--bars", f"store:{here}"]) == 2

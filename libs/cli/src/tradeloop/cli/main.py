@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +36,7 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
+from tradeloop.cli.interruption import Interruption, last_words
 from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName, Wait
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
@@ -339,45 +338,18 @@ def replay(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says it), 130 (interrupted)."""
-    interrupted = _Interruption()
+    interrupted = Interruption()
     try:
         app(arguments)
     except BaseException as error:  # noqa: BLE001  the last line of defence before a user
         if interrupted or isinstance(error, KeyboardInterrupt):
-            return _explain(error, _last_words(error) or "interrupted; nothing was left half-written", 130)
+            return _explain(error, last_words(error) or "interrupted; nothing was left half-written", 130)
         if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error, UserError):
             return _explain(error, str(error), 2)
         return _explain(error, f"{type(error).__name__}: {error} (--debug before the command shows more)", 1)
     return 0
-
-
-def _last_words(error: BaseException | None) -> str:
-    """The words of a command about its interruption, which Typer turns into an exit of its own."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) and str(error):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-class _Interruption:
-    """Turns the first Ctrl-C into KeyboardInterrupt and remembers it, since a library may turn it into an error of
-    its own; further ones are ignored, so that what was begun can be cleaned up."""
-
-    def __init__(self) -> None:
-        self._happened = False
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_signal)
-
-    def __bool__(self) -> bool:
-        return self._happened
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._happened:
-            self._happened = True
-            raise KeyboardInterrupt
 
 
 def _explain(error: BaseException, text: str, code: int) -> int:
