@@ -36,6 +36,7 @@ MADE_ELSEWHERE = {
 }
 _SECRET_WORDS = re.compile(r"PASSWORD|TOKEN|SECRET|ACCESS_KEY|://[^/]*:[^/]*@")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_COMMAND: Any = get_command(app)
 _GPU = "nvidia.com/gpu"
 _PATHS = {"/v1/predict"}
 """What of the services' HTTP may be reached from outside the cluster."""
@@ -255,9 +256,7 @@ def _settings(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{owner}: {port} is not {HTTP_PORT}"
         if container.get("command") == ["tradeloop"]:
             command, *options = container["args"]
-            known = {
-                name for one in get_command(app).commands[command].params for name in [*one.opts, *one.secondary_opts]
-            }  # type: ignore[attr-defined]
+            known = {name for one in _COMMAND.commands[command].params for name in (*one.opts, *one.secondary_opts)}
             yield from (
                 f"{owner}: {each} is no option of {command}" for each in options if each.partition("=")[0] not in known
             )
