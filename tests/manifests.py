@@ -197,8 +197,9 @@ def _names(objects: Sequence[Object]) -> Iterator[str]:
         if key["key"] not in secrets.get(key["name"], ()):
             yield f"KafkaUser/{each['metadata']['name']}: no Secret {key['name']} has {key['key']}"
     for each in of_kind(objects, "SecretStore"):
-        account = each["spec"]["provider"]["vault"]["auth"]["kubernetes"]["serviceAccountRef"]["name"]
-        named.add(("ServiceAccount", account))
+        [provider] = each["spec"]["provider"].values()
+        [way] = provider["auth"].values()
+        named.add(("ServiceAccount", way["serviceAccountRef"]["name"]))
     for each in of_kind(objects, "ExternalSecret"):
         reference = each["spec"]["secretStoreRef"]
         named.add((reference["kind"], reference["name"]))
