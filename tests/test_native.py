@@ -29,8 +29,12 @@ from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import open_source
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.contracts.model_store import sample_policy
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import SignalGenerated
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.permissions import RIGHTS as MODEL_RIGHTS
+from tradeloop.common.model_store.port import ModelStoreUnavailable
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.runtime.metrics import CATALOGUE
 from tradeloop.common.strategy import load
@@ -245,6 +249,21 @@ def trade_live(home: Path, portfolio: Path) -> None:
     told(f'ingest live --portfolio "{portfolio}" --stop')
 
 
+def other_services_models_are_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training registers, and inference, with the address that its process was given, may not change what is used."""
+    settings, _ = json.loads((home / "run" / "told").read_text())
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(home / "tls" / "ca.pem"))
+    training, inference = (
+        MlflowModelStore(settings[name][f"{name.upper()}_MLFLOW_TRACKING_URI"]) for name in ("training", "inference")
+    )
+    version = training.register("of_this_test", sample_policy(b"a graph"), metrics={}, parameters={}).version
+    training.set_alias("of_this_test", "champion", version)
+    assert inference.load("of_this_test", "champion").policy.onnx == b"a graph"
+    with pytest.raises(ModelStoreUnavailable, match="Permission denied"):
+        inference.set_alias("of_this_test", "champion", version)
+    assert [name for name in SERVICES if f"{name.upper()}_MLFLOW_TRACKING_URI" in settings[name]] == list(MODEL_RIGHTS)
+
+
 def tells(home: Path, secrets: list[str]) -> list[str]:
     """The pages of services, and the logs of all, that have one of the secrets in them."""
     found = [str(log) for log in (home / "log").iterdir() if any(each in log.read_text() for each in secrets)]
@@ -289,6 +308,7 @@ def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch:
         use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" topics diff'
         used = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
         assert used.returncode == 0, used.stdout + used.stderr
+        other_services_models_are_left_alone(home, monkeypatch)
         trade_live(home, portfolios / "simulated.yaml")
         assert not tells(home, [*json.loads((home / "run" / "passwords").read_text()).values(), password, TOKEN])
 

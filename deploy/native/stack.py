@@ -30,6 +30,7 @@ from deploy.native.redis import redis
 from deploy.native.server import Program, Server, ServerError, free_ports, listens, run, write_secret
 from tradeloop.cli.client.deployment import SERVICES, Deployment, settings_class
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.model_store.permissions import RIGHTS as MODEL_RIGHTS
 from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
 PORTS = {
@@ -91,9 +92,10 @@ class Stack:
                 "TRADELOOP_MLFLOW_TRACKING_URI": self._mlflow(passwords["mlflow"]),
                 **self._trusting,
             }
-            for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate")):
+            users = {f"TRADELOOP_ROLES__{user.upper()}": passwords[user] for user in MODEL_RIGHTS}
+            for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate"), ("models", "permit")):
                 self._say(f"tradeloop {' '.join(arguments)}")
-                run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
+                run([str(Path(sys.executable).with_name("tradeloop")), *arguments], {**where, **users})
             settings = {
                 name: self._deployment(portfolios, sources, name, passwords).environment(name) for name in SERVICES
             }
@@ -178,8 +180,8 @@ class Stack:
     def _kafka(self, user: str, password: str) -> dict[str, str]:
         return {"bootstrap_servers": self._address("kafka"), **sign_in(user, password, self._authorities)}
 
-    def _mlflow(self, password: str) -> str:
-        return self._address("mlflow").replace("://", f"://{USER}:{password}@")
+    def _mlflow(self, password: str, user: str = USER) -> str:
+        return self._address("mlflow").replace("://", f"://{user}:{password}@")
 
     def _deployment(self, portfolios: Path, sources: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
         """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
@@ -190,7 +192,7 @@ class Stack:
         return Deployment(
             database_url=url(database="bars"),
             ledger_url=url(database="ledger"),
-            mlflow_tracking_uri=self._mlflow(passwords["mlflow"]),
+            mlflow_tracking_uri=self._mlflow(passwords[service], service) if service in MODEL_RIGHTS else None,
             feature_root=self._home / "features",
             feature_registry={"registry_type": "sql", "path": url(database="features")},
             feature_online_store={"type": "redis", "connection_string": redis_url},

@@ -39,6 +39,7 @@ from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.cli.interruption import Interruption, last_words
 from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName, Wait
 from tradeloop.cli.reading import with_reading
+from tradeloop.common.addresses import address
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -353,9 +354,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: BaseException, text: str, code: int) -> int:
+    # A library's error may quote whatever the library was given.
     if os.environ.get("TRADELOOP_DEBUG"):
-        traceback.print_exception(error)
-    print(f"tradeloop: {' '.join(text.split())}", file=sys.stderr)
+        print(address("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    print(f"tradeloop: {address(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
