@@ -28,10 +28,17 @@ class Step(NamedTuple):
     shown: tuple[str, ...]
 
 
-def steps(page: str) -> list[Step]:
-    """What a page has whoever follows it do: its `sh` blocks, each with the `text` block behind it."""
+def steps(page: str, section: str = "") -> list[Step]:
+    """What a page, or one section of it, has whoever follows it do: its `sh` blocks, each with the `text` block behind
+    it.
+    """
+    text = (ROOT / page).read_text()
+    if section:
+        _, _, text = text.partition(f"\n## {section}\n")
+        assert text, f"{page} has no section {section}"
+        text, _, _ = text.partition("\n## ")
     found: list[Step] = []
-    for language, _, body in blocks((ROOT / page).read_text()):
+    for language, _, body in blocks(text):
         if language == "sh":
             found.append(Step(tuple(re.sub(r"\s*\\\n\s*", " ", body).splitlines()), ()))
         elif language == "text" and found:

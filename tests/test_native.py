@@ -312,7 +312,7 @@ def test_pages_lead_from_nothing_through_an_upgrade_and_back_to_a_live_feed(tmp_
     try:
         with Reader(checkout, SHORTER, making) as reader:
             first, *tour = steps(OPERATOR)
-            (*install, up), (new, *_) = first.commands, steps(OPERATIONS)[0].commands
+            (*install, up), (new, *_) = first.commands, steps(OPERATIONS, "Start and stop")[0].commands
             for command in (*install, new):
                 reader.do(command)
             assert started(reader.do(up)) == list(PORTS)
@@ -324,7 +324,7 @@ def test_pages_lead_from_nothing_through_an_upgrade_and_back_to_a_live_feed(tmp_
             assert started(again) == ["execution"]
             assert {f"{name} runs already" for name in PORTS if name != "execution"} <= set(again.splitlines())
 
-            trade, upgrade, restore = steps(OPERATIONS)
+            [trade], (upgrade, restore) = (steps(OPERATIONS, section) for section in ("Start and stop", "Upgrade"))
             (portfolios / "bars.yaml").unlink()  # to be written by its own page
             assert not started(reader.follow(trade))
             assert started(reader.follow(upgrade)) == list(PORTS)

@@ -19,10 +19,12 @@ from tradeloop.cli.commands import (
     db,
     dlq,
     doctor,
+    explain,
     features,
     fetch,
     ingest,
     inspect,
+    kill,
     members,
     metrics,
     models,
@@ -35,7 +37,7 @@ from tradeloop.cli.commands import (
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.cli.interruption import Interruption, last_words
-from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
+from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName, Wait
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.errors import UserError
 
@@ -64,6 +66,9 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("kill")(kill.kill)
+app.command("resume")(kill.resume)
+app.command("explain")(explain.explain)
 app.command("mlflow")(models.mlflow)
 app.command("metrics")(metrics.metrics)
 app.command("doctor")(doctor.doctor)
@@ -216,6 +221,7 @@ def train(
             "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS says where Kafka is.",
         ),
     ] = None,
+    wait: Wait = True,
 ) -> None:
     """Train a policy on all of the bars and register it in the home's MLflow, or the running stack's.
 
@@ -232,7 +238,7 @@ def train(
         given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
-    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute, wait)
 
 
 @app.command()

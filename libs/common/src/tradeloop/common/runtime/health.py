@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
-from types import FrameType
 from typing import Protocol
 
 import structlog
@@ -33,6 +31,7 @@ from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.settings import ServiceSettings
+from tradeloop.common.runtime.stopping import stopped_by_signals
 from tradeloop.common.runtime.traces import Tracer, TraceSettings
 
 log = structlog.get_logger(__name__)
@@ -146,7 +145,7 @@ class Health:
             yield from each.figures()
         yield Figure("tradeloop_ready", float(not self.not_ready()))
         for partition, behind in self._lag.items():
-            yield Figure("tradeloop_consumer_lag", behind, (partition.topic, str(partition.number)))
+            yield Figure("tradeloop_consumer_lag_messages", behind, (partition.topic, str(partition.number)))
         for topic, count in self._dead_letters.items():
             yield Figure("tradeloop_dead_letters", count, (topic,))
         yield Figure("tradeloop_build_info", 1, tuple(self.names.values()))
@@ -219,15 +218,9 @@ def serve(
     moment. `of` has what else it tells of itself. Raises `UserError` for an address that cannot be listened on.
     """
     stop = stop or threading.Event()
-
-    def request_stop(signum: int, frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(signum).name)
-        stop.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, request_stop)
     settings, doors = settings or HttpSettings(), doors or {}
     with (
+        stopped_by_signals(stop),
         level_by_signals(of.logs if of else LogSettings()),
         listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint,
     ):
