@@ -29,7 +29,7 @@ Promote = Annotated[
         "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
     ),
 ]
-NoWait = Annotated[
+Ask = Annotated[
     bool, typer.Option("--no-wait", help="Only ask the running stack, which goes on alone, and do not wait for it.")
 ]
 Actions = Annotated[
