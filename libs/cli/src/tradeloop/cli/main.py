@@ -37,7 +37,7 @@ from tradeloop.cli.commands import (
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
 from tradeloop.cli.interruption import Interruption, last_words
-from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName, Wait
+from tradeloop.cli.options import Actions, Also, Ask, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
 from tradeloop.cli.reading import with_reading
 from tradeloop.common.addresses import address
 from tradeloop.common.errors import UserError
@@ -222,7 +222,7 @@ def train(
             "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS says where Kafka is.",
         ),
     ] = None,
-    wait: Wait = True,
+    only_ask: Ask = False,
 ) -> None:
     """Train a policy on all of the bars and register it in the home's MLflow, or the running stack's.
 
@@ -239,7 +239,7 @@ def train(
         given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
-    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute, wait)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute, not only_ask)
 
 
 @app.command()

@@ -29,11 +29,8 @@ Promote = Annotated[
         "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
     ),
 ]
-Wait = Annotated[
-    bool,
-    typer.Option(
-        "--wait/--no-wait", help="Whether to wait for the model, or to ask the running stack, which then goes on alone."
-    ),
+Ask = Annotated[
+    bool, typer.Option("--no-wait", help="Only ask the running stack, which goes on alone, and do not wait for it.")
 ]
 Actions = Annotated[
     Path | None,
