@@ -443,6 +443,7 @@ def test_each_role_reaches_what_is_its_own(plan: Mapping[str, Any]) -> None:
     secret, keys = arns(plan, "aws_secretsmanager_secret")["this"], arns(plan, "aws_kms_key")
     buckets = arns(plan, "aws_s3_bucket")
     assert reached["external_secrets"] == {secret, keys['this["passwords"]']}
+    assert reached["cluster"] == {keys['this["cluster"]']}
     artifacts, backups = buckets['this["artifacts"]'], buckets['this["backups"]']
     assert reached["mlflow"] == {artifacts, f"{artifacts}/*", keys['this["data"]']}
     assert reached["backups"] == {f"{backups}/*", keys['this["data"]']}
