@@ -5,7 +5,7 @@ UV_HOME := .tools/uv-$(UV_VERSION)
 UV := $(UV_HOME)/bin/uv
 BIN := .venv/bin
 COMPOSE := docker compose --file deploy/docker-compose.yml $(if $(TLS),--file deploy/docker-compose.tls.yml) \
-    $(if $(LOGS),--file deploy/docker-compose.logs.yml)
+    $(if $(LOGS),--file deploy/docker-compose.logs.yml) $(if $(TRACES),--file deploy/docker-compose.traces.yml)
 SEEDED := $(if $(SEED),TRADELOOP_TEST_SEEDS="$(SEED)")
 
 # A user's shell may point pip, uv or Python at other environments and package sources. Indexes, proxies, certificates

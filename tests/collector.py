@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +26,16 @@ class Seen:
     attributes: dict[str, str]
     error: str
     resource: dict[str, str]
+
+
+def chain(span: Seen, spans: Mapping[str, Seen]) -> list[str]:
+    """A span and those that caused it, by service and name, back to the one that nobody caused."""
+    found = [f"{span.service}: {span.name}"]
+    while span.parent_id:
+        before, span = span, spans[span.parent_id]
+        assert (span.trace_id, span.start_ns <= before.start_ns) == (before.trace_id, True)
+        found.append(f"{span.service}: {span.name}")
+    return found
 
 
 class Collector(ThreadingHTTPServer):

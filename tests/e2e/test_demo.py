@@ -42,6 +42,7 @@ COLUMNS = {
 }
 FILES = {*COLUMNS, "transitions.parquet", "summary.json", "report.html", "equity.png"}
 FILES |= {"model/policy.onnx", "model/manifest.json"}
+OF_A_DEMO = FILES | {"messages.parquet", "portfolio.yaml"}
 SUMMARY = {
     "bars": int,
     "train_bars": int,
@@ -207,7 +208,7 @@ def when(text: str) -> datetime:
 
 
 def test_every_file_with_its_columns(done: Done) -> None:
-    assert {str(path.relative_to(done.out)) for path in done.out.rglob("*") if path.is_file()} == FILES
+    assert {str(path.relative_to(done.out)) for path in done.out.rglob("*") if path.is_file()} == OF_A_DEMO
     for name, header in COLUMNS.items():
         assert (done.out / name).read_text(encoding="utf-8").splitlines()[0] == header
     required = ["decision_time", "time", "observation", "action", "reward", "terminated"]
@@ -311,6 +312,22 @@ def test_rewards_are_finite_and_explained(done: Done) -> None:
     ]
 
 
+def test_an_order_is_explained_from_the_files_of_the_run(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    orders = done.table("orders.csv")
+    order = orders[len(orders) // 2]
+    capsys.readouterr()
+    assert main(["explain", order["order_id"], "--run", str(done.out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    [row] = [each for each in facts["risk"]["sizing"] if each["instrument"] == order["instrument"]]
+    signed = float(order["quantity"]) if order["side"] == "buy" else -float(order["quantity"])
+    assert (row["ordered"], row["agrees"]) == (signed, True)
+    if not row["why"]:
+        assert row["target"] * row["equity"] / row["price"] - row["position"] == pytest.approx(
+            signed, abs=1.001 * row["lot_size"]
+        )
+    assert facts["model"]["training"]["asked"]["seed"] == done.seed
+
+
 def test_the_report_needs_no_network(done: Done) -> None:
     html = (done.out / "report.html").read_text(encoding="utf-8")
     assert html.lower().startswith("<!doctype html>")
@@ -323,7 +340,7 @@ def test_the_same_seed_gives_the_same_bytes(first: Done, twin: subprocess.Popen[
     said, _ = twin.communicate(timeout=300)
     assert twin.returncode == 0, said
     other = first.out.with_name("twin")
-    for name in sorted(FILES - {"summary.json"}):
+    for name in sorted(OF_A_DEMO - {"summary.json"}):
         assert (other / name).read_bytes() == (first.out / name).read_bytes(), f"{name} differs"
     clocked = {"wall_s": 0.0, "events_per_s": 0.0}
     again: dict[str, Any] = json.loads((other / "summary.json").read_text())

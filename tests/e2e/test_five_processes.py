@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deploy.native.server import Server, free_ports
+from tests.collector import Seen, chain, collector
 from tests.e2e import monitored
 from tests.e2e.stack import Servers, Stack
 from tests.e2e.worlds import HISTORY, World
 from tests.prometheus import prometheus
 from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.client.embedded import EmbeddedStack, embedded
+from tradeloop.cli.explain.chain import Explained
+from tradeloop.cli.explain.evidence import Evidence
+from tradeloop.cli.explain.subject import subject_of_id
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -30,9 +35,12 @@ from tradeloop.common.messages import (
 )
 from tradeloop.common.model_store.mlflow import MlflowModelStore
 from tradeloop.common.model_store.port import ModelStore
+from tradeloop.common.runtime.headers import trace_id
 
 COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, RiskVerdict, Transition)
 TRADED = 5_000
+TRACED = 0.02
+"""The share of bars whose traces are recorded."""
 
 
 def register(models: ModelStore, worlds: Sequence[World]) -> None:
@@ -83,7 +91,9 @@ def worlds(tmp_path: Path) -> list[World]:
 
 def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: list[World], tmp_path: Path) -> None:
     register(MlflowModelStore(servers.mlflow), worlds)
-    with servers.stack([world.portfolio for world in worlds], tmp_path) as stack:
+    with servers.stack([world.portfolio for world in worlds], tmp_path) as stack, collector() as receiver:
+        for service in SERVICES:
+            stack.extra[service] = {"TRACES__ENDPOINT": receiver.endpoint, "TRACES__SHARE": str(TRACED)}
         ports, [port] = stack.serve_http(SERVICES), free_ports(1)
         stack.start()
         with Server(prometheus(tmp_path, port, ports), tmp_path) as seen:
@@ -96,6 +106,8 @@ def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: 
         verdicts, frames = stack.client.read(RiskVerdict), stack.client.read(BarFrame)
         told = stack.client.read(InstrumentChanged)
         assert stack.client.count_dead_letters() == 0
+        assert_traced(fills, receiver.spans)
+        assert_explained(stack, worlds, fills)
     in_process = run_embedded(worlds, tmp_path / "embedded")
     for kind in COMPARED:
         assert live[kind] == in_process[kind], kind.__name__
@@ -111,6 +123,44 @@ def test_backtest_embedded_and_five_processes_are_one(servers: Servers, worlds: 
     assert sorted(closed) == [("listed", "listed:B", 0.0), ("listed", "listed:C", 30.0)]
     events = listed.universe.events
     assert {(one.instrument, one.event) for one in told} == {(id_, one) for id_, ones in events.items() for one in ones}
+
+
+def assert_traced(fills: Sequence[OrderFilled], spans: Sequence[Seen]) -> None:
+    """The recorded traces lead from fills back to their bars, through the processes of four services.
+
+    A collector may miss spans of a machine that is very busy, which trading does not wait for: most chains are whole.
+    """
+    seen = {span.span_id: span for span in spans}
+    names = {fill.event_id("execution.fills.v1"): fill for fill in fills}
+    ends = [span for span in seen.values() if span.attributes["messaging.message.id"] in names]
+    assert len(ends) > len(fills) * TRACED / 4
+    whole, services = 0, set[str]()
+    for span in ends:
+        fill = names[span.attributes["messaging.message.id"]]
+        assert (span.trace_id, span.attributes["tl.order_id"]) == (trace_id(fill), fill.order_id)
+        try:
+            links = chain(span, seen)
+        except KeyError:
+            continue
+        whole += links[-1] == "ingest: publish market.bars.v1"
+        services |= {link.partition(":")[0] for link in links}
+    assert whole > len(ends) // 2
+    assert services == {"ingest", "preprocess", "inference", "execution"}
+
+
+def assert_explained(stack: Stack, worlds: Sequence[World], fills: Sequence[OrderFilled]) -> None:
+    """An order of each world is explained from Kafka's topics, by numbers that agree, and names what ran."""
+    evidence = Evidence(stack.bus)
+    for world in worlds:
+        fill = [one for one in fills if one.portfolio == world.portfolio.name and not one.reason][-1]
+        explained = Explained(evidence, subject_of_id(evidence, fill.order_id), world.portfolio)
+        facts: Any = explained.described
+        assert [row for row in facts["risk"]["sizing"] if not row["agrees"]] == []
+        assert [one["fill_id"] for one in facts["fills"]["fills"] if one["order_id"] == fill.order_id] == [fill.fill_id]
+        assert {one["service"] for one in facts["services"]} == {"ingest", "preprocess", "inference", "execution"}
+        assert "configured_otherwise" not in facts["risk"]
+        assert facts["decision"]["where"]["published"]
+        assert facts["reward"]["reward"] is not None
 
 
 def assert_as_expected(world: World, marks: Sequence[PortfolioMarked], fills: Sequence[OrderFilled]) -> None:

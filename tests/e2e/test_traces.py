@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.collector import Collector, Seen, collector
+from tests.collector import Collector, chain, collector
 from tests.e2e.worlds import World
 from tradeloop.cli.client.embedded import embedded
 from tradeloop.common.clock import SystemClock
@@ -46,16 +46,6 @@ def run(world: World, home: Path, spans: Mapping[str, OtlpSpans]) -> tuple[list[
 def receiver() -> Iterator[Collector]:
     with collector() as server:
         yield server
-
-
-def chain(span: Seen, spans: Mapping[str, Seen]) -> list[str]:
-    """A span and those that caused it, by service and name, back to the one that nobody caused."""
-    found = [f"{span.service}: {span.name}"]
-    while span.parent_id:
-        before, span = span, spans[span.parent_id]
-        assert (span.trace_id, span.start_ns <= before.start_ns) == (before.trace_id, True)
-        found.append(f"{span.service}: {span.name}")
-    return found
 
 
 def test_one_trace_from_bar_to_fill_and_reward(receiver: Collector, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 from tradeloop.common.bus.memory import MemoryBus
 from tradeloop.common.bus.port import PARTITIONS, BusUnavailable, LogPosition, Partition
 from tradeloop.common.clock import ManualClock, SystemClock
@@ -239,10 +240,10 @@ def test_metrics(stand: Stand) -> None:
     stand.health.sample()
     partition = next(p for p, end in stand.bus.end_offsets(SOURCE).items() if end)
     where = {"topic": SOURCE, "partition": str(partition.number)}
-    assert stand.metric("tradeloop_consumer_lag", **where) == 4
+    assert stand.metric("tradeloop_consumer_lag_messages", **where) == 4
     stand.step()
     stand.health.sample()
-    assert stand.metric("tradeloop_consumer_lag", **where) == 0
+    assert stand.metric("tradeloop_consumer_lag_messages", **where) == 0
     assert stand.metric("tradeloop_messages_handled_total") == 4
     assert stand.metric("tradeloop_messages_published_total") == 3
     assert stand.metric("tradeloop_messages_retried_total") == 0
@@ -330,7 +331,7 @@ def test_lag_counts_from_what_the_bus_still_holds(stand: Stand) -> None:
     stand.runner._assigned([partition])
     stand.health.sample()
     where = {"topic": SOURCE, "partition": str(partition.number)}
-    assert stand.metric("tradeloop_consumer_lag", **where) == 6
+    assert stand.metric("tradeloop_consumer_lag_messages", **where) == 6
 
 
 def test_times_are_counted_by_how_long_they_took(stand: Stand) -> None:
@@ -459,6 +460,38 @@ def test_sigterm_drains() -> None:
     assert sum(stand.bus.end_offsets(topic_of(TrainingProgressed).name).values()) == 3
 
 
+STOPPED_AMID_A_LINE = """
+import os, signal, sys, threading
+from tradeloop.common.runtime.stopping import stopped_by_signals
+import structlog
+
+class Interrupted:
+    def write(self, text):
+        if "in the middle" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1_000):  # the handler runs here, within the lock of the log
+                pass
+        return sys.__stdout__.write(text)
+
+    def flush(self):
+        sys.__stdout__.flush()
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(Interrupted()))
+stop = threading.Event()
+with stopped_by_signals(stop):
+    structlog.get_logger().info("in the middle")
+    assert stop.wait(60)
+"""
+
+
+def test_a_signal_amid_a_line_of_the_log_stops_nothing_else() -> None:
+    """A handler that logs, or takes the lock of the event, would wait for what it interrupted, and for ever."""
+    command = [sys.executable, "-c", STOPPED_AMID_A_LINE]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.index("in the middle") < ended.stdout.index("SIGTERM")
+
+
 def test_every_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
@@ -528,7 +561,7 @@ def test_what_is_not_declared_is_not_told(stand: Stand) -> None:
     for figure in (
         Figure("tradeloop_unheard_of", 1.0),
         Figure("tradeloop_training_steps", 1.0, ("s", "u")),
-        Figure("tradeloop_consumer_lag", 1.0, ("t",)),
+        Figure("tradeloop_consumer_lag_messages", 1.0, ("t",)),
         Figure("tradeloop_handle_seconds", 1.0),
     ):
         with pytest.raises(AssertionError):

@@ -25,6 +25,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; it is
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line.")]
 
 _ANSWER_S = 15.0
+_OF_A_MODEL = {"model", "version", "model_id", "time"}
 
 
 @app.command()
@@ -68,7 +69,8 @@ def status(
 ) -> None:
     """Show services, live feeds, portfolios and what was given up on. Exit 1 when anything stands still.
 
-    A service stands still when messages wait and no process of it is there. All is told by Kafka: no service is asked.
+    A service stands still when messages wait and no process of it is there. Services that differ in what they run, or
+    start often, are warned of. All is told by Kafka: no service is asked.
     """
     if watch_s is not None:
         _watch(lambda: _status(as_json, bootstrap_servers, clear=not as_json), watch_s)
@@ -102,6 +104,7 @@ def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
     from tradeloop.cli.client.books import book_states
     from tradeloop.cli.client.client import count_dead_letters
     from tradeloop.cli.client.feeds import feed_states
+    from tradeloop.cli.client.manifests import runs_of, warnings_of
     from tradeloop.cli.client.services import service_states
     from tradeloop.cli.client.settings import kafka_bus
     from tradeloop.common.clock import SystemClock
@@ -109,10 +112,15 @@ def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
     with kafka_bus(bootstrap_servers) as bus:
         services = service_states(bus)
         books, letters, feeds = book_states(bus), count_dead_letters(bus), feed_states(bus, SystemClock())
+        runs = runs_of(bus, {one.service: one.processes for one in services}, SystemClock().now())
     if clear:
         typer.echo("\033[2J\033[H", nl=False)  # an empty screen, from its top
     for service in services:
-        typer.echo(json.dumps(service.described) if as_json else service.words)
+        told = runs[service.service]
+        words = f"{service.words}; {told.words}" if told.words else service.words
+        typer.echo(json.dumps(service.described | told.described) if as_json else words)
+    for warning in warnings_of(runs):
+        typer.echo(json.dumps({"warning": warning}) if as_json else f"Warning: {warning}")
     for feed in feeds:
         typer.echo(json.dumps(feed.described) if as_json else feed.words)
     for book in books.values():
@@ -124,7 +132,7 @@ def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
             typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
         typer.echo(f"{letters} dead letters{': see `tradeloop dlq list`' if letters else ''}")
     still = [*(service.stands_still for service in services), *(feed.stands_still for feed in feeds)]
-    return any(still) or any(book.quarantine is not None for book in books.values())
+    return any(still) or any(book.quarantine or book.killed for book in books.values())
 
 
 def _command(command: Command, name: str, reason: str, servers: str | None) -> None:
@@ -157,6 +165,8 @@ def _line(book: BookState) -> str:
     if mark is not None:
         held = sum(position.quantity != 0.0 for position in mark.positions)
         told += f"; marked {mark.time:%Y-%m-%d %H:%M} UTC, equity {mark.equity:,.2f}, {held} positions open"
+    if book.model is not None:
+        told += f"; model {book.model.model} version {book.model.version}, since {book.model.time:%Y-%m-%d %H:%M} UTC"
     told += "".join(f"; {id_}: {', '.join(words)}" for id_, words in sorted(book.instruments.items()))
     counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(book.events.items()))
     return f"{told}; on record: {counted}" if counted else told
@@ -174,6 +184,8 @@ def _described(book: BookState) -> dict[str, object]:
         "awaits": book.awaits.isoformat() if book.awaits else None,
         "quarantined_since": quarantine.time.isoformat() if quarantine else None,
         "cause": quarantine.reason if quarantine else None,
+        "killed": book.killed.reason if book.killed else None,
+        "model": None if book.model is None else book.model.model_dump(mode="json", include=_OF_A_MODEL),
         "events": book.events,
         "instruments": book.instruments,
     }

@@ -26,6 +26,7 @@ from tradeloop.cli.outcome import counts, print_evidence, print_outcome, print_w
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.report import figures, text, write_report
 from tradeloop.cli.report.files import Run, stage, write_run
+from tradeloop.cli.report.messages import MESSAGES, PORTFOLIO, write_messages
 from tradeloop.cli.report.transitions import rows_of
 from tradeloop.cli.source import Source, split
 from tradeloop.cli.understood import spoken_members
@@ -52,7 +53,7 @@ from tradeloop.common.messages.topics import derived_id
 from tradeloop.common.messages.training import CANDIDATE
 from tradeloop.common.model_store.onnx_policy import OnnxPolicy
 from tradeloop.common.model_store.port import RegisteredPolicy, write_policy
-from tradeloop.common.portfolio import Portfolio
+from tradeloop.common.portfolio import Portfolio, portfolio_yaml
 from tradeloop.common.strategy import Strategy
 from tradeloop.training.domain.material import rows_known, segment
 
@@ -115,7 +116,7 @@ def run_demo(
             )
         demo = _Demo(stack, stages, markets, strategy, steps, promote, market)
         registered = demo.train(seeds)
-        run, results, summary = demo.trade(registered)
+        run, results, summary = demo.trade(registered, staging)
         with stages.stage("Writing the report"):
             summary["wall_s"] = round(time.monotonic() - started, 3)
             write_run(staging, run)
@@ -161,8 +162,8 @@ class _Demo:
             )
         return stack.models.load(self._ready.model, self._ready.version)
 
-    def trade(self, registered: RegisteredPolicy) -> tuple[Run, dict[str, BacktestResult], dict[str, Any]]:
-        """Replay the rest as live bars, and hold the result against the backtest.
+    def trade(self, registered: RegisteredPolicy, out: Path) -> tuple[Run, dict[str, BacktestResult], dict[str, Any]]:
+        """Replay the rest as live bars, keep the messages in `out`, and hold the result against the backtest.
 
         Raises `ParityBroken` when they differ; the message says where first.
         """
@@ -179,6 +180,8 @@ class _Demo:
             else:
                 trade_live(stack, self._market, source, self._traded, report)
             events_per_s = (stack.events - before) / (time.monotonic() - began)
+        write_messages(stack.bus, out / MESSAGES)
+        (out / PORTFOLIO).write_text(portfolio_yaml(self._portfolio), encoding="utf-8")
         read = stack.take
         signals, marks = read(SignalGenerated, _GROUNDS), read(PortfolioMarked)
         orders, fills, transitions = read(OrderUpdated), read(OrderFilled), read(Transition)
@@ -288,6 +291,9 @@ def _print(out: Path, kept: Path | None, summary: Mapping[str, Any], results: Ma
     console.print(f"Backtest equals live to {summary['parity_rel_diff']:.1e}", highlight=False)
     if kept is not None:
         console.print(f"Models: tradeloop models list --home {kept}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"Any order explained: tradeloop explain ORDER_ID --run {out}", soft_wrap=True, markup=False, highlight=False
+    )
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from http import HTTPStatus
-from types import FrameType
 from typing import Protocol
 
 import structlog
@@ -22,6 +20,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
+from tradeloop.common.addresses import address
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import ServiceStarted
@@ -33,6 +32,7 @@ from tradeloop.common.runtime.metrics import Figure
 from tradeloop.common.runtime.runner import Runner
 from tradeloop.common.runtime.server import Door, Page, listening
 from tradeloop.common.runtime.settings import ServiceSettings
+from tradeloop.common.runtime.stopping import stopped_by_signals
 from tradeloop.common.runtime.traces import Tracer, TraceSettings
 
 log = structlog.get_logger(__name__)
@@ -113,9 +113,9 @@ class Health:
         A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it. So are
         live feeds that do not go on, and messages that retention deleted before they were finished.
         """
-        reasons = self.not_ready()
-        portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
-        feeds = {each.universe: each.trouble for each in self._runner.feeds if each.trouble}
+        reasons = list(map(address, self.not_ready()))
+        portfolios = {each.portfolio: address(each.trouble) for each in self._runner.standings if each.trouble}
+        feeds = {each.universe: address(each.trouble) for each in self._runner.feeds if each.trouble}
         lost = {f"{partition.topic}/{partition.number}": count for partition, count in self._runner.lost.items()}
         content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "feeds": feeds, "lost": lost}
         return _json(_UNAVAILABLE if reasons else _OK, content)
@@ -146,7 +146,7 @@ class Health:
             yield from each.figures()
         yield Figure("tradeloop_ready", float(not self.not_ready()))
         for partition, behind in self._lag.items():
-            yield Figure("tradeloop_consumer_lag", behind, (partition.topic, str(partition.number)))
+            yield Figure("tradeloop_consumer_lag_messages", behind, (partition.topic, str(partition.number)))
         for topic, count in self._dead_letters.items():
             yield Figure("tradeloop_dead_letters", count, (topic,))
         yield Figure("tradeloop_build_info", 1, tuple(self.names.values()))
@@ -219,15 +219,9 @@ def serve(
     moment. `of` has what else it tells of itself. Raises `UserError` for an address that cannot be listened on.
     """
     stop = stop or threading.Event()
-
-    def request_stop(signum: int, frame: FrameType | None) -> None:
-        log.info("stopping", signal=signal.Signals(signum).name)
-        stop.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, request_stop)
     settings, doors = settings or HttpSettings(), doors or {}
     with (
+        stopped_by_signals(stop),
         level_by_signals(of.logs if of else LogSettings()),
         listening(settings.host, settings.port, starting("it has not started"), doors) as endpoint,
     ):
