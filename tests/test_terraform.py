@@ -230,10 +230,14 @@ def test_the_overlay_speaks_to_aws_by_tls_and_to_nothing_else(tmp_path: Path) ->
         if kafka:
             assert kafka["BOOTSTRAP_SERVERS"] == "kafka_bootstrap.example.com"
             assert (kafka["SECURITY_PROTOCOL"], kafka["SASL_MECHANISM"]) == ("SASL_SSL", "SCRAM-SHA-512")
-    ports = {each["metadata"]["name"]: each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    ways = {each["metadata"]["name"]: each["spec"]["egress"] for each in of_kind(objects, "NetworkPolicy")
+            if each["metadata"]["name"].endswith("-of-aws")}  # fmt: skip
+    [agent, store] = ways.pop("to-artifacts-of-aws")
+    assert (agent["to"], agent["ports"][0]["port"]) == ([{"ipBlock": {"cidr": "169.254.170.23/32"}}], 80)
+    assert store["ports"][0]["port"] == 443
     opened = {
         name: (rule["ports"][0]["port"], [one["ipBlock"]["cidr"] for one in rule["to"]])
-        for name, [rule] in ((name, spec["egress"]) for name, spec in ports.items() if name.endswith("-of-aws"))
+        for name, [rule] in ways.items()
     }
     by_name = dict(re.findall(r"(\w+) = (\d+)", (TERRAFORM / "network.tf").read_text().split("ports = merge(")[1]))
     assert opened == {
@@ -241,6 +245,15 @@ def test_the_overlay_speaks_to_aws_by_tls_and_to_nothing_else(tmp_path: Path) ->
         "to-redis-of-aws": (int(by_name["cache"]), SERVERS),
         "to-timescaledb-of-aws": (int(by_name["postgres"]), SERVERS),
     }
+
+
+def test_mlflow_keeps_artifacts_in_the_bucket_as_the_account_that_has_the_role(tmp_path: Path) -> None:
+    [mlflow] = [each for each in of_kind(laid(tmp_path), "StatefulSet") if each["metadata"]["name"] == "mlflow"]
+    pod = mlflow["spec"]["template"]["spec"]
+    assert "--artifacts-destination=s3://artifacts_bucket.example.com/artifacts" in pod["containers"][0]["args"]
+    [association] = [each for each in things(TERRAFORM) if each.address == "aws_eks_pod_identity_association.mlflow"]
+    assert pod["serviceAccountName"] == association.body["service_account"]
+    assert not [each for each in pod["containers"][0]["env"] if "KEY" in each["name"]]
 
 
 def test_what_is_yours_in_the_overlay_stays(tmp_path: Path) -> None:
@@ -443,6 +456,7 @@ def test_each_role_reaches_what_is_its_own(plan: Mapping[str, Any]) -> None:
     secret, keys = arns(plan, "aws_secretsmanager_secret")["this"], arns(plan, "aws_kms_key")
     buckets = arns(plan, "aws_s3_bucket")
     assert reached["external_secrets"] == {secret, keys['this["passwords"]']}
+    assert reached["cluster"] == {keys['this["cluster"]']}
     artifacts, backups = buckets['this["artifacts"]'], buckets['this["backups"]']
     assert reached["mlflow"] == {artifacts, f"{artifacts}/*", keys['this["data"]']}
     assert reached["backups"] == {f"{backups}/*", keys['this["data"]']}

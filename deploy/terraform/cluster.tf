@@ -32,7 +32,7 @@ resource "aws_eks_cluster" "this" {
     public_access_cidrs     = length(var.api_cidrs) > 0 ? var.api_cidrs : null
   }
 
-  depends_on = [aws_iam_role_policy_attachment.managed, aws_cloudwatch_log_group.this]
+  depends_on = [aws_iam_role_policy.cluster, aws_iam_role_policy_attachment.managed, aws_cloudwatch_log_group.this]
 }
 
 # People: administrators of the cluster, and operators of the namespace.

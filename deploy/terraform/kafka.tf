@@ -3,7 +3,7 @@
 # are not here: `tradeloop topics apply` and `tradeloop topics permit` make them of the catalogue.
 
 resource "aws_msk_configuration" "this" {
-  name           = var.name
+  name           = "${var.name}-${replace(var.kafka_version, ".", "-")}" # one of another version is another one
   kafka_versions = [var.kafka_version]
 
   server_properties = <<-PROPERTIES

@@ -51,7 +51,7 @@ output "file_system" {
 }
 
 output "artifacts_bucket" {
-  description = "The bucket for artifacts of MLflow, once its image can speak to one."
+  description = "The bucket for artifacts of MLflow."
   value       = aws_s3_bucket.this["artifacts"].bucket
 }
 

@@ -25,6 +25,7 @@ K8S = "../../k8s"
 CERTIFICATES = "rds.pem"
 """The authorities that sign for RDS, which a person puts beside the overlay."""
 _MOUNTED = f"/etc/rds/{CERTIFICATES}"
+OWN = ("artifacts.yaml", "network.yaml", "secrets.yaml", "storage.yaml", "store.yaml")
 _REPLACED = {"kafka", "redis", "valkey", "postgres", "external-secrets"}
 """Components of production that AWS takes the places of."""
 _USERS = {"init": "tradeloop", **{service: service for service in SERVICES}}
@@ -40,7 +41,7 @@ def overlay(outputs: Mapping[str, Any]) -> dict[str, str]:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": production["namespace"],
-        "resources": [f"{K8S}/base", *(["network.yaml", "secrets.yaml", "storage.yaml", "store.yaml"])],
+        "resources": [f"{K8S}/base", *OWN],
         "components": [each.replace("../..", K8S) for each in components],
         "configMapGenerator": [
             *production["configMapGenerator"],
@@ -53,11 +54,13 @@ def overlay(outputs: Mapping[str, Any]) -> dict[str, str]:
         ],
         "images": _images(production["images"], outputs["registry"]),
         "patches": [
+            _artifacts_patch(outputs["artifacts_bucket"], outputs["region"]),
             *_patches(postgres),
             *(each for each in production["patches"] if not (postgres and _of_cnpg(each))),
         ],
     }
     files = {
+        "artifacts.yaml": _text(_artifacts()),
         "kustomization.yaml": _text([kustomization]),
         "network.yaml": _text(_ways(outputs["servers_cidrs"], postgres)),
         "secrets.yaml": _text(_secrets(outputs, postgres)),
@@ -118,6 +121,48 @@ def _patches(postgres: bool) -> list[dict[str, Any]]:
         targets = ({"kind": "StatefulSet", "name": f"{'|'.join(SERVICES)}|mlflow"}, {"kind": "Job", "name": "init"})
         found += [_patch(target, mount) for target in targets]
     return found
+
+
+def _artifacts_patch(bucket: str, region: str) -> dict[str, Any]:
+    """MLflow with its artifacts in the bucket, as the role of its ServiceAccount: there are no keys."""
+    container = "/spec/template/spec/containers/0"
+    operations = [
+        {"op": "test", "path": f"{container}/args/5", "value": "--artifacts-destination=/var/lib/tradeloop/mlflow"},
+        {"op": "replace", "path": f"{container}/args/5", "value": f"--artifacts-destination=s3://{bucket}/artifacts"},
+        {"op": "add", "path": f"{container}/env/-", "value": {"name": "AWS_DEFAULT_REGION", "value": region}},
+        {"op": "add", "path": "/spec/template/spec/serviceAccountName", "value": "mlflow"},
+    ]
+    return _patch({"kind": "StatefulSet", "name": "mlflow"}, operations)
+
+
+def _artifacts() -> list[dict[str, Any]]:
+    """Who MLflow is to AWS, and its ways: to the agent on its node, which gives it credentials, and to S3."""
+    private = ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]
+    ways = [
+        {"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80, "protocol": "TCP"}]},
+        {
+            "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": private}}],
+            "ports": [{"port": 443, "protocol": "TCP"}],
+        },
+    ]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "mlflow"},
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "to-artifacts-of-aws"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app.kubernetes.io/name": "mlflow"}},
+                "policyTypes": ["Egress"],
+                "egress": ways,
+            },
+        },
+    ]
 
 
 def _patch(target: Mapping[str, str], operations: list[dict[str, Any]]) -> dict[str, Any]:

@@ -71,8 +71,6 @@ resource "aws_db_instance" "this" {
 
   auto_minor_version_upgrade      = true
   enabled_cloudwatch_logs_exports = ["postgresql"]
-  performance_insights_enabled    = true
-  performance_insights_kms_key_id = aws_kms_key.this["data"].arn
 
   depends_on = [aws_cloudwatch_log_group.this]
 }

@@ -58,6 +58,20 @@ resource "aws_iam_role" "cluster" {
   assume_role_policy = data.aws_iam_policy_document.trust["cluster"].json
 }
 
+# The API server opens Secrets by the key of the cluster.
+resource "aws_iam_role_policy" "cluster" {
+  name   = "secrets"
+  role   = aws_iam_role.cluster.id
+  policy = data.aws_iam_policy_document.cluster.json
+}
+
+data "aws_iam_policy_document" "cluster" {
+  statement {
+    actions   = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:ListGrants"]
+    resources = [aws_kms_key.this["cluster"].arn]
+  }
+}
+
 resource "aws_iam_role" "node" {
   name               = "${var.name}-node"
   assume_role_policy = data.aws_iam_policy_document.trust["node"].json

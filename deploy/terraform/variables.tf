@@ -114,11 +114,11 @@ variable "operators" {
 variable "kubernetes_version" {
   description = "The version of Kubernetes: the manifests want 1.27 or later."
   type        = string
-  default     = "1.34"
+  default     = "1.35"
 
   validation {
     condition     = can(regex("^1\\.(2[7-9]|[3-9][0-9])$", var.kubernetes_version))
-    error_message = "Take 1.27 or later, written like 1.34."
+    error_message = "Take 1.27 or later, written like 1.35."
   }
 }
 
@@ -151,7 +151,7 @@ variable "nodes" {
 
   validation {
     condition     = var.nodes.min >= 3 && var.nodes.max >= var.nodes.min
-    error_message = "At least three, and no fewer at most than at least."
+    error_message = "Three of them are the least, and the most is not less than the least."
   }
 }
 

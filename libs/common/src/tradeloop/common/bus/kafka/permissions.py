@@ -23,8 +23,8 @@ _KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "cluster": R
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _CLUSTER = "kafka-cluster"
 _GOVERNING = ("ALTER", "ALTER_CONFIGS", "CREATE", "DESCRIBE", "DESCRIBE_CONFIGS")
-"""What of a cluster is for people. What brokers do with each other is not: once it is given to one, it is denied to all
-others, brokers among them where they have no user of their own."""
+"""The operations on a cluster that are for people. Those of brokers among themselves are not: once they are given to
+one user, they are denied to all others, brokers among them where they have no user of their own."""
 
 
 class Permission(NamedTuple):
@@ -97,7 +97,7 @@ def permissions(access: Access, names: Names) -> Iterator[Permission]:
 
 
 def everything(user: str) -> Iterator[Permission]:
-    """What an administrator may do, where a cluster has no superuser: all with topics and groups, and to govern it."""
+    """The rights of an administrator where a cluster has no superuser: all with topics and groups, and to govern it."""
     for kind in ("topic", "group"):
         yield Permission(user, kind, "*", "ALL")
     for operation in _GOVERNING:
