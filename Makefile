@@ -84,8 +84,8 @@ soak: sync ## An hour of bars with random faults, then the crash proof with more
 images: sync ## Build the images of that stack as make test-compose does, which then has less to do
 	@$(BIN)/python -m deploy.compose_test build
 
-test-compose: sync ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down
-	@$(BIN)/python -m deploy.compose_test
+test-compose: sync $(if $(TLS),certificates) ## Run that stack in Docker for a test: build, trade, kill a service, compare, take down: TLS=1
+	@$(BIN)/python -m deploy.compose_test $(if $(TLS),tls)
 
 test-k8s: sync ## Run that stack on the cluster of KUBECONFIG for a test: apply, trade, upgrade, kill, compare, take down
 	@$(BIN)/python -m deploy.kubernetes

@@ -13,6 +13,7 @@ import yaml
 from sqlalchemy import make_url
 
 from deploy.certificates import Certified
+from deploy.compose_test.trade import Ports
 from deploy.native import kafka as native_kafka
 from deploy.native.redis import redis
 from tests.test_compose import COMMANDS, COMPOSE, DEPLOY, OURS, ROOT, interpolated, settings_class
@@ -107,6 +108,20 @@ def test_each_server_has_its_own_key_and_no_others(server: str) -> None:
     assert re.search(rf"^give {server} [1-9]\d+$", script, re.MULTILINE)
     assert f"tls-{server}:/to/{server}" in SERVICES["certificates"]["volumes"]
     assert f"tls-{server}" in OVERLAY["volumes"]
+
+
+def test_the_test_of_the_stack_can_be_run_over_tls(tmp_path: Path) -> None:
+    """`make test-compose TLS=1`: its clients come as services do, and no image is pulled where stand-ins are used."""
+    ports = Ports(9092, 5000, {}, {"KAFKA_PASSWORD": "a", "MLFLOW_PASSWORD": "b"}, tmp_path / "ca.pem")
+    assert (ports.bus.security_protocol, ports.bus.ssl_ca_location) == ("SASL_SSL", str(tmp_path / "ca.pem"))
+    assert ports.models == "https://tradeloop:b@127.0.0.1:5000"
+    beside = yaml.safe_load((DEPLOY / "compose.test.tls.yml").read_text())["services"]
+    stand_ins = yaml.safe_load(interpolated((DEPLOY / "compose.test.yml").read_text()))["services"]
+    assert beside == {"certificates": {"image": stand_ins["redis"]["image"]}}
+    recipe = re.search(r"^test-compose: (.*)\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    assert "$(if $(TLS),certificates)" in recipe[1]
+    assert "$(if $(TLS),tls)" in recipe[2]
 
 
 def test_the_one_that_hands_out_keys_reaches_nobody() -> None:

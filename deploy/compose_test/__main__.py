@@ -1,7 +1,9 @@
-"""Build, start, trade, kill, compare, take down: `make test-compose`. With `build`, only the first: `make images`."""
+"""Build, start, trade, kill, compare, take down: `make test-compose`. With `build`, only the first: `make images`; with
+`tls` the same over TLS, for which the certificates have to be there."""
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from deploy.compose_test.compose import PROJECT, Compose, build
 from deploy.compose_test.engine import ROOT, Failed, compose_command, engine, run, say
-from deploy.compose_test.images import find_images
+from deploy.compose_test.images import COMPOSE_FILE, Stack, find_images
 from deploy.compose_test.trade import Ports, closed_to_each_other, closed_to_strangers, look, portfolio_of, trade
 from deploy.native.server import free_ports
 from tradeloop.cli.client.client import Failed as RequestFailed
@@ -26,6 +28,7 @@ from tradeloop.common.evaluation.parity import ParityBroken
 from tradeloop.common.portfolio import portfolio_yaml
 from tradeloop.common.strategy import load
 
+AUTHORITIES = ROOT / "deploy" / "tls" / "ca.pem"
 FRAMES = 400
 UP_TIMEOUT_S = 600
 KILL = "import os, signal; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), signal.SIGKILL)"
@@ -34,16 +37,17 @@ KILL = "import os, signal; os.kill(int(open('/proc/1/task/1/children').read().sp
 
 def main() -> int:
     """0 when the stack did all that is asked of it. Nothing is left running either way."""
-    began, only_build = time.monotonic(), sys.argv[1:] == ["build"]
+    began, only_build, tls = time.monotonic(), "build" in sys.argv[1:], "tls" in sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is taken down
     try:
         with engine(), find_images() as stack, tempfile.TemporaryDirectory(prefix="tradeloop-compose-") as folder:
             strategy = load("example")
             source = open_source((), strategy)
-            ports, environment = _settings(Path(folder), source)
+            ports, environment = _settings(Path(folder), source, AUTHORITIES if tls else None)
             Path(folder, "portfolios", "test.yaml").write_text(portfolio_yaml(portfolio_of(source, strategy)))
             command = compose_command(stack.debian_image)
-            compose = Compose(command, stack.files, {**environment, **stack.environment})
+            files = [*stack.files, *(_over_tls(stack) if tls else ())]
+            compose = Compose(command, files, {**environment, **stack.environment})
             build(compose)
             if only_build:
                 return 0
@@ -61,7 +65,15 @@ def main() -> int:
     return 0
 
 
-def _settings(folder: Path, source: Source) -> tuple[Ports, dict[str, str]]:
+def _over_tls(stack: Stack) -> list[Path]:
+    """The Compose files by which servers speak TLS. Raises `Failed` where their certificates are not there."""
+    if not AUTHORITIES.is_file():
+        raise Failed("no certificates in deploy/tls: make test-compose TLS=1 makes them")
+    os.environ["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(AUTHORITIES)
+    return [COMPOSE_FILE.with_name(name) for name in ("docker-compose.tls.yml", *stack.of_tls)]
+
+
+def _settings(folder: Path, source: Source, authorities: Path | None) -> tuple[Ports, dict[str, str]]:
     """Free ports, new passwords, and a folder each for portfolios and bars."""
     for name in ("portfolios", "bars"):
         (folder / name).mkdir()
@@ -79,7 +91,7 @@ def _settings(folder: Path, source: Source) -> tuple[Ports, dict[str, str]]:
         "COMMIT": run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip(),
     }
     http = {service: numbers[service.upper()] for service in SERVICES}
-    return Ports(numbers["KAFKA"], numbers["MLFLOW"], http, passwords), environment
+    return Ports(numbers["KAFKA"], numbers["MLFLOW"], http, passwords, authorities), environment
 
 
 @contextmanager

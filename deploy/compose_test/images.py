@@ -31,6 +31,8 @@ class Stack:
     """Compose files, the one that users run first."""
     environment: Mapping[str, str]
     debian_image: str
+    of_tls: tuple[str, ...] = ()
+    """Further Compose files where the servers speak TLS, by their names."""
 
 
 def available(image: str) -> bool:
@@ -70,7 +72,7 @@ def find_images() -> Iterator[Stack]:
         shutil.copytree(jars(), Path(folder, "kafka"))
         environment |= {"BASE_IMAGE": python, "DEBIAN_IMAGE": debian, "STANDINS": folder}
         files.append(ROOT / "deploy" / "compose.test.yml")
-        yield Stack(tuple(files), environment, debian)
+        yield Stack(tuple(files), environment, debian, ("compose.test.tls.yml",))
 
 
 def _debian(suite: str, packages: str) -> str:

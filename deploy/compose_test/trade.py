@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -59,6 +60,8 @@ class Ports:
     """The port of each service."""
     passwords: Mapping[str, str] = field(repr=False)
     """The passwords of deploy/.env, by its variables."""
+    authorities: Path | None = None
+    """The file of the authority that signed the servers' certificates; None where they speak no TLS."""
 
     @property
     def bus(self) -> KafkaSettings:
@@ -69,7 +72,8 @@ class Ports:
         """How a user signs in to Kafka, with the password of this name."""
         return KafkaSettings(
             bootstrap_servers=f"localhost:{self.kafka}",
-            security_protocol="SASL_PLAINTEXT",
+            security_protocol="SASL_PLAINTEXT" if self.authorities is None else "SASL_SSL",
+            ssl_ca_location=None if self.authorities is None else str(self.authorities),
             sasl_mechanism="PLAIN",
             sasl_username=user,
             sasl_password=SecretStr(self.passwords[password]),
@@ -78,7 +82,11 @@ class Ports:
     @property
     def models(self) -> str:
         """MLflow's address, with what a person signs in with."""
-        return f"http://tradeloop:{self.passwords['MLFLOW_PASSWORD']}@127.0.0.1:{self.mlflow}"
+        return self.models_of(f"tradeloop:{self.passwords['MLFLOW_PASSWORD']}@")
+
+    def models_of(self, signed: str) -> str:
+        """MLflow's address, with `USER:PASSWORD@` of somebody, or with nothing."""
+        return f"{'http' if self.authorities is None else 'https'}://{signed}127.0.0.1:{self.mlflow}"
 
 
 def eventually(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
@@ -120,7 +128,7 @@ def look(ports: Ports, commit: str) -> None:
 
 def closed_to_strangers(ports: Ports) -> None:
     """See that nobody gets in without a password. Raises `Failed`."""
-    stranger = MlflowModelStore(f"http://127.0.0.1:{ports.mlflow}")
+    stranger = MlflowModelStore(ports.models_of(""))
     bus = KafkaBus(KafkaSettings(bootstrap_servers=f"localhost:{ports.kafka}", request_timeout_s=3.0))
     asked: list[tuple[str, Callable[[], object]]] = [
         ("MLflow", stranger.versions),
