@@ -153,7 +153,7 @@ SPECS: Mapping[tuple[str, str], Shape] = {
     },
     ("keda.sh/v1alpha1", "TriggerAuthentication"): {
         "env": [{"parameter": str, "name": str, "containerName": str}],
-        "secretTargetRef": [{"parameter": str, "name": str, "key": str}],
+        "secretTargetRef?": [{"parameter": str, "name": str, "key": str}],
     },
     ("keda.sh/v1alpha1", "ScaledObject"): {
         "scaleTargetRef": {
@@ -219,14 +219,19 @@ SPECS: Mapping[tuple[str, str], Shape] = {
     },
     ("external-secrets.io/v1", "SecretStore"): {
         "provider": {
-            "vault": {
+            "aws?": {
+                "service": ("SecretsManager",),
+                "region": str,
+                "auth": {"jwt": {"serviceAccountRef": {"name": str}}},
+            },
+            "vault?": {
                 "server": str,
                 "path": str,
                 "version": ("v2",),
                 "auth": {
                     "kubernetes": {"mountPath": str, "role": str, "serviceAccountRef": {"name": str}},
                 },
-            }
+            },
         }
     },
 }

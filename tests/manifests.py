@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+from typer.main import get_command
 
 from deploy.kubernetes.checks import HTTP_PORT
 from tests.custom_kinds import SPECS, schema_of
 from tests.test_compose import settings_class
 from tradeloop.cli.client.deployment import SERVICES
+from tradeloop.cli.main import app
 from tradeloop.common.bus.port import PARTITIONS
 from tradeloop.common.messages.topics import CATALOGUE, SERVICE_TOPICS
 from tradeloop.common.settings import variables
@@ -27,16 +31,27 @@ MADE_ELSEWHERE = {
     "tradeloop-cluster-ca-cert",  # by Strimzi
     "tradeloop-tls",  # by cert-manager, or a person
     "venues",  # credentials of venues, which need not be there
+    "artifacts",  # keys of an object store, by a person or a vault
+    "loki",  # a user's password, where Loki asks for one
 }
 _SECRET_WORDS = re.compile(r"PASSWORD|TOKEN|SECRET|ACCESS_KEY|://[^/]*:[^/]*@")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_COMMAND: Any = get_command(app)
+_GPU = "nvidia.com/gpu"
 _PATHS = {"/v1/predict"}
 """What of the services' HTTP may be reached from outside the cluster."""
 
 
 def complaints(objects: Sequence[Object], *, released: bool = False, pinned: bool = False) -> list[str]:
     """All that is wrong. Images of a release have a tag or a digest, those of production a digest."""
-    found = [*_schemas(objects), *_names(objects), *_kafka(objects), *_settings(objects), *_ways(objects)]
+    found = [
+        *schema_faults(objects),
+        *_names(objects),
+        *_kafka(objects),
+        *_settings(objects),
+        *_ways(objects),
+        *_jobs(objects),
+    ]
     for owner, pod in pods(objects):
         found += [f"{owner}: {each}" for each in _pod(owner, pod, released=released, pinned=pinned)]
     for each in of_kind(objects, "Cluster"):
@@ -53,8 +68,14 @@ def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
 def pods(objects: Iterable[Object]) -> Iterator[tuple[str, Object]]:
     """The templates of pods with the name of their owner."""
     for each in objects:
-        if each["kind"] in ("StatefulSet", "Job", "Deployment"):
-            yield each["metadata"]["name"], each["spec"]["template"]
+        spec = each["spec"]["jobTemplate"]["spec"] if each["kind"] == "CronJob" else each.get("spec", {})
+        if each["kind"] in ("StatefulSet", "Job", "CronJob", "Deployment", "DaemonSet"):
+            yield each["metadata"]["name"], spec["template"]
+
+
+def containers(pod: Object) -> list[Object]:
+    """All containers of a pod, those that run first included."""
+    return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
 def environment(objects: Sequence[Object], container: Object) -> dict[str, str]:
@@ -79,7 +100,8 @@ def _secrets(objects: Sequence[Object]) -> dict[str, set[str]]:
     return found
 
 
-def _schemas(objects: Sequence[Object]) -> Iterator[str]:
+def schema_faults(objects: Sequence[Object]) -> Iterator[str]:
+    """Objects that are not as the schemas of their kinds want them."""
     for each in objects:
         yield from _faults(json.dumps(each, sort_keys=True))
 
@@ -117,15 +139,18 @@ def _pod(owner: str, template: Object, *, released: bool, pinned: bool) -> Itera
         yield "seccomp does not filter"
     if owner in SERVICES and "priorityClassName" not in spec:
         yield "it has no priority"
-    for each in (*spec.get("initContainers", ()), *spec["containers"]):
+    for each in containers(spec):
         security = each.get("securityContext", {})
         if security.get("allowPrivilegeEscalation") is not False or security.get("capabilities") != {"drop": ["ALL"]}:
             yield "it may gain privileges, or has capabilities"
         if security.get("readOnlyRootFilesystem") is not True and owner != "kafka":
             yield "its root can be written"
-        if any(set(each["resources"].get(bound, ())) != {"cpu", "memory"} for bound in ("requests", "limits")):
+        bounds = [set(each["resources"].get(bound, ())) - {_GPU} for bound in ("requests", "limits")]
+        if any(bound != {"cpu", "memory"} for bound in bounds):
             yield "requests or limits are missing"
-        if owner != "init" and "readinessProbe" not in each:
+        if _GPU in each["resources"].get("limits", ()) and "TRAINING_DEVICE" not in [e["name"] for e in each["env"]]:
+            yield "it holds a GPU and does not compute on it"
+        if owner != "init" and each in spec["containers"] and "readinessProbe" not in each:
             yield "nobody asks whether it is ready"
         if released and (":" not in each["image"].split("/")[-1] or each["image"].endswith(":latest")):
             yield f"{each['image']} is whatever is the latest"
@@ -133,12 +158,18 @@ def _pod(owner: str, template: Object, *, released: bool, pinned: bool) -> Itera
             yield f"{each['image']} is no digest"
 
 
+def _jobs(objects: Sequence[Object]) -> Iterator[str]:
+    for each in of_kind(objects, "CronJob"):
+        if each["spec"]["concurrencyPolicy"] != "Forbid":
+            yield f"CronJob/{each['metadata']['name']}: it may run twice at once"
+
+
 def _names(objects: Sequence[Object]) -> Iterator[str]:
     """What is named and is not there, and what is there and nobody names."""
     there = {(each["kind"], each["metadata"]["name"]) for each in objects}
     there |= {("Secret", name) for name in _secrets(objects)}
     named: set[tuple[str, str]] = set()
-    for _owner, template in pods(objects):
+    for owner, template in pods(objects):
         spec = template["spec"]
         if "serviceAccountName" in spec:
             named.add(("ServiceAccount", spec["serviceAccountName"]))
@@ -149,10 +180,14 @@ def _names(objects: Sequence[Object]) -> Iterator[str]:
             named |= {("Secret", volume[kind]["secretName"]) for kind in ("secret",) if kind in volume}
             claims = [volume[kind]["claimName"] for kind in ("persistentVolumeClaim",) if kind in volume]
             named |= {("PersistentVolumeClaim", claim) for claim in claims}
-        for container in spec["containers"]:
+        for container in containers(spec):
             for source in container.get("envFrom", ()):
                 [(kind, reference)] = source.items()
                 named.add(({"configMapRef": "ConfigMap", "secretRef": "Secret"}[kind], reference["name"]))
+            for one in container.get("env", ()):
+                key = one.get("valueFrom", {}).get("secretKeyRef")
+                if key and key["key"] not in _secrets(objects).get(key["name"], ()):
+                    yield f"{owner}: no Secret {key['name']} has {key['key']}"
     for each in of_kind(objects, "Cluster"):
         named.add(("Secret", each["spec"]["bootstrap"]["initdb"]["secret"]["name"]))
         named |= {("Secret", role["passwordSecret"]["name"]) for role in each["spec"]["managed"]["roles"]}
@@ -162,8 +197,9 @@ def _names(objects: Sequence[Object]) -> Iterator[str]:
         if key["key"] not in secrets.get(key["name"], ()):
             yield f"KafkaUser/{each['metadata']['name']}: no Secret {key['name']} has {key['key']}"
     for each in of_kind(objects, "SecretStore"):
-        account = each["spec"]["provider"]["vault"]["auth"]["kubernetes"]["serviceAccountRef"]["name"]
-        named.add(("ServiceAccount", account))
+        [provider] = each["spec"]["provider"].values()
+        [way] = provider["auth"].values()
+        named.add(("ServiceAccount", way["serviceAccountRef"]["name"]))
     for each in of_kind(objects, "ExternalSecret"):
         reference = each["spec"]["secretStoreRef"]
         named.add((reference["kind"], reference["name"]))
@@ -178,13 +214,28 @@ def _names(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{kind}/{name} is there and nobody names it"
 
 
+@cache
+def _mlflow_variables() -> str:
+    """The source of MLflow that names its variables; to import it takes seconds."""
+    found = importlib.util.find_spec("mlflow")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).with_name("environment_variables.py").read_text()
+
+
 def _settings(objects: Sequence[Object]) -> Iterator[str]:
     """Variables that a service does not read, secrets among what is none, and paths that are not mounted."""
-    for owner, template in pods(objects):
-        [container] = template["spec"]["containers"]
+    maps = of_kind(objects, "ConfigMap")
+    portfolios = {name for each in maps if each["metadata"]["name"].startswith("portfolios") for name in each["data"]}
+    asked = [
+        # What runs before a service is the command, as the job `init` is.
+        (owner if container in template["spec"]["containers"] else "init", container)
+        for owner, template in pods(objects)
+        for container in containers(template["spec"])
+        if owner in (*SERVICES, "init")
+    ]
+    for owner, container in asked:
         told = environment(objects, container)
-        if owner not in (*SERVICES, "init"):
-            continue
         kind = settings_class(owner)
         prefix = str(kind.model_config["env_prefix"])
         readable = dict(variables(kind, prefix))
@@ -195,18 +246,32 @@ def _settings(objects: Sequence[Object]) -> Iterator[str]:
         for name, value in told.items():
             if value.startswith("/") and not any(value == path or value.startswith(f"{path}/") for path in mounted):
                 yield f"{owner}: {name}={value} is in no volume"
+        given = [str(each).rpartition("=")[2] for each in container.get("args", ())]
+        yield from (
+            f"{owner}: {path} is in no ConfigMap"
+            for path in given
+            if path.startswith("/portfolios/") and path.rpartition("/")[2] not in portfolios
+        )
         port = f"{prefix}HTTP__PORT"
         if owner in SERVICES and told.get(port) != str(HTTP_PORT):
             yield f"{owner}: {port} is not {HTTP_PORT}"
+        if container.get("command") == ["tradeloop"]:
+            command, *options = container["args"]
+            known = {name for one in _COMMAND.commands[command].params for name in (*one.opts, *one.secondary_opts)}
+            yield from (
+                f"{owner}: {each} is no option of {command}" for each in options if each.partition("=")[0] not in known
+            )
     for each in of_kind(objects, "ConfigMap"):
         for name, value in each["data"].items():
+            if name.startswith("MLFLOW_") and f'"{name}"' not in _mlflow_variables():
+                yield f"ConfigMap/{each['metadata']['name']}: {name} is read by nobody"
             if "\n" not in value and _SECRET_WORDS.search(f"{name}={value}"):
                 yield f"ConfigMap/{each['metadata']['name']}: {name} is a secret"
 
 
 def _kafka(objects: Sequence[Object]) -> Iterator[str]:
     """Topics, groups and variables of those who scale, and the partitions that bound them."""
-    containers = {owner: template["spec"]["containers"][0] for owner, template in pods(objects)}
+    first = {owner: template["spec"]["containers"][0] for owner, template in pods(objects)}
     for each in of_kind(objects, "HorizontalPodAutoscaler"):
         if each["spec"]["maxReplicas"] > PARTITIONS:
             yield f"{each['metadata']['name']} may have more replicas than partitions"
@@ -214,10 +279,10 @@ def _kafka(objects: Sequence[Object]) -> Iterator[str]:
         name, spec = each["metadata"]["name"], each["spec"]
         if spec["maxReplicaCount"] > PARTITIONS:
             yield f"{name} may have more replicas than partitions"
-        if spec["scaleTargetRef"]["name"] not in containers:
+        if spec["scaleTargetRef"]["name"] not in first:
             yield f"{name} scales nothing"
             continue
-        told = environment(objects, containers[spec["scaleTargetRef"]["name"]])
+        told = environment(objects, first[spec["scaleTargetRef"]["name"]])
         for trigger in spec["triggers"]:
             metadata = trigger["metadata"]
             if metadata["topic"] not in SERVICE_TOPICS.get(metadata["consumerGroup"], ()):
@@ -269,7 +334,10 @@ def _ways(objects: Sequence[Object]) -> Iterator[str]:
         if selected(each["spec"]["selector"]["matchLabels"]) != [each["metadata"]["name"]]:
             yield f"PodDisruptionBudget/{each['metadata']['name']} is not of its pods"
     budgets = {each["metadata"]["name"] for each in of_kind(objects, "PodDisruptionBudget")}
+    kept = {each["metadata"]["name"] for each in of_kind(objects, "StatefulSet")}
     for service in set(SERVICES) - budgets:
+        if service not in kept and service in labels:
+            continue  # a job, which may be interrupted and is repeated
         yield f"{service} has no PodDisruptionBudget"
     for each in of_kind(objects, "ServiceMonitor"):
         watched = {
@@ -290,6 +358,14 @@ def _ways(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"HTTPRoute/{each['metadata']['name']}: no Service {backend['name']} with {backend['port']}"
                 if backend["name"] in SERVICES and not rule.get("matches"):
                     yield f"HTTPRoute/{each['metadata']['name']} opens all of {backend['name']}"
+    uses = {label for own in labels.values() for label in own if label.startswith("tradeloop/uses-")}
+    opened = {
+        label
+        for each in of_kind(objects, "NetworkPolicy")
+        for label in each["spec"]["podSelector"].get("matchLabels", ())
+        if label.startswith("tradeloop/uses-")
+    }
+    yield from (f"{label}: a pod says it, or a policy, and not both" for label in sorted(uses ^ opened))
     for each in of_kind(objects, "NetworkPolicy"):
         spec = each["spec"]
         for rule in spec.get("ingress", ()):

@@ -84,8 +84,8 @@ def test_H6_each_event_that_is_counted_has_an_alert() -> None:
     # Each start and reconnection leaves bars without columns of trades, order books and news, and streams repeat
     # themselves, cross for a moment, and name other instruments: features that lack a column hold, visibly.
     counted -= {"flow_incomplete", "flow_ignored"}
-    # A quarantine has a metric and an alert of its own, and a release is what an operator wanted.
-    counted |= set(get_args(PortfolioEventKind)) - {"quarantined", "released"}
+    # A quarantine and a kill have metrics and alerts of their own, and their ends are what an operator wanted.
+    counted |= set(get_args(PortfolioEventKind)) - {"quarantined", "released", "killed", "resumed"}
     named = {
         one for rule in RULES for found in re.findall(r'event=~?"([\w|]+)"', rule["expr"]) for one in found.split("|")
     }

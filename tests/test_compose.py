@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,14 +14,19 @@ from typing import Any
 import pytest
 import yaml
 from pydantic_settings import BaseSettings
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
 from sqlalchemy import make_url
 
+from deploy.native.redis import RULES
+from deploy.native.server import Program, Server, free_ports, listens, need
 from tests.containers import IMAGES
 from tradeloop.cli.client.deployment import Deployment
 from tradeloop.cli.main import main as tradeloop
 from tradeloop.common.clock import SystemClock
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages.topics import accesses
+from tradeloop.common.model_store.permissions import RIGHTS as MODEL_RIGHTS
 from tradeloop.common.settings import variables
 from tradeloop.common.sql.roles import GRANTS, ROLES
 from tradeloop.ingest.adapters.sources import load_sources, open_source
@@ -41,6 +47,8 @@ PASSWORDS = (
     "EXECUTION",
     "GRAFANA",
 )
+COMMANDS = ("init", "models")
+"""They run to their end before services start."""
 OURS = sorted(folder.name for folder in (ROOT / "services").iterdir())
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<kind>:?[-?])(?P<rest>[^}]*))?\}")
 
@@ -64,7 +72,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def settings_class(service: str) -> type[BaseSettings]:
-    module = "tradeloop.cli.client.settings" if service == "init" else f"tradeloop.{service}.config"
+    module = "tradeloop.cli.client.settings" if service in COMMANDS else f"tradeloop.{service}.config"
     found: type[BaseSettings] = importlib.import_module(module).Settings
     return found
 
@@ -82,7 +90,7 @@ def mounts(service: str) -> Mapping[str, str]:
     return {target: source for source, target, *_ in (each.split(":") for each in SERVICES[service].get("volumes", ()))}
 
 
-@pytest.mark.parametrize("service", [*OURS, "init"])
+@pytest.mark.parametrize("service", [*OURS, *COMMANDS])
 def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = settings_class(service)
     prefix = kind.model_config["env_prefix"]
@@ -117,7 +125,7 @@ def test_every_service_is_told_what_a_deployment_tells_it(service: str) -> None:
 
 def test_every_service_of_the_workspace_is_there_and_starts_its_own_main() -> None:
     built = {name: service["build"] for name, service in SERVICES.items() if "build" in service}
-    assert set(OURS) == set(built) - {"init", "mlflow"}
+    assert set(OURS) == set(built) - {*COMMANDS, "mlflow"}
     for service in OURS:
         assert built[service]["args"]["SERVICE"] == service
         assert "command" not in SERVICES[service]
@@ -146,9 +154,10 @@ def test_uv_is_the_one_of_the_makefile() -> None:
     assert f"ARG UV_VERSION={version}." in DOCKERFILE
 
 
-def test_init_runs_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    assert SERVICES["init"]["entrypoint"] == ["sh", "-ec"]
-    [script] = SERVICES["init"]["command"]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_init_runs_commands_that_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert SERVICES[name]["entrypoint"] == ["sh", "-ec"]
+    [script] = SERVICES[name]["command"]
     for command in script.split(";"):
         program, *arguments = command.split()
         assert program == "tradeloop"
@@ -183,7 +192,6 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
         assert (parts.username, parts.password, parts.database) == (role, secret(role), name)
         assert role == postgres["POSTGRES_USER"] or (name, role) in {(one.database, one.role) for one in GRANTS}
 
-    redis = f"redis:6379,password={SERVICES['redis']['environment']['REDIS_PASSWORD']}"
     for service in (*OURS, "init"):
         settings = settings_of(service, monkeypatch)
         assert settings.kafka.bootstrap_servers == advertised["INSIDE"]
@@ -194,9 +202,11 @@ def test_servers_are_addressed_where_they_listen(monkeypatch: pytest.MonkeyPatch
             check_database(settings.ledger_url.get_secret_value(), "ledger", role)
         if hasattr(settings, "feature_registry"):
             check_database(settings.feature_registry["path"], "features", role)
+            redis = f"redis:6379,username={service},password={secret(service)}"
             assert settings.feature_online_store == {"type": "redis", "connection_string": redis}
         if service in OURS and hasattr(settings, "mlflow_tracking_uri"):
-            user = f"http://tradeloop:{secret('mlflow')}@"
+            assert service in MODEL_RIGHTS
+            user = f"http://{service}:{secret(service)}@"
             host = settings.mlflow_tracking_uri.get_secret_value().removeprefix(user)
             options = dict(option.split("=", 1) for option in SERVICES["mlflow"]["command"][1:])
             assert host == f"mlflow:{options['--port']}"
@@ -234,20 +244,59 @@ def test_kafka_permits_what_the_catalogue_says_and_nothing_else() -> None:
 
 def test_M11_a_password_is_known_to_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {role.lower() for role in settings_of("init", monkeypatch).roles} == set(ROLES)
+    assert {role.lower() for role in settings_of("models", monkeypatch).roles} >= set(MODEL_RIGHTS)
     allowed = {
         **{service: {service} for service in OURS},
         "timescaledb": {"postgres"},
-        "redis": {"redis"},
+        "redis": {"redis", "preprocess", "training", "inference"},
         "mlflow": {"mlflow"},
+        "models": {"mlflow", *MODEL_RIGHTS},
         "grafana": {"grafana"},
     }
-    for service in ("preprocess", "training", "inference"):
-        allowed[service] = allowed[service] | {"redis"}
-    for service in ("training", "inference"):
-        allowed[service] = allowed[service] | {"mlflow"}
     for service, own in allowed.items():
         told = " ".join(SERVICES[service]["environment"].values())
         assert set(re.findall(r"not-a-secret-(\w+)", told)) == own
+
+
+def test_M11_redis_knows_each_service_by_its_name(tmp_path: Path) -> None:
+    """Started by the very command of its container, but for the port: natively the rules are those of `RULES`."""
+    need(["redis-server"], ["redis-server"])
+    [port] = free_ports(1)
+    here = f"exec redis-server - --bind 127.0.0.1 --port {port} --dir {tmp_path}"
+    script = SERVICES["redis"]["command"][-1].replace("exec redis-server -", here)
+    environment = {**SERVICES["redis"]["environment"], "PATH": os.environ["PATH"]}
+    program = Program("redis", ("sh", "-c", script), f"127.0.0.1:{port}", lambda: listens(port), environment)
+
+    def of(user: str, password: str) -> Redis:
+        return Redis(host="127.0.0.1", port=port, username=user, password=password)
+
+    with Server(program, tmp_path), of("tradeloop", secret("redis")) as person:
+        assert person.ping()
+        acls = [line.split() for line in person.acl_list()]
+        shown = {words[1]: words[2:] for words in acls}
+        assert "off" in shown.pop("default")
+        assert set(shown) == set(RULES)
+        for user in RULES:
+            person.execute_command("ACL SETUSER", f"as-{user}", "on", "nopass", *RULES[user].split())
+        natively = {words[1]: words[2:] for words in (line.split() for line in person.acl_list())}
+        for user in RULES:
+            told = [word for word in natively[user] if word[0] != "#"]
+            assert told == [word for word in natively[f"as-{user}"] if word != "nopass"]
+        with of("preprocess", secret("preprocess")) as writer, of("inference", secret("inference")) as reader:
+            writer.set("feature", "1")
+            assert reader.get("feature") == b"1"
+            with pytest.raises(NoPermissionError):
+                reader.set("feature", "2")
+        for stranger in (of("default", secret("redis")), of("execution", secret("execution"))):
+            with stranger, pytest.raises(AuthenticationError):
+                stranger.ping()
+    assert "--user tradeloop" in SERVICES["redis"]["healthcheck"]["test"][-1]
+
+
+def test_M11_mlflow_permits_before_its_users_start() -> None:
+    for service in MODEL_RIGHTS:
+        assert SERVICES[service]["depends_on"]["models"] == {"condition": "service_completed_successfully"}
+    assert SERVICES["models"]["depends_on"]["mlflow"] == {"condition": "service_healthy"}
 
 
 def test_M11_mlflow_asks_who_it_is() -> None:

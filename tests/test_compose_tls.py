@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from deploy.certificates import Certified
 from deploy.native import kafka as native_kafka
 from deploy.native.redis import redis
-from tests.test_compose import COMPOSE, DEPLOY, OURS, ROOT, interpolated, settings_class
+from tests.test_compose import COMMANDS, COMPOSE, DEPLOY, OURS, ROOT, interpolated, settings_class
 from tradeloop.common.settings import variables
 
 OVERLAY: dict[str, Any] = yaml.safe_load(interpolated((DEPLOY / "docker-compose.tls.yml").read_text()))
@@ -41,7 +41,7 @@ def texts(service: str) -> list[str]:
     return [str(value) for value in SERVICES[service]["environment"].values()]
 
 
-@pytest.mark.parametrize("service", [*OURS, "init"])
+@pytest.mark.parametrize("service", [*OURS, *COMMANDS])
 def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = settings_class(service)
     readable = dict(variables(kind, kind.model_config["env_prefix"]))
@@ -50,14 +50,16 @@ def test_every_variable_is_one_that_the_service_reads(service: str, monkeypatch:
     for name, value in SERVICES[service]["environment"].items():
         monkeypatch.setenv(name, value)
     settings: Any = kind()
+    if service == "models":
+        return
     assert settings.kafka.security_protocol == "SASL_SSL"
     assert settings.kafka.ssl_ca_location == CA
 
 
-@pytest.mark.parametrize("service", [*OURS, "init", "mlflow"])
+@pytest.mark.parametrize("service", [*OURS, *COMMANDS, "mlflow"])
 def test_every_address_is_verified(service: str) -> None:
     urls = re.findall(r"postgresql\+psycopg://[^\s\"]+", " ".join(texts(service)))
-    assert urls
+    assert bool(urls) == (service != "models")
     assert all(dict(make_url(url).query) == {"sslmode": "verify-full", "sslrootcert": CA} for url in urls)
     assert not [text for text in texts(service) if "http://" in text or "PLAINTEXT" in text]
     stores = [json.loads(text) for text in texts(service) if text.startswith('{"type":"redis"')]
@@ -87,6 +89,8 @@ def test_servers_are_set_up_as_they_are_natively(tmp_path: Path) -> None:
     ):
         options = options.replace(str(place), here)
     assert options.split("--save")[0].strip() in SERVICES["redis"]["command"][2]
+    users = [one["services"]["redis"]["command"][2].split("<<END\n")[1] for one in (COMPOSE, OVERLAY)]
+    assert users[0] == users[1]
     assert set(SERVICES["timescaledb"]["command"]) >= {"-cssl=on", "-cssl_min_protocol_version=TLSv1.2"}
     rules = (DEPLOY / "postgres" / "pg_hba.tls.conf").read_text().splitlines()
     assert {rule.split()[0] for rule in rules if not rule.startswith("#")} == {"local", "hostssl"}

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.checks import ARROWS, SERVER_PORTS, SERVERS
+from deploy.kubernetes.render import OPTIONS
 from deploy.kubernetes.secrets import write_all
 from tests.test_compose import SERVICES as COMPOSE
 from tests.test_compose import settings_class
@@ -207,8 +208,14 @@ def test_every_file_is_used_and_every_secret_and_map_is_made(secrets: Path) -> N
         named |= {each for made in parts.get("configMapGenerator", ()) for each in made.get("files", ())}
         files = {each.name for each in file.parent.glob("*.yaml")} - {"kustomization.yaml"}
         assert files == {each for each in named if "/" not in each and each.endswith(".yaml")}, file
-    for component in COMPONENTS.iterdir():
-        assert any(f"/{component.name}\n" in file.read_text() for file in K8S.rglob("kustomization.yaml")), component
+    listed = {
+        Path(each).name
+        for file in K8S.rglob("kustomization.yaml")
+        for each in kustomization(file.parent).get("components", ())
+    }
+    components = {each.name for each in COMPONENTS.iterdir()}
+    assert components == (listed - {"pod"}) | set(OPTIONS)
+    assert not listed & set(OPTIONS)
     base, local = kustomization(BASE), kustomization(LOCAL)
     parts_made = [kustomization(COMPONENTS / part).get("configMapGenerator", ()) for part in PARTS]
     made = {

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.generate import generated
-from deploy.kubernetes.render import rendered
+from deploy.kubernetes.render import rendered, with_options
 from deploy.kubernetes.secrets import write_all
 from tests.manifests import complaints, of_kind, pods
 from tradeloop.common.messages.topics import SERVICE_TOPICS, accesses, specs
@@ -22,6 +22,7 @@ BOUNDS: Mapping[str, Mapping[str, bool]] = {
     "local": {},
     "staging": {"released": True},
     "production": {"released": True, "pinned": True},
+    "production-options": {"released": True, "pinned": True},
 }
 
 
@@ -31,6 +32,7 @@ def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     tree = tmp_path_factory.mktemp("k8s") / "k8s"
     shutil.copytree(K8S, tree, ignore=shutil.ignore_patterns("secrets"))
     write_all(tree / "overlays" / "local" / "secrets")
+    with_options(tree, "production")
     return {folder.name: rendered(folder) for folder in sorted((tree / "overlays").iterdir())}
 
 
@@ -113,6 +115,61 @@ def renamed(text: str, old: str, new: str) -> list[dict[str, Any]]:
 def test_a_name_that_is_changed_on_one_side_is_told(overlays: Mapping[str, Any], old: str, new: str) -> None:
     text = yaml.safe_dump_all(overlays["production"], sort_keys=False)
     assert complaints(renamed(text, old, new), **BOUNDS["production"]) != []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("name: TRAINING_IDLE_S", "name: TRAINING_IDLE"),
+        ("name: TRAINING_DEVICE", "name: TRAINING_GPU"),
+        ("nvidia.com/gpu: '1'", "nvidia.com/gpus: '1'"),
+        ("--no-wait", "--nowait"),
+        ("--portfolio=/portfolios/eur-usd.yaml", "--portfolio=/portfolios/eurusd.yaml"),
+        ("claimName: bars", "claimName: bar"),
+        (
+            "key: TRADELOOP_KAFKA__SASL_PASSWORD\n                  name: init",
+            "key: KAFKA__SASL_PASSWORD\n                  name: init",
+        ),
+        ("concurrencyPolicy: Forbid", "concurrencyPolicy: Never"),
+        ("MLFLOW_S3_ENDPOINT_URL:", "MLFLOW_S3_ENDPOINT:"),
+        ("name: artifacts\n        image", "name: artefacts\n        image"),
+        ("tradeloop/uses-artifacts: 'true'\n        tradeloop/uses-timescaledb", "tradeloop/uses-timescaledb"),
+    ],
+)
+def test_a_name_of_an_option_that_is_changed_on_one_side_is_told(
+    overlays: Mapping[str, Any], old: str, new: str
+) -> None:
+    text = yaml.safe_dump_all(overlays["production-options"], sort_keys=False)
+    assert complaints(renamed(text, old, new), **BOUNDS["production-options"]) != []
+
+
+def test_a_job_has_the_pod_of_the_service(overlays: Mapping[str, Any]) -> None:
+    """But for what makes it a job, and the GPU."""
+    service, job = (pod_of(overlays[name], "training") for name in ("production", "production-options"))
+    assert {
+        kind
+        for each in overlays["production-options"]
+        if each["metadata"]["name"] == "training"
+        for kind in [each["kind"]]
+    } == {"CronJob", "Service", "ServiceAccount", "ExternalSecret", "KafkaUser"}
+    [mine], [theirs] = job["containers"], service["containers"]
+    assert [each["name"] for each in mine["env"]] == ["TRAINING_IDLE_S", "TRAINING_DEVICE"]
+    for each in (mine, theirs):
+        del each["env"]
+        each["resources"]["limits"].pop("nvidia.com/gpu", None)
+    assert mine == theirs
+    ask = job.pop("initContainers")[0]
+    assert [each["name"] for each in ask["envFrom"][0].values()] != []
+    assert len(ask["envFrom"]) == 1, "not all that `init` knows"
+    for name in (
+        "securityContext",
+        "serviceAccountName",
+        "priorityClassName",
+        "automountServiceAccountToken",
+        "enableServiceLinks",
+        "terminationGracePeriodSeconds",
+    ):
+        assert job[name] == service[name]
 
 
 def _no_limits(objects: list[dict[str, Any]]) -> None:

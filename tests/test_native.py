@@ -1,12 +1,15 @@
-"""Processes that are started, found again, stopped and killed; and `make up-native` as a whole."""
+"""Processes that are started, found again, stopped and killed; and `make up-native` as its pages have it."""
 
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import os
+import re
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,14 +17,16 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.native.server import Program, Server, ServerError, free_ports, listens
+from deploy.native.server import Program, Server, ServerError, claim, free_ports, listens
 from deploy.native.stack import PORTS, SERVERS, Stack
+from tests.pages import Reader, block, like_a_checkout, steps
 from tests.prometheus import told as seen
 from tests.waiting import PATIENCE_S, until
 from tradeloop.cli.client.client import Client
@@ -29,8 +34,12 @@ from tradeloop.cli.client.deployment import SERVICES
 from tradeloop.cli.source import open_source
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.contracts.model_store import sample_policy
 from tradeloop.common.market import to_us
 from tradeloop.common.messages import SignalGenerated
+from tradeloop.common.model_store.mlflow import MlflowModelStore
+from tradeloop.common.model_store.permissions import RIGHTS as MODEL_RIGHTS
+from tradeloop.common.model_store.port import ModelStoreUnavailable
 from tradeloop.common.portfolio import read_portfolio
 from tradeloop.common.runtime.metrics import CATALOGUE
 from tradeloop.common.strategy import load
@@ -178,6 +187,27 @@ def test_what_never_answers_is_killed(tmp_path: Path) -> None:
     assert not server.running
 
 
+def test_a_port_is_of_one_server(tmp_path: Path, port: int) -> None:
+    """From before it listens there: of two stacks that start at once, the second one takes another port."""
+    hold = claim(port)
+    assert hold is not None
+    with closing(hold):
+        assert claim(port) is None
+        with socket.create_server(("127.0.0.1", port)):
+            pass  # whoever holds it may listen
+    with socket.create_server(("127.0.0.1", port)):
+        assert claim(port) is None
+    said: list[str] = []
+    first, second = (Stack(tmp_path / name, said.append) for name in ("first", "second"))
+    with first._holds, second._holds:
+        taken, other = first._port("mlflow"), second._port("mlflow")
+        assert taken != other
+        assert said[-1] == f"port {PORTS['mlflow']} is taken: mlflow gets {other}"
+    again = claim(other)
+    assert again is not None
+    again.close()
+
+
 def test_the_example_portfolio_fits_the_installed_bars() -> None:
     strategy = load("example")
     example = read_portfolio(ROOT / "deploy" / "portfolios" / "eur-usd.yaml")
@@ -185,44 +215,38 @@ def test_the_example_portfolio_fits_the_installed_bars() -> None:
 
 
 TOKEN = "a-token-of-this-test"
-LIVE = """
-name: simulated
-universe:
-  name: simulated
-  instruments: [{id: simulated:BTC/USDT}, {id: simulated:ETH/USDT}]
-  timeframe: 5s
-strategy: example
-"""
+OPERATOR, OPERATIONS, TRADER = "docs/start/operator.md", "docs/operations.md", "docs/start/trader.md"
+SHORTER = {
+    r"^make up +# or make up-native": "make up-native #",
+    r"^git checkout": ": git checkout",  # there is no other release
+    r"^tradeloop train --portfolio": "tradeloop train --steps 1 --to 2017-03-01 --portfolio",
+    r"^tradeloop train --bars": "tradeloop train --steps 1 --bars",
+    r"--to 2017-07-01": "--to 2017-01-20",
+    r"--from 2017-07-01": "--from 2017-01-20 --to 2017-02-10",
+    r"7 days ago": "1 hour ago",
+    r"@1m ": "@5s ",
+    r"localhost:8085": "$(cat .native/run/execution.address)",  # where it is taken
+}
+"""What a reader of this test does otherwise than the pages say, so that it is done sooner."""
 
 
-def trade_live(home: Path, portfolio: Path) -> None:
-    """Backfill, and a live feed, of the source that is configured without a network; then a prediction."""
-
-    def told(arguments: str) -> str:
-        use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" {arguments}'
-        done = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    told("backfill --source simulated --instrument BTC/USDT --timeframe 1m --from 2026-01-05 --to 2026-01-05T01:00")
-    assert "simulated:BTC/USDT" in told("bars list")
-    told(f'ingest live --portfolio "{portfolio}"')
+def trade_live(home: Path) -> None:
+    """What comes of the live feed of the page: decisions, predictions, metrics."""
     exported = dict(line.split("=", 1) for line in shlex.split((home / "env").read_text()) if "=" in line)
     prefix = "TRADELOOP_KAFKA__"
     kafka = {name.removeprefix(prefix).lower(): value for name, value in exported.items() if name.startswith(prefix)}
     client = Client(KafkaBus(KafkaSettings.model_validate(kafka)), SystemClock(), say=lambda _: None)
 
     def decided() -> list[SignalGenerated]:
-        return [one for one in client.read(SignalGenerated) if one.portfolio == "simulated"]
+        return [one for one in client.read(SignalGenerated) if one.portfolio == "btc"]
 
     until(lambda: len(decided()) >= 3)
     times = sorted(to_us(one.time) for one in decided())
     assert {later - earlier for earlier, later in pairwise(times)} == {5_000_000}
-    assert told("status").count("simulated") > 1
 
     address = (home / "run" / "inference.address").read_text()
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    body = json.dumps({"portfolio": "simulated"}).encode()
+    body = json.dumps({"portfolio": "btc"}).encode()
 
     def predicted() -> dict[str, Any] | None:
         try:
@@ -237,12 +261,26 @@ def trade_live(home: Path, portfolio: Path) -> None:
 
     until(predicted)
     found = predicted() or {}
-    assert not found or found["decision"]["reason"] in ("no_model", "warming_up")
+    assert not found or not found["decision"]["error"]
     measured = {name: seen((home / "run" / f"{name}.address").read_text()) for name in SERVICES}
     assert {name for name in CATALOGUE if name.startswith("tradeloop_feed_")} <= measured["ingest"]
     assert "tradeloop_predictions_total" in measured["inference"]
     assert {"tradeloop_bar_to_decision_seconds", "tradeloop_portfolio_equity_quote"} <= measured["execution"]
-    told(f'ingest live --portfolio "{portfolio}" --stop')
+
+
+def other_services_models_are_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training registers, and inference, with the address that its process was given, may not change what is used."""
+    settings, _ = json.loads((home / "run" / "told").read_text())
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(home / "tls" / "ca.pem"))
+    training, inference = (
+        MlflowModelStore(settings[name][f"{name.upper()}_MLFLOW_TRACKING_URI"]) for name in ("training", "inference")
+    )
+    version = training.register("of_this_test", sample_policy(b"a graph"), metrics={}, parameters={}).version
+    training.set_alias("of_this_test", "champion", version)
+    assert inference.load("of_this_test", "champion").policy.onnx == b"a graph"
+    with pytest.raises(ModelStoreUnavailable, match="Permission denied"):
+        inference.set_alias("of_this_test", "champion", version)
+    assert [name for name in SERVICES if f"{name.upper()}_MLFLOW_TRACKING_URI" in settings[name]] == list(MODEL_RIGHTS)
 
 
 def tells(home: Path, secrets: list[str]) -> list[str]:
@@ -257,56 +295,83 @@ def tells(home: Path, secrets: list[str]) -> list[str]:
     return found
 
 
-def test_up_starts_all_once_and_down_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One start of everything over TLS, a live feed, then what a second start does, then one that fails."""
-    monkeypatch.setenv("INFERENCE_PREDICT__TOKEN", TOKEN)
-    said: list[str] = []
-    home = tmp_path / "native"
-    stack = Stack(home, said.append)
-    portfolios = tmp_path / "portfolios"
+def started(output: str) -> list[str]:
+    return re.findall(r"^starting (\w+)$", output, re.M)
+
+
+def test_a_stack_without_portfolios_or_sources_is_refused(tmp_path: Path) -> None:
+    stack, portfolios = Stack(tmp_path / "native", print), tmp_path / "portfolios"
     with pytest.raises(ServerError, match="no portfolios in"):
         stack.up(portfolios)
-
     portfolios.mkdir()
-    example = (ROOT / "deploy" / "portfolios" / "eur-usd.yaml").read_text()
-    (portfolios / "eur-usd.yaml").write_text(example)
-    (portfolios / "simulated.yaml").write_text(LIVE)
+    (portfolios / "any.yaml").write_text("name: any")
     with pytest.raises(ServerError, match="no sources in"):
         stack.up(portfolios, tmp_path / "sources.yaml")
+
+
+def prepared(checkout: Path) -> Path:
+    """The files that the pages speak of; the folder of portfolios, which has those of all pages from the beginning."""
+    bars = open_source((), load("example")).files["file:EUR/USD"]
+    lines = bars.read_text().splitlines(keepends=True)
+    (checkout / "bars.csv.gz").write_bytes(gzip.compress("".join(lines[:1500]).encode()))
+    portfolios = checkout / "portfolios"
+    portfolios.mkdir()
+    (portfolios / "eur-usd.yaml").write_text((ROOT / "deploy" / "portfolios" / "eur-usd.yaml").read_text())
+    (portfolios / "btc.yaml").write_text(block(TRADER, "yaml").replace("timeframe: 1m", "timeframe: 5s"))
+    return portfolios
+
+
+def test_pages_lead_from_nothing_through_an_upgrade_and_back_to_a_live_feed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS. Beside what the pages say: what is secret stays so, and what fails takes nothing else with it."""
+    checkout = like_a_checkout(tmp_path / "checkout")
+    home, portfolios = checkout / ".native", prepared(checkout)
+    # The stack is told of all portfolios at its first start, and need not start anew for those of another page.
+    making = {"PORTFOLIOS": "portfolios", "TLS": "1", "INFERENCE_PREDICT__TOKEN": TOKEN}
+    stack = Stack(home, print)
     try:
-        stack.up(portfolios, tls=True)
-        assert [line for line in said if line.startswith("starting")] == [f"starting {name}" for name in PORTS]
-        pids = {name: int((home / "run" / f"{name}.pid").read_text().split()[0]) for name in PORTS}
-        for name in SERVICES:
-            address = (home / "run" / f"{name}.address").read_text()
-            with urllib.request.urlopen(f"{address}/ready", timeout=PATIENCE_S) as answer:
-                assert answer.status == 200
-        secrets = [home / "env", home / "postgres" / "password", home / "run" / "told", home / "run" / "passwords"]
-        secrets += [*(home / "tls").rglob("*.key"), *(home / "tls").rglob("both.pem")]
-        assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
-        password = (home / "postgres" / "password").read_text()
-        assert not [line for line in said if password in line]
-        use = f'. "{home}/env" && "{Path(sys.executable).with_name("tradeloop")}" topics diff'
-        used = subprocess.run(["sh", "-ec", use], capture_output=True, text=True, check=False)
-        assert used.returncode == 0, used.stdout + used.stderr
-        trade_live(home, portfolios / "simulated.yaml")
-        assert not tells(home, [*json.loads((home / "run" / "passwords").read_text()).values(), password, TOKEN])
+        with Reader(checkout, SHORTER, making) as reader:
+            first, *tour = steps(OPERATOR)
+            (*install, up), (new, *_) = first.commands, steps(OPERATIONS, "Start and stop")[0].commands
+            for command in (*install, new):
+                reader.do(command)
+            assert started(reader.do(up)) == list(PORTS)
+            secrets = [home / "env", home / "postgres" / "password", home / "run" / "told", home / "run" / "passwords"]
+            secrets += [*(home / "tls").rglob("*.key"), *(home / "tls").rglob("both.pem")]
+            assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+            said = [reader.follow(step) for step in tour]
+            [again] = [output for output in said if "starting execution" in output]
+            assert started(again) == ["execution"]
+            assert {f"{name} runs already" for name in PORTS if name != "execution"} <= set(again.splitlines())
 
-        said.clear()
-        stack.up(portfolios, tls=True)
-        assert {f"{name} runs already" for name in PORTS} <= set(said)
-        assert not [line for line in said if line.startswith(("starting", "stopping"))]
+            [trade], (upgrade, restore) = (steps(OPERATIONS, section) for section in ("Start and stop", "Upgrade"))
+            (portfolios / "bars.yaml").unlink()  # to be written by its own page
+            assert not started(reader.follow(trade))
+            assert started(reader.follow(upgrade)) == list(PORTS)
+            books = reader.do("tradeloop book show")
+            assert "bars (bars): active; marked" in books
+            assert reader.follow(restore).endswith(books)
 
-        said.clear()
-        (portfolios / "eur-usd.yaml").write_text(example.replace("strategy: example", "strategy: lost"))
-        with pytest.raises(ServerError, match=r"(?s)preprocess ended.*lost"):
-            stack.up(portfolios, tls=True)
-        runs = {name for name in PORTS if Server(Program(name, (), "", lambda: False), home / "run").running}
-        assert runs == set(SERVERS)
+            *_, live, end = steps(TRADER)
+            assert not started(reader.follow(live))
+            trade_live(home)
+            other_services_models_are_left_alone(home, monkeypatch)
+            password = (home / "postgres" / "password").read_text()
+            assert not tells(home, [*json.loads((home / "run" / "passwords").read_text()).values(), password, TOKEN])
+            stop, down = end.commands
+            reader.do(stop)
+
+            example = portfolios / "eur-usd.yaml"
+            example.write_text(example.read_text().replace("strategy: example", "strategy: lost"))
+            with pytest.raises(ServerError, match=r"(?s)preprocess ended.*lost"):
+                stack.up(portfolios, tls=True)
+            runs = {name: Server(Program(name, (), "", lambda: False), home / "run") for name in PORTS}
+            pids = {name: server.pid for name, server in runs.items() if server.running}
+            assert pids.keys() == set(SERVERS)
+            assert re.findall(r"^stopping (\w+)$", reader.do(down), re.M) == list(reversed(SERVERS))
+            assert not [pid for pid in pids.values() if pid is not None and lives(pid)]
+            assert "nothing runs" in reader.do(f"{down} CLEAN=1")
+            assert not home.exists()
     finally:
-        stack.down()
-    assert said[-len(SERVERS) :] == [f"stopping {name}" for name in reversed(SERVERS)]
-    assert not [name for name in PORTS if lives(pids[name])]
-    stack.down(clean=True)
-    assert said[-2:] == ["nothing runs", f"removed {home}"]
-    assert not home.exists()
+        stack.down(clean=True)

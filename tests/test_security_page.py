@@ -44,7 +44,7 @@ def test_every_requirement_says_what_is_here_or_what_is_not_met() -> None:
     asked = rows(PAGE, "What regulators ask")
     assert len(asked) > 8
     assert [requirement for requirement, here, not_met in asked if not (here or not_met)] == []
-    assert "no command halts at once" in next(not_met for name, _, not_met in asked if "Article 12" in name)
+    assert "`tradeloop kill`" in next(here for name, here, _ in asked if "Article 12" in name)
 
 
 def test_a_test_that_was_renamed_is_found(tmp_path: Path) -> None:

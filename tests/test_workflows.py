@@ -198,6 +198,44 @@ def test_the_images_of_a_release_are_those_of_compose() -> None:
     assert set(names.split()) == ours
 
 
+SBOM = "make sbom OUT=dist/tradeloop.cdx.json"
+
+
+def test_what_ships_is_listed_and_looked_up() -> None:
+    """In every run as an artefact, and in a release beside what it lists, attested or signed like that."""
+    [jobs] = [load(ROOT / ".github/workflows/ci.yml")["jobs"]]
+    ran = [step["run"] for step in jobs["dependencies"]["steps"] if "run" in step]
+    assert ran == ["make sbom OUT=tradeloop.cdx.json", "make audit"]
+    [kept] = [step["with"] for step in jobs["dependencies"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert kept["path"] == "tradeloop.cdx.json"
+    build = load(ROOT / ".github/workflows/release.yml")["jobs"]["build"]["steps"]
+    order = [step.get("run") or step["uses"].partition("@")[0] for step in build]
+    assert order.index("make dist") < order.index(SBOM) < order.index("actions/attest-build-provenance")
+    subjects = [step["with"].get("subject-path") for step in build if "attest-build" in step.get("uses", "")]
+    assert "dist/*" in subjects
+    gitlab = load(ROOT / ".gitlab-ci.yml")
+    assert gitlab["sbom"]["artifacts"]["reports"] == {"cyclonedx": "tradeloop.cdx.json"}
+    assert {"changes": ["uv.lock", "benchmarks/uv.lock"]} in gitlab["audit"]["rules"]
+    script = gitlab["release"]["script"]
+    assert script.index("make dist") < script.index(SBOM) < next(n for n, one in enumerate(script) if "sigstore" in one)
+
+
+def test_the_list_has_every_package_that_ships(tmp_path: Path) -> None:
+    """With the version that `uv.lock` has."""
+    made = subprocess.run(
+        ["make", "--silent", "sbom", f"OUT={tmp_path / 'sbom.json'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    listed = json.loads((tmp_path / "sbom.json").read_text())
+    assert listed["bomFormat"] == "CycloneDX"
+    found = {one["name"]: one.get("version") for one in listed["components"]}
+    locked = {one["name"]: one["version"] for one in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    third_parties = {name for name in found if not name.startswith("tradeloop")}
+    assert {"sqlalchemy", "confluent-kafka", "pydantic"} <= third_parties
+    assert "pytest" not in third_parties, "what only tests need does not ship"
+    assert {name: found[name] for name in third_parties} == {name: locked[name] for name in third_parties}
+
+
 def test_both_forges_ask_the_same_of_a_change() -> None:
     theirs = (ROOT / ".gitlab/merge_request_templates/default.md").read_text()
     assert (ROOT / ".github/pull_request_template.md").read_text() == theirs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -44,6 +45,8 @@ from tradeloop.common.strategy import Strategy
 from tradeloop.training.adapters.random_policy import random_policy
 
 TRAINING_STEPS = 16_384
+PART = 60
+"""Frames that are asked for at once, where there are as many as something takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,36 @@ def portfolio_of(source: Source, strategy: Strategy) -> Portfolio:
     return source.portfolio(strategy).model_copy(update={"model_alias": "proof"})
 
 
+class Feed:
+    """Has bars replayed, a part after the other, for as long as it is open: they flow however long something takes."""
+
+    def __init__(self, bus: KafkaBus, source: Source, first: int, speed: float) -> None:
+        self.sent, self._source, self._first, self._speed = first, source, first, speed
+        self._client, self._closed = Client(bus, SystemClock(), say), threading.Event()
+        self._ask()
+        self._thread = threading.Thread(target=self._go_on, name="feed", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        universe, end = self._source.universe, min(self.sent + PART, len(self._source.bars))
+        identity = derived_id("compose", universe.name, self.sent)
+        part = self._source.range(self.sent, end)
+        self._client.send(ReplayRequested(request_id=identity, universe=universe, range=part, speed=self._speed))
+        self.sent = end
+
+    def _go_on(self) -> None:
+        while not self._closed.wait(0.5):
+            marked = self._first + len(self._client.read(PortfolioMarked))
+            if self.sent - marked <= PART // 2 and self.sent < len(self._source.bars):
+                self._ask()
+
+    def close(self) -> None:
+        """Ask for no more bars; those that were asked for come."""
+        self._closed.set()
+        self._thread.join()
+        self._client.close()
+
+
 def trade(
     ports: Ports,
     source: Source,
@@ -173,7 +206,8 @@ def trade(
     """Train on the first bars; replay the last `frames`, with an interruption, and hold that against a backtest.
 
     `interrupt` may ask how many frames are marked. A stack without a training service trades all the same: the model is
-    one of random weights either way. `speed` is that of the replay, where it is to take its time.
+    one of random weights either way. With a `speed` bars are replayed at that, and as many of them as come while the
+    interruption goes on.
     """
     bus = KafkaBus(ports.bus)
     client = Client(bus, SystemClock(), say)
@@ -214,23 +248,32 @@ def trade(
 
         began = time.monotonic()
         period = source.range(first, len(source.bars))
-        client.send(ReplayRequested(request_id=request, universe=universe, range=period, speed=speed))
+        feed = None
+        if speed is None:
+            client.send(ReplayRequested(request_id=request, universe=universe, range=period))
+        else:
+            feed = Feed(bus, source, first, speed)
 
         def marked() -> int:
             return len(client.read(PortfolioMarked))
 
-        early = frames // (10 if speed else 3)
+        early = PART // 2 if feed else frames // 3
         eventually(f"{early} frames", lambda: marked() >= early, 240)
         say(f"{marked()} of {frames} frames are marked")
-        interrupt(marked)
+        try:
+            interrupt(marked)
+        finally:
+            if feed is not None:
+                feed.close()
+                frames = feed.sent - first
         eventually("execution ready again", lambda: get(ports.http["execution"], "/ready")[0] == 200, 120)
         say("execution is ready again")
         eventually("all frames", lambda: marked() >= frames, 300)
         eventually("all decisions", lambda: len(client.read(SignalGenerated)) >= frames, 60)
         say(f"{frames} frames are marked after {time.monotonic() - began:.0f} s")
 
-        traded = source.bars.slice(first, len(source.bars))
-        expected = backtest(portfolio, strategy, traded, features[first:], OnnxPolicy(policy))
+        traded = source.bars.slice(first, first + frames)
+        expected = backtest(portfolio, strategy, traded, features[first : first + frames], OnnxPolicy(policy))
         marks, fills, orders = client.read(PortfolioMarked), client.read(OrderFilled), client.read(OrderUpdated)
         signals, transitions = client.read(SignalGenerated), client.read(Transition)
         decided = sum(not signal.hold for signal in signals if signal.time < marks[-1].time)

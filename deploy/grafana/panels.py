@@ -288,6 +288,7 @@ RISK = Dashboard(
         ),
         Panel("Halted by a limit", _of_books(("tradeloop_portfolio_halted", "{{portfolio}}")), kind="stat"),
         Panel("In quarantine", _of_books(("tradeloop_portfolio_quarantined", "{{portfolio}}")), kind="stat"),
+        Panel("Killed by an operator", _of_books(("tradeloop_portfolio_killed", "{{portfolio}}")), kind="stat"),
         Panel(
             "Denied by the risk gate",
             [(_increase("tradeloop_denials_total", "portfolio, code", f"{{{BOOK}}}"), "{{portfolio}} {{code}}")],
@@ -299,7 +300,7 @@ RISK = Dashboard(
                     _increase(
                         "tradeloop_decisions_total",
                         "portfolio, outcome",
-                        f'{{outcome=~"missed|quarantined|no_.*", {BOOK}}}',
+                        f'{{outcome=~"missed|quarantined|killed|no_.*", {BOOK}}}',
                     ),
                     "{{portfolio}} {{outcome}}",
                 )

@@ -127,11 +127,30 @@ def claims(manifests: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def make_volumes(sizes: Mapping[str, str], image: str, folder: str) -> None:
-    """Volumes for claims on a cluster that makes none: folders of the node, that any user may write to.
+    """Volumes for claims on a cluster that makes none: folders of a node, that any user may write to.
 
-    They are made by a privileged pod of a namespace of its own. `forget_volumes` removes all of it.
+    They are made by a privileged pod of a namespace of its own. Where the other nodes do not see them, as those of one
+    machine do, pods with volumes are bound to that node. `forget_volumes` removes all of it.
     """
     script = "".join(f"mkdir -p /node/{name} && chmod 0777 /node/{name}; " for name in sizes)
+    fed(
+        json.dumps(
+            {"apiVersion": "v1", "kind": "List", "items": [_namespace(), _on_node("folders", script, image, folder)]}
+        ),
+        "apply",
+        namespace=_VOLUMES,
+    )
+    kubectl("wait", "job/folders", "--for=condition=complete", "--timeout=120s", namespace=_VOLUMES, timeout_s=130)
+    node = kubectl(
+        *("get", "pods", "--selector=job-name=folders", "--output=jsonpath={.items[0].spec.nodeName}"),
+        namespace=_VOLUMES,
+    )
+    bound: dict[str, Any] = {}
+    first = f"{folder}/{next(iter(sizes))}"
+    if blind := [other for other in nodes() if other != node and not _sees(other, first, image)]:
+        say(f"{', '.join(blind)}: the folders are not seen there, pods with volumes stay on {node}")
+        terms = [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]
+        bound = {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": terms}]}}}
     volumes = [
         {
             "apiVersion": "v1",
@@ -143,20 +162,34 @@ def make_volumes(sizes: Mapping[str, str], image: str, folder: str) -> None:
                 "persistentVolumeReclaimPolicy": "Retain",
                 "storageClassName": "",
                 "claimRef": {"namespace": NAMESPACE, "name": name},
-                "hostPath": {"path": f"{folder}/{name}", "type": "DirectoryOrCreate"},
+                "hostPath": {"path": f"{folder}/{name}", "type": "Directory"},
+                **bound,
             },
         }
         for name, size in sizes.items()
     ]
-    fed(
-        json.dumps(
-            {"apiVersion": "v1", "kind": "List", "items": [_namespace(), _on_node("folders", script, image, folder)]}
-        ),
-        "apply",
-        namespace=_VOLUMES,
-    )
     fed(json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}), "apply")
-    kubectl("wait", "job/folders", "--for=condition=complete", "--timeout=120s", namespace=_VOLUMES, timeout_s=130)
+
+
+def nodes() -> list[str]:
+    """The names of the cluster's nodes that take any pod; a control plane's often take none."""
+    found = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    closed = ("NoSchedule", "NoExecute")
+    return [
+        each["metadata"]["name"]
+        for each in found
+        if not any(taint["effect"] in closed for taint in each["spec"].get("taints", ()))
+    ]
+
+
+def _sees(node: str, folder: str, image: str) -> bool:
+    """Whether a folder that another node has is on this one too."""
+    parent, below = Path(folder).parts[1], Path(*Path(folder).parts[2:])
+    job = _on_node(f"look-{node}", f"test -d /node/{below} && echo seen || echo blind", image, f"/{parent}")
+    job["spec"]["template"]["spec"]["nodeName"] = node
+    fed(json.dumps(job), "apply", namespace=_VOLUMES)
+    kubectl("wait", f"job/look-{node}", "--for=condition=complete", "--timeout=120s", namespace=_VOLUMES, timeout_s=130)
+    return kubectl("logs", f"job/look-{node}", namespace=_VOLUMES).strip() == "seen"
 
 
 def forget_volumes(image: str, folder: str) -> None:

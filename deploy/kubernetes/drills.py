@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from deploy.compose_test.engine import ROOT, Failed, run, say, works
-from deploy.kubernetes.cluster import NAMESPACE, fed, kubectl
+from deploy.kubernetes.cluster import NAMESPACE, fed, kubectl, nodes
 
 READY_TIMEOUT_S = 600
 _SCALED_TIMEOUT_S = 240.0
@@ -26,11 +26,11 @@ def rolled_out(name: str) -> None:
     kubectl("rollout", "status", f"statefulset/{name}", f"--timeout={READY_TIMEOUT_S}s", timeout_s=READY_TIMEOUT_S + 10)
 
 
-def drill(services: Sequence[str], frames: int, marked: Callable[[], int]) -> None:
+def drill(services: Sequence[str], frames: int, skipped: list[str], marked: Callable[[], int]) -> None:
     """A crash, an upgrade of each service, one that is taken back, and a restored backup, all while bars flow.
 
-    With a second node also one that is drained, and with a metrics server an autoscaler. `marked` says how many of the
-    frames are marked. Raises `Failed`.
+    With a second node also one that is drained, and with a metrics server an autoscaler: what is not there is added to
+    `skipped`. `marked` says how many of the frames are marked. Raises `Failed`.
     """
 
     def flows(what: str, act: Callable[[], object]) -> None:
@@ -49,17 +49,17 @@ def drill(services: Sequence[str], frames: int, marked: Callable[[], int]) -> No
     flows("execution went on from the older ledger of the backup", lambda: _restore(str(backup)))
     if several_nodes():
         flows("a node was drained of services", _drain)
-        if works("kubectl", "get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"):
-            flows("inference was scaled by its autoscaler, and back", _scale)
-        else:
-            say("no metrics server: no autoscaler")
     else:
-        say("one node: it is not drained, and nothing is scaled")
+        skipped.append("no node was drained: there is one")
+    if works("kubectl", "get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"):
+        flows("inference was scaled by its autoscaler, and back", _scale)
+    else:
+        skipped.append("no autoscaler: there is no metrics server (metrics.k8s.io)")
 
 
 def several_nodes() -> bool:
     """Whether pods can go elsewhere."""
-    return len(kubectl("get", "nodes", "--output=name").split()) > 1
+    return len(nodes()) > 1
 
 
 def _in_database(command: str) -> str:
@@ -87,6 +87,8 @@ def _restore(backup: str) -> None:
 def _drain() -> None:
     """Empty the node that execution is on of services; the servers, which have one pod each, stay."""
     node = kubectl("get", "pod", "execution-0", "--output=jsonpath={.spec.nodeName}")
+    if tied := _tied():
+        say(f"{', '.join(sorted(tied))}: bound by volumes to one node, and back when it is")
     try:
         kubectl(
             "drain",
@@ -97,12 +99,27 @@ def _drain() -> None:
             "--timeout=120s",
             timeout_s=130,
         )
-        for name in _services():
+        for name in sorted(set(_services()) - tied):
             rolled_out(name)
         if kubectl("get", "pod", "execution-0", "--output=jsonpath={.spec.nodeName}") == node:
             raise Failed(f"execution is on {node} still")
     finally:
         run(["kubectl", "uncordon", node])
+    for name in tied:
+        rolled_out(name)
+
+
+def _tied() -> set[str]:
+    """The services with a volume that only some nodes can mount."""
+    found = json.loads(kubectl("get", "persistentvolumes", "--output=json"))["items"]
+    bound = {each["spec"].get("claimRef", {}).get("name") for each in found if "nodeAffinity" in each["spec"]}
+    sets = json.loads(kubectl("get", "statefulsets", "--selector=tradeloop/kind=service", "--output=json"))["items"]
+    return {
+        each["metadata"]["name"]
+        for each in sets
+        for volume in each["spec"]["template"]["spec"]["volumes"]
+        if volume.get("persistentVolumeClaim", {}).get("claimName") in bound
+    }
 
 
 def _services() -> list[str]:

@@ -33,6 +33,21 @@ def kubectl_program() -> str:
     return str(own)
 
 
+OPTIONS = ("artifacts", "training", "gpu")
+"""Components that no overlay has, in the order in which one would list them at its end."""
+
+
+def with_options(tree: Path, overlay: str) -> Path:
+    """A new overlay of a copy of deploy/k8s: one that is there, with all that may be added to it."""
+    folder = tree / "overlays" / f"{overlay}-options"
+    shutil.copytree(tree / "overlays" / overlay, folder)
+    file = folder / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    kustomization["components"] += [f"../../components/{name}" for name in OPTIONS]
+    file.write_text(yaml.safe_dump(kustomization, sort_keys=False))
+    return folder
+
+
 def rendered(folder: Path) -> list[dict[str, Any]]:
     """The objects of an overlay. Raises `ServerError` with what Kustomize says where it makes none."""
     return [each for each in yaml.safe_load_all(run([kubectl_program(), "kustomize", str(folder)])) if each]

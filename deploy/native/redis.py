@@ -14,7 +14,7 @@ from deploy.native.server import Program, listens, need, write_secret
 SUPERUSER = "tradeloop"
 """The user who may do all: people."""
 
-_RULES = {
+RULES = {
     SUPERUSER: "~* &* +@all",
     "preprocess": "~* resetchannels +@read +@write +@connection -@dangerous",
     "training": "~* resetchannels +@read +@connection -@dangerous",
@@ -48,7 +48,7 @@ def _users(passwords: Mapping[str, str]) -> str:
     """The users, with the hashes of their passwords, and nobody without a name."""
     lines = ["user default off"]
     for user, password in passwords.items():
-        lines.append(f"user {user} on #{hashlib.sha256(password.encode()).hexdigest()} {_RULES[user]}")
+        lines.append(f"user {user} on #{hashlib.sha256(password.encode()).hexdigest()} {RULES[user]}")
     return "\n".join(lines) + "\n"
 
 

@@ -305,6 +305,24 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def claim(port: int) -> socket.socket | None:
+    """A hold on a port of 127.0.0.1 for a server that is to listen there; None where one does, or somebody holds it.
+
+    To be closed when the server listens. It is a UDP socket of the same number: no TCP server is in its way, whoever
+    else claims the port sees it, and it ends with its process.
+    """
+    hold = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        hold.bind(("127.0.0.1", port))
+    except OSError:
+        hold.close()
+        return None
+    if listens(port):
+        hold.close()
+        return None
+    return hold
+
+
 def listens(port: int, host: str = "127.0.0.1") -> bool:
     """Whether something accepts connections there."""
     try:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,9 +27,10 @@ from deploy.native.mlflow import USER, http_answers, mlflow
 from deploy.native.postgres import best_installation, postgres
 from deploy.native.redis import SUPERUSER as REDIS_SUPERUSER
 from deploy.native.redis import redis
-from deploy.native.server import Program, Server, ServerError, free_ports, listens, run, write_secret
+from deploy.native.server import Program, Server, ServerError, claim, free_ports, run, write_secret
 from tradeloop.cli.client.deployment import SERVICES, Deployment, settings_class
 from tradeloop.common.clock import SystemClock
+from tradeloop.common.model_store.permissions import RIGHTS as MODEL_RIGHTS
 from tradeloop.common.sql.roles import ROLES, create_roles, role_url
 
 PORTS = {
@@ -39,7 +40,7 @@ PORTS = {
     "mlflow": 5000,
     **{service: 8081 + n for n, service in enumerate(SERVICES)},
 }
-"""Ports by server and service, in the order in which they start: each is taken unless something else listens there."""
+"""Ports by server and service, in the order in which they start: each is taken unless something else does."""
 SERVERS = tuple(name for name in PORTS if name not in SERVICES)
 
 EXAMPLE_SOURCES = Path(__file__).parents[1] / "sources.example.yaml"
@@ -63,6 +64,8 @@ class Stack:
     def __init__(self, home: Path, say: Say) -> None:
         self._home, self._say = home.resolve(), say
         self._logs, self._run = self._home / "log", self._home / "run"
+        self._holds = ExitStack()
+        """On ports of servers that are starting."""
 
     def up(self, portfolios: Path, sources: Path = EXAMPLE_SOURCES, *, tls: bool = False) -> None:
         """Start what does not run yet, and wait until all of it is ready. `sources` are those of market data, a file.
@@ -76,7 +79,7 @@ class Stack:
         if not sources.is_file():
             raise ServerError(f"no sources in {sources}: copy deploy/sources.example.yaml there")
         files[str(sources)] = sources.read_text()
-        with self._alone(), self._all_or_nothing() as started:
+        with self._alone(), self._holds, self._all_or_nothing() as started:
             passwords = self._passwords()
             self._certify(tls)
             self._start_servers(passwords, started)
@@ -91,9 +94,10 @@ class Stack:
                 "TRADELOOP_MLFLOW_TRACKING_URI": self._mlflow(passwords["mlflow"]),
                 **self._trusting,
             }
-            for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate")):
+            users = {f"TRADELOOP_ROLES__{user.upper()}": passwords[user] for user in MODEL_RIGHTS}
+            for arguments in (("topics", "apply"), ("topics", "permit"), ("db", "migrate"), ("models", "permit")):
                 self._say(f"tradeloop {' '.join(arguments)}")
-                run([str(Path(sys.executable).with_name("tradeloop")), *arguments], where)
+                run([str(Path(sys.executable).with_name("tradeloop")), *arguments], {**where, **users})
             settings = {
                 name: self._deployment(portfolios, sources, name, passwords).environment(name) for name in SERVICES
             }
@@ -178,8 +182,8 @@ class Stack:
     def _kafka(self, user: str, password: str) -> dict[str, str]:
         return {"bootstrap_servers": self._address("kafka"), **sign_in(user, password, self._authorities)}
 
-    def _mlflow(self, password: str) -> str:
-        return self._address("mlflow").replace("://", f"://{USER}:{password}@")
+    def _mlflow(self, password: str, user: str = USER) -> str:
+        return self._address("mlflow").replace("://", f"://{user}:{password}@")
 
     def _deployment(self, portfolios: Path, sources: Path, service: str, passwords: Mapping[str, str]) -> Deployment:
         """The settings of a service, as `deploy/docker-compose.yml` gives them: it is a user and a role of its own."""
@@ -190,7 +194,7 @@ class Stack:
         return Deployment(
             database_url=url(database="bars"),
             ledger_url=url(database="ledger"),
-            mlflow_tracking_uri=self._mlflow(passwords["mlflow"]),
+            mlflow_tracking_uri=self._mlflow(passwords[service], service) if service in MODEL_RIGHTS else None,
             feature_root=self._home / "features",
             feature_registry={"registry_type": "sql", "path": url(database="features")},
             feature_online_store={"type": "redis", "connection_string": redis_url},
@@ -258,18 +262,23 @@ class Stack:
         return (self._run / f"{name}.address").read_text()
 
     def _port(self, name: str) -> int:
-        """The port of the last time, or its own, where nothing listens there."""
+        """The port of the last time, or its own, where nothing listens there, and no stack that starts now is to.
+
+        It is this one's until `up` ends.
+        """
         try:
             address = self._address(name)
         except FileNotFoundError:
             port = PORTS[name]
         else:
             port = urlsplit(f"//{address.rpartition('://')[2]}").port or PORTS[name]
-        if not listens(port):
-            return port
-        [free] = free_ports(1)
-        self._say(f"port {port} is taken: {name} gets {free}")
-        return free
+        wanted = port
+        while (hold := claim(port)) is None:
+            [port] = free_ports(1)
+        self._holds.enter_context(closing(hold))
+        if port != wanted:
+            self._say(f"port {wanted} is taken: {name} gets {port}")
+        return port
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,4 +1,7 @@
-"""Predictions over HTTP in the stack of processes: what was decided on messages, from Redis and from the body."""
+"""Predictions over HTTP in the stack of processes: what was decided on messages, from Redis and from the body.
+
+The kill switch is pressed in the end, since the stack is there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.e2e import killed
 from tests.e2e.stack import Servers
 from tests.e2e.test_five_processes import register, run_processes
 from tests.e2e.worlds import World
@@ -27,7 +33,9 @@ def ask(port: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return error.code, json.load(error)
 
 
-def test_predictions_are_the_decisions_before_and_after_a_restart(servers: Servers, tmp_path: Path) -> None:
+def test_predictions_are_the_decisions_before_and_after_a_restart(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worlds = [World("quartet", 4, 100, tmp_path / "bars")]
     register(MlflowModelStore(servers.mlflow), worlds)
     [world] = worlds
@@ -66,6 +74,7 @@ def test_predictions_are_the_decisions_before_and_after_a_restart(servers: Serve
         for body in (online, given):
             stack.eventually(lambda body=body: ready(port) and answered(body), "answer after a restart")  # type: ignore[misc]
         assert len([one for one in stack.client.read(SignalGenerated) if one.portfolio == book]) == len(signals)
+        killed.check(stack, book, monkeypatch)
 
 
 def ready(port: int) -> bool:

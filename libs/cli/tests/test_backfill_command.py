@@ -198,6 +198,43 @@ def test_what_was_fetched_can_be_used_as_bars(tmp_path: Path) -> None:
         stored_bars(["store:simulated:BTC/USDT@1h"], tmp_path / "elsewhere")
 
 
+def fetched(home: Path, symbol: str) -> None:
+    command = ["backfill", "--source", "simulated", "--instrument", symbol, "--timeframe", "1h"]
+    assert (
+        main([*command, "--from", "2024-01-01", "--to", "2024-01-15", "--home", str(home), "--stack", "embedded"]) == 0
+    )
+
+
+def test_stored_bars_are_the_running_stacks_where_its_database_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that takes bars reads the same store, and says which; `train` in this process that of its home."""
+    home, stack = tmp_path / "home", tmp_path / "stack"
+    fetched(home, "ETH/USDT")
+    fetched(stack, "BTC/USDT")
+    url, own = f"sqlite:///{stack / 'bars.db'}", f"sqlite:///{home / 'bars.db'}"
+    there, here = "simulated:BTC/USDT@1h", "simulated:ETH/USDT@1h"
+    name, at_home = f"store:{there}", ["--home", str(home)]
+    commands = [
+        ["bars", "members", name, "--top", "1", "--every", "1d", "--window", "5d"],
+        ["features", "report", "--bars", name, "--out", str(tmp_path / "report")],
+        ["portfolio", "new", "--bars", name],
+    ]
+    for command in commands:
+        assert main([*command, *at_home]) == 2
+        assert f"holds no 1h bars of simulated:BTC/USDT: it holds {here}" in capsys.readouterr().err
+    monkeypatch.setenv("TRADELOOP_DATABASE_URL", url)
+    for command in commands:
+        assert main([*command, *at_home]) == 0
+        assert f"{there}: 336 bars, out of {url}\n" in capsys.readouterr().err
+    for each in ("demo", "backtest", "train"):  # which read the bars first of all, and then find one wrong
+        assert main([each, "--bars", name, "--strategy", "none-such", *at_home]) == 2
+        assert f"{there}: 336 bars, out of {url}\n" in capsys.readouterr().err
+    train = ["train", "--stack", "embedded", "--strategy", "none-such", *at_home]
+    assert main([*train, "--bars", f"store:{here}"]) == 2
+    assert f"{here}: 336 bars, out of {own}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [

@@ -31,7 +31,7 @@ from tradeloop.common.messages import (
     SignalGenerated,
 )
 from tradeloop.common.messages.topics import SERVICE_TOPICS, derived_id, specs, topic_of
-from tradeloop.common.portfolio import Portfolio, portfolio_yaml
+from tradeloop.common.portfolio import Portfolio, RiskLimits, portfolio_yaml
 from tradeloop.common.runtime.headers import trace_id_of
 from tradeloop.common.runtime.parts import digest_of
 from tradeloop.common.runtime.publish import publish
@@ -89,8 +89,8 @@ def signal(time: datetime = T0, target: float = 0.0, **more: Any) -> SignalGener
     return SignalGenerated(**WHERE, time=time, instruments=(BTC,), targets=(target,), **more)
 
 
-def event(kind: Any, reason: str, time: datetime = T0) -> PortfolioEvent:
-    return PortfolioEvent(**WHERE, time=time, kind=kind, reason=reason)
+def event(kind: Any, reason: str, time: datetime = T0, **more: Any) -> PortfolioEvent:
+    return PortfolioEvent(**WHERE, time=time, kind=kind, reason=reason, **more)
 
 
 NOTHING: list[tuple[list[Message], str]] = [
@@ -100,6 +100,14 @@ NOTHING: list[tuple[list[Message], str]] = [
     (
         [mark(), signal(target=1.0), event("quarantined", "a NaN", T0 - MINUTE)],
         "the portfolio is in quarantine since the bar of 2024-01-31 14:04 UTC: a NaN",
+    ),
+    (
+        [mark(), signal(target=1.0), event("killed", "by ops: mad", T0 - MINUTE)],
+        "the portfolio is killed since the bar of 2024-01-31 14:04 UTC, by ops: mad",
+    ),
+    (
+        [mark(), signal(target=0.01), event("killed", "by ops", T0 - MINUTE), event("resumed", "by ops: well")],
+        f"{BTC}: the target is within the no-trade band around the present weight",
     ),
     ([event("frame_failed", "no price")], "execution could not book the bar: no price"),
     (
@@ -136,6 +144,31 @@ def test_a_decision_that_was_missed_has_its_id_too() -> None:
     subject = subject_of_id(stand.evidence, wanted)
     assert (subject.portfolio, subject.time) == ("p", T0)
     assert "missed: late" in "\n".join(Explained(stand.evidence, subject, None).words)
+
+
+def test_a_kill_after_the_decision_explains_what_was_cancelled_and_what_closes() -> None:
+    stand = Bus()
+    sent, closes = derived_id("sent"), derived_id("closes")
+    known: dict[str, Any] = {**WHERE, "account": "a", "decision_time": T0, "instrument": BTC}
+    order = OrderUpdated(**known, order_id=sent, side="buy", quantity=500.0, status="working")
+    cancelled = order.model_copy(update={"status": "cancelled"})
+    closing = OrderUpdated(**known, order_id=closes, side="sell", quantity=100.0, status="working")
+    killed = event("killed", "by ops: mad", T0 + timedelta(microseconds=1), flatten=True, orders=(sent, closes))
+    stand.say(frame(), mark(position=100.0), signal(target=0.6), order, killed, cancelled, closing)
+    stand.say(frame(T0 + MINUTE), mark(T0 + MINUTE))
+    loose = BOOK.model_copy(update={"limits": RiskLimits(max_position=1.0, max_leverage=1.0, max_order_notional=1.0)})
+    explained = stand.at(portfolio=loose)
+    facts: Any = explained.described
+    [row] = facts["risk"]["sizing"]
+    assert (row["ordered"], row["agrees"]) == (500.0, True)
+    text = "\n".join(explained.words)
+    assert f"buy 500 {BTC}: cancelled: killed by ops: mad" in text
+    assert f"sell 100 {BTC}: working: the next bar has not come, or is not booked, to close the position" in text
+    assert "none: before the next bar the portfolio was killed by ops: mad" in text
+    held = stand.at(T0 + MINUTE, loose)
+    assert "not taken: killed since the bar of 2024-01-31 14:05 UTC, by ops: mad; positions are closed" in "\n".join(
+        held.words
+    )
 
 
 def test_what_is_gone_from_the_bus_is_said() -> None:

@@ -70,6 +70,23 @@ def test_portfolios_of_one_stack_must_fit_together(tmp_path: Path, capsys: pytes
     assert f"{second}: universe: Field required" in refused(capsys, "portfolio", "check", str(second))
 
 
+def test_a_folder_is_checked_as_the_stack_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "books"
+    for name in ("gold", "silver"):
+        given = f"{name}={bars(tmp_path)}"
+        assert main(["portfolio", "new", "--bars", given, "--name", name, "--out", str(folder / f"{name}.yaml")]) == 0
+    capsys.readouterr()
+    assert main(["portfolio", "check", str(folder)]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        str(folder / "gold.yaml"),
+        str(folder / "silver.yaml"),
+    ]
+    (folder / "bronze.yml").write_text("name: bronze")
+    assert "name it bronze.yaml" in refused(capsys, "portfolio", "check", str(folder))
+    (tmp_path / "empty").mkdir()
+    assert "no portfolios in" in refused(capsys, "portfolio", "check", str(tmp_path / "empty"))
+
+
 def test_train_for_a_portfolio_refuses_another_strategy_and_more_instruments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import KafkaException
@@ -21,6 +22,7 @@ from deploy.native.kafka import kafka as kafka_program
 from deploy.native.server import Server, free_ports
 from tests.waiting import until
 from tradeloop.common.bus.kafka import Granted, KafkaBus, KafkaSettings, Permission
+from tradeloop.common.bus.kafka.permissions import everything
 from tradeloop.common.bus.port import Access, BusError
 from tradeloop.common.messages.topics import (
     CATALOGUE,
@@ -32,7 +34,9 @@ from tradeloop.common.messages.topics import (
     specs,
 )
 
-USERS = (SUPERUSER, *SERVICE_TOPICS)
+GOVERNOR = "governor"
+"""A user whom nothing is permitted at first, and who is no superuser."""
+USERS = (SUPERUSER, GOVERNOR, *SERVICE_TOPICS)
 EVERY = [spec.name for spec in specs(SERVICE_TOPICS)]
 
 
@@ -148,6 +152,27 @@ def test_to_permit_again_changes_nothing_and_what_is_too_much_is_taken_away(addr
         named = "execution. (prefixed, allow, from *)"
         assert owner.permit(accesses()) == Granted([], [Permission("ingest", "topic", named, "WRITE")], total)
         until(lambda: not writes(ingest, orders))
+
+
+def test_an_administrator_governs_a_cluster_as_its_superuser_would(address: str) -> None:
+    with closing(bus_of(address, SUPERUSER)) as owner, closing(bus_of(address, GOVERNOR)) as governor:
+        with pytest.raises(BusError, match=r"(?i)authorization failed"):
+            governor.permit(accesses())
+        granted = owner.permit(accesses(), GOVERNOR)
+        assert {(each.kind, each.name) for each in granted.given} == {
+            ("topic", "*"),
+            ("group", "*"),
+            ("cluster", "kafka-cluster"),
+        }
+        assert owner.permit(accesses(), GOVERNOR) == Granted([], [], granted.total)
+        until(lambda: writes(governor, "execution.orders.v1"))
+        governor.create_topics([replace(specs(SERVICE_TOPICS)[0], name="governed")])
+        governor.delete_topics(["governed"])
+        governor.permit(accesses(), GOVERNOR)
+        governor.permit(accesses())  # who is not named stays what it is
+        assert writes(governor, "execution.orders.v1")
+        # What brokers do with each other belongs to them.
+        assert "CLUSTER_ACTION" not in {each.operation for each in everything(GOVERNOR)}
 
 
 def test_who_is_no_user_and_who_has_a_wrong_password_gets_nowhere(address: str) -> None:

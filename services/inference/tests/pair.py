@@ -128,7 +128,7 @@ class NoHistory:
     def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
         return None
 
-    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+    def marked(self, universe: Universe, portfolio: str) -> tuple[PortfolioMarked, LogPosition] | None:
         return None
 
     def forget(self) -> None:

@@ -188,8 +188,10 @@ class Remembered(NoHistory):
         mine = [one for one in self._decided if one.portfolio == portfolio]
         return max(mine, default=None, key=lambda one: one.time)
 
-    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
-        return max((one for one in self._marks if one.portfolio == portfolio), default=None, key=lambda one: one.time)
+    def marked(self, universe: Universe, portfolio: str) -> tuple[PortfolioMarked, LogPosition] | None:
+        mine = [one for one in self._marks if one.portfolio == portfolio]
+        last = max(mine, default=None, key=lambda one: one.time)
+        return None if last is None else (last, at(last))
 
 
 @pytest.mark.parametrize("again_from", range(9))
@@ -672,15 +674,45 @@ def test_H1_a_mark_that_another_process_read_and_did_not_know_is_decided_on() ->
     """Execution knew of a new portfolio one bar before inference did."""
     rows = [features(t) for t in range(6)]
     inference = make(Shelf(policy(1.0)), history=Remembered([], rows, [mark(5)]))
-    inference.assigned({}, lambda _: True)
+    read = {at(each).partition: 6 for each in (features(5), mark(5))}
+    inference.assigned(read, lambda _: True)
     out = list(inference.advance())
     whole = give(make(Shelf(policy(1.0))), *rows, mark(5))
     assert out == whole
     assert reasons(out) == ["policy"]
     assert reasons(give(inference, *bars(6))) == ["policy"]
     again = make(Shelf(policy(1.0)), history=Remembered(out, rows, [mark(5)]))
-    again.assigned({}, lambda _: True)
+    again.assigned(read, lambda _: True)
     assert list(again.advance()) == [], "it is decided"
+
+
+@given(st.data())
+def test_a_desk_that_starts_late_decides_what_one_that_was_there_did(data: st.DataObject) -> None:
+    """Bars went by before it came, and some of their decisions: as where bars are live and no one waits for it."""
+    bars_until = 9
+    all_rows, all_marks = [features(t) for t in range(bars_until)], [mark(t) for t in range(bars_until)]
+    whole = signals(give(make(Shelf(policy(1.0))), *bars(*range(bars_until))))
+    decided = data.draw(st.integers(0, bars_until), "bars decided by the one before")
+    read = {at(kind(0)).partition: data.draw(st.integers(0, decided), "committed") for kind in (features, mark)}
+    from_mark = read[at(mark(0)).partition]
+    published = data.draw(st.integers(decided, bars_until), "bars published when it comes")
+    before = give(make(Shelf(policy(1.0))), *bars(*range(decided)))
+    history = Remembered(before, all_rows[:published], all_marks[:published])
+    inference = make(Shelf(policy(1.0)), history=history)
+    inference.assigned(read, lambda _: True)
+    out: list[Message] = list(inference.advance()) if data.draw(st.booleans(), "it works before anything comes") else []
+    rows, marks = all_rows[read[at(features(0)).partition] :], all_marks[from_mark:]
+    while rows or marks:
+        stream = rows if rows and (not marks or data.draw(st.booleans(), "features come")) else marks
+        inference.handle(stream[0], at(stream[0]))
+        del stream[0]
+        if data.draw(st.booleans(), "it works"):
+            out += inference.advance()
+    out += inference.advance()
+    mine = {one.time: one for one in signals(out)}
+    assert [mine[one.time] for one in whole[decided:]] == whole[decided:]
+    assert all(mine[time] in whole for time in mine), "a repeated one is the same"
+    assert not [one for one in inference.pending() if one.partition == at(mark(0)).partition], "each is answered"
 
 
 @pytest.mark.parametrize("kind", [features, mark])

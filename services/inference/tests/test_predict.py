@@ -30,6 +30,7 @@ from services.inference.tests.pair import (
     Gain,
     NoHistory,
     Shelf,
+    at,
     features,
     give,
     make,
@@ -43,6 +44,7 @@ from services.inference.tests.pair import (
 )
 from tests.waiting import until
 from tradeloop.common.bus.memory import MemoryBus
+from tradeloop.common.bus.port import LogPosition
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.feature_store.feast.store import FeastFeatureStore
 from tradeloop.common.feature_store.memory import MemoryFeatureStore
@@ -308,8 +310,8 @@ def test_a_restarted_desk_answers_before_its_next_bar(make_world: Callable[..., 
         def decided(self, *_: Any) -> SignalGenerated | None:
             return decided[-1]
 
-        def marked(self, *_: Any) -> PortfolioMarked | None:
-            return mark(4)
+        def marked(self, *_: Any) -> tuple[PortfolioMarked, LogPosition] | None:
+            return mark(4), at(mark(4))
 
     after = make_world(history=Remembered(), store=before.store)
     assert after.ask().problem == "not_ready"

@@ -104,6 +104,17 @@ def test_contract_of_the_trainer_that_is_imported_on_demand(check: Callable[[App
     check(apprentice(lambda: Sb3OnDemand(ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), threads=1)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_learnt(make_world: Any) -> None:
+    world = make_world()
+    absent = Sb3Trainer(ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), threads=1, device="cuda")
+    with pytest.raises(UserError, match="no GPU that PyTorch can use: TRAINING_DEVICE=cpu or auto"):
+        absent.train(task(world), lambda *_: None, threading.Event())
+    anywhere = Sb3Trainer(ManualClock(datetime(2024, 1, 1, tzinfo=UTC)), threads=1, device="auto")
+    found = anywhere.train(task(world), lambda *_: None, threading.Event())
+    assert found.onnx == train(world).onnx
+
+
 class Fickle(Sb3Trainer):
     """Never trains a task the same way twice."""
 
@@ -324,7 +335,8 @@ def test_a_strategy_overrides_the_defaults(make_world: Any) -> None:
     chosen = parameters_of(task(world, parameters={"books": 2, "gamma": 0.9}))
     assert (chosen["books"], chosen["gamma"], chosen["batch_size"]) == (2, 0.9, 2 * 128)
     recorded = train(world).parameters
-    assert recorded.keys() == PpoParameters.model_fields.keys()
+    assert recorded.keys() == {*PpoParameters.model_fields, "device"}
+    assert recorded["device"] == "cpu"
     assert {key: recorded[key] for key in SMALL} == {key: str(value) for key, value in SMALL.items()}
 
 

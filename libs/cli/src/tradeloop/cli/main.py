@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +24,7 @@ from tradeloop.cli.commands import (
     fetch,
     ingest,
     inspect,
+    kill,
     members,
     metrics,
     models,
@@ -37,8 +36,10 @@ from tradeloop.cli.commands import (
     topics,
 )
 from tradeloop.cli.commands.models import DEFAULT_HOME, Home, Which
-from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName
+from tradeloop.cli.interruption import Interruption, last_words
+from tradeloop.cli.options import Actions, Also, AsKnown, Events, Members, PortfolioFolder, Promote, UniverseName, Wait
 from tradeloop.cli.reading import with_reading
+from tradeloop.common.addresses import address
 from tradeloop.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ app.add_typer(book.app, name="book")
 features.app.command("online")(online.online)
 app.add_typer(ingest.app, name="ingest")
 app.command("status")(book.status)
+app.command("kill")(kill.kill)
+app.command("resume")(kill.resume)
 app.command("explain")(explain.explain)
 app.command("mlflow")(models.mlflow)
 app.command("metrics")(metrics.metrics)
@@ -84,8 +87,9 @@ Bars = Annotated[
         "--bars",
         help="Closed bars, as text (CSV and the like), JSON, Parquet or Feather, packed or not: FILE, a folder, "
         "or NAME=FILE, which names the instrument; again for each instrument of the universe, or for more files of "
-        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched into the home. Without it: EUR/USD "
-        "hourly, installed with Tradeloop.",
+        "one; or store:VENUE:SYMBOL@TIMEFRAME for what `tradeloop backfill` fetched: into the home, or into the "
+        "running stack where TRADELOOP_DATABASE_URL says where its bars are. Without it: EUR/USD hourly, installed "
+        "with Tradeloop.",
     ),
 ]
 StrategyName = Annotated[
@@ -218,6 +222,7 @@ def train(
             "TRADELOOP_KAFKA__BOOTSTRAP_SERVERS says where Kafka is.",
         ),
     ] = None,
+    wait: Wait = True,
 ) -> None:
     """Train a policy on all of the bars and register it in the home's MLflow, or the running stack's.
 
@@ -228,13 +233,13 @@ def train(
     from tradeloop.cli.inputs import Inputs
     from tradeloop.cli.stored import stored_bars
 
-    given, terms = stored_bars(bars, home)
+    given, terms = stored_bars(bars, home, of_home=stack is Which.embedded)
     span, beside = (start, end), tuple(also or ())
     inputs = Inputs(
         given, strategy_name, portfolio_file, span, name, beside, reading, actions, as_known, members, terms, events
     )
     on_running = None if stack is None else stack is Which.running
-    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute)
+    run_train(inputs, range(seed, seed + seeds), steps, home, on_running, promote, recompute, wait)
 
 
 @app.command()
@@ -334,12 +339,12 @@ def replay(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code: 0, 1 (failed), 2 (wrong input, one line says it), 130 (interrupted)."""
-    interrupted = _Interruption()
+    interrupted = Interruption()
     try:
         app(arguments)
     except BaseException as error:  # noqa: BLE001  the last line of defence before a user
         if interrupted or isinstance(error, KeyboardInterrupt):
-            return _explain(error, _last_words(error) or "interrupted; nothing was left half-written", 130)
+            return _explain(error, last_words(error) or "interrupted; nothing was left half-written", 130)
         if isinstance(error, SystemExit):  # usage errors, which Typer explains itself, and the end of --help
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error, UserError):
@@ -348,37 +353,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _last_words(error: BaseException | None) -> str:
-    """The words of a command about its interruption, which Typer turns into an exit of its own."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt) and str(error):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-class _Interruption:
-    """Turns the first Ctrl-C into KeyboardInterrupt and remembers it, since a library may turn it into an error of
-    its own; further ones are ignored, so that what was begun can be cleaned up."""
-
-    def __init__(self) -> None:
-        self._happened = False
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_signal)
-
-    def __bool__(self) -> bool:
-        return self._happened
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._happened:
-            self._happened = True
-            raise KeyboardInterrupt
-
-
 def _explain(error: BaseException, text: str, code: int) -> int:
+    # A library's error may quote whatever the library was given.
     if os.environ.get("TRADELOOP_DEBUG"):
-        traceback.print_exception(error)
-    print(f"tradeloop: {' '.join(text.split())}", file=sys.stderr)
+        print(address("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    print(f"tradeloop: {address(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

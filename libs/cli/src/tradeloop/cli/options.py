@@ -29,6 +29,12 @@ Promote = Annotated[
         "--promote", help="Make the model champion even where it does not beat cash and buy-and-hold; recorded."
     ),
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait", help="Whether to wait for the model, or to ask the running stack, which then goes on alone."
+    ),
+]
 Actions = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import typer
+
 from tradeloop.cli.naming import listed
 from tradeloop.common.errors import UserError
 from tradeloop.common.market import BAR_COLUMNS, Series
@@ -36,16 +38,17 @@ class Chosen(NamedTuple):
     """The terms of those instruments as their venues told them last, by id, where they did."""
 
 
-def stored_bars(values: Iterable[str] | None, home: Path) -> Chosen:
-    """The bars that were given, stored ones as a copy of the home's that is made anew each time.
+def stored_bars(values: Iterable[str] | None, home: Path, *, of_home: bool = False) -> Chosen:
+    """The bars that were given, stored ones as a copy in the home that is made anew each time.
 
-    Raises `UserError` for bars that are not stored.
+    They are the running stack's where the settings name its database, as for `tradeloop bars`, unless `of_home`; else
+    the home's. Says on standard error which they are. Raises `UserError` for bars that are not stored.
     """
     files: list[str] = []
     terms: dict[str, Instrument] = {}
     for value in values or ():
         if value.startswith(_STORE):
-            id_, file, told = _written(value, home)
+            id_, file, told = _written(value, home, None if of_home else _database_of_stack())
             files.append(f"{id_}={file}")
             terms |= {} if told is None else {id_: told}
         else:
@@ -113,7 +116,10 @@ def opened(home: Path, database_url: str | None) -> Iterator[StoredBars]:
     file = url.removeprefix("sqlite:///").partition("?")[0]
     if url.startswith("sqlite:///") and not Path(file).exists():  # it would be made
         place = f"there is no file {file}" if database_url else f"{home} holds no bars"
-        raise UserError(f"{place}: fetch them with `tradeloop backfill`, or name another --home or --bars-url")
+        raise UserError(
+            f"{place}: fetch them with `tradeloop backfill`, or name another --home, or the "
+            "database of a running stack in TRADELOOP_DATABASE_URL"
+        )
     with ExitStack() as stack:
         store = stack.enter_context(closing(SqlBarStore(url, SystemClock())))
         fetched = stack.enter_context(closing(SqlFetched(url, SystemClock())))
@@ -168,7 +174,15 @@ def _of_universes(home: Path) -> dict[str, str]:
     return {instrument.id: instrument.calendar for one in _universes(home) for instrument in one.instruments}
 
 
-def _written(value: str, home: Path) -> tuple[str, Path, Instrument | None]:
+def _database_of_stack() -> str | None:
+    """The database of the running stack's bars; None where the settings do not say."""
+    from tradeloop.cli.client.settings import load_settings
+
+    settings = load_settings()
+    return settings.database_url.get_secret_value() if "database_url" in settings.model_fields_set else None
+
+
+def _written(value: str, home: Path, database_url: str | None) -> tuple[str, Path, Instrument | None]:
     from tradeloop.common.market import EVER_US, Timeframe
 
     instrument, _, frame = value.removeprefix(_STORE).rpartition("@")
@@ -176,12 +190,13 @@ def _written(value: str, home: Path) -> tuple[str, Path, Instrument | None]:
         raise UserError(f"{value}: give store:VENUE:SYMBOL@TIMEFRAME, such as store:binance:BTC/USDT@1m")
     if frame not in list(Timeframe):
         raise UserError(f"{value}: there is no timeframe {frame!r}: give one of {listed(Timeframe, 20)}")
-    with opened(home, None) as bars:
+    with opened(home, database_url) as bars:
         table = table_of(bars.read(instrument, Timeframe(frame), -EVER_US, EVER_US))
-        terms = bars.terms(instrument)
+        terms, place = bars.terms(instrument), bars.place
     file = file_of(home / "fetched", instrument, frame)
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, file)
+    typer.echo(f"{value.removeprefix(_STORE)}: {len(table):,} bars, out of {place}", err=True)
     return instrument, file, terms
 
 

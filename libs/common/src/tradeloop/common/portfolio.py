@@ -135,7 +135,11 @@ class PortfolioSettings(BaseModel):
         return tuple(found)
 
 
-def _in_folder(folder: Path) -> list[Portfolio]:
+def portfolio_files(folder: Path) -> list[Path]:
+    """The files of a folder that services read as portfolios, by name; others are named in the log.
+
+    Raises `UserError` for a folder without any, or with one that looks like one and would not be read.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: make it, with a YAML file for each portfolio")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
@@ -147,7 +151,11 @@ def _in_folder(folder: Path) -> list[Portfolio]:
         log.warning("%s: not read, as no portfolio: %s", folder, ", ".join(ignored))
     if not files:
         raise UserError(f"no portfolios in {folder}: put a YAML file for each one there")
-    return [read_portfolio(path) for path in files]
+    return files
+
+
+def _in_folder(folder: Path) -> list[Portfolio]:
+    return [read_portfolio(path) for path in portfolio_files(folder)]
 
 
 def _refuse_two_definitions(portfolios: Sequence[Portfolio]) -> None:

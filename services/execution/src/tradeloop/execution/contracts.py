@@ -14,7 +14,7 @@ from tradeloop.common.bus.port import Partition
 from tradeloop.common.contracts.steps import fresh, refused
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated, PortfolioMarked, PositionMark
 from tradeloop.execution.ports import Change, Effects, Ledger, LedgerConflict
-from tradeloop.execution.record import BookRecord, Quarantine
+from tradeloop.execution.record import BookRecord, Kill, Quarantine
 
 
 def any_log(topic: str) -> str:
@@ -57,7 +57,9 @@ def a_record_comes_back_to_the_last_bit(make_ledger: MakeLedger) -> None:
 
 def the_last_record_counts(make_ledger: MakeLedger) -> None:
     portfolio, first = fresh("portfolio"), sample_record()
-    second = replace(first, revision=2, marked_us=3, decided_us=2, working=(), quarantine=None, left_out_us=-1)
+    second = replace(
+        first, revision=2, marked_us=3, decided_us=2, working=(), quarantine=None, killed=None, left_out_us=-1
+    )
     third = replace(second, revision=3, decided_us=3, signal=b'{"b": 1}')
     with closing(make_ledger()) as ledger:
         ledger.record([Change(portfolio, BookRecord(), first, {"in-1": Effects()})])
@@ -349,6 +351,8 @@ def sample_record() -> BookRecord:
         signal=b'{"a": "\xc3\xa9"}',
         working=(order,),
         quarantine=Quarantine(since_us=3, cause="it fell: \u00e9"),
+        killed=Kill(since_us=5, said="by \u00e9: enough", request="r", flatten=True),
+        heeded_us=5,
         live=True,
         left_out_us=4,
     )

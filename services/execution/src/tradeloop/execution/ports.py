@@ -51,7 +51,10 @@ class Venue(Protocol):
         ...
 
     def submit(self, orders: Sequence[OrderUpdated]) -> None:
-        """Send orders. Their `order_id` is the client order id: sending one again changes nothing."""
+        """Let these orders work, and no others: whatever else works of this portfolio is cancelled.
+
+        Their `order_id` is the client order id: sending one again changes nothing.
+        """
         ...
 
     def fills(self, bar: Market) -> Sequence[VenueFill]:

@@ -19,6 +19,21 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Kill:
+    """An operator's word that nothing is sent any more, until somebody resumes."""
+
+    since_us: int
+    """When it came to count: the close of the first bar whose decision is not taken, or microseconds after the bar
+    whose orders it cancelled."""
+    said: str
+    """The reason, and who gave it."""
+    request: str
+    """The command, by its id."""
+    flatten: bool = False
+    """Whether the positions are closed."""
+
+
+@dataclass(frozen=True, slots=True)
 class BookRecord:
     """The state of a portfolio's book that the ledger remembers."""
 
@@ -36,6 +51,9 @@ class BookRecord:
     working: tuple[OrderUpdated, ...] = ()
     """Orders that are meant for the venue and have not ended. Whoever takes the book over sends them again."""
     quarantine: Quarantine | None = None
+    killed: Kill | None = None
+    heeded_us: int = -1
+    """The time of the last kill, or of its end, that came to count; each is above the one before. -1 for none."""
     live: bool = False
     """Whether the last frame was a live one, so that its decision has a deadline."""
     catches_up: bool = False

@@ -104,10 +104,13 @@ def the_last_mark_is_that_of_the_portfolio(make_history: MakeHistory, publish: P
 
     with closing(make_history()) as history:
         assert history.marked(universe, one) is None, "a portfolio that was never marked has a last mark"
-        publish([marked(one, 1), marked(one, 2), marked(one, 1), *(marked(another, bar) for bar in range(600))])
+        first = [marked(one, 1), marked(one, 2), marked(one, 2), marked(one, 1)]
+        positions = publish([*first, *(marked(another, bar) for bar in range(600))])
         history.forget()
-        assert history.marked(universe, one) == marked(one, 2), "a portfolio's last mark is not found"
-        assert history.marked(universe, another) == marked(another, 599), "another portfolio's last mark is not found"
+        last = history.marked(universe, one)
+        assert last == (marked(one, 2), positions[2]), "a portfolio's last mark is not found, or not where it was last"
+        last = history.marked(universe, another)
+        assert last == (marked(another, 599), positions[-1]), "another portfolio's last mark is not found"
         assert history.marked(_universe(), one) is None, "a portfolio was marked in a universe in which it was not"
 
 

@@ -41,8 +41,8 @@ class History(Protocol):
         """A portfolio's last decision, or None."""
         ...
 
-    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
-        """A portfolio's last mark, or None."""
+    def marked(self, universe: Universe, portfolio: str) -> tuple[PortfolioMarked, LogPosition] | None:
+        """A portfolio's last mark and where it stands, at its last place if it was repeated; or None."""
         ...
 
     def forget(self) -> None:

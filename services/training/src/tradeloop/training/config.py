@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -35,6 +35,12 @@ class Settings(ServiceSettings):
     """Feast's online_store section, as JSON, for an online store in Redis."""
     mlflow_tracking_uri: SecretStr
     """Address of the model registry: `http://USER:PASSWORD@HOST:PORT` or `sqlite:///FILE`."""
+    idle_s: float | None = Field(default=None, gt=0)
+    """How long nothing may wait before the process ends by itself, as a job does that learns what it is asked and is
+    gone: with status 0 where all of it succeeded. A service, without it, waits for ever."""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where PyTorch computes: `auto` is a GPU where there is one. Part of what makes a run repeatable: another device
+    gives another policy, and only of the processor is it known that it gives the same one again, byte for byte."""
     threads: int = Field(default=1, ge=1)
     """Threads of PyTorch. Part of what makes a run repeatable: another number gives another policy. Networks this
     small gain little from a second one, and lose most of their speed to it when the cores are not idle."""

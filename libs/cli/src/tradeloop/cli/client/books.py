@@ -43,6 +43,8 @@ class BookState:
     """Close of the last bar whose decision is published, or on record as missed."""
     quarantine: PortfolioEvent | None = None
     """The event that its decisions are not taken since; None when they are."""
+    killed: PortfolioEvent | None = None
+    """The last kill; None where none is in force."""
     model: ModelActivated | None = None
     """The model in force."""
     events: dict[str, int] = field(default_factory=dict)
@@ -53,13 +55,16 @@ class BookState:
     @property
     def awaits(self) -> datetime | None:
         """The close of the bar whose decision is open; None where none is."""
-        if self.mark is None or self.quarantine is not None:
+        if self.mark is None or self.quarantine is not None or self.killed is not None:
             return None
         return self.mark.time if self.decided is None or self.decided < self.mark.time else None
 
     @property
     def words(self) -> str:
         """The thing that it waits for or suffers from; `active` or `halted` where it goes on."""
+        if self.killed is not None:
+            since = "before its first bar" if self.mark is None else f"since the bar of {_minute(self.killed.time)}"
+            return f"killed {since}, {self.killed.reason}"
         if self.quarantine is not None:
             return f"quarantined since the bar of {_minute(self.quarantine.time)}: {self.quarantine.reason}"
         if self.awaits is not None:
@@ -102,6 +107,8 @@ def book_states(bus: Bus) -> dict[str, BookState]:
             book.quarantine = event
         elif event.kind == "released":
             book.quarantine = None
+        elif event.kind in ("killed", "resumed"):
+            book.killed = event if event.kind == "killed" else None
     for active in of_kind(all_records(bus, topic_of(ModelActivated).name), ModelActivated):
         book = state(active.portfolio, active.universe)
         if book.model is None or active.time >= book.model.time:

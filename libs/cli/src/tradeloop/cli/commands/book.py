@@ -132,7 +132,7 @@ def _status(as_json: bool, bootstrap_servers: str | None, clear: bool) -> bool:
             typer.echo("no portfolio has been traded yet, as far as Kafka still knows")
         typer.echo(f"{letters} dead letters{': see `tradeloop dlq list`' if letters else ''}")
     still = [*(service.stands_still for service in services), *(feed.stands_still for feed in feeds)]
-    return any(still) or any(book.quarantine is not None for book in books.values())
+    return any(still) or any(book.quarantine or book.killed for book in books.values())
 
 
 def _command(command: Command, name: str, reason: str, servers: str | None) -> None:
@@ -184,6 +184,7 @@ def _described(book: BookState) -> dict[str, object]:
         "awaits": book.awaits.isoformat() if book.awaits else None,
         "quarantined_since": quarantine.time.isoformat() if quarantine else None,
         "cause": quarantine.reason if quarantine else None,
+        "killed": book.killed.reason if book.killed else None,
         "model": None if book.model is None else book.model.model_dump(mode="json", include=_OF_A_MODEL),
         "events": book.events,
         "instruments": book.instruments,

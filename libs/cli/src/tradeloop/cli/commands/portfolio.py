@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tradeloop.cli.commands.models import DEFAULT_HOME, Home
 from tradeloop.common.errors import UserError
 
 app = typer.Typer(help="Write and check the files by which a running stack knows what to trade.", no_args_is_help=True)
@@ -27,6 +28,7 @@ def new(
     ] = None,
     capital: Annotated[float | None, typer.Option("--capital", help="Starting cash, in quote currency.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; else it is printed.")] = None,
+    home: Home = DEFAULT_HOME,
 ) -> None:
     """Print the portfolio that `tradeloop train --bars` trains for: what preprocess, inference and execution trade.
 
@@ -36,12 +38,14 @@ def new(
 
     from tradeloop.cli.progress import Stages
     from tradeloop.cli.source import open_source
+    from tradeloop.cli.stored import stored_bars
     from tradeloop.cli.understood import understood
     from tradeloop.common.portfolio import Portfolio, portfolio_yaml
     from tradeloop.common.strategy import load
 
     strategy = load(strategy_name)
-    source = open_source(bars or (), strategy, name=name)
+    chosen_bars, terms = stored_bars(bars, home)
+    source = open_source(chosen_bars, strategy, name=name, terms=terms)
     for line in understood(source):
         Stages().say(line)
     derived = source.portfolio(strategy)
@@ -67,15 +71,17 @@ def new(
 
 
 @app.command("check")
-def check(files: Annotated[list[Path], typer.Argument(help="Portfolio files, such as those of one stack.")]) -> None:
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Portfolio files, or the folder of those of one stack.")],
+) -> None:
     """Check portfolio files, each alone and all as the portfolios of one stack: exit 2 at the first that is wrong."""
     from tradeloop.common.market import Universe
-    from tradeloop.common.portfolio import read_portfolio
+    from tradeloop.common.portfolio import portfolio_files, read_portfolio
     from tradeloop.common.strategy import load
 
     names: dict[str, Path] = {}
     universes: dict[str, tuple[Path, Universe]] = {}
-    for path in files:
+    for path in [file for given in files for file in (portfolio_files(given) if given.is_dir() else [given])]:
         portfolio = read_portfolio(path)
         universe, strategy = portfolio.universe, load(portfolio.strategy)
         if missing := [t for t in strategy.feature_set.timeframes if t not in universe.higher_timeframes]:

@@ -77,7 +77,12 @@ def apply(bootstrap_servers: Servers = None) -> None:
 
 
 @app.command("permit")
-def permit(bootstrap_servers: Servers = None) -> None:
+def permit(
+    bootstrap_servers: Servers = None,
+    administrator: Annotated[
+        str, typer.Option(metavar="USER", help="Who may do all, where the cluster knows no superuser, as that of AWS.")
+    ] = "",
+) -> None:
     """Give each service, as the Kafka user of its name, what the catalogue says that it does, and nothing else.
 
     What was said otherwise of these users is taken away; other users stay as they are. May run again.
@@ -87,11 +92,11 @@ def permit(bootstrap_servers: Servers = None) -> None:
 
     wanted = accesses()
     with kafka_bus(bootstrap_servers) as bus:
-        granted = bus.permit(wanted)
+        granted = bus.permit(wanted, administrator)
     for what, permissions in (("given", granted.given), ("taken away", granted.taken)):
         for each in permissions:
             typer.echo(f"{what}: {each.user} {each.operation} {each.kind} {each.name}")
-    users = ", ".join(access.user for access in wanted)
+    users = ", ".join([*(access.user for access in wanted), *([administrator] if administrator else [])])
     typer.echo(f"{granted.total} permissions of {users} are as the catalogue says")
 
 

@@ -19,6 +19,7 @@ from tradeloop.cli.outcome import print_whole
 from tradeloop.cli.progress import Stages, quiet_logs
 from tradeloop.cli.source import Source
 from tradeloop.common.contracts.strategy import check_strategy
+from tradeloop.common.errors import UserError
 from tradeloop.common.market import iso
 from tradeloop.common.messages import (
     BackfillCompleted,
@@ -44,11 +45,12 @@ def run_train(
     on_running: bool | None,
     promote: bool,
     recompute: bool = False,
+    wait: bool = True,
 ) -> None:
     """Train on all of the bars, once for each seed; see `tradeloop train --help`. Raises `UserError` for wrong input.
 
     `on_running` says whether the running stack does it; None leaves that to the settings. `recompute` has features
-    computed anew that are stored already.
+    computed anew that are stored already. Without `wait` it ends when a running stack's training is asked for.
     """
     quiet_logs()
     stages = Stages()
@@ -56,9 +58,12 @@ def run_train(
     with stages.stage("Checking the strategy"):
         markets = learnt(source, len(source.bars), strategy)
         stages.warn(check_strategy(strategy, source.portfolio(strategy).limits))
-    with _stack(stages, home, source, strategy, on_running) as (client, place, keep):
+    with _stack(stages, home, source, strategy, on_running, wait) as (client, place, keep):
         prepare(client, stages, markets, strategy, home, recompute)
         keep()
+        if not wait:
+            ask_alone(client, stages, markets, strategy, seeds, steps, promote)
+            return
         ready = {seed: train(client, stages, markets, strategy, seed, steps, promote) for seed in in_order(seeds)}
     console = Console()
     if said := named(markets):
@@ -100,7 +105,7 @@ def _table(ready: Mapping[int, ModelReady], holders: Mapping[str, ModelReady]) -
 
 @contextmanager
 def _stack(
-    stages: Stages, home: Path, source: Source, strategy: Strategy, on_running: bool | None
+    stages: Stages, home: Path, source: Source, strategy: Strategy, on_running: bool | None, wait: bool
 ) -> Iterator[tuple[Client, str, Callable[[], None]]]:
     """The stack that trains, where its models are, and what to do once it holds the bars; says which one it is."""
     settings = load_settings()
@@ -112,6 +117,8 @@ def _stack(
         stages.say(f"The running stack trains: Kafka at {settings.kafka.bootstrap_servers}")
         with running(stages.say) as client:
             yield client, "the stack's registry", lambda: None
+    elif not wait:
+        raise UserError("--no-wait is for a running stack: where this process trains, nobody goes on when it ends")
     else:
         from tradeloop.cli.client.embedded import embedded
 
@@ -172,29 +179,45 @@ def train(
     promote: bool = False,
 ) -> ModelReady:
     """A policy for the first market into MLflow, on bars and features that are there; asked for by message."""
+    with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
+
+        def on_progress(progress: TrainingProgressed) -> None:
+            report(steps if progress.step == progress.total else min(progress.step, steps))
+
+        return client.ask(_request(markets, strategy, seed, steps, promote), ModelReady, on_progress)
+
+
+def ask_alone(
+    client: Client,
+    stages: Stages,
+    markets: Sequence[Learnt],
+    strategy: Strategy,
+    seeds: Sequence[int],
+    steps: int,
+    promote: bool = False,
+) -> None:
+    """Ask for policies and do not wait for them."""
+    for seed in in_order(seeds):
+        client.send(_request(markets, strategy, seed, steps, promote))
+    asked = "a policy" if len(seeds) == 1 else f"{len(seeds)} policies"
+    stages.say(f"Asked for {asked} of {strategy.name} on {markets[0].source.universe.name}: training goes on alone")
+
+
+def _request(markets: Sequence[Learnt], strategy: Strategy, seed: int, steps: int, promote: bool) -> TrainingRequested:
     own, *others = (one.asked for one in markets)
     more = [part for one in others for part in (one.universe.name, one.range.start, one.range.end)]
     told = [own.universe.name, strategy.name, seed, steps, own.range.start, own.range.end, *more]
     # A policy that is promoted is another version, whose record says so.
     changes = filter(None, (own.universe.members_id, own.universe.events_id))
     identity = derived_id("train", *told, *changes, *(["promoted"] if promote else []))
-    with stages.stage(f"Training {strategy.algorithm}, seed {seed}", steps) as report:
-
-        def on_progress(progress: TrainingProgressed) -> None:
-            report(steps if progress.step == progress.total else min(progress.step, steps))
-
-        return client.ask(
-            TrainingRequested(
-                request_id=identity,
-                strategy=strategy.name,
-                universe=own.universe,
-                range=own.range,
-                seed=seed,
-                steps=steps,
-                portfolio=markets[0].source.portfolio(strategy).model_dump_json(),
-                also=tuple(others),
-                promote=promote,
-            ),
-            ModelReady,
-            on_progress,
-        )
+    return TrainingRequested(
+        request_id=identity,
+        strategy=strategy.name,
+        universe=own.universe,
+        range=own.range,
+        seed=seed,
+        steps=steps,
+        portfolio=markets[0].source.portfolio(strategy).model_dump_json(),
+        also=tuple(others),
+        promote=promote,
+    )

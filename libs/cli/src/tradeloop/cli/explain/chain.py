@@ -44,6 +44,8 @@ class Explained:
         record, signal = self._record, self._record.signal
         if record.left_out is not None:
             return f"execution could not book the bar: {record.left_out.reason}"
+        if record.kill is not None:
+            return f"the portfolio is killed since the bar of {minute(record.kill.time)}, {record.kill.reason}"
         if record.quarantine is not None:
             return f"the portfolio is in quarantine since the bar of {minute(record.quarantine.time)}: " + (
                 record.quarantine.reason

@@ -182,7 +182,13 @@ def decision(record: Record) -> Step:
     subject, signal = record.subject, record.signal
     signal_id = derived_id(topic_of(SignalGenerated).name, subject.portfolio, subject.time.isoformat())
     step = Step("decision", facts={"decision_id": signal_id})
-    for name, event in (("missed", record.missed), ("quarantine", record.quarantine), ("left_out", record.left_out)):
+    known = {
+        "missed": record.missed,
+        "quarantine": record.quarantine,
+        "left_out": record.left_out,
+        "kill": record.kill,
+    }
+    for name, event in known.items():
         if event is not None:
             step.facts[name] = event.model_dump(mode="json", include={"time", "reason"})
     if record.left_out is not None:
@@ -192,6 +198,9 @@ def decision(record: Record) -> Step:
     if record.quarantine is not None:
         since = minute(record.quarantine.time)
         step.said.append(f"not taken: in quarantine since the bar of {since}: {record.quarantine.reason}")
+    if record.kill is not None:
+        flat = "; positions are closed" if record.kill.flatten else ""
+        step.said.append(f"not taken: killed since the bar of {minute(record.kill.time)}, {record.kill.reason}{flat}")
     if signal is None:
         if record.missed is None:
             step.said.append(record.why_none(SignalGenerated))

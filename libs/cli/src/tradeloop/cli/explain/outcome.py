@@ -45,8 +45,15 @@ def risk(record: Record) -> Step:
         step.said.append(record.configured_otherwise)
         step.facts["configured_otherwise"] = record.configured_otherwise
     step.said += _of_the_book(record, book, step)
+    if record.kill is not None and not record.kill.flatten:
+        step.said.append("no order is sent while a kill is in force, whatever the limits ask for")
+        return _with_verdicts(record, step)
     steps = sized(book, _targets(record, book), _rules(record))
-    ordered = {one[0].message.instrument: one[0].message for one in record.orders.values()}
+    ordered = {
+        one[0].message.instrument: one[0].message
+        for order_id, one in record.orders.items()
+        if not record.is_of_a_kill(order_id)
+    }
     rows: list[object] = []
     for one in steps:
         order = ordered.get(one.instrument)
@@ -86,6 +93,8 @@ def _targets(record: Record, book: PortfolioMarked) -> Mapping[str, float | None
     """The target weights as execution took them; None for what is left as it is."""
     ids = [each.instrument for each in book.positions]
     assert record.portfolio is not None
+    if record.kill is not None:
+        return dict.fromkeys(ids, 0.0 if record.kill.flatten else None)
     if record.quarantine is not None or record.missed is not None:
         flat = record.portfolio.on_failure == "flatten" and record.quarantine is not None
         return dict.fromkeys(ids, 0.0 if flat else None)
@@ -186,8 +195,12 @@ def orders(record: Record) -> Step:
             ended += f", {number(last.filled_quantity)} of it; the rest has expired"
         elif last.status == "expired" and not last.reason:
             ended += ": the next frame had no trade for it"
+        elif last.status == "cancelled":
+            ended += "".join(f": killed {kill.reason}" for kill in record.later_kills if order_id in kill.orders)
         elif last.status == "working":
             ended += ": the next bar has not come, or is not booked"
+        if record.is_of_a_kill(order_id):
+            ended += ", to close the position after a kill"
         step.said.append(f"{last.side} {number(last.quantity)} {last.instrument}: {ended}")
         step.said.append(f"  order {order_id}, which is also the venue's client order id; account {last.account}")
     step.facts["orders"] = rows
@@ -273,8 +286,10 @@ def reward(record: Record) -> Step:
         step.said.append(f"missing: {record.unrewarded.reason}")
     elif record.signal is not None and record.signal.message.hold:
         step.said.append("none: to hold for want of something earns nothing")
-    elif record.missed is not None or record.quarantine is not None:
+    elif record.missed is not None or record.quarantine is not None or record.kill is not None:
         step.said.append("none: no decision was taken")
+    elif record.later_kills:
+        step.said.append(f"none: before the next bar the portfolio was killed {record.later_kills[0].reason}")
     elif record.after is None:
         step.said.append("not known yet: it comes with the next bar")
     else:

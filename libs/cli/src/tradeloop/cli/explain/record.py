@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from tradeloop.cli.explain.evidence import Evidence, Found, M
@@ -33,6 +33,9 @@ from tradeloop.common.runtime.parts import digest_of
 from tradeloop.common.runtime.readback import all_records, of_kind
 
 _FIRST = from_us(0)
+_INSTANT = timedelta(microseconds=1)
+_LONG = timedelta(days=366)
+"""The longest time between two bars in which a kill is looked for."""
 
 
 @dataclass
@@ -117,6 +120,24 @@ class Record:
             elif each.kind == "released":
                 open_ = None
         return open_
+
+    @cached_property
+    def kill(self) -> PortfolioEvent | None:
+        """The kill that was in force at the decision; None where none was."""
+        found = [each for each in self.events if each.kind in ("killed", "resumed")]
+        return found[-1] if found and found[-1].kind == "killed" else None
+
+    @cached_property
+    def later_kills(self) -> list[PortfolioEvent]:
+        """The kills between the decision and the next bar: they cancelled its orders."""
+        until = self.subject.time + _LONG if self.after is None else self.after.message.time - _INSTANT
+        found = self.mine(PortfolioEvent, self.subject.time + _INSTANT, until)
+        return [one.message for one in found if one.message.kind == "killed"]
+
+    def is_of_a_kill(self, order_id: str) -> bool:
+        """Whether an order is none of the decision, but closes a position after a kill."""
+        named = {each for kill in self.later_kills for each in kill.orders}
+        return order_id in named and all(one.message.status != "cancelled" for one in self.orders[order_id])
 
     @cached_property
     def activation(self) -> Found[ModelActivated] | None:

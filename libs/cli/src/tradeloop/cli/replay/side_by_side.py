@@ -260,7 +260,7 @@ class HistoryAsRecorded:
     def decided(self, universe: Universe, portfolio: str) -> SignalGenerated | None:
         return self._own.decided(universe, portfolio)
 
-    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+    def marked(self, universe: Universe, portfolio: str) -> tuple[PortfolioMarked, LogPosition] | None:
         return self._own.marked(universe, portfolio)
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
@@ -17,12 +18,25 @@ class PortfolioCommanded(UniverseMessage):
 
     request_id: str
     portfolio: Name
-    command: Literal["skip", "release"]
-    """`skip`: go on without the decision on the bar of `time`. `release`: take decisions again."""
+    command: Literal["skip", "release", "kill", "resume"]
+    """`skip`: go on without the decision on the bar of `time`. `release`: take decisions again after a quarantine.
+    `kill`: cancel all working orders and send none any more. `resume`: lift the kill `about`."""
     time: AwareDatetime
     """The close of the bar whose decision is open; of the first one that was not taken, where it is to release. A
-    command about anything else has no effect, so that one that comes twice is obeyed once."""
+    command about anything else has no effect, so that one that comes twice is obeyed once. Of `kill` and `resume`, the
+    time at which it was given, by the clock of the machine; their `request_id` says whether they came before."""
     reason: str = Field(min_length=1)
+    by: str = Field(default="", exclude_if=operator.not_)
+    """The name of whoever gave it; needed to kill and to resume."""
+    flatten: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether a `kill` closes the positions, by market orders for the next bar's open, until there are none."""
+    about: str = Field(default="", exclude_if=operator.not_)
+    """The request of the kill that a `resume` lifts; one about another, or an earlier one, has no effect."""
+
+    @property
+    def said(self) -> str:
+        """The reason with who gave it, for the record."""
+        return f"by {self.by}: {self.reason}" if self.by else self.reason
 
     @property
     def occurred(self) -> datetime:

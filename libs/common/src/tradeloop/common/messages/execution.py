@@ -13,7 +13,7 @@ from tradeloop.common.messages.base import UniverseMessage
 
 Side = Literal["buy", "sell"]
 
-OrderStatus = Literal["working", "filled", "partially_filled", "expired"]
+OrderStatus = Literal["working", "filled", "partially_filled", "expired", "cancelled"]
 
 OrderReason = Literal["", "trading_halted", "delisted"]
 
@@ -21,7 +21,9 @@ FillReason = Literal["", "delisting"]
 
 PortfolioState = Literal["active", "halted"]
 
-PortfolioEventKind = Literal["decision_missed", "quarantined", "released", "frame_failed", "transition_missing"]
+PortfolioEventKind = Literal[
+    "decision_missed", "quarantined", "released", "frame_failed", "transition_missing", "killed", "resumed"
+]
 
 
 class OrderUpdated(UniverseMessage):
@@ -199,10 +201,17 @@ class PortfolioEvent(UniverseMessage):
     portfolio: Name
     time: AwareDatetime
     """The close of the bar that it is about: of the decision that was missed or earned no transition, of the frame
-    that could not be booked, of the first decision that is not taken any more, or is again."""
+    that could not be booked, of the first decision that is not taken any more, or is again. A kill or its end between
+    two bars has the close of the first, and microseconds after it."""
     kind: PortfolioEventKind
     reason: str
     """Why, in words: an error, a deadline, or what an operator said."""
+    request: str = Field(default="", exclude_if=operator.not_)
+    """The command that killed or resumed."""
+    flatten: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether a kill closes the positions, too."""
+    orders: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    """The orders that a kill cancelled, and those by which it closes positions, by their ids."""
 
     @property
     def occurred(self) -> datetime:
@@ -210,4 +219,5 @@ class PortfolioEvent(UniverseMessage):
 
     @property
     def identity(self) -> str:
-        return f"{self.portfolio}|{self.time.isoformat()}|{self.kind}|{self.reason}"
+        about = f"|{self.request}" if self.request else ""
+        return f"{self.portfolio}|{self.time.isoformat()}|{self.kind}|{self.reason}{about}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tradeloop.common.addresses import address
 from tradeloop.common.clock import Clock
 
 
@@ -59,5 +60,8 @@ class Attempts:
 
 
 def words(error: BaseException) -> str:
-    """An error in one line of at most 500 characters, with its class in front."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    """An error in one line of at most 500 characters, with its class in front and without a secret.
+
+    It becomes part of messages and pages, and an error of a library may quote whatever the library was given.
+    """
+    return address(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -78,6 +78,9 @@ def _portfolios(standings: Sequence[Standing]) -> Iterator[Figure]:
     for each in standings:
         set_aside = float(each.quarantined_since is not None)
         yield Figure("tradeloop_portfolio_quarantined", set_aside, (each.universe, each.portfolio))
+    for each in standings:
+        killed = float(each.killed_since is not None)
+        yield Figure("tradeloop_portfolio_killed", killed, (each.universe, each.portfolio))
 
 
 def _feeds(standings: Sequence[FeedStanding]) -> Iterator[Figure]:

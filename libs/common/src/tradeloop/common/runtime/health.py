@@ -20,6 +20,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 
+from tradeloop.common.addresses import address
 from tradeloop.common.bus.port import BusError, Partition
 from tradeloop.common.errors import Unavailable
 from tradeloop.common.messages import ServiceStarted
@@ -112,9 +113,9 @@ class Health:
         A portfolio in quarantine, or one that waits, is named and is in nobody's way: no restart would help it. So are
         live feeds that do not go on, and messages that retention deleted before they were finished.
         """
-        reasons = self.not_ready()
-        portfolios = {each.portfolio: each.trouble for each in self._runner.standings if each.trouble}
-        feeds = {each.universe: each.trouble for each in self._runner.feeds if each.trouble}
+        reasons = list(map(address, self.not_ready()))
+        portfolios = {each.portfolio: address(each.trouble) for each in self._runner.standings if each.trouble}
+        feeds = {each.universe: address(each.trouble) for each in self._runner.feeds if each.trouble}
         lost = {f"{partition.topic}/{partition.number}": count for partition, count in self._runner.lost.items()}
         content = {"ready": not reasons, "reasons": reasons, "portfolios": portfolios, "feeds": feeds, "lost": lost}
         return _json(_UNAVAILABLE if reasons else _OK, content)

@@ -240,6 +240,7 @@ _DECLARED: Sequence[Family] = (
         "it waits for none",
     ),
     _family("gauge", "execution", "portfolio_quarantined", "1 when it is in quarantine.", _PORTFOLIO),
+    _family("gauge", "execution", "portfolio_killed", "1 when an operator's kill is in force.", _PORTFOLIO),
     _family(
         "gauge",
         "execution",
@@ -289,7 +290,7 @@ _DECLARED: Sequence[Family] = (
         "counter",
         "execution",
         "decisions_total",
-        "Decisions settled and recorded, by `outcome`: `policy`, why to hold, `missed` or `quarantined`.",
+        "Decisions settled and recorded, by `outcome`: `policy`, why to hold, `missed`, `quarantined` or `killed`.",
         (*_PORTFOLIO, "outcome"),
     ),
     _family(

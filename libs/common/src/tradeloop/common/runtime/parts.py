@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from pydantic import BaseModel
 
@@ -33,6 +34,31 @@ def parts_of(portfolios: Iterable[Portfolio], strategies: Mapping[str, _Decides]
         "strategies": list(strategies),
         "feature_sets": sorted({each.feature_set.id for each in strategies.values()}),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Traded:
+    """A portfolio as execution tells of it in its manifest: whose orders it sends where."""
+
+    portfolio: str
+    universe: str
+    account: str
+    venues: tuple[str, ...]
+
+    @classmethod
+    def of(cls, portfolio: Portfolio) -> Self:
+        venues = sorted({id_.partition(":")[0] for id_ in portfolio.universe.ids})
+        return cls(portfolio.name, portfolio.universe.name, portfolio.account, tuple(venues))
+
+    @property
+    def line(self) -> str:
+        return " ".join((self.portfolio, self.universe, self.account, *self.venues))
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """The portfolio of a `line`."""
+        portfolio, universe, account, *venues = line.split(" ")
+        return cls(portfolio, universe, account, tuple(venues))
 
 
 def digest_of(model: BaseModel) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import structlog
 
+from tradeloop.common.addresses import address
 from tradeloop.common.bus.port import MessageTooLarge, Record
 from tradeloop.common.clock import Clock
 from tradeloop.common.errors import UserError
 from tradeloop.common.messages import Message
 from tradeloop.common.messages.topics import dead_letter_topic, retry_topic, topic_of
+from tradeloop.common.runtime.attempts import words
 from tradeloop.common.runtime.context import described
 from tradeloop.common.runtime.counters import Counters
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, INTERNAL, KIND, NOT_BEFORE, ORIGIN, USER
@@ -75,7 +77,7 @@ class Retries:
         topic, retried = self.topic(record), self.is_retry(record)
         attempt = _number(record, ATTEMPT) + 1 if retried else 1  # who else writes such headers gives no orders here
         users = isinstance(error, UserError)
-        cause = " ".join((str(error) if users else f"{type(error).__name__}: {error}").split())[:500]
+        cause = address(" ".join(str(error).split()))[:500] if users else words(error)
         headers = {
             **record.headers,
             ORIGIN: self.origin(record),

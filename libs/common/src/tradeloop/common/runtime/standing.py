@@ -22,10 +22,16 @@ class Standing:
     """Event time since when it is in quarantine; None when it is not."""
     cause: str = ""
     """Why it is in quarantine, or cannot go on."""
+    killed_since: datetime | None = None
+    """Event time since when an operator's kill is in force; None where none is."""
+    killed: str = ""
+    """The reason, and who gave it."""
 
     @property
     def trouble(self) -> str:
         """The thing that it waits for or suffers from, in words; nothing when it goes on."""
+        if self.killed_since is not None:
+            return f"killed since its bar of {self.killed_since.isoformat()}: {self.killed}"
         if self.quarantined_since is not None:
             return f"in quarantine since its bar of {self.quarantined_since.isoformat()}: {self.cause}"
         if self.awaiting_since is not None:

@@ -18,7 +18,7 @@ from tradeloop.common.portfolio import Portfolio
 from tradeloop.common.runtime.attempts import Patience, words
 from tradeloop.common.runtime.context import working_for
 from tradeloop.common.runtime.metrics import Figure
-from tradeloop.common.runtime.parts import parts_of
+from tradeloop.common.runtime.parts import Traded, parts_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.service import ServiceDefaults
 from tradeloop.common.runtime.standing import Standing
@@ -183,7 +183,8 @@ class Execution(ServiceDefaults):
                 yield traded.standing
 
     def parts(self) -> Mapping[str, Sequence[str]]:
-        return parts_of(self._portfolios.values(), self._strategies)
+        portfolios = self._portfolios.values()
+        return {**parts_of(portfolios, self._strategies), "books": [Traded.of(each).line for each in portfolios]}
 
     def tallies(self) -> Mapping[tuple[str, str], int]:
         return dict(self._tallies)

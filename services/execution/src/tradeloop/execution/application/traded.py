@@ -136,7 +136,7 @@ class TradedPortfolio:
     @property
     def standing(self) -> Standing:
         """How far it is, and what it waits for."""
-        book, quarantine = self._book, self._book.quarantine
+        book, quarantine, killed = self._book, self._book.quarantine, self._book.killed
         causes = (quarantine.cause if quarantine else "", self._attempts.error, self._sends.error)
         return Standing(
             universe=self.portfolio.universe.name,
@@ -146,6 +146,8 @@ class TradedPortfolio:
             awaiting_since=self._awaits_since,
             quarantined_since=from_us(quarantine.since_us) if quarantine else None,
             cause="; ".join(filter(None, causes)),
+            killed_since=from_us(killed.since_us) if killed else None,
+            killed=killed.said if killed else "",
         )
 
     @property
@@ -197,10 +199,7 @@ class TradedPortfolio:
         self._waiting.frames.drop_until(max(book.marked_us, book.left_out_us))
         for time_us in [time_us for time_us in self._waiting.signals if time_us <= book.decided_us]:
             self._pending.release(self._waiting.signals.pop(time_us)[1])
-        self._waiting.honoured.clear()
-        self._waiting.honoured.extend(
-            sorted((e for e in events if to_us(e.time) > book.decided_us), key=lambda event: event.time)
-        )
+        self._waiting.honour(events, unsent, book)
         again = list(unsent)
         if book.marked_us >= 0:
             log.info(
@@ -217,14 +216,17 @@ class TradedPortfolio:
         """
         if self._record is None:
             raise AssertionError("a book changes only after it was restored")
-        if self._unsent:
+        kills = self._waiting.kills  # it waits for nothing: for no venue that is away, and no other attempt
+        if self._unsent and not kills:
             self._send()
-        if self._unsent or not self._attempts.due:
+        if (self._unsent or not self._attempts.due) and not kills:
             return None
         turn = self._turn = self._new_turn()
-        self._more, self._in_part = False, bool(self._given_up) or self._attempts.waiting
+        self._more, self._in_part = False, kills or bool(self._given_up) or self._attempts.waiting
         try:
-            if self._given_up:
+            if kills:
+                turn.advance(1)
+            elif self._given_up:
                 turn.give_up(self._given_up)
             else:
                 self._waiting.frames.fill()
@@ -256,6 +258,7 @@ class TradedPortfolio:
         self._drop_commands(turn)
         for _ in range(turn.honoured):
             self._waiting.honoured.popleft()
+        self._waiting.heeded.update(event.request for event in turn.events if event.request)
         for event in turn.events:
             self._around.count(event.kind, event.portfolio)
             if event.kind == "decision_missed" and event.reason != CAUGHT_UP:  # its signal is late by intention
@@ -263,7 +266,7 @@ class TradedPortfolio:
             log.warning(event.kind, portfolio=event.portfolio, time=event.time.isoformat(), reason=event.reason)
         self._attempts.passed()
         self._given_up = ""
-        if self._venue.outside and self._book.working and not self._book.awaits_decision:
+        if turn.killed or (self._venue.outside and self._book.working and not self._book.awaits_decision):
             self._unsent = True
             self._send()
         self._note_awaiting()
@@ -309,7 +312,7 @@ class TradedPortfolio:
         for remark in self._book.restore(record):
             log.warning(remark, portfolio=self.portfolio.name)
         if self._venue.outside:
-            self._unsent = bool(record.working)
+            self._unsent = bool(record.working or record.killed)  # what a kill cancelled may never have been
         else:
             self._unsent = True
             self._send()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from tradeloop.common.strategy.rewards import RewardEngine
 from tradeloop.execution.domain.figures import delisting_fill, denials, expiry, halt_verdict, marked
 from tradeloop.execution.domain.inputs import DecisionFeatures, VenueFill
 from tradeloop.execution.domain.snapshot import of_instruments
-from tradeloop.execution.record import BookRecord, Quarantine
+from tradeloop.execution.record import BookRecord, Kill, Quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ class Book:
         self.left_out_us = -1
         """Close of the last frame that was left out, since it could not be booked; -1 for none."""
         self.quarantine: Quarantine | None = None
+        self.killed: Kill | None = None
+        self.heeded_us = -1
+        """The time of the last kill, or of its end; -1 for none."""
         self._revision = 0
 
     @property
@@ -101,6 +105,7 @@ class Book:
         """
         self.marked_us, self.decided_us, self.working = record.marked_us, record.decided_us, record.working
         self.quarantine, self._revision, self.left_out_us = record.quarantine, record.revision, record.left_out_us
+        self.killed, self.heeded_us = record.killed, record.heeded_us
         self._simulator.restore(of_instruments(record.book, self._instruments, self._new))
         self._signal = SignalGenerated.model_validate_json(record.signal) if record.signal else None
         remarks = []
@@ -120,6 +125,8 @@ class Book:
             signal=self._signal.encode() if self._signal else b"",
             working=self.working,
             quarantine=self.quarantine,
+            killed=self.killed,
+            heeded_us=self.heeded_us,
             left_out_us=self.left_out_us,
             revision=self._revision + 1,
         )
@@ -147,10 +154,36 @@ class Book:
     def settle_without(self) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
         """Settle the open decision without a signal: hold, or close every position, as the portfolio is configured.
 
-        A quarantined portfolio may be told to be flat; one that merely missed a decision holds.
+        A quarantined portfolio may be told to be flat; one that merely missed a decision holds. One that was killed
+        sends nothing, whatever its limits ask for, unless it was to be flat.
         """
-        flat = self.portfolio.on_failure == "flatten" and self.quarantined(self.marked_us)
+        if self.killed is not None and not self.killed.flatten:
+            self.abandon_decision()
+            return [], []
+        flat = self.killed is not None or (self.portfolio.on_failure == "flatten" and self.quarantined(self.marked_us))
         return self._settle(np.zeros((1, len(self._instruments))) if flat else None, None)
+
+    def kill(self, kill: Kill) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
+        """Cancel what works, and send nothing from here on but what closes positions, where that is asked for.
+
+        Another kill adds to the first: orders that close positions are left to it. A decision that is open stays so.
+        The decision whose orders are cancelled earns no reward: its outcome would not be its own.
+        """
+        closes = self.killed is not None and self.killed.flatten
+        self.killed, self.heeded_us = replace(kill, flatten=kill.flatten or closes), kill.since_us
+        if closes:
+            return [], []
+        orders = [order.model_copy(update={"status": "cancelled"}) for order in self.working]
+        self._simulator.books.pending[:] = 0.0
+        self._signal, self.working = None, ()
+        if not kill.flatten or self.awaits_decision or self.marked_us < 0:
+            return orders, []
+        closing, verdicts = self._settle(np.zeros((1, len(self._instruments))), None, kill.request)
+        return [*orders, *closing], verdicts
+
+    def resume(self, time_us: int) -> None:
+        """Take decisions again after a kill; what closes positions by then goes on."""
+        self.killed, self.heeded_us = None, time_us
 
     def abandon_decision(self) -> None:
         """Settle the open decision with nothing at all, where even to hold has failed."""
@@ -165,13 +198,13 @@ class Book:
         return expired
 
     def _settle(
-        self, weights: Floats | None, signal: SignalGenerated | None
+        self, weights: Floats | None, signal: SignalGenerated | None, attempt: int | str = 0
     ) -> tuple[list[OrderUpdated], list[RiskVerdict]]:
         time = from_us(self.marked_us)
         self._simulator.decide(np.full((1, len(self._instruments)), np.nan) if weights is None else weights)
         books = self._simulator.books
         orders = [
-            self._order(time, instrument, float(quantity))
+            self._order(time, instrument, float(quantity), attempt)
             for instrument, quantity in zip(self._instruments, books.pending[0], strict=True)
             if quantity != 0.0
         ]
@@ -227,19 +260,19 @@ class Book:
             self._reward.restore(memory)
             raise
 
-    def event(self, time_us: int, kind: PortfolioEventKind, reason: str) -> PortfolioEvent:
-        """The message that something did not happen to this portfolio as it should."""
+    def event(self, time_us: int, kind: PortfolioEventKind, reason: str, **more: Any) -> PortfolioEvent:
+        """The message that something did not happen to this portfolio as it should; `more` are fields of it."""
         return PortfolioEvent(
             universe=self.portfolio.universe.name,
             portfolio=self.portfolio.name,
             time=from_us(time_us),
             kind=kind,
             reason=reason,
+            **more,
         )
 
-    def _order(self, time: datetime, instrument: str, quantity: float) -> OrderUpdated:
+    def _order(self, time: datetime, instrument: str, quantity: float, attempt: int | str) -> OrderUpdated:
         portfolio = self.portfolio
-        attempt = 0
         return OrderUpdated(
             universe=portfolio.universe.name,
             portfolio=portfolio.name,

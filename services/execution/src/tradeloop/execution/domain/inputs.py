@@ -12,7 +12,7 @@ from tradeloop.common.arrays import Floats
 from tradeloop.common.messages import BarFrame
 from tradeloop.common.simulation import Market, kernels
 
-Outcome = Literal["policy", "warming_up", "no_model", "no_features", "missed", "quarantined"]
+Outcome = Literal["policy", "warming_up", "no_model", "no_features", "missed", "quarantined", "killed"]
 """The fate of a decision: the policy's, held for a reason, or that it did not count."""
 
 

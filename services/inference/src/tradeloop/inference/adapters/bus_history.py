@@ -107,9 +107,10 @@ class BusHistory:
         partition = self._partition(SignalGenerated, universe)
         if partition not in self._decided:
             self._decided[partition] = _Newest(self._bus, partition, SignalGenerated)
-        return self._decided[partition].of(universe.name, portfolio)
+        found = self._decided[partition].of(universe.name, portfolio)
+        return None if found is None else found[0]
 
-    def marked(self, universe: Universe, portfolio: str) -> PortfolioMarked | None:
+    def marked(self, universe: Universe, portfolio: str) -> tuple[PortfolioMarked, LogPosition] | None:
         """As `History.marked`, as far as the bus still holds marks."""
         partition = self._partition(PortfolioMarked, universe)
         if partition not in self._marked:
@@ -204,21 +205,24 @@ class _Newest(Generic[P]):
         self._partition = partition
         self._kind: type[P] = kind
         self._blocks = blocks_backwards(bus, partition)
-        self._found: dict[tuple[str, str], P] = {}
+        self._found: dict[tuple[str, str], tuple[P, LogPosition]] = {}
         self._left = _LOOKED_AT
 
-    def of(self, universe: str, portfolio: str) -> P | None:
+    def of(self, universe: str, portfolio: str) -> tuple[P, LogPosition] | None:
         while (universe, portfolio) not in self._found and self._left > 0:
             block = next(self._blocks, None)
             if block is None:
                 self._left = 0
                 break
             self._left -= len(block)
-            newest: dict[tuple[str, str], P] = {}
-            for message in of_kind(block, self._kind):
+            newest: dict[tuple[str, str], tuple[P, LogPosition]] = {}
+            for record in block:
+                if (message := decoded(record, self._kind)) is None:
+                    continue
                 known = newest.get((message.universe, message.portfolio))
-                if known is None or known.time <= message.time:
-                    newest[message.universe, message.portfolio] = message
+                if known is None or known[0].time <= message.time:
+                    position = LogPosition(self._partition, record.offset)
+                    newest[message.universe, message.portfolio] = message, position
             self._found = newest | self._found
             if self._left <= 0:
                 log.info("looked no further back", topic=self._partition.topic, partition=self._partition.number)

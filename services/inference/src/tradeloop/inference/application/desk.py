@@ -53,8 +53,8 @@ class Memory(ModelMemory, Protocol):
         """The last decision that was published, or None."""
         ...
 
-    def marked(self) -> PortfolioMarked | None:
-        """The last mark that was published, or None."""
+    def marked(self) -> tuple[PortfolioMarked, bool] | None:
+        """The last mark that was published, and whether it still comes from the bus; or None."""
         ...
 
 
@@ -230,6 +230,10 @@ class Desk:
                 yield self._repeat(mark, before)
                 continue
             features_us = self._features.first_us
+            if (features_us is None or features_us > mark_us) and before is not None and mark.time < before.time:
+                # It was decided on before this desk was there, and is repeated since the ledger is older than that.
+                self._marks.take()
+                continue
             if features_us is None:
                 return
             features = self._features[0][1]
@@ -238,10 +242,6 @@ class Desk:
             if features_us < mark_us:
                 # No mark comes for this bar any more: it belongs to the window, not to a decision.
                 self._features.take()
-                continue
-            if features_us > mark_us and before is not None and mark.time < before.time:
-                # It was decided on before this desk was there, and is repeated since the ledger is older than that.
-                self._marks.take()
                 continue
             choice = self._models.choose(mark)
             if features_us > mark_us:
@@ -281,11 +281,14 @@ class Desk:
     def _recover(self) -> None:
         """Read back what the desk before this one knew: a decision that is still open, and the window."""
         if not self._recovered:
-            mark, self._before = self._memory.marked(), self._memory.decided()
-            if mark is not None and (self._before is None or self._before.time < mark.time):
+            last, self._before = self._memory.marked(), self._memory.decided()
+            mark, comes = last or (None, False)
+            if mark is not None and self._before is not None and self._before.time >= mark.time:
+                if self._viewed:
+                    self._look_back(mark, self._before)
+            elif mark is not None and not comes:
+                # One that comes is decided on in its turn: taken now, it would get ahead of the bars before it.
                 self._reopen(mark)
-            elif mark is not None and self._before is not None and self._viewed:
-                self._look_back(mark, self._before)
             self._recovered = True
         if self._first is not None and not self._window_known:
             self._see_all(self._memory.features_before(*self._first))

@@ -1,7 +1,8 @@
-"""`Sb3Trainer`: policies by the on-policy algorithms of Stable-Baselines3, on the CPU."""
+"""`Sb3Trainer`: policies by the on-policy algorithms of Stable-Baselines3, on the CPU or a GPU."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,13 +51,13 @@ PROGRESS_SHARE = 0.01
 
 
 class Sb3Trainer:
-    """Learns with Stable-Baselines3, with `threads` threads of PyTorch.
+    """Learns with Stable-Baselines3, with `threads` threads of PyTorch on `device`: cpu, cuda, or auto.
 
-    The number of threads belongs to what makes a run repeatable: sums are split by it.
+    The number of threads belongs to what makes a run repeatable: sums are split by it. A GPU does not repeat itself.
     """
 
-    def __init__(self, clock: Clock, threads: int) -> None:
-        self._clock, self._threads = clock, threads
+    def __init__(self, clock: Clock, threads: int, device: str = "cpu") -> None:
+        self._clock, self._threads, self._device = clock, threads, device
 
     def train(self, task: Task, progress: Progress, stop: threading.Event) -> Trained:
         strategy = task.strategy
@@ -65,8 +66,13 @@ class Sb3Trainer:
                 f"strategy {strategy.name}: Stable-Baselines3 learns with {', '.join(ALGORITHMS)} here, and not with "
                 f"{strategy.algorithm}"
             )
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "there is no GPU that PyTorch can use: TRAINING_DEVICE=cpu or auto, or an image with CUDA on a node "
+                "with a GPU"
+            )
         chosen = parameters_of(task)
-        with _deterministic(self._threads):
+        with _deterministic(self._threads, self._device):
             env = TradingVecEnv(
                 task.portfolio,
                 strategy,
@@ -81,7 +87,7 @@ class Sb3Trainer:
             )
             usual = usual_return(task.bars, task.segments)
             scaler = fit_scaler(strategy.observed(task.features), strategy.window, usual, task.segments)
-            model = make_model(strategy.algorithm, env, scaler, chosen, task.seed)
+            model = make_model(strategy.algorithm, env, scaler, chosen, task.seed, self._device)
             kept_apart = any(split < end for _, split, end in task.segments)
             validation = Validation(task) if kept_apart else None
             learner = _Learner(env, validation, task.steps, chosen["patience"], progress, stop, self._clock)
@@ -104,7 +110,7 @@ class Sb3Trainer:
             onnx_max_abs_diff=difference,
             steps=model.num_timesteps,
             best_step=learner.best_step,
-            parameters={key: str(value) for key, value in chosen.items()},
+            parameters={key: str(value) for key, value in chosen.items()} | {"device": model.device.type},
             curve=learner.curve,
         )
 
@@ -119,7 +125,9 @@ def parameters_of(task: Task) -> dict[str, Any]:
     return chosen
 
 
-def make_model(algorithm: str, env: VecEnv, scaler: Scaler, chosen: Mapping[str, Any], seed: int) -> OnPolicyAlgorithm:
+def make_model(
+    algorithm: str, env: VecEnv, scaler: Scaler, chosen: Mapping[str, Any], seed: int, device: str = "cpu"
+) -> OnPolicyAlgorithm:
     """A learner at its start. Its rewards are divided by the running deviation of their discounted sum.
 
     Whatever the unit of a strategy's reward, the value function then has targets of about 1. The environment and all
@@ -135,7 +143,7 @@ def make_model(algorithm: str, env: VecEnv, scaler: Scaler, chosen: Mapping[str,
     if isinstance(env.action_space, spaces.Box):
         policy["log_std_init"] = chosen["log_std_init"]
     own = {key: value for key, value in chosen.items() if key not in OURS}
-    model = ALGORITHMS[algorithm]("MlpPolicy", normalised, seed=seed, device="cpu", policy_kwargs=policy, **own)
+    model = ALGORITHMS[algorithm]("MlpPolicy", normalised, seed=seed, device=device, policy_kwargs=policy, **own)
     model.set_logger(Logger(folder=None, output_formats=[]))  # or else SB3 makes a folder for each run
     return model
 
@@ -244,8 +252,12 @@ class _Learner(BaseCallback):
 
 
 @contextmanager
-def _deterministic(threads: int) -> Iterator[None]:
+def _deterministic(threads: int, device: str) -> Iterator[None]:
     """PyTorch with a fixed number of threads and repeatable algorithms; what was set before comes back."""
+    if device != "cpu":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # without it CUDA's products refuse to be repeatable
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
@@ -262,8 +274,8 @@ def export(model: OnPolicyAlgorithm, scaler: Scaler) -> bytes:
     modules = [*policy.mlp_extractor.policy_net, policy.action_net]
     layers = [
         Layer(
-            weight=module.weight.detach().numpy(),
-            bias=module.bias.detach().numpy(),
+            weight=module.weight.detach().cpu().numpy(),
+            bias=module.bias.detach().cpu().numpy(),
             activation=_NODES.get(type(after)),
         )
         for module, after in zip(modules, [*modules[1:], None], strict=True)

@@ -143,12 +143,13 @@ class KafkaBus:
         """A look at the cluster from outside, as the same user."""
         return Examined(self._settings, self._settings.request_timeout_s)
 
-    def permit(self, accesses: Iterable[Access]) -> Granted:
+    def permit(self, accesses: Iterable[Access], administrator: str = "") -> Granted:
         """Give each user what it may do, and take away what else was said of it; other users stay as they are.
 
-        Safe to repeat. Raises `BusUnavailable`, or `BusError` where the cluster has no authorizer or refuses.
+        `administrator` is a user who may do all, where the cluster has no superuser. Safe to repeat.
+        Raises `BusUnavailable`, or `BusError` where the cluster has no authorizer or refuses.
         """
-        return permit(self._admin, accesses, self._names, self._settings.request_timeout_s)
+        return permit(self._admin, accesses, self._names, self._settings.request_timeout_s, administrator)
 
     def delete_topics(self, topics: Collection[str]) -> None:
         """Delete topics with all that they hold, and what groups committed there; returns when they are gone.

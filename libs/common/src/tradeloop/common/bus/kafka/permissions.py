@@ -19,7 +19,12 @@ from tradeloop.common.bus.kafka.errors import translated
 from tradeloop.common.bus.kafka.wire import Names
 from tradeloop.common.bus.port import Access
 
-_KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+_KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "cluster": ResourceType.BROKER}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_CLUSTER = "kafka-cluster"
+_GOVERNING = ("ALTER", "ALTER_CONFIGS", "CREATE", "DESCRIBE", "DESCRIBE_CONFIGS")
+"""What of a cluster is for people. What brokers do with each other is not: once it is given to one, it is denied to all
+others, brokers among them where they have no user of their own."""
 
 
 class Permission(NamedTuple):
@@ -27,11 +32,11 @@ class Permission(NamedTuple):
 
     user: str
     kind: str
-    """`topic` or `group`; another kind of resource only where the cluster has it so."""
+    """`topic` or `group`, for an administrator `cluster`; another kind of resource only where the cluster has it so."""
     name: str
     """As the cluster knows it: with its prefix. `*` is every one."""
     operation: str
-    """`READ`, `WRITE` or `DESCRIBE`; others only where the cluster has it so."""
+    """`READ`, `WRITE` or `DESCRIBE`; others for an administrator, and where the cluster has it so."""
 
 
 class Granted(NamedTuple):
@@ -42,9 +47,11 @@ class Granted(NamedTuple):
     total: int
 
 
-def permit(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float) -> Granted:
+def permit(
+    admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float, administrator: str = ""
+) -> Granted:
     """As `KafkaBus.permit`."""
-    granted, bindings = _compared(admin, accesses, names, wait_s)
+    granted, bindings = _compared(admin, accesses, names, wait_s, administrator)
     # What is missing first: a service that works is not to stop in between.
     if granted.given:
         with translated("cannot give permissions"):
@@ -66,11 +73,15 @@ def compared(admin: AdminClient, accesses: Iterable[Access], names: Names, wait_
 
 
 def _compared(
-    admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float
+    admin: AdminClient, accesses: Iterable[Access], names: Names, wait_s: float, administrator: str = ""
 ) -> tuple[Granted, Mapping[Permission, AclBinding]]:
     accesses = list(accesses)
     wanted = {permission for access in accesses for permission in permissions(access, names)}
-    held = {_permission(each): each for access in accesses for each in _held(admin, access.user, wait_s)}
+    users = dict.fromkeys(access.user for access in accesses)
+    if administrator:
+        wanted |= set(everything(administrator))
+        users[administrator] = None
+    held = {_permission(each): each for user in users for each in _held(admin, user, wait_s)}
     return Granted(sorted(wanted - held.keys()), sorted(held.keys() - wanted), len(wanted)), held
 
 
@@ -83,6 +94,14 @@ def permissions(access: Access, names: Names) -> Iterator[Permission]:
     ):
         for topic in topics:
             yield Permission(access.user, "topic", names.outer(topic), operation)
+
+
+def everything(user: str) -> Iterator[Permission]:
+    """What an administrator may do, where a cluster has no superuser: all with topics and groups, and to govern it."""
+    for kind in ("topic", "group"):
+        yield Permission(user, kind, "*", "ALL")
+    for operation in _GOVERNING:
+        yield Permission(user, "cluster", _CLUSTER, operation)
 
 
 def _held(admin: AdminClient, user: str, wait_s: float) -> Collection[AclBinding]:
@@ -103,7 +122,8 @@ def _held(admin: AdminClient, user: str, wait_s: float) -> Collection[AclBinding
 
 def _permission(binding: AclBinding) -> Permission:
     """A binding of the cluster; one that is not of the kind that is given here differs from all that are."""
-    kind, operation = ResourceType(binding.restype).name.lower(), AclOperation(binding.operation).name
+    resource, operation = ResourceType(binding.restype), AclOperation(binding.operation).name
+    kind = _NAMES.get(resource, resource.name.lower())
     pattern = ResourcePatternType(binding.resource_pattern_type)
     permission, name = AclPermissionType(binding.permission_type), binding.name
     if (pattern, permission, binding.host) != (ResourcePatternType.LITERAL, AclPermissionType.ALLOW, "*"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -11,7 +12,7 @@ from tradeloop.common.market import to_us
 from tradeloop.common.messages import Message, OrderFilled, OrderUpdated
 from tradeloop.common.messages.topics import CATALOGUE, topic_of
 from tradeloop.execution.ports import Change
-from tradeloop.execution.record import BookRecord, Quarantine
+from tradeloop.execution.record import BookRecord, Kill, Quarantine
 
 Row = tuple[object, ...]
 
@@ -27,6 +28,10 @@ def state_of(record: BookRecord) -> str:
     }
     if record.quarantine is not None:
         state["quarantine"] = {"since_us": record.quarantine.since_us, "cause": record.quarantine.cause}
+    if record.killed is not None:
+        state["killed"] = asdict(record.killed)
+    if record.heeded_us >= 0:
+        state["heeded_us"] = record.heeded_us
     if record.live:
         state["live"] = True
     if record.catches_up:
@@ -39,7 +44,7 @@ def state_of(record: BookRecord) -> str:
 def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal: str) -> BookRecord:
     """The record of a row. What an earlier release did not store is as in a new record."""
     state = json.loads(text)
-    quarantine = state.get("quarantine")
+    quarantine, killed = state.get("quarantine"), state.get("killed")
     return BookRecord(
         revision=revision,
         marked_us=marked_us,
@@ -49,6 +54,8 @@ def record_of(revision: int, marked_us: int, decided_us: int, text: str, signal:
         signal=signal.encode(),
         working=tuple(OrderUpdated.model_validate_json(order) for order in state["working"]),
         quarantine=Quarantine(**quarantine) if quarantine else None,
+        killed=Kill(**killed) if killed else None,
+        heeded_us=state.get("heeded_us", -1),
         live=state.get("live", False),
         catches_up=state.get("catches_up", False),
         left_out_us=state.get("left_out_us", -1),
