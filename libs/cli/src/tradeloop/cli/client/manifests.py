@@ -1,4 +1,4 @@
-"""What runs, as the manifests of services tell: which version of each, whether they differ, and who starts often."""
+"""The manifests of services: which version of each runs, whether they differ, and who starts often."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Runs:
 
 
 def runs_of(bus: Bus, processes: Mapping[str, int], now: datetime) -> dict[str, Runs]:
-    """What runs of each service, by the number of its processes. Raises `BusUnavailable`."""
+    """The newest starts of each service, by the number of its processes. Raises `BusUnavailable`."""
     starts: dict[str, dict[str, ServiceStarted]] = {service: {} for service in SERVICE_TOPICS}
     for one in of_kind(all_records(bus, topic_of(ServiceStarted).name), ServiceStarted):
         starts.setdefault(one.service, {})[one.identity] = one  # which may come twice
@@ -65,7 +65,7 @@ def runs_of(bus: Bus, processes: Mapping[str, int], now: datetime) -> dict[str, 
 
 
 def warnings_of(runs: Mapping[str, Runs]) -> list[str]:
-    """What is worth a look: processes or services that differ in what runs, and such as start often."""
+    """Lines about what is worth a look: processes or services that differ in what runs, and such as start often."""
     found, sources = [], {}
     for service, told in runs.items():
         manifests = {one.manifest for one in told.newest}

@@ -30,7 +30,7 @@ class Explained:
 
     @property
     def outcome(self) -> str:
-        """What came of the decision, in a line; where nothing was ordered, why."""
+        """The outcome of the decision in a line; where nothing was ordered, why."""
         record = self._record
         done = [
             f"{states[0].message.side} {number(states[0].message.quantity)} {states[0].message.instrument}: "
