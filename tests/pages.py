@@ -105,7 +105,7 @@ class Reader:
         deadline = time.monotonic() + (PATIENCE_S if asks else 0.0)
         while missing := unseen(step.shown, said):
             assert time.monotonic() < deadline, f"{missing} is not in what came of {step.commands}:\n{said}"
-            said = "".join(map(self.do, asks))
+            said += "".join(map(self.do, asks))
         return output
 
     def do(self, command: str) -> str:
