@@ -126,7 +126,7 @@ def _patches(postgres: bool) -> list[dict[str, Any]]:
 def _artifacts_patch(bucket: str, region: str) -> dict[str, Any]:
     """MLflow with its artifacts in the bucket, as the role of its ServiceAccount: there are no keys."""
     container = "/spec/template/spec/containers/0"
-    operations = [
+    operations: list[dict[str, Any]] = [
         {"op": "test", "path": f"{container}/args/5", "value": "--artifacts-destination=/var/lib/tradeloop/mlflow"},
         {"op": "replace", "path": f"{container}/args/5", "value": f"--artifacts-destination=s3://{bucket}/artifacts"},
         {"op": "add", "path": f"{container}/env/-", "value": {"name": "AWS_DEFAULT_REGION", "value": region}},
