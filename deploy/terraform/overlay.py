@@ -136,7 +136,7 @@ def _artifacts_patch(bucket: str, region: str) -> dict[str, Any]:
 
 
 def _artifacts() -> list[dict[str, Any]]:
-    """MLflow's identity at AWS, and its ways: to the agent on its node, which gives it credentials, and to S3."""
+    """The account of MLflow and its ways: to the agent on its node, which gives it credentials, and to S3."""
     private = ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]
     ways = [
         {"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80, "protocol": "TCP"}]},
