@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -112,6 +113,33 @@ def wide_lines(text: str) -> list[int]:
 def test_prose_is_at_most_120_columns_wide() -> None:
     pages = [page for page in PAGES if str(page.relative_to(ROOT)) not in GENERATED]
     assert {page.name: wide for page in pages if (wide := wide_lines(page.read_text()))} == {}
+
+
+def broken_lists(text: str) -> list[int]:
+    """Lines at which a list ends on the site, though not on a forge.
+
+    There, a paragraph or a block belongs to its item when four spaces lead it, and an item behind one needs a blank
+    line before it.
+    """
+    found, lines, fenced = [], ["", *text.split("\n")], False
+    for number, (before, line) in enumerate(pairwise(lines), start=1):
+        is_fence = re.match(r" *(```|~~~)", line) is not None
+        begins = is_fence or not before
+        is_late = re.match(r" {1,3}\S", line) if begins else re.match(r"(\d+\.|[-*]) ", line) and before[:4].isspace()
+        if is_late and not fenced:
+            found.append(number)
+        fenced ^= is_fence
+    return found
+
+
+def test_lists_are_lists_on_the_site_too() -> None:
+    assert {page.name: broken for page in PAGES if (broken := broken_lists(page.read_text()))} == {}
+
+
+def test_a_list_that_breaks_off_is_found() -> None:
+    assert broken_lists("1. one\n   more\n\n    ```\n  x\n    ```\n\n2. two\n") == []
+    assert broken_lists("1. one\n\n   ```\n   x\n   ```\n2. two\n") == [3]
+    assert broken_lists("- one\n\n    more\n- two\n\n  more\n") == [4, 6]
 
 
 def anchors(text: str) -> set[str]:
