@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.kubernetes.render import rendered, with_options
+from deploy.native.server import ServerError
 from docs.site import pictures
 from docs.site.pictures import FOLDER, PICTURES
 from tests.test_docs import PAGES, ROOT, blocks
@@ -27,6 +30,22 @@ COMMANDS = {"sh", "bash", "console", ""}
 """Held to the commands that there are, by `tests/test_docs_commands.py` and the test of `make` targets."""
 SHOWN = {"text", "markdown", "promql", "logql", "http", "hcl"}
 """Drawings, output, the form of a page, and the languages of other systems."""
+
+
+def of_an_overlay(content: dict[str, Any], folder: Path) -> object:
+    """The objects of production with all options and with what a block adds to it. Raises where it changes nothing."""
+    tree = shutil.copytree(ROOT / "deploy" / "k8s", folder / "k8s")
+    overlay = with_options(tree, "production")
+    before = rendered(overlay)
+    file = overlay / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    for key, entries in content.items():
+        kustomization[key] = [*kustomization.get(key, ()), *entries]
+    file.write_text(yaml.safe_dump(kustomization, sort_keys=False))
+    after = rendered(overlay)
+    if before == after:
+        raise ValueError("the block changes nothing of the overlay")
+    return after
 
 
 def read_block(language: str, body: str, folder: Path) -> object:
@@ -50,6 +69,8 @@ def read_block(language: str, body: str, folder: Path) -> object:
             return Universe.model_validate(content)
         if "apiVersion" in content or "services" in content or "groups" in content:
             return content  # of Kubernetes, Compose and Prometheus, which their own tests know
+        if content.keys() <= {"patches", "configMapGenerator"}:
+            return of_an_overlay(content, folder)
         return load_sources(file)
     raise AssertionError(f"a block of {language or 'no language'} is read by nothing here")
 
@@ -77,6 +98,8 @@ def test_a_block_is_what_the_product_reads(place: str, language: str, body: str,
         ("yaml", "name: x\nuniverse: {name: x, instruments: [{id: file:X}], timeframe: 1h}\nstrategy: s\nlimit: 1\n"),
         ("yaml", "name: x\ninstruments: [{id: file:X, tick: 1}]\ntimeframe: 1h\n"),
         ("yaml", "binance:\n  request_per_s: 1\n"),
+        ("yaml", "patches:\n  - {target: {kind: CronJob, name: other}, patch: '[{op: remove, path: /spec}]'}\n"),
+        ("yaml", "configMapGenerator:\n  - {name: other, behavior: merge, literals: [A=1]}\n"),
         ("csv", "instrument,ex_date,kind,value\nACME,2020-08-31,splits,4\n"),
         ("csv", "instrument,from,to\nACME,2020-08-31,2020-01-01\n"),
         ("toml", "a = \n"),
@@ -84,7 +107,7 @@ def test_a_block_is_what_the_product_reads(place: str, language: str, body: str,
     ],
 )
 def test_a_block_that_the_product_refuses_is_found(language: str, body: str, tmp_path: Path) -> None:
-    with pytest.raises((UserError, ValueError, AssertionError)):
+    with pytest.raises((UserError, ValueError, AssertionError, ServerError)):
         read_block(language, body, tmp_path)
 
 
