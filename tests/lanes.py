@@ -24,17 +24,22 @@ ROOT = Path(__file__).parents[1]
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
     # Services, servers and commands that are killed, and start again, or are not what they should be; faults
-    # everywhere; and policies that learn, and whoever learns from pages, for which there is time.
+    # everywhere; secrets that must not leak; and policies that learn, and whoever learns from pages or asks for reasons,
+    # for which there is time.
     "crashes": [
         "libs/cli/tests/test_backfill_command.py",
         "libs/cli/tests/test_backfill_on_stack.py",
         "libs/cli/tests/test_doctor.py",
         "tests/e2e/test_crashes.py",
+        "tests/e2e/test_demo.py",
+        "tests/e2e/test_explain.py",
         "tests/e2e/test_faults.py",
         "tests/e2e/test_learning.py",
         "tests/e2e/test_live.py",
         "tests/e2e/test_start_pages.py",
         "tests/e2e/test_two_executors.py",
+        "tests/test_artifacts.py",
+        "tests/test_canaries.py",
         "tests/test_notebook.py",
         "tests/test_secured_servers.py",
     ],
