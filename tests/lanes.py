@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 Lanes = Mapping[str, Sequence[str]]
 LANES: Lanes = {
     # Services, servers and commands that are killed, and start again, or are not what they should be; faults
-    # everywhere; secrets that must not leak; and policies that learn, and whoever learns from pages or asks for reasons,
-    # for which there is time.
+    # everywhere; secrets that must not leak; and policies that learn, and whoever learns from pages or asks for
+    # reasons, for which there is time.
     "crashes": [
         "libs/cli/tests/test_backfill_command.py",
         "libs/cli/tests/test_backfill_on_stack.py",
