@@ -109,15 +109,27 @@ def test_an_account_and_a_venue_are_those_that_execution_told_of(stack: Stack) -
     started(stack, Traded("one", "pair", "live", ("x", "y")), Traded("gone", "pair", "live", ("z",)))
     started(stack, Traded("one", "pair", "live", ("x", "y")), Traded("two", "pair", "paper", ("x",)), after_s=1.0)
     for scope, names in (
-        (Scope(account="live"), ["one"]),
+        (Scope(account="live"), ["gone", "one"]),
         (Scope(venue="x"), ["one", "two"]),
         (Scope(venue="y"), ["one"]),
     ):
         with capture_logs():
             answers = kill(stack.client, scope, "ann", "why", False, 5.0)
-        assert [(one.target.portfolio, one.whole) for one in answers] == [(name, True) for name in names]
-    with pytest.raises(UserError, match="no portfolio is known to trade on venue z; there is x, y"):
-        kill(stack.client, Scope(venue="z"), "ann", "why", False, 1.0)
+        assert [one.target.portfolio for one in answers] == names
+        assert [one.whole for one in answers] == [one.target.runs for one in answers]
+        assert [one.target.portfolio for one in answers if not one.target.runs] == [n for n in names if n == "gone"]
+    with pytest.raises(UserError, match="no portfolio is known to trade on venue w; there is x, y, z"):
+        kill(stack.client, Scope(venue="w"), "ann", "why", False, 1.0)
+
+
+def test_an_execution_beside_the_one_that_started_last_is_told_too(stack: Stack) -> None:
+    """Two of them may trade one account: whoever kills it means both."""
+    started(stack, Traded("one", "pair", "live", ("x",)))
+    started(stack, Traded("two", "pair", "live", ("x",)), after_s=1.0)
+    answers = kill(stack.client, Scope(account="live"), "ann", "why", False, 5.0)
+    assert [(one.target.portfolio, one.target.runs) for one in answers] == [("one", False), ("two", True)]
+    stack.runner.step()
+    assert {order.status for order in stack.ledger.orders.values()} == {"cancelled"}
 
 
 def test_what_execution_does_not_trade_is_commanded_and_not_waited_for(stack: Stack) -> None:

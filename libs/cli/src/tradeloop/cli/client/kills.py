@@ -86,7 +86,7 @@ class Scope:
 def kill(client: Client, scope: Scope, by: str, reason: str, flatten: bool, timeout_s: float) -> list[Answer]:
     """Cancel all working orders of portfolios and stop sending; what execution recorded of it within a time.
 
-    What the execution that started last has told of itself is enough to send it: to read all that Kafka knows of
+    What executions have told of themselves as they started is enough to send it: to read all that Kafka knows of
     portfolios takes longer, and comes after. Raises `UserError` where nothing is meant, and `BusUnavailable`.
     """
     told = _told(client.bus)
@@ -96,7 +96,7 @@ def kill(client: Client, scope: Scope, by: str, reason: str, flatten: bool, time
         commands.send("kill", scope.of(_targets(told, books)), flatten=flatten)
         books = books or book_states(client.bus)
         if at_once and scope.every:
-            commands.send("kill", [one for one in _targets(told, books) if not one.runs], flatten=flatten)
+            commands.send("kill", [one for one in _targets(told, books) if one.portfolio not in told], flatten=flatten)
         return commands.answers(books, timeout_s)
 
 
@@ -117,15 +117,22 @@ def resume(client: Client, scope: Scope, by: str, reason: str, timeout_s: float)
 
 
 def _told(bus: Bus) -> dict[str, Target]:
-    """The portfolios of the execution that started last, by name."""
+    """The portfolios of all executions that ever started, by name, as each was told of last.
+
+    An execution of other portfolios may live beside the one that started last: its own are meant too, though nobody
+    knows whether an answer will come.
+    """
     starts = of_kind(all_records(bus, topic_of(ServiceStarted).name), ServiceStarted)
-    newest = max((one for one in starts if one.service == "execution"), key=lambda one: one.started, default=None)
-    traded = [Traded.read(line) for line in newest.parts.get("books", ())] if newest is not None else []
-    return {one.portfolio: Target(one.portfolio, one.universe, one.account, one.venues, True) for one in traded}
+    ordered = sorted((one for one in starts if one.service == "execution"), key=lambda one: one.started)
+    return {
+        each.portfolio: Target(each.portfolio, each.universe, each.account, each.venues, one is ordered[-1])
+        for one in ordered
+        for each in map(Traded.read, one.parts.get("books", ()))
+    }
 
 
 def _targets(told: Mapping[str, Target], books: Mapping[str, BookState]) -> list[Target]:
-    """The portfolios that execution told of, and whatever else Kafka knows."""
+    """The portfolios that executions told of, and whatever else Kafka knows."""
     found = dict(told)
     for name, book in books.items():
         found.setdefault(name, Target(name, book.universe, "", (), not told))

@@ -255,9 +255,8 @@ class _Learner(BaseCallback):
 def _deterministic(threads: int, device: str) -> Iterator[None]:
     """PyTorch with a fixed number of threads and repeatable algorithms; what was set before comes back."""
     if device != "cpu":
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # without it CUDA's products refuse to be repeatable
+        # Without it CUDA's matrix products refuse to be repeatable.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
