@@ -86,7 +86,10 @@ def test_a_reference_means_one_version(home: Path, reference: str, found: tuple[
         ("demo/model", "and demo/model is no folder"),
     ],
 )
-def test_a_reference_that_means_none_is_refused_with_what_there_is(home: Path, reference: str, says: str) -> None:
+def test_a_reference_that_means_none_is_refused_with_what_there_is(
+    home: Path, reference: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout in which `make demo` ran has demo/model
     with pytest.raises(UserError) as raised:
         find(reference, home, "edge-btc")
     assert says in str(raised.value)
