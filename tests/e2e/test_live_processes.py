@@ -200,4 +200,4 @@ def test_five_processes_trade_a_faulty_venue_and_a_replay_does_the_same(
             said = capsys.readouterr().out
             assert same, said
             assert "Largest relative difference of equity: 0.0e+00" in said
-            assert "0 corrections" not in said
+            assert ", 0 corrections" not in said

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
+from deploy.native.server import free_ports
 from tests.retention import delete_records
 from tests.waiting import PATIENCE_S
 from tradeloop.common.bus.kafka import KafkaBus, KafkaSettings
@@ -243,17 +246,83 @@ def test_a_broker_that_leads_nothing_yet_is_unavailable() -> None:
         raise KafkaException(KafkaError(KafkaError._NOENT, "Failed to query partition leaders: No leaders found"))
 
 
+@contextmanager
+def relayed(server: str, port: int) -> Iterator[None]:
+    """Lets a client that knows only this port find the server."""
+    host, _, own = server.rpartition(":")
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(65_536):
+                sink.sendall(some)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(own))) as upstream:
+                threading.Thread(target=pump, args=(upstream, self.request), daemon=True).start()
+                pump(self.request, upstream)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Relay) as relay:
+        relay.daemon_threads = True
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            relay.shutdown()
+
+
 def test_what_was_not_confirmed_in_time_does_not_arrive_later(kafka: str, kafka_bus: KafkaBus) -> None:
-    topic = fresh_topic(kafka_bus)
-    # A producer that waits before it sends, or else a message may be confirmed before anybody asks for it.
-    patient = KafkaSettings(bootstrap_servers=kafka, extra={"linger.ms": "10000"})
-    with closing(KafkaBus(patient)) as bus, closing(bus.producer()) as producer:
-        producer.publish(topic, "k", b"first", {})  # waits for the producer's id, so nothing is under way yet
-        with pytest.raises(BusUnavailable, match="1 messages within 0 s"):
-            producer.flush(timeout_s=0.0)
-        producer.publish(topic, "k", b"first", {})
-        producer.flush()
+    topic, port = fresh_topic(kafka_bus), free_ports(1)[0]
+    # Nothing is under way before anybody answers there: what a broker has, nobody can take back.
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")
+    with closing(KafkaProducer(settings, exists=lambda _: True)) as producer:
+        for count in (1, 2):
+            for _ in range(count):
+                producer.publish(topic, "k", b"early", {})
+            with pytest.raises(BusUnavailable, match=f"{count} messages within 0.1 s"):
+                producer.flush(timeout_s=0.1)
+        with relayed(kafka, port):
+            producer.publish(topic, "k", b"late", {})
+            producer.flush()
+    assert [record.value for record in read(kafka_bus, topic, 1)] == [b"late"]
     assert kafka_bus.end_offsets(topic) == {Partition(topic, 0): 1}
+
+
+class Purging:
+    """A client that is told to purge, and does so when it comes to it, with all that it has by then."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.has: list[Callable[..., None]] = []
+        self.purges = self.closed = False
+
+    def produce(self, topic: str, value: bytes, key: str, *, on_delivery: Callable[..., None], **_: object) -> None:
+        assert not self.closed
+        self.has.append(on_delivery)
+
+    def flush(self, timeout_s: float) -> int:
+        if self.purges:
+            for report in self.has:
+                report(KafkaError(KafkaError._PURGE_QUEUE), SimpleNamespace(topic=lambda: "bars"))
+            self.has.clear()
+        return len(self.has) if timeout_s == 0.0 else 0
+
+    def purge(self) -> None:
+        self.purges = True
+
+    def close(self) -> None:
+        self.flush(60.0)
+        self.closed = True
+
+
+def test_what_is_published_after_a_purge_is_not_purged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own `purge` returns before its threads have purged, also where it is told to wait for them."""
+    monkeypatch.setattr("tradeloop.common.bus.kafka.producer.Producer", Purging)
+    producer = KafkaProducer(KafkaSettings(), exists=lambda _: True)
+    producer.publish("bars", "k", b"first", {})
+    with pytest.raises(BusUnavailable, match="1 messages within 0 s"):
+        producer.flush(timeout_s=0.0)
+    producer.publish("bars", "k", b"first", {})
+    producer.flush()
 
 
 def test_what_the_broker_refuses_is_reported_once(kafka: str, kafka_bus: KafkaBus) -> None:

@@ -15,8 +15,6 @@ from tradeloop.common.bus.port import BusUnavailable
 
 _LARGEST = 1_000_000
 """Bytes of a message, unless the settings say otherwise: the client's own limit."""
-_PURGE_TIMEOUT_S = 5.0
-"""How long the client may take to report the messages that it gave up on; it takes no time unless the host is busy."""
 _TOGETHER_S = 0.002
 """How long messages that follow each other are kept, to go out together. Of those that are handed over one by one the
 client makes a request each, which costs it and the broker more than the messages do; its own linger would also keep the
@@ -35,8 +33,12 @@ class KafkaProducer:
         """A message that may be too large is refused at once, and not kept. A character has up to 4 bytes."""
         self._refused: list[tuple[str, KafkaError]] = []
         self._complaint = ""
-        self._client = Producer(
-            settings.client(
+        self._settings = settings
+        self._client = self._connected()
+
+    def _connected(self) -> Producer:
+        return Producer(
+            self._settings.client(
                 {
                     "enable.idempotence": True,  # includes acks=all
                     "partitioner": "murmur2_random",  # for keyed messages it is `partition_for`
@@ -100,9 +102,10 @@ class KafkaProducer:
         if pending:
             # They will be published again, so they must not also arrive later by themselves.
             self._kept.clear()
-            self._client.purge()
-            # Until all of them are reported: a message published before that would be purged with them.
-            self._client.flush(max(timeout_s, _PURGE_TIMEOUT_S))
+            self.close()
+            # Another client, since the threads of this one purge in their own time, and a message that it takes
+            # meanwhile would be purged with the others.
+            self._client = self._connected()
             self._refused.clear()
             cause = f": {self._complaint}" if self._complaint else ""
             raise BusUnavailable(
