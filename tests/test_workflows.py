@@ -30,6 +30,7 @@ ACTIONS = {
     "actions/setup-python",
     "actions/upload-artifact",
     "actions/upload-pages-artifact",
+    "opentofu/setup-opentofu",
 }
 """The actions that are trusted."""
 WRITES = {
