@@ -156,14 +156,19 @@ class Stack:
         finally:
             engine.dispose()
 
-    def eventually(self, found: Callable[[], T | None], what: str, timeout_s: float = 300.0) -> T:
-        """Poll until something is there; fails with the ends of the logs when it does not come in time."""
+    def eventually(self, found: Callable[[], T | None], what: str | Callable[[], str], timeout_s: float = 300.0) -> T:
+        """Poll until something is there; fails with the ends of the logs when it does not come in time.
+
+        `what` says what that is, a function of it what is missing then.
+        """
         began = time.monotonic()
         while True:
             if result := found():
                 return result
             waited = time.monotonic() - began
-            assert waited < timeout_s, f"no {what} within {timeout_s:g} s\n{self.said()}"
+            if waited >= timeout_s:
+                missing = what if isinstance(what, str) else what()
+                raise AssertionError(f"no {missing} within {timeout_s:g} s\n{self.said()}")
             # To ask takes connections, and what is asked needs the processors: what takes long is asked less often.
             time.sleep(min(0.1 + waited / 50, 1.0))
 

@@ -38,7 +38,8 @@ from tradeloop.common.model_store.port import ModelStore
 from tradeloop.common.runtime.headers import trace_id
 
 COMPARED = (SignalGenerated, OrderUpdated, OrderFilled, PortfolioMarked, RiskVerdict, Transition)
-TRADED = 5_000
+TRADED, EVENTFUL = 3_000, 1_250
+"""Bars that are traded, and those of universes in which something happens."""
 TRACED = 0.02
 """The share of bars whose traces are recorded."""
 
@@ -84,8 +85,8 @@ def worlds(tmp_path: Path) -> list[World]:
     return [
         World("solo", 1, TRADED, bars),
         World("quartet", 4, TRADED, bars),
-        World("index", 4, TRADED // 4, bars, members_change=True),
-        World("listed", 3, TRADED // 4, bars, has_events=True),
+        World("index", 4, EVENTFUL, bars, members_change=True),
+        World("listed", 3, EVENTFUL, bars, has_events=True),
     ]
 
 
