@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import GeneratorType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -155,24 +156,29 @@ class Probe:
         """Call through, with the fault where it belongs."""
         if life.over:
             raise Unavailable("this process is dead")
-        point = Point(life.service, _about(path, args))
-        if self.fault is None:
+        fault = self.fault
+        if fault is None:
             about = self._names.of(args, named) or owners
-            seen = self.seen.setdefault(point, Seen())
+            seen = self.seen.setdefault(Point(life.service, _about(path, args)), Seen())
             seen.victims += self._victim in about
             seen.shared += not about
             seen.messages |= self.at_work.get(life.service, set())
             answer = function(*args, **named)
             seen.numbers = seen.numbers or _spoiled(answer) is not answer
-        elif point == self.fault.point and self._begins(about := self._names.of(args, named) or owners):
-            self.fired += 1
-            self.hit |= about
-            answer = self._fail(self.fault.kind, path, args, lambda: function(*args, **named))
+        elif not (life.service == fault.point.service and fault.point.call.startswith(path)):
+            # Nor can it begin in what comes of this call.
+            answer, about = function(*args, **named), owners
+            if type(answer) is GeneratorType:
+                return answer
         else:
-            answer, about = function(*args, **named), None
-        if _is_data(answer):
-            return answer
-        return self.tap(answer, life, f"{path}()", (self._names.of(args, named) if about is None else about) or owners)
+            about = self._names.of(args, named) or owners
+            if fault.point.call == _about(path, args) and self._begins(about):
+                self.fired += 1
+                self.hit |= about
+                answer = self._fail(fault.kind, path, args, lambda: function(*args, **named))
+            else:
+                answer = function(*args, **named)
+        return answer if _is_data(answer) else self.tap(answer, life, f"{path}()", about)
 
     def _begins(self, about: frozenset[str]) -> bool:
         fault = self.fault
@@ -256,6 +262,20 @@ class _Tap:
 
 
 def _is_data(value: Any) -> bool:
+    kind = type(value)
+    if kind is _Tap:
+        return _looks_like_data(value)
+    found = _DATA.get(kind)
+    if found is None:
+        found = _DATA[kind] = _looks_like_data(value)
+    return found
+
+
+_DATA: dict[type, bool] = {}
+"""Of each type, whether its values are data: with a million calls a minute nobody looks at each anew."""
+
+
+def _looks_like_data(value: Any) -> bool:
     if value is None or isinstance(value, str | bytes | int | float | np.ndarray | np.generic | BaseModel | Enum):
         return True
     if isinstance(value, Generator):
