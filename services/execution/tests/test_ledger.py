@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,9 +16,11 @@ import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, make_url, text
+from structlog.testing import capture_logs
 
 from tests.servers import RealServer, fresh_database
 from tests.tiers import execute, read_only
+from tests.waiting import PATIENCE_S
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.market import from_us
 from tradeloop.common.messages import Message, OrderFilled, OrderStatus, OrderUpdated, PortfolioMarked
@@ -301,6 +305,43 @@ def test_a_book_that_is_gone_is_not_written(url: str, signal: bytes, effects: di
             ledger.record([Change("p", RECORD, replace(RECORD, revision=2, signal=signal), effects)])
         assert count(url) == {"orders": 0, "fills": 0, "outbox": 0}
         assert book_of(ledger, "p") == BookRecord()
+
+
+def test_nobody_waits_for_one_that_hangs_in_a_transaction(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradeloop.execution.adapters.sql_ledger.ledger._HUNG_S", 0.5)
+    before, after = sample_record(), replace(sample_record(), revision=2, marked_us=9)
+    hung, thawed = threading.Event(), threading.Event()
+
+    def hang(_: object) -> list[object]:
+        hung.set()
+        assert thawed.wait(PATIENCE_S)
+        return []
+
+    def record(ledger: Ledger) -> None:
+        ledger.record([Change("p", before, after, {})])
+
+    def is_locked() -> bool:
+        with connected(postgresql) as connection:
+            return connection.execute(books.select().with_for_update(skip_locked=True)).all() == []
+
+    with closing(SqlLedger(postgresql)) as one, closing(SqlLedger(postgresql)) as other, ThreadPoolExecutor() as pool:
+        other.record([Change("p", BookRecord(), before, {})])
+        with monkeypatch.context() as patched:
+            # Between the statements of a record, once the book was moved.
+            patched.setattr("tradeloop.execution.adapters.sql_ledger.ledger.outputs_of", hang)
+            late = pool.submit(record, one)
+            assert hung.wait(PATIENCE_S)
+        assert is_locked()
+        with pytest.raises(LedgerUnavailable, match="lock timeout"), capture_logs() as logs:
+            record(other)
+        assert [line["sessions"] for line in logs] == [1]
+        record(other)
+        thawed.set()
+        with pytest.raises(LedgerUnavailable, match="connection"):
+            late.result()
+        with pytest.raises(LedgerConflict):
+            record(one)
+        assert same_record(book_of(other, "p"), after)
 
 
 def test_looking_for_a_book_makes_no_row(url: str) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
@@ -31,6 +32,10 @@ _WAITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+SessionTimeouts = Mapping[str, int]
+"""Milliseconds that PostgreSQL lets a session take, by the name of its setting."""
+TIMEOUTS: SessionTimeouts = {"idle_in_transaction_session_timeout": 60_000}
+"""A process that hangs in the midst of a transaction keeps its locks, and all others wait for as long as it hangs."""
 _STATES_OF_DATA = {
     "22",  # data exception
     "23",  # integrity constraint violation
@@ -54,11 +59,11 @@ class Schema:
     """The tier that the tables have now."""
 
 
-def open_engine(url: str, what: str) -> Engine:
+def open_engine(url: str, what: str, timeouts: SessionTimeouts = TIMEOUTS) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`; it connects on first use.
 
-    Waits for PostgreSQL are bounded unless the URL says otherwise. Raises `UserError` for any other URL; `what`
-    names the store in it.
+    Waits for PostgreSQL, and how long it waits for us in a transaction, are bounded unless the URL says otherwise.
+    Raises `UserError` for any other URL; `what` names the store in it.
     """
     try:
         parsed = make_url(url)
@@ -68,10 +73,22 @@ def open_engine(url: str, what: str) -> Engine:
         raise UserError(f"{what}: {address(parsed)} is no address for it: {_REMEDY}")
     waits = {name: value for name, value in _WAITS.items() if name not in parsed.query}
     if parsed.drivername == _POSTGRESQL:
-        return create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+        own = str(parsed.query.get("options", ""))
+        bounds = {name: timeout_ms for name, timeout_ms in timeouts.items() if name not in own}
+        event.listen(engine, "connect", partial(_bound, bounds))
+        return engine
     engine = create_engine(parsed, pool_pre_ping=True)
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+def _bound(timeouts: SessionTimeouts, connection: DBAPIConnection, _: object) -> None:
+    cursor = connection.cursor()
+    for name, timeout_ms in timeouts.items():
+        cursor.execute("SELECT set_config(%s, %s, false)", (name, str(timeout_ms)))
+    cursor.close()
+    connection.commit()
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:

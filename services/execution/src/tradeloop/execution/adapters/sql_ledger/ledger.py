@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.messages import Message
-from tradeloop.common.sql.engine import address, cause, file_of, is_about_data, open_engine, refuses_writes
+from tradeloop.common.sql.engine import TIMEOUTS, address, cause, file_of, is_about_data, open_engine, refuses_writes
 from tradeloop.execution.adapters.logs import nameless, offsets_that_count
 from tradeloop.execution.adapters.sql_ledger.pruning import Pruned, prune
 from tradeloop.execution.adapters.sql_ledger.rows import (
@@ -31,6 +31,8 @@ from tradeloop.execution.record import BookRecord
 T = TypeVar("T")
 
 _NEW = BookRecord()
+_HUNG_S = 10.0
+"""How long a process may keep a book locked in a PostgreSQL while another one waits for it."""
 
 
 class SqlLedger:
@@ -44,8 +46,9 @@ class SqlLedger:
 
     def __init__(self, url: str, identity: Callable[[str], str] = nameless) -> None:
         # Transactions are begun and ended here: what SQLAlchemy would do about them costs as much as the writing.
-        self._engine = open_engine(url, "ledger").execution_options(isolation_level="AUTOCOMMIT")
-        self._database = Sqlite() if self._engine.dialect.name == "sqlite" else Postgresql()
+        timeouts = {**TIMEOUTS, "lock_timeout": round(_HUNG_S * 1000)}
+        self._engine = open_engine(url, "ledger", timeouts).execution_options(isolation_level="AUTOCOMMIT")
+        self._database = Sqlite() if self._engine.dialect.name == "sqlite" else Postgresql(_HUNG_S)
         self._sql = Statements(self._database)
         self._connection: Connection | None = None
         self._ready = False

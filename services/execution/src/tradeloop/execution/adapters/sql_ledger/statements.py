@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
+import structlog
 from sqlalchemy import Connection
 
 from tradeloop.common.sql.engine import complaint
@@ -19,7 +20,16 @@ from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.sql_ledger.rows import Row
 from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables
 
+log = structlog.get_logger(__name__)
+
 _STANDS = "revision = ? AND marked_us = ? AND decided_us = ?"
+_END_THOSE_THAT_HANG = """
+SELECT pg_terminate_backend(session.pid) FROM pg_stat_activity AS session JOIN pg_locks AS held USING (pid)
+WHERE held.relation = 'execution_books'::regclass AND held.mode = 'RowExclusiveLock' AND held.granted
+AND session.datname = current_database() AND session.usename = current_user AND session.wait_event = 'ClientRead'
+AND session.xact_start < clock_timestamp() - make_interval(secs => %s)
+"""
+"""Those of the same user which have changed a book, and wait for their process to say what is next or to commit."""
 
 
 class BookMoved(Exception):
@@ -64,10 +74,17 @@ class Sqlite:
 
 
 class Postgresql:
-    """A server. The statements of a transaction are sent together and answered together, in one round trip."""
+    """A server. The statements of a transaction are sent together and answered together, in one round trip.
+
+    A process that hangs in the midst of that keeps its books locked for as long as it hangs: whoever waited for a lock
+    for `hung_s` ends the sessions of such.
+    """
 
     in_names = "= ANY(?)"
     error: type[Exception] = psycopg.Error
+
+    def __init__(self, hung_s: float) -> None:
+        self._hung_s = hung_s
 
     def words(self, sql: str) -> str:
         return sql.replace("?", "%s")
@@ -89,6 +106,11 @@ class Postgresql:
                 work(cursor)
         except psycopg.errors.DivisionByZero as error:
             raise BookMoved from error
+        except psycopg.errors.LockNotAvailable:
+            ended = driver.execute(_END_THOSE_THAT_HANG, [self._hung_s]).fetchall()
+            if ended:
+                log.warning("a process that hangs had books locked: its transaction is ended", sessions=len(ended))
+            raise
 
     def move(self, cursor: Any, sql: str, rows: Sequence[Row]) -> None:
         if rows:
