@@ -29,7 +29,7 @@ WHERE held.relation = 'execution_books'::regclass AND held.mode = 'RowExclusiveL
 AND session.datname = current_database() AND session.usename = current_user AND session.wait_event = 'ClientRead'
 AND session.xact_start < clock_timestamp() - make_interval(secs => %s)
 """
-"""Those of the same user which have changed a book, and wait for their process to say what is next or to commit."""
+"""Ends sessions of the same user that changed a book and wait for their process to say what is next, or to commit."""
 
 
 class BookMoved(Exception):
