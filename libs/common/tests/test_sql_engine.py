@@ -6,9 +6,10 @@ import sqlite3
 
 import psycopg
 import pytest
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from tradeloop.common.sql.engine import is_about_data
+from tradeloop.common.sql.engine import TIMEOUTS, is_about_data, open_engine
 
 SYSTEMIC = (
     "25006",  # read-only
@@ -58,3 +59,24 @@ def test_what_a_server_refuses_for_its_value_is_about_data(state: str) -> None:
 def test_an_error_of_a_driver_is_told_by_its_kind(error: Exception, about_data: bool) -> None:
     assert is_about_data(error) is about_data
     assert is_about_data(DBAPIError("SELECT", None, error)) is about_data
+
+
+@pytest.mark.parametrize(
+    ("options", "idle", "lock"),
+    [
+        ("", "1min", "7s"),
+        ("-c idle_in_transaction_session_timeout=3s", "3s", "7s"),
+        ("-c deadlock_timeout=1s", "1min", "7s"),  # whose name ends in that of another
+        ("-c lock_timeout=2s", "1min", "2s"),
+    ],
+)
+def test_a_session_is_bounded_unless_the_url_says_otherwise(
+    plain_postgres: str, options: str, idle: str, lock: str
+) -> None:
+    url = make_url(plain_postgres).update_query_dict({"options": options} if options else {})
+    engine = open_engine(url.render_as_string(hide_password=False), "store", {**TIMEOUTS, "lock_timeout": 7_000})
+    with engine.connect() as connection:
+        connection.rollback()
+        found = [connection.scalar(text(f"SHOW {name}")) for name in (*TIMEOUTS, "lock_timeout")]
+    engine.dispose()
+    assert found == [idle, lock]

@@ -307,41 +307,52 @@ def test_a_book_that_is_gone_is_not_written(url: str, signal: bytes, effects: di
         assert book_of(ledger, "p") == BookRecord()
 
 
-def test_nobody_waits_for_one_that_hangs_in_a_transaction(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradeloop.execution.adapters.sql_ledger.ledger._HUNG_S", 0.5)
-    before, after = sample_record(), replace(sample_record(), revision=2, marked_us=9)
+FIRST, SECOND = sample_record(), replace(sample_record(), revision=2, marked_us=9)
+
+
+def goes_on(ledger: Ledger) -> None:
+    ledger.record([Change("p", FIRST, SECOND, {})])
+
+
+def acknowledges(ledger: Ledger) -> None:
+    ledger.acknowledge([("p", "in-1")], {})
+
+
+@pytest.mark.parametrize("work", [goes_on, acknowledges])
+def test_nobody_waits_for_one_that_hangs_in_a_transaction(
+    work: Callable[[Ledger], None], postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "tradeloop.execution.adapters.sql_ledger.ledger"
+    monkeypatch.setattr(f"{module}._HUNG_S", 0.5)
     hung, thawed = threading.Event(), threading.Event()
 
-    def hang(_: object) -> list[object]:
+    def run_and_hang(cursor: psycopg.Cursor, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        if rows:
+            cursor.executemany(sql, rows)
         hung.set()
         assert thawed.wait(PATIENCE_S)
-        return []
-
-    def record(ledger: Ledger) -> None:
-        ledger.record([Change("p", before, after, {})])
-
-    def is_locked() -> bool:
-        with connected(postgresql) as connection:
-            return connection.execute(books.select().with_for_update(skip_locked=True)).all() == []
 
     with closing(SqlLedger(postgresql)) as one, closing(SqlLedger(postgresql)) as other, ThreadPoolExecutor() as pool:
-        other.record([Change("p", BookRecord(), before, {})])
+        other.record([Change("p", BookRecord(), FIRST, {"in-1": Effects(outputs=[sample_mark(1.0)])})])
         with monkeypatch.context() as patched:
-            # Between the statements of a record, once the book was moved.
-            patched.setattr("tradeloop.execution.adapters.sql_ledger.ledger.outputs_of", hang)
-            late = pool.submit(record, one)
+            patched.setattr(f"{module}._run", run_and_hang)
+            late = pool.submit(work, one)
             assert hung.wait(PATIENCE_S)
-        assert is_locked()
-        with pytest.raises(LedgerUnavailable, match="lock timeout"), capture_logs() as logs:
-            record(other)
-        assert [line["sessions"] for line in logs] == [1]
-        record(other)
-        thawed.set()
+        try:
+            with pytest.raises(LedgerUnavailable, match="lock timeout"), capture_logs() as logs:
+                work(other)
+            assert [line["sessions"] for line in logs] == [1]
+            work(other)
+        finally:
+            thawed.set()
         with pytest.raises(LedgerUnavailable, match="connection"):
             late.result()
-        with pytest.raises(LedgerConflict):
-            record(one)
-        assert same_record(book_of(other, "p"), after)
+        if work is goes_on:
+            with pytest.raises(LedgerConflict):
+                work(one)
+            assert same_record(book_of(other, "p"), SECOND)
+        else:
+            assert other.unsent(["p"]) == {}
 
 
 def test_looking_for_a_book_makes_no_row(url: str) -> None:

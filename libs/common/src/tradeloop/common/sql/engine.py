@@ -5,6 +5,7 @@ Needs the extra `bars`.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,7 @@ def open_engine(url: str, what: str, timeouts: SessionTimeouts = TIMEOUTS) -> En
     if parsed.drivername == _POSTGRESQL:
         engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
         own = str(parsed.query.get("options", ""))
-        bounds = {name: timeout_ms for name, timeout_ms in timeouts.items() if name not in own}
+        bounds = {name: timeout_ms for name, timeout_ms in timeouts.items() if not re.search(rf"\b{name}\b", own)}
         event.listen(engine, "connect", partial(_bound, bounds))
         return engine
     engine = create_engine(parsed, pool_pre_ping=True)

@@ -18,18 +18,19 @@ from sqlalchemy import Connection
 from tradeloop.common.sql.engine import complaint
 from tradeloop.execution.adapters.ledger_versions import SCHEMA
 from tradeloop.execution.adapters.sql_ledger.rows import Row
-from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables
+from tradeloop.execution.adapters.sql_ledger.tables import log_positions, make_tables, metadata
 
 log = structlog.get_logger(__name__)
 
 _STANDS = "revision = ? AND marked_us = ? AND decided_us = ?"
 _END_THOSE_THAT_HANG = """
-SELECT pg_terminate_backend(session.pid) FROM pg_stat_activity AS session JOIN pg_locks AS held USING (pid)
-WHERE held.relation = 'execution_books'::regclass AND held.mode = 'RowExclusiveLock' AND held.granted
-AND session.datname = current_database() AND session.usename = current_user AND session.wait_event = 'ClientRead'
-AND session.xact_start < clock_timestamp() - make_interval(secs => %s)
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND wait_event = 'ClientRead'
+AND xact_start < clock_timestamp() - make_interval(secs => %s)
+AND pid IN (SELECT pid FROM pg_locks WHERE granted AND mode = 'RowExclusiveLock' AND relation = ANY(%s::regclass[]))
 """
-"""Ends sessions of the same user that changed a book and wait for their process to say what is next, or to commit."""
+"""Ends sessions of the same user that changed the ledger and wait for their process to say what is next."""
+_TABLES = [table.name for table in metadata.sorted_tables]
 
 
 class BookMoved(Exception):
@@ -76,8 +77,8 @@ class Sqlite:
 class Postgresql:
     """A server. The statements of a transaction are sent together and answered together, in one round trip.
 
-    A process that hangs in the midst of that keeps its books locked for as long as it hangs: whoever waited for a lock
-    for `hung_s` ends the sessions of such.
+    A process that hangs in the midst of that keeps what it changed locked for as long as it hangs: whoever waited for
+    a lock for `hung_s` ends the sessions of such.
     """
 
     in_names = "= ANY(?)"
@@ -107,9 +108,9 @@ class Postgresql:
         except psycopg.errors.DivisionByZero as error:
             raise BookMoved from error
         except psycopg.errors.LockNotAvailable:
-            ended = driver.execute(_END_THOSE_THAT_HANG, [self._hung_s]).fetchall()
+            ended = driver.execute(_END_THOSE_THAT_HANG, [self._hung_s, _TABLES]).fetchall()
             if ended:
-                log.warning("a process that hangs had books locked: its transaction is ended", sessions=len(ended))
+                log.warning("a process that hangs had rows locked: its transaction is ended", sessions=len(ended))
             raise
 
     def move(self, cursor: Any, sql: str, rows: Sequence[Row]) -> None:
