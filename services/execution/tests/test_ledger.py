@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from tests.servers import RealServer, fresh_database
 from tests.tiers import execute, read_only
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from tradeloop.common.bus.port import Partition
 from tradeloop.common.market import from_us
 from tradeloop.common.messages import Message, OrderFilled, OrderStatus, OrderUpdated, PortfolioMarked
@@ -318,12 +318,22 @@ def acknowledges(ledger: Ledger) -> None:
     ledger.acknowledge([("p", "in-1")], {})
 
 
+def one_hangs(url: str) -> bool:
+    """Whether a session changed rows and waits for its client, which sends them before the server takes them."""
+    sessions = text(
+        "SELECT 1 FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE datname = current_database()"
+        " AND wait_event = 'ClientRead' AND locktype = 'transactionid'"
+    )
+    with connected(url) as connection:  # one transaction sees the same activity as often as it asks
+        return bool(connection.execute(sessions).all())
+
+
 @pytest.mark.parametrize("work", [goes_on, acknowledges])
 def test_nobody_waits_for_one_that_hangs_in_a_transaction(
     work: Callable[[Ledger], None], postgresql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = "tradeloop.execution.adapters.sql_ledger.ledger"
-    monkeypatch.setattr(f"{module}._HUNG_S", 0.5)
+    monkeypatch.setattr(f"{module}._HUNG_S", 2.0)
     hung, thawed = threading.Event(), threading.Event()
 
     def run_and_hang(cursor: psycopg.Cursor, sql: str, rows: Sequence[Sequence[object]]) -> None:
@@ -339,6 +349,7 @@ def test_nobody_waits_for_one_that_hangs_in_a_transaction(
             late = pool.submit(work, one)
             assert hung.wait(PATIENCE_S)
         try:
+            until(lambda: one_hangs(postgresql))
             with pytest.raises(LedgerUnavailable, match="lock timeout"), capture_logs() as logs:
                 work(other)
             assert [line["sessions"] for line in logs] == [1]
