@@ -36,6 +36,7 @@ LANES: Lanes = {
         "tests/e2e/test_faults.py",
         "tests/e2e/test_learning.py",
         "tests/e2e/test_live.py",
+        "tests/e2e/test_scattered.py",
         "tests/e2e/test_start_pages.py",
         "tests/e2e/test_two_executors.py",
         "tests/test_artifacts.py",

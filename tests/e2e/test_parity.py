@@ -291,11 +291,11 @@ class Loop:
         market: Market,
         strategy: Strategy = STRATEGY,
         make_actor: Callable[[Policy], Actor] = Formula,
-        hands_over: bool = False,
+        bus: MemoryBus | None = None,
     ) -> None:
         self.market = market
         self.policies = tuple(policy(market.portfolio, gain, strategy) for gain in (150.0, -150.0))
-        self.bus, self._clock = MemoryBus(hands_over=hands_over), ManualClock(from_us(START_US) + timedelta(days=30))
+        self.bus, self._clock = bus or MemoryBus(), ManualClock(from_us(START_US) + timedelta(days=30))
         self._bars, self._features, self._ledger = MemoryBarStore(self._clock), MemoryFeatureStore(), MemoryLedger()
         self._makers: dict[str, Callable[[], Any]] = {
             "ingest": lambda: Ingest(
@@ -350,7 +350,9 @@ class Loop:
         return Permitted(self.bus, name)
 
     def send(self, message: Message) -> None:
-        publish(self.bus.producer(), message, "test")
+        producer = self.bus.producer()
+        publish(producer, message, "test")
+        producer.flush()
 
     def run(self, signals: int | None = None) -> Loop:
         """Until all is quiet, or there are so many signals."""
@@ -589,7 +591,7 @@ def kinds(value: Any) -> Any:
 
 
 def test_objects_that_are_handed_over_are_what_their_bytes_say(whole: Loop) -> None:
-    handing = Loop(whole.market, hands_over=True).run()
+    handing = Loop(whole.market, bus=MemoryBus(hands_over=True)).run()
     assert handing.records() == whole.records()
     for topic, kind in ((topic.name, topic.message) for topic in CATALOGUE.values()):
         handed = [record for record in all_records(handing.bus, topic) if record.message is not None]

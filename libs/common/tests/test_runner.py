@@ -24,7 +24,8 @@ from tradeloop.common.bus.port import (
 )
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
-from tradeloop.common.messages import Message, ModelActivated, TrainingProgressed
+from tradeloop.common.market import InstrumentEvent
+from tradeloop.common.messages import InstrumentChanged, Message, ModelActivated, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, KIND, ORIGIN, trace_id
 from tradeloop.common.runtime.pending import Pending
@@ -187,6 +188,31 @@ class LeakyProducer(MemoryProducer):
             raise BusUnavailable("gone for lunch")
         for one in pending:
             super().publish(*one)
+
+
+def test_what_the_next_message_implies_is_stored_before_it_goes_out(clock: ManualClock) -> None:
+    """A process that dies in between published it, or neither."""
+    bus = Leaky()
+    bus.create_topics(specs({}))
+    halt = InstrumentEvent(time=T0, kind="halt")
+
+    class Ahead(Recorder):
+        def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
+            halts = (InstrumentChanged(universe="u", instrument=name, event=halt) for name in ("x:A", "x:B"))
+            return [*halts, *super().handle(message, position)]
+
+    runner = Runner(Ahead(), bus, clock, RunPolicy(commit_interval_s=1000.0))
+    runner._commit_due = 1000.0
+    MemoryProducer(bus).publish(SOURCE, "run", progress(1).encode(), {})
+    bus.away = True
+    runner.step()
+    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [0, 0]
+    bus.away = False
+    clock.advance(10.0)
+    runner.step()
+    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [2, 0]
+    runner.close()
+    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [2, 1]
 
 
 def test_what_was_published_to_a_bus_that_went_away_is_published_again(clock: ManualClock) -> None:

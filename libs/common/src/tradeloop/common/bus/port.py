@@ -101,6 +101,7 @@ class Producer(Protocol):
     ) -> None:
         """Hand a message over; the key alone chooses its partition. Delivery is certain only after `flush`.
 
+        Within a partition messages are stored in their order; one of another partition may be stored before, or alone.
         One that closely follows another may wait for more, until `hasten` or `flush`. `message` is the object that
         `value` encodes, which never changes: a bus that does not leave the process may spare its readers the decoding.
         Raises `MessageTooLarge` for this message alone, or `BusError` for a topic that does not exist.

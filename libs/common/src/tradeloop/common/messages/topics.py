@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tradeloop.common import messages as m
 from tradeloop.common.bus.port import PARTITIONS, Access, TopicSpec
@@ -16,7 +16,7 @@ from tradeloop.common.messages.base import uuid5
 M_co = TypeVar("M_co", bound=m.Message, covariant=True)
 
 _GIB = 1 << 30
-_LONG: Mapping[str, int] = {"retention_days": 365, "retention_bytes": 16 * _GIB}
+_LONG: Mapping[str, Any] = {"retention_days": 365, "retention_bytes": 16 * _GIB}
 """How long messages are kept that tell what was done, why, and what came of it."""
 
 
@@ -36,6 +36,9 @@ class Topic(Generic[M_co]):
     retention_bytes: int | None = 2 * _GIB
     """As `TopicSpec.retention_bytes`. Enough for 1,000 universes of minute bars, several times over; it is there so
     that no disk is filled by something that nobody expected."""
+    stored_first: bool = False
+    """Whether a message is stored before anything that its writer publishes next, on whatever topic. So it must be
+    where the next one says that this one is there, so that nobody would publish it again after a crash."""
 
     @property
     def spec(self) -> TopicSpec:
@@ -65,7 +68,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
         retention_days=30,
         retention_bytes=8 * _GIB,
     ),
-    Topic("market.events.v1", m.InstrumentChanged, "universe", ("ingest",), ("cli",), **_LONG),
+    Topic("market.events.v1", m.InstrumentChanged, "universe", ("ingest",), ("cli",), stored_first=True, **_LONG),
     Topic("market.trades.v1", m.MarketTrades, "universe", ("ingest",), ("cli",), retention_bytes=8 * _GIB),
     Topic("market.books.v1", m.MarketBooks, "universe", ("ingest",), ("cli",), retention_bytes=8 * _GIB),
     Topic("market.news.v1", m.MarketNews, "universe", ("ingest",), ("cli",), retention_days=30),

@@ -32,6 +32,8 @@ class Outgoing:
         """Whether each output is stored before the next one goes out, so that what is refused is known."""
         self._unconfirmed = 0
         self._alone_for = 0
+        self._first = False
+        """Whether the last message is to be stored before the next one goes out."""
 
     def answer(self, message: Message) -> None:
         """Publish a message, or what stands for it where the bus refuses it for its size.
@@ -84,6 +86,11 @@ class Outgoing:
         self._producer.close()
 
     def _publish(self, message: Message) -> None:
+        stored_first = topic_of(type(message)).stored_first
+        if self._first and not stored_first:
+            # Kafka keeps the order within a partition alone: what goes out together may be stored in part.
+            self.flush()
+        self._first = stored_first
         tracer, manifest = self._handling.tracer, self._handling.manifest
         context = None if tracer is None else tracer.publishes(message)
         self._out(publish, self._producer, message, self._service.name, context, manifest)
