@@ -25,9 +25,10 @@ from tradeloop.common.bus.port import (
 from tradeloop.common.clock import ManualClock, SystemClock
 from tradeloop.common.errors import Unavailable, UserError
 from tradeloop.common.market import InstrumentEvent
-from tradeloop.common.messages import InstrumentChanged, Message, ModelActivated, TrainingProgressed
+from tradeloop.common.messages import InstrumentChanged, Message, ModelActivated, ServiceStarted, TrainingProgressed
 from tradeloop.common.messages.topics import dead_letter_topic, event_id, retry_topic, specs, topic_of
 from tradeloop.common.runtime.headers import ATTEMPT, BODY, ERROR, KIND, ORIGIN, trace_id
+from tradeloop.common.runtime.manifest import manifest_of
 from tradeloop.common.runtime.pending import Pending
 from tradeloop.common.runtime.policy import RunPolicy
 from tradeloop.common.runtime.publish import publish
@@ -199,20 +200,24 @@ def test_what_the_next_message_implies_is_stored_before_it_goes_out(clock: Manua
     class Ahead(Recorder):
         def handle(self, message: Message, position: LogPosition) -> Iterable[Message]:
             halts = (InstrumentChanged(universe="u", instrument=name, event=halt) for name in ("x:A", "x:B"))
-            return [*halts, *super().handle(message, position)]
+            last = manifest_of("ingest", "", None, {}, clock)
+            return [*halts, *super().handle(message, position), last]
+
+    def stored() -> list[int]:
+        return [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated, ServiceStarted)]
 
     runner = Runner(Ahead(), bus, clock, RunPolicy(commit_interval_s=1000.0))
     runner._commit_due = 1000.0
     MemoryProducer(bus).publish(SOURCE, "run", progress(1).encode(), {})
     bus.away = True
     runner.step()
-    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [0, 0]
+    assert stored() == [0, 0, 0]
     bus.away = False
     clock.advance(10.0)
     runner.step()
-    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [2, 0]
+    assert stored() == [2, 1, 0]
     runner.close()
-    assert [len(read(bus, topic_of(kind).name)) for kind in (InstrumentChanged, ModelActivated)] == [2, 1]
+    assert stored() == [2, 1, 1]
 
 
 def test_what_was_published_to_a_bus_that_went_away_is_published_again(clock: ManualClock) -> None:

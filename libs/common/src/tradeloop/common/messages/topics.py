@@ -87,6 +87,7 @@ _ALL: tuple[Topic[m.Message], ...] = (
         ("cli",),
         retention_days=None,
         retention_bytes=None,
+        stored_first=True,
     ),
     Topic("execution.orders.v1", m.OrderUpdated, "universe", ("execution",), ("cli",), **_LONG),
     Topic("execution.fills.v1", m.OrderFilled, "universe", ("execution",), ("cli",), **_LONG),
