@@ -61,7 +61,7 @@ def tws(now: datetime = NOW, pacing: float = 0.0) -> Iterator[FakeTws]:
 
 @contextmanager
 def source(venue: FakeTws, **section: object) -> Iterator[IbSource]:
-    given = IbSection.model_validate({"url": venue.url, "pace": 0.0, "timeout_s": 5.0, **section})
+    given = IbSection.model_validate({"url": venue.url, "pace": 0.0, "timeout_s": 60.0, **section})
     with closing(IbSource("ib", given, SystemClock())) as found:
         yield found
 
@@ -516,7 +516,7 @@ def test_a_venue_that_counts_is_not_asked_too_often() -> None:
         history(careless, "AAPL", Timeframe.D1)
         with pytest.raises(SourceUnavailable, match=r"ib says that it is asked too often: .* \(162\)"):
             history(careless, "AAPL", Timeframe.D1)
-    with tws(pacing=0.01) as venue, source(venue, pace=0.05) as ib:
+    with tws(pacing=0.01) as venue, source(venue, pace=0.5) as ib:  # a request may be on its way for long
         bars = joined([history(ib, "AAPL", Timeframe.S5, NOW - timedelta(hours=6))])
         assert len(bars["open_us"]) == 12 * (4 * 60 + 30) + 6
         assert venue.served["historical"] == 7
