@@ -51,6 +51,7 @@ class ScatteredProducer(MemoryProducer):
     def publish(
         self, topic: str, key: str, value: bytes, headers: Mapping[str, str], message: object | None = None
     ) -> None:
+        self._check()
         partition = Partition(topic, partition_for(key, self._bus.partitions(topic)))
         self._waiting.setdefault(partition, deque()).append((key, value, headers, message))
         self._store_some()
@@ -59,8 +60,7 @@ class ScatteredProducer(MemoryProducer):
         self._store_some()
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        if self._dead:
-            raise BusUnavailable("this process is dead")
+        self._check()
         while self._waiting:
             self._store_some()
 
@@ -70,6 +70,10 @@ class ScatteredProducer(MemoryProducer):
         self._dead = True
         self._waiting.clear()
         return lost
+
+    def _check(self) -> None:
+        if self._dead:
+            raise BusUnavailable("this process is dead")
 
     def _store_some(self) -> None:
         """Let one partition store some of what it has to, or nothing."""

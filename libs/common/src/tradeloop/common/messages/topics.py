@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 from tradeloop.common import messages as m
 from tradeloop.common.bus.port import PARTITIONS, Access, TopicSpec
@@ -16,7 +16,14 @@ from tradeloop.common.messages.base import uuid5
 M_co = TypeVar("M_co", bound=m.Message, covariant=True)
 
 _GIB = 1 << 30
-_LONG: Mapping[str, Any] = {"retention_days": 365, "retention_bytes": 16 * _GIB}
+
+
+class _Retention(TypedDict):
+    retention_days: int
+    retention_bytes: int
+
+
+_LONG: _Retention = {"retention_days": 365, "retention_bytes": 16 * _GIB}
 """How long messages are kept that tell what was done, why, and what came of it."""
 
 
@@ -37,8 +44,8 @@ class Topic(Generic[M_co]):
     """As `TopicSpec.retention_bytes`. Enough for 1,000 universes of minute bars, several times over; it is there so
     that no disk is filled by something that nobody expected."""
     stored_first: bool = False
-    """Whether a message is stored before anything that its writer publishes next, on whatever topic. So it must be
-    where the next one says that this one is there, so that nobody would publish it again after a crash."""
+    """Whether a message is stored before anything that its writer publishes next, on whatever topic. It is needed where
+    the next one implies that this one is there: after a crash nobody would publish this one again."""
 
     @property
     def spec(self) -> TopicSpec:
